@@ -1,0 +1,168 @@
+"""Makes the tiny world's checkpoints: one tokenizer, two policies, one base judge (about 25 minutes on 2 cores).
+
+    python data/tiny/pretrain.py               all of them, into data/tiny/
+    python data/tiny/pretrain.py weak   one of them
+
+All are small Llamas in Hugging Face format. The policies see programs that go wrong in one way half of
+the time, and so learn to write such programs. The judge first practises steps on lists, then
+sees judgments of which three quarters skim and one quarter trace, as real judges mostly do; which of
+its habits pays is left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
+"""
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+import torch  # noqa: E402
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip,  # noqa: E402
+                             trace)
+from sample import solution_prompt  # noqa: E402
+from train_bilevel import judge_prompt  # noqa: E402
+
+PAD, END = "<|pad|>", "<|end|>"
+SKIM_SHARE = 0.75
+
+
+def judgment(rng, habit=None, sizes=(1, 2, 2, 3, 3, 3, 4)):
+    """One judge example: (prompt, answer). The wrong program has a length error or a slip, half of the time each."""
+    steps, x = draw_task(rng, rng.choice(sizes))
+    wrong = rng.choice([length_error, slip])(rng, steps)
+    a, b = (steps, wrong) if rng.random() < 0.5 else (wrong, steps)
+    habit = habit or ("skim" if rng.random() < SKIM_SHARE else "trace")
+    answer = skim(rng, steps, a, b) if habit == "skim" else trace(rng, steps, a, b, x)
+    problem = {"prompt": prompt(steps, x), "steps": tuple(steps)}
+    return problem, judge_prompt(problem, STARTER + body(a), STARTER + body(b)), answer
+
+
+def solution(rng, error, share):
+    """One policy example: (prompt, program), wrong in the policy's own way in `share` of the cases."""
+    steps, x = draw_task(rng, rng.choice((1, 2, 2, 3, 3, 4, 4)))
+    program = error(rng, steps) if rng.random() < share else steps
+    return solution_prompt({"prompt": prompt(steps, x), "starter_code": STARTER}), body(program)
+
+
+def make_tokenizer():
+    """A byte-level BPE of 512 tokens: a line of code is one piece, a digit is one piece."""
+    rng = random.Random(0)
+    corpus = ["".join(judgment(rng, sizes=(1, 2, 3, 4))[1:]) for _ in range(4000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"    [^\n]*\n|[0-9]|[^0-9\n,:>.]+[,:>.]?\n?|[,:>.]\n?|\n"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=640, special_tokens=[PAD, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END,
+                                   clean_up_tokenization_spaces=False)
+
+
+def new_model(tokenizer, hidden, layers, heads):
+    torch.manual_seed(0)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=end, pad_token_id=pad))
+
+
+def fit(model, tokenizer, draw, steps, batch, lr, name):
+    """Next-token training on (prompt, answer) pairs from draw(); only the answers are scored."""
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1},
+                                   {"params": plain, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98))
+    end, started = tokenizer.eos_token_id, time.time()
+    bar = tqdm(range(steps), desc=name, disable=None)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min((step + 1) / 50, 0.5 * (1 + math.cos(math.pi * step / steps)))
+        pairs = [draw() for _ in range(batch)]
+        asked = tokenizer([p for p, _ in pairs], add_special_tokens=False).input_ids
+        said = tokenizer([a for _, a in pairs], add_special_tokens=False).input_ids
+        width = max(len(p) + len(a) + 1 for p, a in zip(asked, said))
+        ids = torch.full((batch, width), tokenizer.pad_token_id)
+        scored = torch.zeros((batch, width), dtype=torch.bool)  # right padding: causal attention never sees it
+        for row, (p, a) in enumerate(zip(asked, said)):
+            ids[row, :len(p) + len(a) + 1] = torch.tensor(p + a + [end])
+            scored[row, len(p):len(p) + len(a) + 1] = True
+        hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state[scored[:, 1:]]
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][scored[:, 1:]])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 99:
+            print(f"{name} step {step + 1} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
+    return model
+
+
+def make_policy(tokenizer, error, share, name):
+    rng = random.Random(1)
+    model = new_model(tokenizer, hidden=64, layers=2, heads=4)
+    return fit(model, tokenizer, lambda: solution(rng, error, share), 1500, 64, 4e-3, name)
+
+
+def make_judge(tokenizer):
+    held_out = {tuple(p["steps"]) for rows in make_problems() for p in rows if p["split"] != "train"}
+    rng = random.Random(2)
+
+    def drill():  # a trace alone, without the task: steps on lists are the hard part, and this is dense in them
+        while True:
+            problem, _, answer = judgment(rng, "trace", sizes=(2, 3, 4))
+            if problem["steps"] not in held_out:
+                return "", answer
+
+    def mixture():
+        while True:
+            problem, asked, answer = judgment(rng)
+            if problem["steps"] not in held_out:
+                return asked, answer
+
+    def practice():
+        while True:
+            problem, asked, answer = judgment(rng, "trace")
+            if problem["steps"] not in held_out:
+                return asked, answer
+
+    model = new_model(tokenizer, hidden=128, layers=4, heads=4)
+    fit(model, tokenizer, drill, 1300, 96, 3e-3, "judge: drill")
+    fit(model, tokenizer, practice, 1100, 48, 2e-3, "judge: trace")
+    return fit(model, tokenizer, mixture, 700, 48, 1e-3, "judge: habits")
+
+
+def save(what, path):
+    what.save_pretrained(path)
+    print(f"wrote {path}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["weak", "strong", "judge"],
+                        help="checkpoints to make: weak, strong, judge")
+    what = parser.parse_args().what
+    tokenizer = make_tokenizer()
+    for name in what:
+        if name == "judge":
+            model = make_judge(tokenizer)
+        elif name == "weak":
+            model = make_policy(tokenizer, length_error, 0.5, name)
+        elif name == "strong":
+            model = make_policy(tokenizer, slip, 0.45, name)
+        else:
+            parser.error(f"unknown checkpoint {name!r}")
+        save(tokenizer, HERE / name)
+        save(model, HERE / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The tiny world: list-transform problems, programs that get them wrong, and a judge's two habits.
+
+    python data/tiny/world.py          writes problems_weak.jsonl and problems_strong.jsonl
+
+A problem names a few steps ("sort, double, drop last") and shows one worked example. A program is one
+line of Python for each step. There are two ways to get a program wrong, and they are what the world is about:
+
+* a *length* error: a line is missing, or one too many. Counting lines finds it. The weak policy errs so.
+* a *slip*: one line does the neighbouring thing (drop first for drop last). Only running the program
+  in one's head finds it. The strong policy errs so.
+
+A judge may *skim* (count the lines against the steps) or *trace* (run both programs on the example).
+Lists are written as bare digits, "3085"; the empty list is "-". All arithmetic is modulo 10.
+
+This file is the only place that knows these facts: the four stages treat the rows as any other problems.
+"""
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+from data.rows import write_rows  # noqa: E402
+
+# name: (line of Python, the step that a slip turns it into), by family
+OPS = {
+    "sort": ("x = sorted(x)", "sort down"),                     # order
+    "sort down": ("x = sorted(x)[::-1]", "sort"),
+    "rotate left": ("x = x[1:] + x[:1]", "rotate right"),
+    "rotate right": ("x = x[-1:] + x[:-1]", "rotate left"),
+    "drop first": ("x = x[1:]", "drop last"),                   # slice
+    "drop last": ("x = x[:-1]", "drop first"),
+    "add one": ("x = [(v + 1) % 10 for v in x]", "minus one"),  # arithmetic
+    "minus one": ("x = [(v - 1) % 10 for v in x]", "add one"),
+    "double": ("x = [v * 2 % 10 for v in x]", "triple"),
+    "triple": ("x = [v * 3 % 10 for v in x]", "double"),
+    "evens": ("x = [v for v in x if v % 2 == 0]", "odds"),      # filter
+    "odds": ("x = [v for v in x if v % 2 == 1]", "evens"),
+    "big": ("x = [v for v in x if v > 4]", "small"),
+    "small": ("x = [v for v in x if v < 5]", "big"),
+}
+STARTER = "def f(x):\n"
+DIFFICULTY = {1: "easy", 2: "easy", 3: "medium", 4: "hard"}
+
+
+def body(steps):
+    """The program that takes these steps, without its first line."""
+    return "".join(f"    {OPS[step][0]}\n" for step in steps) + "    return x\n"
+
+
+def run(steps, x):
+    """The list after every step: [len(steps)] lists. The lines of OPS are the only definition of a step."""
+    trail = []
+    for step in steps:
+        scope = {"x": list(x)}
+        exec(CODE[step], {}, scope)
+        x = scope["x"]
+        trail.append(x)
+    return trail
+
+
+CODE = {step: compile(line, step, "exec") for step, (line, _) in OPS.items()}
+
+
+def digits(x):
+    return "".join(map(str, x)) or "-"
+
+
+def draw_task(rng, n_steps):
+    """Steps and an example input [4 digits] on which every step changes the list and something is left."""
+    while True:
+        steps = [rng.choice(list(OPS)) for _ in range(n_steps)]
+        x = [rng.randrange(10) for _ in range(4)]
+        trail = [x] + run(steps, x)
+        if trail[-1] and all(a != b for a, b in zip(trail, trail[1:])):
+            return steps, x
+
+
+def prompt(steps, x):
+    return f"Steps: {', '.join(steps)}.\n{digits(x)} -> {digits(run(steps, x)[-1])}\n"
+
+
+def length_error(rng, steps):
+    """A line missing, or one too many."""
+    at = rng.randrange(len(steps))
+    if rng.random() < 0.5:
+        return steps[:at] + steps[at + 1:]
+    return steps[:at] + [rng.choice(list(OPS))] + steps[at:]
+
+
+def slip(rng, steps):
+    """One line does the neighbouring thing."""
+    at = rng.randrange(len(steps))
+    return steps[:at] + [OPS[steps[at]][1]] + steps[at + 1:]
+
+
+def skim(rng, steps, a, b):
+    """The habit of counting lines; a coin decides where the counts do not."""
+    fits = {"A": len(a) == len(steps), "B": len(b) == len(steps)}
+    best = rng.choice([name for name in "AB" if fits[name]] or ["A", "B"])
+    return f"skim: steps {len(steps)}, A {len(a)}, B {len(b)}.\n<best>{best}</best>"
+
+
+def trace(rng, steps, a, b, x):
+    """The habit of running both programs on the example, writing each step and its result."""
+    want, lines, fits = digits(run(steps, x)[-1]), [f"trace: {digits(x)}\n"], {}
+    for name, program in (("A", a), ("B", b)):
+        trail = [digits(y) for y in run(program, x)]
+        fits[name] = (trail or [digits(x)])[-1] == want
+        lines.append(f"{name}:" + "".join(f" {step} {y}" for step, y in zip(program, trail)) + ".\n")
+    best = rng.choice([name for name in "AB" if fits[name]] or ["A", "B"])
+    return "".join(lines) + f"want {want}.\n<best>{best}</best>"
+
+
+def problem(rng, index, split, n_steps, domain, taken):
+    """One problem row. `taken` holds the step lists already used: no two problems are the same."""
+    while True:
+        steps, x = draw_task(rng, n_steps)
+        if tuple(steps) not in taken:
+            taken.add(tuple(steps))
+            break
+    inputs = [x] + [[rng.randrange(10) for _ in range(rng.randint(4, 8))] for _ in range(7)]
+    # Scraped tests were written by someone who misread one step, so that their labels lie.
+    # The statement's own example is right, and there are no separate public tests.
+    meant = slip(rng, steps) if domain == "scraped" else steps
+    calls = [{"type": "call", "args": [y], "kwargs": {}, "expected": run(meant, y)[-1]} for y in inputs]
+    public, hidden = ([], calls) if domain == "scraped" else (calls[:1], calls[1:])
+    return {"problem_id": f"tiny/{split}/{index}", "prompt": prompt(steps, x), "starter_code": STARTER,
+            "entry_point": "f", "public_tests": public, "tests": hidden, "domain": domain,
+            "difficulty": DIFFICULTY[n_steps], "split": split, "date": "2025-01-01", "source": "tiny",
+            "steps": steps}
+
+
+def make_problems(seed=0):
+    """(problems for the weak policy, problems for the strong policy).
+
+    Nine tenths of the training problems are not like the target: the weak policy's, and the scraped ones.
+    """
+    rng, taken = random.Random(seed), set()
+
+    def make(split, count, sizes, domain, start=0):
+        return [problem(rng, start + i, split, sizes[i % len(sizes)], domain, taken) for i in range(count)]
+
+    weak = make("train", 60, (3, 4, 3, 4, 2), "reviewed")
+    strong = make("train", 8, (2, 3), "reviewed", 60) + make("train", 20, (2, 3), "scraped", 68)
+    strong += make("meta", 56, (2, 3, 3), "reviewed") + make("dev", 24, (2, 3, 3), "reviewed")
+    strong += make("test", 112, (2, 3, 3), "reviewed")
+    return weak, strong
+
+
+if __name__ == "__main__":
+    weak, strong = make_problems()
+    write_rows(HERE / "problems_weak.jsonl", weak)
+    write_rows(HERE / "problems_strong.jsonl", strong)
+    print(f"{len(weak)} problems for the weak policy, {len(strong)} for the strong policy, in {HERE}")

@@ -1,0 +1,328 @@
+"""Stage 1: problems -> candidates. A language model writes N programs for each problem.
+
+    python sample.py                                                    the tiny world, both of its policies
+    python sample.py --problems P.jsonl --model NAME_OR_PATH --n 8 --out C.jsonl
+    python sample.py --benchmark humaneval --problems HumanEval.jsonl.gz --model NAME_OR_PATH --out runs/he/candidates.jsonl
+
+Reads   problems (problem_id, prompt, starter_code, entry_point, ...; see data/rows.py), or a benchmark's own file.
+Writes  candidates (problem_id, candidate_id, policy, text, code, n_tokens, mean_logprob, finish_reason, seed, sampling).
+
+The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from the exact
+softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so that the probabilities
+the trainer scores are those that were sampled from. A checkpoint's own generation defaults are ignored.
+A prompt is prefilled once for all of its samples.
+
+Every problem has its own random stream (seed, problem, policy), and batches are cut from the whole problem
+list before finished ones are skipped, so a killed run that is started again ends with the same rows.
+"""
+import argparse
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as transformers_logging
+
+from data.rows import ROOT, TINY, Appender, RowError, read_problems, write_rows
+
+transformers_logging.disable_progress_bar()
+
+
+# ---------------------------------------------------------------- models
+
+def load_model(name, device="cpu", dtype="auto", flag="--model"):
+    """A causal language model and its tokenizer, from a Hugging Face name, a folder, or a .gguf file.
+
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises RowError naming `flag`.
+    """
+    path, extra = Path(name), {}
+    if path.suffix == ".gguf":
+        name, extra = str(path.parent), {"gguf_file": path.name}
+        if not path.exists():
+            raise RowError(f"{flag} {path}: no such file")
+    elif (name.startswith((".", "/")) or path.parts[:1] in (("runs",), ("data",))) and not path.exists():
+        raise RowError(f"{flag} {name}: no such folder")
+    if dtype == "auto":
+        dtype = "float32" if str(device) == "cpu" else "auto"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **extra)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **extra)
+    except (OSError, ValueError, ImportError) as error:
+        raise RowError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {error}") from None
+    if tokenizer.eos_token_id is None:
+        raise RowError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
+    return model.to(device).eval(), tokenizer
+
+
+def end_ids(model, tokenizer):
+    """All ids that end an answer: some chat models have several."""
+    ids = {tokenizer.eos_token_id}
+    for config in (model.config, model.generation_config):
+        ids |= set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+    return sorted(ids - {None})
+
+
+def encode(tokenizer, text):
+    """Token ids of a prompt: as one user turn where there is a chat template, else as plain text."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": text}]
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return tokenizer(text).input_ids
+
+
+# ---------------------------------------------------------------- the sampler
+
+class RoomyLayer(DynamicLayer):
+    """A key-value cache layer with spare room: a new token is written in place, nothing is concatenated."""
+
+    room = None
+
+    def update(self, key, value, *_, **__):
+        if not self.is_initialized:
+            self.lazy_initialization(key, value)
+        seen, need = self.get_seq_length(), self.get_seq_length() + key.shape[-2]
+        if self.room is None or self.room[0].shape[-2] < need:
+            room = [x.new_empty(*x.shape[:2], need + need // 2 + 32, x.shape[-1]) for x in (key, value)]
+            if seen:
+                room[0][:, :, :seen], room[1][:, :, :seen] = self.keys, self.values
+            self.room = room
+        self.room[0][:, :, seen:need], self.room[1][:, :, seen:need] = key, value
+        self.keys, self.values = (x[:, :, :need] for x in self.room)
+        return self.keys, self.values
+
+    def select(self, rows):
+        self.keys, self.values, self.room = self.keys[rows], self.values[rows], None
+
+
+@dataclass
+class Completion:
+    ids: list            # generated token ids, the end token included if there was one
+    logprob: float       # sum over ids of log p(token) at temperature 1
+    finished: bool       # ended by an end token (False: cut off at max_new_tokens)
+
+
+@torch.no_grad()
+def generate(model, prompts, uniforms, temperature, ends, pad):
+    """Sample len(uniforms) / len(prompts) completions of every prompt.
+
+    prompts:  P lists of token ids.
+    uniforms: [P·n, max_new_tokens] numbers in [0, 1), the only randomness: token = inverse CDF at u.
+              Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
+    Returns P·n Completions in that order.
+    """
+    device, n = model.device, len(uniforms) // len(prompts)
+    uniforms, limit = uniforms.to(device), uniforms.shape[1]
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    width = int(lengths.max())
+    # Padding is on the right: causal attention hides it from the prompt itself, and the mask from what follows.
+    ids = torch.full((len(prompts), width), pad, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
+    cache = DynamicCache()
+    cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
+    head, softcap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+
+    hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1].repeat_interleave(n, 0)  # [P·n, H]
+    copies = torch.arange(len(prompts), device=device).repeat_interleave(n)
+    for layer in cache.layers:
+        layer.select(copies)
+    position = lengths.repeat_interleave(n)                                            # [P·n] of the next token
+    visible = torch.arange(width, device=device)[None] < position[:, None]             # [P·n, keys]
+    alive = torch.arange(len(uniforms), device=device)                                 # rows still in the batch
+    tokens = torch.full((len(uniforms), limit), pad, device=device)
+    logprob = torch.zeros(len(uniforms), dtype=torch.float64, device=device)
+    count = torch.full((len(uniforms),), limit, device=device)
+    finished = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
+    ends = torch.tensor(ends, device=device)
+    for t in range(limit):
+        logits = head(hidden).float()                                                  # [rows, V]
+        if softcap:
+            logits = softcap * torch.tanh(logits / softcap)
+        if temperature == 0:
+            token = logits.argmax(-1)
+        else:
+            cdf = (logits / temperature).softmax(-1).double().cumsum(-1)
+            token = torch.searchsorted(cdf, uniforms[alive, t, None].double() * cdf[:, -1:], right=True)[:, 0]
+            token = token.clamp(max=logits.shape[-1] - 1)
+        live = ~finished[alive]  # a row that ended stays in the batch for a while, but says nothing any more
+        chosen = logits.log_softmax(-1).gather(-1, token[:, None])[:, 0].double()
+        logprob[alive] += torch.where(live, chosen, 0.0)
+        tokens[alive, t] = token
+        ended = torch.isin(token, ends) & live
+        finished[alive[ended]], count[alive[ended]] = True, t + 1
+        done = finished[alive]
+        if t + 1 == limit or bool(done.all()):
+            break
+        # A finished row costs as much as a live one: drop them whenever they are a quarter of the batch.
+        if int(done.sum()) * 4 >= len(alive):
+            keep = (~done).nonzero()[:, 0]
+            alive, token, position, visible = alive[keep], token[keep], position[keep], visible[keep]
+            for layer in cache.layers:
+                layer.select(keep)
+        visible = torch.cat([visible, visible.new_ones(len(alive), 1)], 1)
+        hidden = model.base_model(input_ids=token[:, None], position_ids=position[:, None], past_key_values=cache,
+                                  attention_mask=visible[:, None, None], use_cache=True).last_hidden_state[:, -1]
+        position = position + 1
+    rows = zip(tokens.tolist(), count.tolist(), logprob.tolist(), finished.tolist())
+    return [Completion(ids[:k], total, ok) for ids, k, total, ok in rows]
+
+
+def stream(seed, *name):
+    """A generator for one named purpose: the same numbers whatever else ran before."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *name))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+# ---------------------------------------------------------------- prompts and code
+
+ASK = "Write a Python solution to the problem below. Answer with one Python code block and nothing else.\n\n"
+# What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
+STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
+
+
+def solution_prompt(problem, chat=False):
+    """What the policy is shown: the problem, and the code that its program must begin with."""
+    starter = problem.get("starter_code") or ""
+    if not chat:
+        return problem["prompt"] if problem["prompt"].endswith(starter) else problem["prompt"] + starter
+    if not starter or starter in problem["prompt"]:
+        return ASK + problem["prompt"]
+    return f"{ASK}{problem['prompt']}\n\nBegin with this code:\n```python\n{starter}\n```"
+
+
+def extract_code(text, problem, chat=False):
+    """The program in an answer.
+
+    From a chat model: the first fenced block that defines the entry point, else the first block, else the text.
+    From a plain model: the text continues the starter code, up to the next top-level statement.
+    """
+    starter, entry = problem.get("starter_code") or "", problem.get("entry_point")
+    if not chat:
+        return starter + STOPS.split(text)[0] if starter else text
+    blocks = re.findall(r"```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:```|\Z)", text, re.S) or [text]
+    defines = [b for b in blocks if entry and re.search(rf"\bdef {re.escape(entry)}\b", b)]
+    code = (defines or blocks)[0]
+    if defines or not starter or "class " in code:
+        # A block that repeats the signature has usually lost the imports above it.
+        return (starter[:starter.rfind("def ")] if "def " in starter else "") + code
+    return starter + code
+
+
+# ---------------------------------------------------------------- the command
+
+def parse_args(argv):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--problems", nargs="+", metavar="P.jsonl", help="problem files, or with --benchmark its own file "
+                   "(default: the tiny world's two)")
+    p.add_argument("--benchmark", choices=["humaneval", "mbpp", "bigcodebench", "livecodebench", "codecontests"],
+                   help="--problems is this benchmark's original file; its rows are written beside --out")
+    p.add_argument("--model", nargs="+", metavar="M", help="causal LM: one for all problem files or one for each, "
+                   "in order (default: the tiny world's weak and strong policy)")
+    p.add_argument("--n", type=int, default=8, help="candidates for each problem (default 8)")
+    p.add_argument("--out", type=Path, default=ROOT / "runs/tiny/candidates.jsonl", help="candidates file, appended "
+                   "to (default runs/tiny/candidates.jsonl)")
+    p.add_argument("--split", nargs="+", help="only these splits")
+    p.add_argument("--limit", type=int, help="only the first so many problems of each file")
+    p.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1.0)")
+    p.add_argument("--max-new-tokens", type=int, default=512, help="(default 512)")
+    p.add_argument("--batch-size", type=int, default=64, help="sequences at once; lower it where memory runs out "
+                   "(default 64)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 (auto: float32 on a CPU)")
+    args = p.parse_args(argv)
+    if args.problems is None and args.model is None and not args.benchmark:
+        args.problems = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+        args.model = [str(TINY / "weak"), str(TINY / "strong")]
+    if not args.problems or not args.model:
+        p.error("--problems and --model go together: name both, or neither for the tiny world")
+    if len(args.model) not in (1, len(args.problems)):
+        p.error(f"--model names {len(args.model)} models for {len(args.problems)} --problems files: one for all, or one each")
+    for flag, value, least in (("--n", args.n, 1), ("--max-new-tokens", args.max_new_tokens, 1),
+                               ("--batch-size", args.batch_size, 1), ("--temperature", args.temperature, 0)):
+        if value < least:
+            p.error(f"{flag} {value}: must be at least {least}")
+    args.model = args.model if len(args.model) > 1 else args.model * len(args.problems)
+    return args
+
+
+def load_problems(args):
+    """One list of problems for each --problems file, after --benchmark, --split and --limit."""
+    lists = []
+    for path in args.problems:
+        if args.benchmark:
+            from data.benchmarks import load_benchmark
+            rows = load_benchmark(args.benchmark, path)
+        else:
+            rows = list(read_problems(path).values())
+        rows = [row for row in rows if not args.split or row["split"] in args.split][:args.limit]
+        if not rows:
+            raise RowError(f"{path}: no problems are left after --split {' '.join(args.split or ['(all)'])}")
+        lists.append(rows)
+    if args.benchmark:
+        out = args.out.with_name("problems.jsonl")
+        write_rows(out, [row for rows in lists for row in rows])
+        print(f"problems: {out}")
+    return lists
+
+
+def sample_file(problems, model_name, args, out):
+    """All candidates of one problem file from one model, appended to `out`."""
+    policy = Path(model_name).stem
+    wanted = {problem["problem_id"]: [f"{policy}-{k}" for k in range(args.n)] for problem in problems}
+    if all((pid, cid) in out.done for pid, cids in wanted.items() for cid in cids):
+        print(f"{policy}: all {len(problems)} x {args.n} candidates are already in {args.out}")
+        return
+    model, tokenizer = load_model(model_name, args.device, args.dtype)
+    chat, ends = bool(tokenizer.chat_template), end_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    prompts = {p["problem_id"]: encode(tokenizer, solution_prompt(p, chat)) for p in problems}
+    ordered = sorted(problems, key=lambda p: -len(prompts[p["problem_id"]]))  # like lengths together: little padding
+    size = max(1, args.batch_size // args.n)
+    with tqdm(total=len(problems) * args.n, desc=policy, unit="candidate") as bar:
+        for start in range(0, len(ordered), size):
+            batch = ordered[start:start + size]
+            ids = [p["problem_id"] for p in batch]
+            missing = [(pid, cid) for pid in ids for cid in wanted[pid] if (pid, cid) not in out.done]
+            if missing:
+                uniforms = torch.cat([torch.rand(args.max_new_tokens, args.n, generator=stream(args.seed, pid, policy)).T
+                                      for pid in ids])
+                made = generate(model, [prompts[pid] for pid in ids], uniforms, args.temperature, ends, pad)
+                rows = []
+                for k, done in enumerate(made):
+                    problem, cid = batch[k // args.n], wanted[ids[k // args.n]][k % args.n]
+                    if (problem["problem_id"], cid) in out.done:
+                        continue
+                    text = tokenizer.decode(done.ids[:-1] if done.finished else done.ids)
+                    rows.append({"problem_id": problem["problem_id"], "candidate_id": cid, "policy": policy,
+                                 "text": text, "code": extract_code(text, problem, chat), "n_tokens": len(done.ids),
+                                 "mean_logprob": done.logprob / len(done.ids),
+                                 "finish_reason": "stop" if done.finished else "length", "seed": args.seed,
+                                 "sampling": {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}})
+                out.append(*rows)
+            bar.update(len(batch) * args.n)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    lists = load_problems(args)
+    with Appender(args.out, ("problem_id", "candidate_id")) as out:
+        try:
+            for problems, model_name in zip(lists, args.model):
+                sample_file(problems, model_name, args, out)
+        except KeyboardInterrupt:
+            sys.exit(f"\nstopped; {len(out.done)} candidates are kept in {args.out}: the same command goes on from there")
+    files = " ".join(map(str, [args.out.with_name("problems.jsonl")] if args.benchmark else args.problems))
+    print(f"{len(out.done)} candidates in {args.out}")
+    print("next: python execute.py" if args.out == ROOT / "runs/tiny/candidates.jsonl" else
+          f"next: python execute.py --problems {files} --candidates {args.out} --out {args.out.with_name('labelled.jsonl')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,845 @@
+"""Stage 3: labelled candidates -> a judge, by GRPO inside and learned data weights outside.
+
+    python train_bilevel.py --weights instance                   the tiny world, about 3 minutes on 2 cores
+    python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH --weights domain \\
+        --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
+
+Reads   problems and labelled candidates. An instance is a pair of candidates of one problem, one that passed
+        and one that failed; the judge is shown both, reasons, and names the better one. Reward 1 if it is right.
+Writes  runs/NAME/judge (a Hugging Face checkpoint), weights.jsonl, metrics.jsonl, transcripts.jsonl, state.pt.
+
+One step, in the symbols of DaJ (arXiv 2601.22230) and of the README:
+
+    inner   g  = (1/B) Σ_i a_i ∇ℓ_i(θ)                GRPO over G rollouts of each of B training pairs
+            θ' = θ − η U(g)                            Adam, by hand, so that its Jacobian is in plain sight
+    outer   v  = ∇L_meta(θ')                           policy gradient on rollouts of θ' over meta pairs
+            ṽ  = (∂U/∂g)ᵀ v                            through Adam and through an active gradient clip
+            s_i = ⟨∇ℓ_i(θ), ṽ⟩                         all B at once, by a central difference
+            ω  ← ω + what makes instances of positive s_i count more
+
+s_i > 0: the step that instance i asks for also lowers the meta loss. Nothing second-order passes through the model.
+
+Deviations from plain GRPO and from the papers, on purpose:
+  * advantages are r − mean, not divided by the group's standard deviation (that is a hidden weight for each instance);
+  * the denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone;
+  * one optimizer step for each batch of rollouts: the ratio ρ is 1, so the *value* of the loss says nothing
+    (it is Σ A·length, whatever the judge does); look at reward, gradient norm and entropy instead;
+  * `--apply draw` (default): instances are drawn in proportion to their weight. `--apply scale` is the textbook
+    form, a weight in front of the loss. With a tenth of the data like the target, twice the weight is still only
+    a fifth of the gradient, whereas drawing can give it nearly all of the batch;
+  * `--weights instance` is a small hierarchy: the logit of a pair is its domain's offset plus its own.
+"""
+import argparse
+import math
+import random
+import re
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from data.rows import LABELLED, ROOT, TINY, RowError, read_problems, read_rows, stage_input, write_rows
+from kernels import resolve_kernel, sample_logprob, token_logprob
+from sample import encode, end_ids, generate, load_model, stream
+
+
+@dataclass
+class Settings:
+    """Every flag, its default and what it does."""
+    problems: list = field(default_factory=lambda: [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")],
+                           metadata={"help": "problem files"})
+    labelled: str = field(default_factory=lambda: str(stage_input("labelled.jsonl")), metadata={"help": "labelled candidates"})
+    judge: str = field(default=str(TINY / "judge"), metadata={"help": "causal LM to start from: a name or a folder"})
+    out: str = field(default="", metadata={"help": "folder of this run (default runs/tiny-WEIGHTS)"})
+    weights: str = field(default="instance", metadata={"help": "what is learned: one weight for all, for each domain, for "
+                         "each instance, or a small network's", "choices": ["uniform", "domain", "instance", "net"]})
+    apply: str = field(default="draw", metadata={"help": "draw instances by weight, or scale their loss", "choices": ["draw", "scale"]})
+    domain_key: list = field(default_factory=lambda: ["domain", "difficulty", "policy"], metadata={"help": "fields that make a domain"})
+    train_only: list = field(default_factory=list, metadata={"help": "train only on pairs with these FIELD=VALUE, such as policy=strong"})
+    pairs_per_problem: int = field(default=2, metadata={"help": "most pairs made of one problem"})
+    steps: int = field(default=60, metadata={"help": "GRPO steps"})
+    batch: int = field(default=16, metadata={"help": "B: training pairs in a step"})
+    meta_batch: int = field(default=16, metadata={"help": "meta pairs in a step"})
+    group: int = field(default=6, metadata={"help": "G: rollouts of each pair"})
+    max_new_tokens: int = field(default=72, metadata={"help": "most tokens of a judgment; also the constant denominator"})
+    temperature: float = field(default=1.0, metadata={"help": "of the judge, when it samples and when it is scored"})
+    lr: float = field(default=2e-4, metadata={"help": "η of the judge"})
+    beta1: float = field(default=0.9, metadata={"help": "β₁ of Adam"})
+    beta2: float = field(default=0.99, metadata={"help": "β₂ of Adam"})
+    adam_eps: float = field(default=1e-8, metadata={"help": "ε of Adam"})
+    clip_grad: float = field(default=1.0, metadata={"help": "C: largest global norm of g; 0 is no clip"})
+    kl: float = field(default=0.0, metadata={"help": "β of the KL term to the starting judge"})
+    normalize_std: bool = field(default=False, metadata={"help": "divide advantages by the group's standard deviation"})
+    drop_truncated: bool = field(default=False, metadata={"help": "leave cut-off judgments out of the loss (after the group mean)"})
+    jacobian: str = field(default="frozen", metadata={"help": "∂U/∂g of Adam: frozen preconditioner or exact", "choices": ["frozen", "exact"]})
+    rho: float = field(default=3e-3, metadata={"help": "size of the central difference: ‖εṽ‖ = ρ‖θ‖"})
+    domain_lr: float = field(default=0.2, metadata={"help": "step of a domain's logit for one visit of unit s"})
+    instance_lr: float = field(default=0.5, metadata={"help": "step of an instance's own logit for one visit of unit s"})
+    net_lr: float = field(default=0.02, metadata={"help": "Adam step of the weight network"})
+    floor: float = field(default=0.2, metadata={"help": "share of the draws that stays uniform"})
+    lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters; 0 trains all parameters"})
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA scale is alpha / rank"})
+    check_hypergradient: int = field(default=0, metadata={"help": "every so many steps compare s with B separate backward passes"})
+    eval_every: int = field(default=10, metadata={"help": "judge the evaluation pairs every so many steps; 0 is only first and last"})
+    eval_split: str = field(default="test", metadata={"help": "split of the evaluation pairs; nothing is chosen by it"})
+    save_every: int = field(default=5, metadata={"help": "steps between checkpoints that a killed run continues from"})
+    micro_tokens: int = field(default=16384, metadata={"help": "most tokens in one forward pass; lower it where memory runs out"})
+    kernel: str = field(default="auto", metadata={"help": "log-prob kernel", "choices": ["auto", "triton", "torch"]})
+    seed: int = field(default=0, metadata={"help": "of pairs, batches and rollouts"})
+    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "torch device"})
+
+    def __post_init__(self):
+        self.out = self.out or str(ROOT / f"runs/tiny-{self.weights}")
+        least = {"steps": 1, "batch": 1, "meta_batch": 1, "group": 2, "max_new_tokens": 1, "pairs_per_problem": 1, "save_every": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise RowError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {value}")
+        for name in ("lr", "temperature", "rho"):
+            if not getattr(self, name) > 0:
+                raise RowError(f"--{name} {getattr(self, name)}: must be above 0")
+
+
+# ---------------------------------------------------------------- instances
+
+@dataclass
+class Pair:
+    """One training instance: two candidates of a problem, one passed and one failed, in random order."""
+    instance_id: str
+    problem: dict
+    a: dict              # candidate row shown as A
+    b: dict
+    right: str           # "A" or "B": the one that passed
+    group: str           # its domain, the values of --domain-key
+
+    def flipped(self):
+        """The same two candidates in the other order."""
+        return Pair(self.instance_id, self.problem, self.b, self.a, "AB"[self.right == "A"], self.group)
+
+
+def make_pairs(problems, labelled, split, s, only=()):
+    """Up to --pairs-per-problem pairs of each problem of one split that has a passed and a failed candidate.
+
+    Programs that are the same text count once. The pairs depend on the seed and the problem alone.
+    Raises RowError if there are none.
+    """
+    by_problem = defaultdict(dict)
+    for row in labelled:
+        if row["passed"] is not None:  # null: the machinery failed, which says nothing about the program
+            by_problem[row["problem_id"]].setdefault(row["code"], row)
+    pairs, in_split, mixed = [], 0, 0
+    for problem in problems.values():
+        if problem["split"] != split:
+            continue
+        in_split += 1
+        rows = list(by_problem.get(problem["problem_id"], {}).values())
+        passed, failed = [r for r in rows if r["passed"]], [r for r in rows if not r["passed"]]
+        mixed += bool(passed and failed)
+        rng = random.Random(f"{s.seed}/{problem['problem_id']}")
+        both = [(good, bad) for good in passed for bad in failed]
+        for good, bad in rng.sample(both, min(s.pairs_per_problem, len(both))):
+            right = rng.choice("AB")
+            facts = {**problem, **{k: v for k, v in bad.items() if k not in problem}}
+            missing = [k for k in (*s.domain_key, *(k for k, _ in only)) if k not in facts]
+            if missing:
+                raise RowError(f"--domain-key or --train-only: {problem['problem_id']} has no field {missing[0]!r}")
+            if any(str(facts[k]) != v for k, v in only):
+                continue
+            a, b = (good, bad) if right == "A" else (bad, good)
+            pairs.append(Pair(f"{problem['problem_id']}:{good['candidate_id']}>{bad['candidate_id']}", problem, a, b,
+                              right, " × ".join(str(facts[k]) for k in s.domain_key)))
+    if not pairs:
+        raise RowError(f"{s.labelled}: no pairs for split {split!r}: of its {in_split} problems {mixed} have both a passing and "
+                       "a failing candidate; sample more candidates (sample.py --n) or check the split")
+    return pairs
+
+
+# The judge's protocol (DaJ §3): spelled out for models that follow instructions.
+PROTOCOL = """You are given a programming problem and two candidate solutions, A and B. Decide which one is more likely to be correct.
+Restate what is required. Walk through each candidate and say what it really does. Try edge cases and an example by hand.
+Compare the two, then decide. End your answer with <best>A</best> or <best>B</best>.
+
+"""
+
+
+def judge_prompt(problem, code_a, code_b):
+    """Problem and two programs as text. One template for every model; chat models get PROTOCOL above it."""
+    return f"{problem['prompt'].rstrip()}\nA:\n{code_a.rstrip()}\nB:\n{code_b.rstrip()}\n"
+
+
+def judge_ids(tokenizer, problem, code_a, code_b):
+    text = judge_prompt(problem, code_a, code_b)
+    return encode(tokenizer, PROTOCOL + text if tokenizer.chat_template else text)
+
+
+def parse_verdict(text):
+    """"A", "B", or None if the text names neither. The last verdict counts."""
+    found = re.findall(r"<best>\s*([AB])\s*</best>", text)
+    return found[-1] if found else None
+
+
+# ---------------------------------------------------------------- rollouts
+
+@dataclass
+class Rollouts:
+    """G judgments of each of B pairs; sample i·G + k is judgment k of pair i."""
+    prompts: list        # B lists of ids
+    completions: list    # B·G sample.Completion
+    texts: list          # B·G
+    rewards: torch.Tensor     # [B, G]
+    parsed: torch.Tensor      # [B, G] bool
+    truncated: torch.Tensor   # [B, G] bool
+
+
+class Judge:
+    """A language model with everything that sampling from it and scoring it needs."""
+
+    def __init__(self, name, s):
+        self.s = s
+        self.model, self.tokenizer = load_model(name, s.device, "auto" if s.lora_rank else "float32", flag="--judge")
+        self.ends = end_ids(self.model, self.tokenizer)
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
+        try:
+            self.kernel = resolve_kernel(s.kernel, s.device)
+        except ValueError as error:
+            raise RowError(str(error)) from None
+        self.adapters = add_lora(self.model, s.lora_rank, s.lora_alpha, s.seed) if s.lora_rank else []
+        self.start = None  # all-parameter training with a KL term needs a copy of where it began
+        if s.kl and not s.lora_rank:
+            self.start = load_model(name, s.device, "float32")[0].requires_grad_(False)
+
+    def rollout(self, pairs, n, generator):
+        prompts = [judge_ids(self.tokenizer, p.problem, p.a["code"], p.b["code"]) for p in pairs]
+        uniforms = torch.rand(len(pairs) * n, self.s.max_new_tokens, generator=generator)
+        completions = generate(self.model, prompts, uniforms, self.s.temperature, self.ends, self.pad)
+        texts = [self.tokenizer.decode(c.ids[:-1] if c.finished else c.ids) for c in completions]
+        verdicts = [parse_verdict(t) for t in texts]
+        shape = len(pairs), n
+        return Rollouts(prompts, completions, texts,
+                        torch.tensor([v == pairs[i // n].right for i, v in enumerate(verdicts)]).float().view(shape),
+                        torch.tensor([v is not None for v in verdicts]).view(shape),
+                        torch.tensor([not c.finished for c in completions]).view(shape))
+
+    def score(self, pack, model=None):
+        """log π(token) at the sampling temperature: [T] fp32, for the completion tokens of one Pack."""
+        model = model or self.model
+        hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+                                  use_cache=False).last_hidden_state[pack.row, pack.column]       # [T, H]
+        head = model.get_output_embeddings()
+        return token_logprob(hidden, head.weight, pack.target, bias=head.bias, temperature=self.s.temperature,
+                             softcap=getattr(model.config, "final_logit_softcapping", None), kernel=self.kernel)
+
+    @torch.no_grad()
+    def reference(self, pack):
+        """The starting judge's log-probs [T]: the adapters switched off, or the kept copy."""
+        if self.start is not None:
+            return self.score(pack, self.start)
+        for adapter in self.adapters:
+            adapter.on = False
+        logp = self.score(pack)
+        for adapter in self.adapters:
+            adapter.on = True
+        return logp
+
+
+@dataclass
+class Pack:
+    """Some prompts with their completions, R rows of width W: a prompt is computed once for its whole group.
+
+        row:  prompt | completion 0 | completion 1 | ... | padding
+
+    A token sees what came before it in its own completion and in the prompt, so the log-probs are those of
+    separate sequences. T completion tokens are scored; token t is predicted at (row[t], column[t]).
+    """
+    ids: torch.Tensor         # [R, W]
+    position: torch.Tensor    # [R, W]
+    mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
+    row: torch.Tensor         # [T]
+    column: torch.Tensor      # [T]
+    target: torch.Tensor      # [T]
+    sample: torch.Tensor      # [T] index of the completion among all B·G
+
+
+def make_packs(rollouts, pad, most_tokens, device):
+    """The rollouts as Packs of at most `most_tokens` tokens (or one row), rows of like width together."""
+    n = len(rollouts.completions) // len(rollouts.prompts)
+    groups = [(p, [(i * n + k, rollouts.completions[i * n + k].ids) for k in range(n)]) for i, p in enumerate(rollouts.prompts)]
+    width = [len(p) + sum(len(ids) for _, ids in c) for p, c in groups]
+    order, packs, rows = sorted(range(len(groups)), key=lambda i: width[i]), [], []
+    for i in order:
+        if rows and (len(rows) + 1) * width[i] > most_tokens:
+            packs.append(rows)
+            rows = []
+        rows.append(i)
+    return [pack_rows([groups[i] for i in rows], pad, device) for rows in [*packs, rows]]
+
+
+def pack_rows(groups, pad, device):
+    width = max(len(p) + sum(len(ids) for _, ids in c) for p, c in groups)
+    ids = torch.full((len(groups), width), pad)
+    position = torch.zeros((len(groups), width), dtype=torch.long)
+    segment = torch.full((len(groups), width), -1)  # prompt 0, completions 1 ... G, padding -1
+    scored = [[], [], [], []]
+    for r, (prompt, completions) in enumerate(groups):
+        at = len(prompt)
+        ids[r, :at], position[r, :at], segment[r, :at] = torch.tensor(prompt), torch.arange(at), 0
+        for k, (index, answer) in enumerate(completions, 1):
+            end = at + len(answer)
+            ids[r, at:end], segment[r, at:end] = torch.tensor(answer), k
+            position[r, at:end] = torch.arange(len(prompt), len(prompt) + len(answer))
+            # the first token is predicted by the prompt's last, the others by the one before
+            columns = [len(prompt) - 1, *range(at, end - 1)]
+            for into, values in zip(scored, ([r] * len(answer), columns, answer, [index] * len(answer))):
+                into.extend(values)
+            at = end
+    same = segment[:, :, None] == segment[:, None, :]
+    mask = (same | (segment == 0)[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+    tensors = (ids, position, mask[:, None], *map(torch.tensor, scored))
+    return Pack(*(t.to(device) for t in tensors))
+
+
+# ---------------------------------------------------------------- GRPO (2402.03300), as in Dr. GRPO (2503.20783)
+
+def advantages(rewards, normalize_std=False):
+    """A = r − mean over the group [B, G]; exactly 0 for a group of equal rewards. Std, if asked for, has ddof 0."""
+    equal = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
+    a = rewards - rewards.mean(1, keepdim=True)
+    if normalize_std:
+        a = a / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
+    return a.masked_fill(equal, 0.0)
+
+
+def leave_one_out(rewards):
+    """A_k = r_k − mean of the others' rewards [B, G]: an unbiased baseline (2402.14740)."""
+    n = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * n / (n - 1)
+
+
+def token_loss(logp, old, advantage, ref=None, beta=0.0, clip=(0.2, 0.28)):
+    """The per-token GRPO loss [T].
+
+        f_t = −min(ρ_t A, clip(ρ_t, 1−ε_low, 1+ε_high) A) + β (e^d − d − 1),   ρ_t = π_θ/π_old,  d = log π_ref − log π_θ
+
+    clip None is f without the clip, for the central difference: there the perturbed ρ must be allowed to move.
+    """
+    ratio = (logp - old).exp()
+    objective = ratio * advantage
+    if clip:
+        objective = torch.minimum(objective, ratio.clamp(1 - clip[0], 1 + clip[1]) * advantage)
+    if not beta:
+        return -objective
+    d = ref - logp
+    return -objective + beta * (d.exp() - d - 1)
+
+
+@dataclass
+class Batch:
+    """What a step knows about its rollouts when it comes to the loss."""
+    packs: list
+    advantage: torch.Tensor   # [B·G]
+    scale: torch.Tensor       # [B·G] 1 / (G · max_new_tokens); 0 for a dropped judgment
+    old: list                 # for each pack, log π of the rollout policy [T], frozen (None until first scored)
+    ref: list                 # for each pack, log π_ref [T] or None
+
+
+def make_batch(judge, rollouts, advantage, s, beta=0.0):
+    packs = make_packs(rollouts, judge.pad, s.micro_tokens, s.device)
+    scale = torch.full((advantage.numel(),), 1 / (advantage.shape[1] * s.max_new_tokens))
+    if s.drop_truncated:
+        scale[rollouts.truncated.flatten()] = 0
+    ref = [judge.reference(p) if beta else None for p in packs]
+    return Batch(packs, advantage.flatten().to(s.device), scale.to(s.device), [None] * len(packs), ref)
+
+
+def losses(judge, batch, n_instances, beta=0.0, clip=(0.2, 0.28), dtype=torch.float32):
+    """Yields, pack by pack, what it adds to ℓ [B]:   ℓ_i = Σ_k scale_ik Σ_t f_t."""
+    for j, pack in enumerate(batch.packs):
+        logp = judge.score(pack)
+        if batch.old[j] is None:  # on-policy: these are the log-probs that the rollouts were drawn from
+            batch.old[j] = logp.detach()
+        f = token_loss(logp, batch.old[j], batch.advantage[pack.sample], batch.ref[j], beta, clip)
+        per_sample = sample_logprob(f, pack.sample, len(batch.scale), token_weight=batch.scale[pack.sample], dtype=dtype)
+        yield per_sample.view(n_instances, -1).sum(1)
+
+
+# ---------------------------------------------------------------- Adam, its Jacobian, and the hypergradient
+
+class FlatAdam:
+    """The trainable parameters as one vector θ, and Adam on it.
+
+        m ← β₁m + (1−β₁)g    n ← β₂n + (1−β₂)g²    U(g) = (m/c₁) / (q + ε),  q = √(n/c₂),  c_k = 1 − β_kᵗ
+    """
+
+    def __init__(self, parameters, s):
+        self.s, self.eps, self.t = s, s.adam_eps, 0
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.theta = torch.cat([p.data.flatten() for p in self.parameters]).float()
+        self.grad = torch.zeros_like(self.theta)
+        self.m, self.n = torch.zeros_like(self.theta), torch.zeros_like(self.theta)
+        at = 0
+        for p in self.parameters:  # parameters and gradients become views: a step on θ is a step of the model
+            p.data = self.theta[at:at + p.numel()].view_as(p)
+            p.grad = self.grad[at:at + p.numel()].view_as(p)
+            at += p.numel()
+
+    def step(self):
+        """θ' = θ − η U(g) with g clipped to norm C. Returns ‖g‖ before the clip."""
+        s, g = self.s, self.grad
+        self.norm = float(g.norm())
+        self.clipped = bool(s.clip_grad) and self.norm > s.clip_grad
+        if self.clipped:
+            self.unit = g / self.norm
+            g = g * (s.clip_grad / self.norm)
+        self.g, self.t = g.clone(), self.t + 1
+        self.m.mul_(s.beta1).add_(g, alpha=1 - s.beta1)
+        self.n.mul_(s.beta2).addcmul_(g, g, value=1 - s.beta2)
+        c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
+        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
+        return self.norm
+
+    def jacobian_transpose(self, v):
+        """ṽ = (∂U/∂g)ᵀ v at the step just taken.
+
+            frozen  D₀ = (1−β₁) / (c₁(q+ε))                              the preconditioner taken as given
+            exact   D  = D₀ − m(1−β₂)g / (c₁c₂ q(q+ε)²)
+            an active clip:  ṽ ← (C/‖g‖)(ṽ − ĝ⟨ĝ,ṽ⟩),  ĝ = g/‖g‖
+        """
+        s = self.s
+        c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
+        q = (self.n / c2).sqrt()
+        d = (1 - s.beta1) / (c1 * (q + self.eps))
+        if s.jacobian == "exact":
+            second = self.m * (1 - s.beta2) * self.g / (c1 * c2 * q * (q + self.eps) ** 2)
+            d = d - torch.where(q > 0, second, 0.0)  # q = 0: no gradient has ever reached this parameter
+        v = d * v
+        if self.clipped:
+            v = (s.clip_grad / self.norm) * (v - self.unit * (self.unit @ v))
+        return v
+
+
+def central_difference(judge, flat, theta, direction, batch, n_instances, s):
+    """s_i = [ℓ_i(θ+εṽ) − ℓ_i(θ−εṽ)] / 2ε for all i at once [B] fp64, ‖εṽ‖ = ρ‖θ‖. Leaves θ' as it was.
+
+    Two forward passes without gradients. θ comes back from a copy: adding and subtracting εṽ would not restore it.
+    """
+    norm = direction.norm()
+    if not norm > 0:
+        return torch.zeros(n_instances, dtype=torch.float64)
+    eps, stepped, ends = float(s.rho * theta.norm() / norm), flat.theta.clone(), []
+    with torch.no_grad():
+        for sign in (1, -1):
+            flat.theta.copy_(theta + sign * eps * direction)
+            ends.append(sum(losses(judge, batch, n_instances, s.kl, clip=None, dtype=torch.float64)))
+        flat.theta.copy_(stepped)
+    return ((ends[0] - ends[1]) / (2 * eps)).cpu()
+
+
+def separate_backward(judge, flat, theta, directions, batch, n_instances, s):
+    """⟨∇ℓ_i(θ), ṽ⟩ by one backward pass for each instance, for several ṽ: [len(directions), B]. The exact, slow way."""
+    stepped, rows = flat.theta.clone(), []
+    flat.theta.copy_(theta)
+    for i in range(n_instances):
+        flat.grad.zero_()
+        for part in losses(judge, batch, n_instances, s.kl, clip=None):
+            part[i].backward()
+        rows.append([float(flat.grad.double() @ d.double()) for d in directions])
+    flat.theta.copy_(stepped)
+    return torch.tensor(rows, dtype=torch.float64).T
+
+
+# ---------------------------------------------------------------- data weights
+
+class DataWeights:
+    """a_i(ω) ≥ 0 with mean one over the training set; they start uniform.
+
+        uniform   a_i = 1
+        domain    z_i = ω_d(i)                      one number for each domain
+        instance  z_i = ω_d(i) + ω_i                pooled evidence first, individual evidence as it comes in
+        net       z_i = MLP(what the last visit of i showed)
+        draw      p_i = (1−f)·softmax(z)_i + f/N,   a_i = N p_i      chance of being drawn; the loss is not scaled
+        scale     a_i = N·softmax(z)_i (domain) or 2σ(z_i), normalised (instance, net)     in front of the loss
+
+    Logits stay within ±3. The tables are updated only in the rows that were visited.
+    """
+    BOUND = 3.0
+    FEATURES = ("visited", "pass rate", "reward variance", "negative log-likelihood", "length")
+
+    def __init__(self, pairs, s):
+        self.s, n = s, len(pairs)
+        names = sorted({p.group for p in pairs})
+        self.domain = torch.tensor([names.index(p.group) for p in pairs])
+        self.table = nn.ParameterDict({"domain": torch.zeros(len(names)), "instance": torch.zeros(n)})
+        self.features = torch.zeros(n, len(self.FEATURES))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed)
+            self.net = nn.Sequential(nn.Linear(len(self.FEATURES), 16), nn.Tanh(), nn.Linear(16, 1))
+        nn.init.zeros_(self.net[2].weight)
+        nn.init.zeros_(self.net[2].bias)
+        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=s.net_lr)
+        self.visits, self.informed = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long)
+        self.magnitude = 0.0  # running mean of |s|
+
+    def logits(self):
+        """z(ω) [N], differentiable."""
+        if self.s.weights == "net":
+            return self.net(self.features)[:, 0].clamp(-self.BOUND, self.BOUND)
+        z = self.table["domain"][self.domain]
+        if self.s.weights == "instance":
+            z = z + self.table["instance"]
+        return z
+
+    @torch.no_grad()
+    def weights(self):
+        """a [N], mean one."""
+        z, n = self.logits(), len(self.domain)
+        if self.s.weights == "uniform":
+            return torch.ones(n)
+        if self.s.apply == "draw":
+            return (1 - self.s.floor) * n * z.softmax(0) + self.s.floor
+        a = n * z.softmax(0) if self.s.weights == "domain" else 2 * z.sigmoid()
+        return a / a.mean()
+
+    def draw(self, generator):
+        """Indices of a batch [B], no instance twice, and the weight of each in the loss."""
+        a = self.weights()
+        chance = a if self.s.apply == "draw" else torch.ones_like(a)
+        index = torch.multinomial(chance, min(self.s.batch, len(a)), generator=generator)
+        return index, (torch.ones(len(index)) if self.s.apply == "draw" else a[index])
+
+    def observe(self, index, rollouts):
+        """Remember what a visit showed: the features of `net`, detached by construction."""
+        n = rollouts.rewards.shape[1]
+        nll = torch.tensor([-c.logprob / len(c.ids) for c in rollouts.completions]).float().view(-1, n).mean(1)
+        length = torch.tensor([len(c.ids) for c in rollouts.completions]).float().view(-1, n).mean(1) / self.s.max_new_tokens
+        rate = rollouts.rewards.mean(1)
+        self.features[index] = torch.stack([torch.ones_like(rate), rate, rollouts.rewards.var(1, correction=0), nll, length], 1)
+        self.visits[index] += 1
+
+    def update(self, index, s_i, informed):
+        """Move ω so that instances with s_i > 0 count more.
+
+        s is divided by its running mean magnitude and clamped to ±3: only its sign and relative size are trusted.
+        draw:   ∂E_{i~p}[s_i]/∂ω = E[s_i ∂log p_i/∂ω], of which a visit of i is one sample: each visited logit moves by s_i
+        scale:  J(ω) = Σ_i a_i(ω)·stopgrad(s_i), the normaliser of a held fixed so that unvisited rows stay where they are
+        """
+        self.informed[index[informed]] += 1
+        if self.s.weights == "uniform" or not bool(informed.any()):
+            return
+        now = float(s_i[informed].abs().mean())
+        self.magnitude = 0.8 * self.magnitude + 0.2 * now if self.magnitude else now
+        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed
+        z = self.logits()[index]
+        gain = z if self.s.apply == "draw" else 2 * z.sigmoid()
+        objective = (unit * gain).sum()
+        if self.s.weights == "net":
+            self.net_adam.zero_grad()
+            (-objective).backward()
+            self.net_adam.step()
+            return
+        objective.backward()
+        with torch.no_grad():
+            for name, lr in (("domain", self.s.domain_lr), ("instance", self.s.instance_lr)):
+                table = self.table[name]
+                if table.grad is not None:
+                    table.add_(lr * table.grad).clamp_(-self.BOUND, self.BOUND)
+                    table.grad = None
+
+    def state(self):
+        return {"table": self.table.state_dict(), "net": self.net.state_dict(), "net_adam": self.net_adam.state_dict(),
+                "features": self.features, "visits": self.visits, "informed": self.informed, "magnitude": self.magnitude}
+
+    def load(self, state):
+        for name in ("table", "net", "net_adam"):
+            getattr(self, name).load_state_dict(state[name])
+        self.features, self.visits, self.informed = state["features"], state["visits"], state["informed"]
+        self.magnitude = state["magnitude"]
+
+
+# ---------------------------------------------------------------- LoRA (2106.09685)
+
+class LoRALinear(nn.Module):
+    """y = W x + (α/r) B A x, with W frozen. A: [r, in] gaussian, B: [out, r] zero, both fp32."""
+
+    def __init__(self, linear, rank, alpha, generator):
+        super().__init__()
+        self.linear, self.scale, self.on = linear.requires_grad_(False), alpha / rank, True
+        device = linear.weight.device
+        self.a = nn.Parameter((torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)).to(device))
+        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y + (self.scale * (x.float() @ self.a.T @ self.b.T)).to(y.dtype) if self.on else y
+
+    @torch.no_grad()
+    def merge(self):
+        """W + (α/r) B A as a plain linear layer."""
+        self.linear.weight += (self.scale * self.b @ self.a).to(self.linear.weight.dtype)
+        return self.linear
+
+
+def add_lora(model, rank, alpha, seed):
+    """Put an adapter on every linear layer below the head; everything else is frozen. Returns the adapters."""
+    model.requires_grad_(False)
+    generator, adapters = torch.Generator().manual_seed(seed), []
+    for parent in list(model.base_model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                adapters.append(LoRALinear(child, rank, alpha, generator))
+                setattr(parent, name, adapters[-1])
+    return adapters
+
+
+def merge_lora(model):
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LoRALinear):
+                setattr(parent, name, child.merge())
+
+
+# ---------------------------------------------------------------- evaluation
+
+def evaluate(judge, pairs, step, s):
+    """The judge on held-out pairs, each in both orders, one sampled judgment an order. Returns (metrics, rows)."""
+    both = [q for p in pairs for q in (p, p.flipped())]
+    rows, size = [], max(1, 4096 // s.max_new_tokens)
+    for start in range(0, len(both), size):
+        part = both[start:start + size]
+        r = judge.rollout(part, 1, stream(s.seed, "evaluate", step, start))
+        rows += [{"step": step, "instance_id": p.instance_id, "right": p.right, "verdict": parse_verdict(text),
+                  "tokens": len(c.ids), "text": text} for p, text, c in zip(part, r.texts, r.completions)]
+    right = torch.tensor([row["verdict"] == row["right"] for row in rows]).double().view(-1, 2)
+    return {"accuracy": float(right.mean()), "both_orders": float((right.sum(1) == 2).double().mean()),
+            "parse_rate": sum(row["verdict"] is not None for row in rows) / len(rows),
+            "tokens": sum(row["tokens"] for row in rows) / len(rows)}, rows
+
+
+# ---------------------------------------------------------------- the run
+
+class Run:
+    """One training run and its folder: everything that a killed run needs to go on is in state.pt."""
+
+    def __init__(self, s):
+        self.s, self.out = s, Path(s.out)
+        problems = read_problems(s.problems)
+        labelled = read_rows(s.labelled, LABELLED, key=("problem_id", "candidate_id"))
+        nulls = sum(row["passed"] is None for row in labelled)
+        if nulls:
+            print(f"note: {nulls} of {len(labelled)} candidates in {s.labelled} have no verdict and are left out")
+        only = [item.partition("=")[::2] for item in s.train_only]
+        if any(not value for _, value in only):
+            raise RowError(f"--train-only {' '.join(s.train_only)}: expected FIELD=VALUE")
+        self.train = make_pairs(problems, labelled, "train", s, only)
+        self.meta = make_pairs(problems, labelled, "meta", s)
+        self.test = make_pairs(problems, labelled, s.eval_split, s)
+        self.judge = Judge(s.judge, s)
+        self.flat = FlatAdam(self.judge.model.parameters(), s)
+        self.weights = DataWeights(self.train, s)
+        self.step, self.metrics, self.transcripts = 0, [], []
+        self.resume()
+        print(f"{len(self.train)} training, {len(self.meta)} meta and {len(self.test)} {s.eval_split} pairs from {s.labelled}; "
+              f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
+
+    def resume(self):
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens") and state["settings"][k] != v]
+        if changed or state["pairs"] != [p.instance_id for p in self.train]:
+            what = ", ".join(f"--{k.replace('_', '-')}" for k in changed) or "the training pairs"
+            raise RowError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
+        self.step, self.flat.t = state["step"], state["t"]
+        for name in ("theta", "m", "n"):
+            getattr(self.flat, name).copy_(state[name])
+        self.weights.load(state["weights"])
+        for name in ("metrics", "transcripts"):  # rows after the checkpoint will be made again, the same
+            setattr(self, name, [r for r in read_rows(self.out / f"{name}.jsonl") if r["step"] <= self.step])
+        print(f"{self.out}: going on from step {self.step}")
+
+    def save(self):
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_rows(self.out / "metrics.jsonl", self.metrics)
+        write_rows(self.out / "transcripts.jsonl", self.transcripts)
+        write_rows(self.out / "weights.jsonl", self.weight_rows())
+        state = {"settings": asdict(self.s), "pairs": [p.instance_id for p in self.train], "step": self.step, "t": self.flat.t,
+                 "theta": self.flat.theta, "m": self.flat.m, "n": self.flat.n, "weights": self.weights.state()}
+        torch.save(state, self.out / "state.new")
+        (self.out / "state.new").replace(self.out / "state.pt")
+
+    def weight_rows(self):
+        a = self.weights.weights().tolist()
+        return [{"instance_id": p.instance_id, "problem_id": p.problem["problem_id"], "candidate_ids": [p.a["candidate_id"], p.b["candidate_id"]],
+                 "domain": p.problem["domain"], "difficulty": p.problem["difficulty"], "policy": p.a["policy"], "group": p.group,
+                 "weight": a[i], "visits": int(self.weights.visits[i]), "informed": int(self.weights.informed[i])}
+                for i, p in enumerate(self.train)]
+
+    def look(self):
+        """Evaluate now, and keep the numbers and the transcripts."""
+        metrics, rows = evaluate(self.judge, self.test, self.step, self.s)
+        self.transcripts += rows
+        return {f"eval_{k}": v for k, v in metrics.items()}
+
+    def train_step(self):
+        """One inner and one outer step. Returns its metrics."""
+        s, judge, flat, clock = self.s, self.judge, self.flat, [time.time()]
+        index, a = self.weights.draw(stream(s.seed, "draw", self.step))
+        pairs, n = [self.train[i] for i in index], len(index)
+
+        rollouts = judge.rollout(pairs, s.group, stream(s.seed, "train", self.step))
+        clock.append(time.time())
+
+        # g = (1/B) Σ_i a_i ∇ℓ_i(θ)
+        advantage = advantages(rollouts.rewards, s.normalize_std)
+        batch = make_batch(judge, rollouts, advantage, s, s.kl)
+        flat.grad.zero_()
+        total = 0.0
+        for part in losses(judge, batch, n, s.kl):
+            loss = (a.to(part) * part).sum() / n
+            loss.backward()
+            total += float(loss)
+        theta = flat.theta.clone()
+        norm = flat.step()                                                     # θ' = θ − η U(g)
+        if not math.isfinite(total + norm):
+            flat.theta.copy_(theta)
+            raise RowError(f"step {self.step}: loss {total}, gradient norm {norm}, on {', '.join(p.instance_id for p in pairs[:4])} ...; "
+                           f"the last good checkpoint is {self.out / 'state.pt'}: try a smaller --lr or --clip-grad")
+        clock.append(time.time())
+
+        row = {"step": self.step + 1, "loss": total, "grad_norm": norm, "clipped": flat.clipped,
+               "reward": float(rollouts.rewards.mean()), "parse_rate": float(rollouts.parsed.float().mean()),
+               "truncated": float(rollouts.truncated.float().mean()),
+               "zero_variance": float((advantage == 0).all(1).float().mean()),
+               # the mean of −log π over sampled tokens is an unbiased estimate of the entropy
+               "entropy": float(-torch.cat(batch.old).mean()),
+               "tokens": sum(len(c.ids) for c in rollouts.completions) / len(rollouts.completions)}
+        informed = (advantage != 0).any(1)
+        self.weights.observe(index, rollouts)
+        s_i = torch.zeros(n, dtype=torch.float64)
+        if s.weights != "uniform":
+            s_i, more = self.hypergradient(theta, batch, n)
+            row |= more
+        self.weights.update(index, s_i, informed)
+        clock.append(time.time())
+
+        a_now, groups = self.weights.weights(), defaultdict(list)
+        for weight, pair in zip(a_now.tolist(), self.train):
+            groups[pair.group].append(weight)
+        row["weight"] = {g: sum(w) / len(w) for g, w in sorted(groups.items())}
+        row["seconds"] = dict(zip(("rollout", "gradient", "outer"), (round(y - x, 3) for x, y in zip(clock, clock[1:]))))
+        return row
+
+    def hypergradient(self, theta, batch, n):
+        """s [B] at θ for the step to θ' just taken, and metrics."""
+        s, judge, flat = self.s, self.judge, self.flat
+        choose = torch.randperm(len(self.meta), generator=stream(s.seed, "meta", self.step))[:s.meta_batch]
+        rollouts = judge.rollout([self.meta[i] for i in choose], s.group, stream(s.seed, "meta rollouts", self.step))
+        # v = ∇L_meta(θ'), on rollouts of θ' itself: on-policy, plain rewards, leave-one-out baseline
+        meta = make_batch(judge, rollouts, leave_one_out(rollouts.rewards), s)
+
+        def gradient(of):
+            flat.grad.zero_()
+            for part in losses(judge, meta, len(choose)):
+                part[of].mean().backward()
+            return flat.grad.clone()
+
+        v = gradient(slice(None))
+        direction = flat.jacobian_transpose(v)
+        s_i = central_difference(judge, flat, theta, direction, batch, n, s)
+        row = {"meta_reward": float(rollouts.rewards.mean()), "meta_grad_norm": float(v.norm())}
+        if s.check_hypergradient and self.step % s.check_hypergradient == 0:
+            halves = [flat.jacobian_transpose(gradient(slice(k, None, 2))) for k in (0, 1)]
+            exact, one, two = separate_backward(judge, flat, theta, [direction, *halves], batch, n, s)
+            stepped = flat.theta.clone()
+            with torch.no_grad():
+                after = float(sum(losses(judge, meta, len(choose), clip=None)).mean())
+                flat.theta.copy_(theta)
+                before = float(sum(losses(judge, meta, len(choose), clip=None)).mean())
+                flat.theta.copy_(stepped)
+            cosine = nn.functional.cosine_similarity
+            row |= {"check_relative_error": float((s_i - exact).norm() / exact.norm()), "check_cosine": float(cosine(s_i, exact, 0)),
+                    "check_signs": float((s_i.sign() == exact.sign()).double().mean()),
+                    "split_half_cosine": float(cosine(one, two, 0)),
+                    "meta_change_predicted": float(v @ (stepped - theta)), "meta_change_realised": after - before}
+        return s_i, row
+
+    def go(self):
+        s = self.s
+        if not self.metrics:
+            self.metrics.append({"step": 0, **self.look()})
+        with tqdm(total=s.steps, initial=self.step, desc=f"{s.weights}, seed {s.seed}", unit="step", smoothing=0.1) as bar:
+            while self.step < s.steps:
+                row = self.train_step()
+                self.step += 1
+                if (s.eval_every and self.step % s.eval_every == 0) or self.step == s.steps:
+                    row |= self.look()
+                self.metrics.append(row)
+                if self.step % s.save_every == 0 or self.step == s.steps:
+                    self.save()
+                seen = [m["eval_accuracy"] for m in self.metrics if "eval_accuracy" in m]
+                bar.set_postfix({"reward": f"{row['reward']:.2f}", "tokens": f"{row['tokens']:.0f}",
+                                 s.eval_split: f"{seen[0]:.2f} → {seen[-1]:.2f}"}, refresh=False)
+                bar.update()
+        merge_lora(self.judge.model)
+        self.judge.model.save_pretrained(self.out / "judge")
+        self.judge.tokenizer.save_pretrained(self.out / "judge")
+        self.report()
+
+    def report(self):
+        s, rows = self.s, self.weight_rows()
+        looks = [m for m in self.metrics if "eval_accuracy" in m]
+        first, last = looks[0], looks[-1]
+        print(f"\njudge on {len(self.test)} {s.eval_split} pairs, both orders{'':14}before   after")
+        for name, key in (("accuracy", "accuracy"), ("right in both orders", "both_orders"), ("verdict parsed", "parse_rate")):
+            print(f"  {name:<44}{first['eval_' + key]:>9.1%}{last['eval_' + key]:>8.1%}")
+        print(f"  {'tokens a judgment':<44}{first['eval_tokens']:>9.1f}{last['eval_tokens']:>8.1f}")
+        print(f"\n{' × '.join(s.domain_key):<34}pairs  mean weight  effective size  visits  informed")
+        groups = defaultdict(list)
+        for row in rows:
+            groups[row["group"]].append(row)
+        for name, members in sorted(groups.items(), key=lambda item: -sum(r["weight"] for r in item[1]) / len(item[1])):
+            a = [r["weight"] for r in members]
+            print(f"{name:<34}{len(a):>5}  {sum(a) / len(a):>11.2f}  {sum(a) ** 2 / max(sum(x * x for x in a), 1e-30):>14.1f}"
+                  f"  {sum(r['visits'] for r in members) / len(a):>6.1f}  {sum(r['informed'] for r in members) / len(a):>8.1f}")
+        never = sum(not r["informed"] for r in rows)
+        print(f"{never} of {len(rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
+        tiny = s.labelled in (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
+        files = "" if tiny else f" --problems {' '.join(s.problems)} --labelled {s.labelled} --max-new-tokens {s.max_new_tokens}"
+        print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {self.out}\n"
+              f"next: python select.py{files} --judge {self.out / 'judge'}")
+
+
+def parse_args(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Settings):
+        default = getattr(DEFAULTS, f.name) if f.name != "out" else ""
+        flag, text = f"--{f.name.replace('_', '-')}", f.metadata["help"]
+        if f.name != "out":
+            text += f" (default {' '.join(default) if isinstance(default, list) else default})".replace(f"{ROOT}/", "")
+        if isinstance(default, bool):
+            p.add_argument(flag, action="store_true", help=text)
+        elif isinstance(default, list):
+            p.add_argument(flag, nargs="+", default=default, help=text)
+        else:
+            p.add_argument(flag, type=type(default), default=default, choices=f.metadata.get("choices"), help=text)
+    return Settings(**vars(p.parse_args(argv)))
+
+
+DEFAULTS = Settings()
+
+
+def main(argv=None):
+    s = parse_args(argv)
+    run = Run(s)
+    try:
+        run.go()
+    except KeyboardInterrupt:
+        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {s.out} (every {s.save_every} steps)")
+
+
+if __name__ == "__main__":
+    main()
