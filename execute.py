@@ -276,7 +276,9 @@ def private_root():
     BIND, REC, PRIVATE, NOSUID, NODEV, DETACH = 0x1000, 0x4000, 0x40000, 2, 4, 2
     mount(None, "/", None, REC | PRIVATE)
     new = "/proc"  # any directory that is always there and no longer needed will do as the place to build it
-    shown = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, "/usr")}
+    shown = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, "/usr")}  # without --site-packages, both prefixes are the same
+    if any(f"{path}/".startswith("/tmp/") for path in shown):
+        raise OSError(0, f"this Python lies in /tmp ({sys.prefix}), where candidates get a folder of their own")
     shown |= {path for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64") if os.path.isdir(path)}
     links = {path: os.readlink(path) for path in shown if os.path.islink(path)}
     mount("tmpfs", new, "tmpfs", NOSUID | NODEV, "mode=755,size=1m")
@@ -1166,7 +1168,11 @@ def referee(options):
         message = json.loads(line)
         try:
             problem = message.get("problem") or problem
-            zygote = zygote or Zygote(options)
+            if not zygote:
+                zygote = Zygote(options)
+                missing = [f"{name} ({why})" for name, why in zygote.layers.items() if why]
+                if missing and options.pop("speak", False):
+                    print(f"warning: isolation without {', '.join(missing)}; see --self-check", file=sys.stderr)
             answer = {"layers": zygote.layers}
             if "code" in message:
                 answer = judge(problem, message["code"], zygote, options)
@@ -1254,8 +1260,8 @@ def label(jobs, options, workers):
     import threading
     waiting, done, lock = iter(jobs), queue.SimpleQueue(), threading.Lock()
 
-    def work():
-        with slot(options) as ask:
+    def work(speaks):
+        with slot({**options, "speak": speaks}) as ask:  # one of them says what is missing here
             while True:
                 with lock:
                     problem, candidate = next(waiting, (None, None))
@@ -1275,7 +1281,7 @@ def label(jobs, options, workers):
                               "seconds": 0.0, "public_passed": None, "output_digest": None}
                 done.put((candidate, answer))
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(workers, len(jobs))))]
+    threads = [threading.Thread(target=work, args=(number == 0,), daemon=True) for number in range(max(1, min(workers, len(jobs))))]
     for thread in threads:
         thread.start()
     for _ in jobs:
@@ -1375,6 +1381,9 @@ def main(arguments=None):
     sys.set_int_max_str_digits(50000)  # as LiveCodeBench: its tests hold long integers
     if sys.platform != "linux" or MACHINE not in ("x86_64", "aarch64"):
         raise SystemExit("execute.py needs Linux on x86_64 or aarch64 (namespaces, seccomp, rlimits); on other systems run it in a Linux container")
+    if settings.site_packages and sys.prefix.startswith("/tmp/") and "mount" not in settings.without:
+        raise SystemExit(f"--site-packages: the packages of this Python lie in /tmp ({sys.prefix}), where candidates get a folder of their own; "
+                         "use a virtual environment elsewhere, or add --without mount")
     options = {"compare": settings.compare, "scale": settings.timeout_scale, "memory_mb": settings.memory_mb,
                "site_packages": settings.site_packages, "without": settings.without}
     with scratch_folder() as options["scratch"]:

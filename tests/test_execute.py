@@ -298,7 +298,7 @@ def test_a_worker_that_dies_is_replaced(role, tmp_path):
     write(tmp_path / "c.jsonl", candidates)
     supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
     killed = 0
-    while supervisor.poll() is None and killed < 4:
+    while supervisor.poll() is None and killed < execute.ATTEMPTS - 1:  # fewer than would use up one candidate
         time.sleep(0.1)
         for pid in processes(supervisor.pid):
             try:

@@ -23,7 +23,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm  # noqa: E402
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip,  # noqa: E402
+from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip, slips,  # noqa: E402
                              trace)
 from sample import solution_prompt  # noqa: E402
 from train_bilevel import judge_prompt  # noqa: E402
@@ -157,7 +157,7 @@ def main():
         elif name == "weak":
             model = make_policy(tokenizer, length_error, 0.5, name)
         elif name == "strong":
-            model = make_policy(tokenizer, slip, 0.45, name)
+            model = make_policy(tokenizer, slips, 1.0, name)
         else:
             parser.error(f"unknown checkpoint {name!r}")
         save(tokenizer, HERE / name)

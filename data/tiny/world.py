@@ -39,6 +39,9 @@ OPS = {
     "big": ("x = [v for v in x if v > 4]", "small"),
     "small": ("x = [v for v in x if v < 5]", "big"),
 }
+# Steps that the strong policy has learnt wrong: it mostly writes the neighbouring step for these. So its most
+# likely program is often a wrong one, and neither its own log-probs nor a majority vote find the error.
+MISCONCEIVED = {"rotate left", "drop first", "minus one", "odds"}
 STARTER = "def f(x):\n"
 DIFFICULTY = {1: "easy", 2: "easy", 3: "medium", 4: "hard"}
 
@@ -92,6 +95,11 @@ def slip(rng, steps):
     """One line does the neighbouring thing."""
     at = rng.randrange(len(steps))
     return steps[:at] + [OPS[steps[at]][1]] + steps[at + 1:]
+
+
+def slips(rng, steps):
+    """How the strong policy errs: any step may slip, a misconceived one more often than not."""
+    return [OPS[step][1] if rng.random() < (0.6 if step in MISCONCEIVED else 0.12) else step for step in steps]
 
 
 def skim(rng, steps, a, b):

@@ -1,0 +1,183 @@
+"""data/rows.py: bad rows are named, torn files heal, and what is there is not made again."""
+import json
+
+import pytest
+
+from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, RowError, read_problems, read_rows, write_rows
+
+KEY = ("problem_id", "candidate_id")
+GOOD = {"problem_id": "p", "candidate_id": "c", "policy": "weak", "code": "x = 1\n"}
+
+
+def problem(name, **more):
+    return {"problem_id": name, "prompt": "é\n", "entry_point": None, "public_tests": [], "tests": [], "domain": "d",
+            "difficulty": "easy", "split": "train", **more}
+
+
+def lines(path, *rows):
+    """A file of these rows; a str stands as it is."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def error(call, *arguments, **more):
+    with pytest.raises(RowError) as caught:
+        call(*arguments, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- reading
+
+@pytest.mark.parametrize("bad, says", [
+    ("{'problem_id': 1}", "not JSON"),
+    ('{"problem_id": "p"', "not JSON"),
+    ("[1, 2]", "expected an object, found list"),
+    ("null", "expected an object, found NoneType"),
+    ({k: v for k, v in GOOD.items() if k != "code"}, "field 'code' is missing"),
+    ({**GOOD, "candidate_id": 7}, "field 'candidate_id' has the wrong type (int)"),
+    ({**GOOD, "policy": None}, "field 'policy' has the wrong type (NoneType)")])
+def test_bad_row_is_named_by_file_line_and_field(bad, says, tmp_path):
+    path = lines(tmp_path / "c.jsonl", GOOD, "", bad, {**GOOD, "candidate_id": "d"})
+    message = error(read_rows, path, CANDIDATE, key=KEY)
+    assert message.startswith(f"{path}, line 3: ") and says in message
+
+
+def test_bytes_that_are_no_text_are_named_by_file_and_line(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"code": "\xff"}\n' + json.dumps(GOOD).encode() + b"\n")
+    assert error(read_rows, path).startswith(f"{path}, line 2: not JSON")
+
+
+@pytest.mark.parametrize("passed, allowed", [(True, True), (False, True), (None, True), (1, False), ("yes", False)])
+def test_a_label_is_true_false_or_null(passed, allowed, tmp_path):
+    path = lines(tmp_path / "l.jsonl", {**GOOD, "status": "s", "passed": passed})
+    if allowed:
+        assert read_rows(path, LABELLED, key=KEY)[0]["passed"] is passed
+    else:
+        assert "line 1: field 'passed' has the wrong type" in error(read_rows, path, LABELLED, key=KEY)
+
+
+def test_two_rows_with_one_key_are_an_error_that_names_both_lines(tmp_path):
+    path = lines(tmp_path / "c.jsonl", GOOD, {**GOOD, "candidate_id": "d"}, {**GOOD, "code": "other"})
+    message = error(read_rows, path, CANDIDATE, key=KEY)
+    assert f"{path}, line 3" in message and "already on line 1" in message and "'p'" in message and "'c'" in message
+    assert len(read_rows(path, CANDIDATE)) == 3  # without a key nothing has to be unique
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    assert error(read_rows, tmp_path / "none.jsonl") == f"{tmp_path / 'none.jsonl'}: no such file"
+    assert error(read_rows, tmp_path).startswith(f"{tmp_path}: cannot be read")
+
+
+def test_rows_come_back_in_order_and_as_they_were(tmp_path):
+    rows = [{**GOOD, "candidate_id": str(k), "code": "ü \u2028 \\ \" \n\t", "extra": {"deep": [1.5, None]}} for k in range(5)]
+    write_rows(tmp_path / "c.jsonl", rows)
+    assert read_rows(tmp_path / "c.jsonl", CANDIDATE, key=KEY) == rows
+    assert len((tmp_path / "c.jsonl").read_bytes().split(b"\n")) == 6  # one line a row, each ended
+    assert [p.name for p in tmp_path.iterdir()] == ["c.jsonl"]  # nothing is left beside it
+
+
+def test_torn_last_line_is_dropped_with_a_warning(tmp_path, capsys):
+    path, second = tmp_path / "c.jsonl", json.dumps({**GOOD, "candidate_id": "é"}, ensure_ascii=False).encode()
+    for cut in range(1, len(second)):  # in the middle of a two-byte letter, too
+        path.write_bytes(json.dumps(GOOD).encode() + b"\n" + second[:cut])
+        assert read_rows(path, CANDIDATE, key=KEY) == [GOOD]
+        warning = capsys.readouterr().err
+        assert "warning" in warning and f"{path}, line 2" in warning
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + second)  # all of it, only without the newline
+    assert [row["candidate_id"] for row in read_rows(path, CANDIDATE, key=KEY)] == ["c", "é"]
+    assert capsys.readouterr().err == ""
+
+
+def test_torn_line_elsewhere_is_an_error_not_a_warning(tmp_path):
+    path = lines(tmp_path / "c.jsonl", GOOD, json.dumps(GOOD)[:20])  # it ends with a newline: no killed writer did that
+    assert "line 2: not JSON" in error(read_rows, path)
+
+
+def test_problems_of_several_files_are_one_and_an_id_in_two_is_an_error(tmp_path):
+    one, two = lines(tmp_path / "1.jsonl", problem("a"), problem("b")), lines(tmp_path / "2.jsonl", problem("c"))
+    assert list(read_problems([one, two])) == ["a", "b", "c"]
+    assert list(read_problems(one)) == list(read_problems(str(one))) == ["a", "b"]
+    lines(two, problem("c"), problem("b"))
+    message = error(read_problems, [one, two])
+    assert str(two) in message and "'b'" in message
+
+
+def test_no_problems_at_all_is_an_error(tmp_path):
+    path = lines(tmp_path / "p.jsonl")
+    assert str(path) in error(read_problems, path) and "no problems" in error(read_problems, [str(path)])
+
+
+@pytest.mark.parametrize("name", PROBLEM)
+def test_each_promised_field_of_a_problem_is_checked(name, tmp_path):
+    path = lines(tmp_path / "p.jsonl", problem("a"), {k: v for k, v in problem("b").items() if k != name})
+    assert f"{path}, line 2: field {name!r} is missing" in error(read_problems, path)
+    lines(path, problem("a"), problem("b", **{name: 1.5}))
+    assert f"{path}, line 2: field {name!r} has the wrong type (float)" in error(read_problems, path)
+
+
+# ---------------------------------------------------------------- appending
+
+def test_a_rerun_knows_what_is_there_and_appends_the_rest(tmp_path):
+    path = tmp_path / "new" / "folder" / "c.jsonl"
+    rows = [{**GOOD, "candidate_id": str(k)} for k in range(4)]
+    with Appender(path, KEY) as out:
+        assert out.done == set()
+        out.append(*rows[:2])
+        assert out.done == {("p", "0"), ("p", "1")}
+        assert read_rows(path, CANDIDATE, key=KEY) == rows[:2]  # flushed at once: a kill now loses nothing
+    with Appender(path, KEY) as out:
+        assert out.done == {("p", "0"), ("p", "1")}
+        out.append(*(row for row in rows if out.key_of(row) not in out.done))
+    assert read_rows(path, CANDIDATE, key=KEY) == rows
+
+
+def test_torn_last_line_is_cut_before_anything_is_appended(tmp_path, capsys):
+    path, torn = tmp_path / "c.jsonl", json.dumps({**GOOD, "candidate_id": "torn", "code": "é"}, ensure_ascii=False).encode()
+    for cut in (1, 10, torn.index("é".encode()) + 1, len(torn) - 1):
+        path.write_bytes(json.dumps(GOOD).encode() + b"\n" + torn[:cut])
+        with Appender(path, KEY) as out:
+            assert out.done == {("p", "c")}
+            out.append({**GOOD, "candidate_id": "next"})
+        assert [row["candidate_id"] for row in read_rows(path, CANDIDATE, key=KEY)] == ["c", "next"]
+    assert "torn last line" in capsys.readouterr().err
+
+
+def test_a_file_that_is_one_torn_line_starts_anew(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b'{"problem_id": "p"')
+    with Appender(path, KEY) as out:
+        assert out.done == set()
+        out.append(GOOD)
+    assert path.read_text() == json.dumps(GOOD) + "\n"
+
+
+def test_whole_last_row_without_its_newline_is_kept(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(GOOD))
+    with Appender(path, KEY) as out:
+        assert out.done == {("p", "c")}
+        out.append({**GOOD, "candidate_id": "next"})
+    assert [row["candidate_id"] for row in read_rows(path, CANDIDATE, key=KEY)] == ["c", "next"]
+
+
+def test_output_with_a_bad_row_is_refused_and_left_as_it_was(tmp_path):
+    path = lines(tmp_path / "c.jsonl", GOOD, {"problem_id": "p"}, {**GOOD, "candidate_id": "d"})
+    before = path.read_bytes()
+    assert f"{path}, line 2: field 'candidate_id' is missing" in error(Appender, path, KEY)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="Appender lets the OSError of mkdir and open through as a traceback")
+def test_output_in_an_impossible_place_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert str(tmp_path / "file") in error(Appender, tmp_path / "file" / "c.jsonl", KEY)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = lines(tmp_path / "c.jsonl", GOOD)
+    with pytest.raises(TypeError):
+        write_rows(path, [GOOD, {"no JSON": object()}])
+    assert read_rows(path) == [GOOD]

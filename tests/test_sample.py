@@ -1,0 +1,407 @@
+"""sample.py: the sampler draws from the model's own softmax, a killed run goes on, and programs are cut out of answers."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import (CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+
+import sample
+from data.rows import CANDIDATE, ROOT, TINY, RowError, read_rows
+
+VOCABULARY, PAD, ENDS = 40, 0, [2, 5, 7]
+SIZES = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
+PROMPTS = [[9, 8, 11, 30, 31, 12, 13], [21, 22], [33, 4, 4, 6, 19, 3, 25, 26, 17, 18, 38, 39]]  # of different lengths
+
+
+def llama():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, initializer_range=0.3)).eval()  # wide weights: far from uniform
+    return model
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
+                                      bos_token_id=1, eos_token_id=2)).eval()
+
+
+def uniforms(rows, limit, seed=0):
+    return torch.rand(rows, limit, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def plain_forward(model, prompt, ids):
+    """The model's own logits [len(ids), V] for a completion: one row, no cache, no padding."""
+    return model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1:-1].double()
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return sample.load_model(str(TINY / "weak"))
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return read_rows(TINY / "problems_weak.jsonl")
+
+
+# ---------------------------------------------------------------- the sampler
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+@pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
+def test_logprob_is_that_of_a_plain_forward_pass(build, temperature):
+    model, n = build(), 5
+    made = sample.generate(model, PROMPTS, uniforms(len(PROMPTS) * n, 24), temperature, ENDS, PAD)
+    if temperature:  # rows end at different times, some are cut off: finished rows really are dropped on the way
+        assert len({len(c.ids) for c in made}) > 3 and {c.finished for c in made} == {True, False}
+    for k, done in enumerate(made):
+        logp = plain_forward(model, PROMPTS[k // n], done.ids).log_softmax(-1)  # at temperature 1, whatever it was drawn at
+        assert done.logprob == pytest.approx(float(logp[range(len(done.ids)), done.ids].sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_every_token_is_the_inverse_cdf_at_its_own_number(build, temperature):
+    model, n, u = build(), 5, uniforms(15, 24)
+    for k, done in enumerate(sample.generate(model, PROMPTS, u, temperature, ENDS, PAD)):
+        cdf = (plain_forward(model, PROMPTS[k // n], done.ids) / temperature).softmax(-1).cumsum(-1)
+        for t, token in enumerate(done.ids):
+            below = float(cdf[t, token - 1]) if token else 0.0
+            assert below - 1e-5 <= float(u[k, t]) <= float(cdf[t, token]) + 1e-5
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_neither_the_batch_nor_dropping_finished_rows_changes_a_sample(build):
+    model, n, u = build(), 6, uniforms(18, 24)
+    together = sample.generate(model, PROMPTS, u, 1.0, ENDS, PAD)
+    for k, done in enumerate(together):
+        alone, = sample.generate(model, [PROMPTS[k // n]], u[k:k + 1], 1.0, ENDS, PAD)
+        assert (alone.ids, alone.finished) == (done.ids, done.finished)
+        assert alone.logprob == pytest.approx(done.logprob, abs=1e-4)
+
+
+def test_any_of_several_end_tokens_ends_a_sample_and_is_kept():
+    made = sample.generate(llama(), PROMPTS, uniforms(60, 24), 1.0, ENDS, PAD)
+    assert {c.ids[-1] for c in made if c.finished} == set(ENDS)
+    for done in made:
+        assert not set(done.ids[:-1]) & set(ENDS)
+        assert done.finished == (done.ids[-1] in ENDS) and (done.finished or len(done.ids) == 24)
+
+
+def test_greedy_is_the_greedy_of_hugging_face(policy, problems):
+    model, tokenizer = policy
+    prompts = [sample.encode(tokenizer, sample.solution_prompt(p)) for p in problems[:6]]
+    assert len({len(p) for p in prompts}) > 1
+    ends = sample.end_ids(model, tokenizer)
+    for prompt, done in zip(prompts, sample.generate(model, prompts, uniforms(6, 24), 0, ends, tokenizer.pad_token_id)):
+        theirs = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+                                max_new_tokens=24, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+        assert done.ids == theirs[0, len(prompt):].tolist() and done.finished
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_frequencies_follow_the_softmax_of_logits_over_temperature(temperature):
+    model, n = llama(), 20000
+    made = sample.generate(model, PROMPTS[:1], uniforms(n, 1), temperature, ENDS, PAD)
+    seen = torch.bincount(torch.tensor([c.ids[0] for c in made]), minlength=VOCABULARY) / n
+    p = (plain_forward(model, PROMPTS[0], [0]) / temperature).softmax(-1)[0]
+    assert p.max() < 0.9  # the model has something to choose from
+    assert ((seen - p).abs() <= 5 * (p * (1 - p) / n).sqrt() + 1 / n).all()
+
+
+def test_a_number_at_the_very_end_of_the_range_still_names_a_token():
+    model = llama()
+    for done in sample.generate(model, PROMPTS, torch.full((3, 4), 1 - 2 ** -24), 1.0, [], PAD):
+        assert all(0 <= token < VOCABULARY for token in done.ids) and len(done.ids) == 4
+
+
+@pytest.mark.xfail(strict=True, reason="generate() calls the head itself and leaves out Granite's and Cohere's scale of the logits")
+@pytest.mark.parametrize("build", [lambda: GraniteForCausalLM(GraniteConfig(**SIZES, initializer_range=0.3, logits_scaling=8.0)),
+                                   lambda: CohereForCausalLM(CohereConfig(**SIZES, initializer_range=0.3))], ids=["granite", "cohere"])
+def test_models_that_scale_their_logits_are_sampled_as_they_are(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    done, = sample.generate(model, PROMPTS[:1], uniforms(1, 8), 1.0, [], PAD)
+    logp = plain_forward(model, PROMPTS[0], done.ids).log_softmax(-1)
+    assert done.logprob == pytest.approx(float(logp[range(8), done.ids].sum()), abs=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="the decoding mask shows everything, also what a sliding window should hide")
+def test_a_sliding_window_is_respected():
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, initializer_range=0.3, sliding_window=4)).eval()
+    done, = sample.generate(model, PROMPTS[:1], uniforms(1, 8), 1.0, [], PAD)
+    logp = plain_forward(model, PROMPTS[0], done.ids).log_softmax(-1)
+    assert done.logprob == pytest.approx(float(logp[range(8), done.ids].sum()), abs=1e-4)
+
+
+def test_all_end_tokens_of_a_model_are_known(policy):
+    tokenizer, model = policy[1], llama()
+    model.config.eos_token_id, model.generation_config.eos_token_id = [4, 2], 9
+    assert sample.end_ids(model, tokenizer) == sorted({4, 2, 9, tokenizer.eos_token_id})
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    assert sample.end_ids(model, tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_a_stream_hangs_on_its_name_alone():
+    draw = lambda *name: torch.rand(4, generator=sample.stream(*name)).tolist()  # noqa: E731
+    first = draw(0, "p", "weak")
+    torch.rand(100)
+    assert draw(0, "p", "weak") == first
+    others = [draw(1, "p", "weak"), draw(0, "q", "weak"), draw(0, "p", "strong")]
+    assert all(other != first for other in others) and len(set(map(tuple, others))) == 3
+
+
+# ---------------------------------------------------------------- prompts and code
+
+STARTER = "from typing import List\n\n\ndef f(xs: List[int]) -> int:\n    \"\"\" Add. \"\"\"\n"
+FUNCTION = {"prompt": STARTER, "starter_code": STARTER, "entry_point": "f"}
+CLASS = {"prompt": "Longest word?", "entry_point": "longest", "starter_code": "class Solution:\n    def longest(self, s: str) -> int:\n        "}
+WHOLE = {"prompt": "Read n.", "starter_code": "", "entry_point": None}
+BODY, OTHER = "    return sum(xs)\n", "print(f([1]))\n"
+
+
+def result(code, name="f", argument=(1, 2)):
+    """What the program's function (or its class Solution's method) returns."""
+    scope = {}
+    exec(compile(code, "program", "exec"), scope)
+    return (scope[name] if name in scope else getattr(scope["Solution"](), name))(argument)
+
+
+@pytest.mark.parametrize("text", [
+    BODY, BODY + "\n" + OTHER, BODY + "\ndef g():\n    return 1 +\n", BODY + "\nclass A:", BODY + "\n# and so on", BODY + "\nif __name__",
+    BODY + "\n```\nDone.", BODY + "\n@cache", BODY + "\n<|file|>"])
+def test_a_plain_model_continues_the_starter_up_to_the_next_top_level_thing(text):
+    code = sample.extract_code(text, FUNCTION)
+    assert code.rstrip() == (STARTER + BODY).rstrip() and result(code) == 3
+
+
+def test_what_is_inside_the_function_does_not_end_it():
+    text = "    if xs:\n        # a comment\n        print()\n    def g():\n        return sum(xs)\n    return g()\n"
+    assert sample.extract_code(text, FUNCTION) == STARTER + text
+
+
+def test_a_plain_model_without_starter_code_wrote_the_whole_program():
+    assert sample.extract_code("print(1)\nprint(2)\n", WHOLE) == "print(1)\nprint(2)\n"
+
+
+AGAIN = "def f(xs: List[int]) -> int:\n" + BODY
+
+
+@pytest.mark.parametrize("text", [
+    f"```python\n{AGAIN}```", f"Sure!\n\n```python\n{AGAIN}```\nThis adds.", f"```\n{AGAIN}```", f"```py\n{AGAIN}",        # cut off
+    f"```python\nf([1])\n```\nIn full:\n```python\n{AGAIN}```", f"```python\n{AGAIN}```\nTry it:\n```python\nprint(f)\n```",  # several
+    f"```bash\npip install x\n```\n```python\n{AGAIN}```\n```python\ndef f(xs):\n    return 'second'\n```", AGAIN,                # no fence
+    f"```python\n{BODY}```"])                                                                                                    # the body alone
+def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
+    code = sample.extract_code(text, FUNCTION, chat=True)
+    assert "from typing import List" in code and "```" not in code
+    assert result(code) == 3
+
+
+def test_a_function_whose_name_only_begins_alike_is_not_the_entry_point():
+    text = "```python\ndef fast(xs):\n    return 0\n```\n```python\n" + AGAIN + "```"
+    assert result(sample.extract_code(text, FUNCTION, chat=True)) == 3
+
+
+def test_a_block_for_a_whole_program_is_taken_as_it_is():
+    assert sample.extract_code("Here:\n```python\nprint(int(input()))\n```\n", WHOLE, chat=True) == "print(int(input()))\n"
+
+
+SOLUTION = "class Solution:\n    def longest(self, s):\n        return max(map(len, s.split()))\n"
+
+
+@pytest.mark.parametrize("problem", [
+    pytest.param(CLASS, marks=pytest.mark.xfail(strict=True, raises=SyntaxError, reason="half of the starter's class line is put before the answer's")),
+    {**CLASS, "starter_code": ""}], ids=["starter", "no starter"])
+def test_a_class_solution_from_a_chat_model_is_a_program(problem):
+    assert result(sample.extract_code(f"```python\n{SOLUTION}```", problem, chat=True), "longest", "to be free") == 4
+
+
+def test_a_class_solution_from_a_plain_model_is_a_program():
+    code = sample.extract_code("return max(map(len, s.split()))\n\nprint(1)", CLASS)
+    assert result(code, "longest", "to be free") == 4
+
+
+@pytest.mark.xfail(strict=True, raises=SyntaxError, reason="the imports are cut at the starter's last 'def ', which may stand in its docstring")
+def test_the_word_def_in_a_docstring_is_no_signature():
+    problem = {**FUNCTION, "starter_code": 'import math\n\ndef f(xs):\n    """ Like "def g(x)" for lists. """\n'}
+    assert result(sample.extract_code("```python\ndef f(xs):\n    return math.floor(sum(xs))\n```", problem, chat=True)) == 3
+
+
+def test_the_prompt_holds_the_starter_code_once():
+    assert sample.solution_prompt(FUNCTION) == STARTER and sample.solution_prompt(FUNCTION, chat=True).count(STARTER) == 1
+    apart = {"prompt": "Add.\n", "starter_code": "def f(x):\n", "entry_point": "f"}
+    assert sample.solution_prompt(apart) == "Add.\ndef f(x):\n"
+    asked = sample.solution_prompt(apart, chat=True)
+    assert asked.count("Add.") == asked.count("def f(x):\n") == 1 and "```python\ndef f(x):\n" in asked
+
+
+# ---------------------------------------------------------------- the command
+
+def flags(out, *more, problems=TINY / "problems_weak.jsonl", model=TINY / "weak", n=2, limit=6):
+    return ["--problems", str(problems), "--model", str(model), "--out", str(out), "--max-new-tokens", "24", "--n", str(n), "--limit", str(limit), *more]
+
+
+def failure(arguments, capsys):
+    """(exit status, message) of a command that must fail with a message."""
+    with pytest.raises(SystemExit) as caught:
+        sample.main(arguments)
+    code = caught.value.code
+    message = capsys.readouterr().err.splitlines()[-1] if isinstance(code, int) else str(code)
+    return 1 if isinstance(code, str) else code, message
+
+
+def test_rows_carry_their_key_and_their_sampling(tmp_path, problems):
+    sample.main(flags(tmp_path / "c.jsonl", "--temperature", "0.9", "--seed", "3"))
+    rows = read_rows(tmp_path / "c.jsonl", CANDIDATE, key=("problem_id", "candidate_id"))
+    assert {(r["problem_id"], r["candidate_id"]) for r in rows} == {(p["problem_id"], f"weak-{k}") for p in problems[:6] for k in range(2)}
+    for row in rows:
+        assert row["policy"] == "weak" and row["seed"] == 3 and row["sampling"] == {"temperature": 0.9, "max_new_tokens": 24}
+        assert row["code"].startswith("def f(x):\n") and 1 <= row["n_tokens"] <= 24 and row["mean_logprob"] <= 0
+        assert row["finish_reason"] == "stop" or row["n_tokens"] == 24
+
+
+def test_same_seed_same_rows_another_seed_others(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        sample.main(flags(tmp_path / name, "--seed", str(seed)))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    texts = [[row["text"] for row in read_rows(tmp_path / name)] for name in "ac"]
+    assert texts[0] != texts[1]
+
+
+def test_a_problem_s_programs_do_not_hang_on_the_other_problems(tmp_path):
+    programs = {}
+    for limit in (2, 6):
+        sample.main(flags(tmp_path / str(limit), limit=limit))
+        programs[limit] = {(r["problem_id"], r["candidate_id"]): r["text"] for r in read_rows(tmp_path / str(limit))}
+    assert len(programs[2]) == 4 and programs[2].items() <= programs[6].items()
+
+
+def test_a_larger_n_adds_to_what_is_there(tmp_path):
+    sample.main(flags(tmp_path / "c.jsonl"))
+    before = (tmp_path / "c.jsonl").read_text()
+    sample.main(flags(tmp_path / "c.jsonl", n=3))
+    sample.main(flags(tmp_path / "whole.jsonl", n=3))
+    assert (tmp_path / "c.jsonl").read_text().startswith(before)
+    texts = [{(r["problem_id"], r["candidate_id"]): r["text"] for r in read_rows(tmp_path / name)} for name in ("c.jsonl", "whole.jsonl")]
+    assert texts[0] == texts[1] and len(texts[0]) == 18
+
+
+def test_a_finished_run_loads_no_model_and_changes_nothing(tmp_path, monkeypatch, capsys):
+    sample.main(flags(tmp_path / "c.jsonl"))
+    before = (tmp_path / "c.jsonl").read_bytes()
+    monkeypatch.setattr(sample, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
+    sample.main(flags(tmp_path / "c.jsonl"))
+    assert (tmp_path / "c.jsonl").read_bytes() == before and "already" in capsys.readouterr().out
+
+
+def test_killed_and_started_again_ends_with_the_rows_of_an_undisturbed_run(tmp_path):
+    small = flags(tmp_path / "killed.jsonl", "--batch-size", "4", n=4, limit=60)
+    child = subprocess.Popen([sys.executable, str(ROOT / "sample.py"), *small], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.time() + 60
+    while not (tmp_path / "killed.jsonl").exists() or (tmp_path / "killed.jsonl").stat().st_size < 4000:
+        assert child.poll() is None and time.time() < until, "it ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    whole = (tmp_path / "killed.jsonl").read_bytes().rfind(b"\n") + 1
+    assert 0 < (tmp_path / "killed.jsonl").read_bytes().count(b"\n") < 240
+    os.truncate(tmp_path / "killed.jsonl", whole - 30)  # and as if it had been hit in the middle of a row
+    sample.main(small)
+    sample.main([flag.replace("killed", "whole") for flag in small])
+    rows = [{(r["problem_id"], r["candidate_id"]): r for r in read_rows(tmp_path / name, CANDIDATE, key=("problem_id", "candidate_id"))}
+            for name in ("killed.jsonl", "whole.jsonl")]
+    assert rows[0].keys() == rows[1].keys() and len(rows[0]) == 240
+    for key, row in rows[0].items():
+        assert row == {**rows[1][key], "mean_logprob": pytest.approx(rows[1][key]["mean_logprob"], abs=1e-5)}
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    real, calls = sample.generate, []
+
+    def generate(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+    monkeypatch.setattr(sample, "generate", generate)
+    status, message = failure(flags(tmp_path / "c.jsonl", "--batch-size", "4"), capsys)
+    assert status and "8 candidates are kept" in message and str(tmp_path / "c.jsonl") in message
+    assert len(read_rows(tmp_path / "c.jsonl", CANDIDATE)) == 8
+
+
+# ---------------------------------------------------------------- mistakes
+
+@pytest.mark.parametrize("change, says", [
+    (["--n", "0"], "--n 0: must be at least 1"), (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1"),
+    (["--batch-size", "0"], "--batch-size 0: must be at least 1"), (["--temperature", "-1"], "--temperature -1.0: must be at least 0"),
+    (["--problems", "a", "b", "c", "--model", "m", "n"], "--model names 2 models for 3 --problems files"),
+    (["--split", "nosuch"], "--split nosuch"), (["--model", "/no/such/folder"], "--model /no/such/folder: no such folder"),
+    (["--model", "runs/no-such-run/judge"], "--model runs/no-such-run/judge: no such folder"),
+    (["--model", "/no/such.gguf"], "--model /no/such.gguf: no such file"),
+    (["--problems", "/no/such.jsonl"], "/no/such.jsonl: no such file")])
+def test_a_wrong_flag_is_named_and_nothing_is_written(change, says, tmp_path, capsys):
+    status, message = failure(flags(tmp_path / "c.jsonl", *change), capsys)
+    assert status and says in message and "\n" not in message
+    assert not (tmp_path / "c.jsonl").exists() or not (tmp_path / "c.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("half", [["--problems", "p.jsonl"], ["--model", "m"]])
+def test_problems_and_model_are_named_together(half, capsys):
+    status, message = failure(half, capsys)
+    assert status and "--problems and --model go together" in message
+
+
+@pytest.mark.xfail(strict=True, reason="the message of transformers is passed on with its line breaks")
+def test_a_model_that_nobody_has_is_one_line_that_names_the_flag(stage, tmp_path):
+    done = stage("sample.py", *flags(tmp_path / "c.jsonl", "--model", "nobody/has-this-model"))
+    assert done.returncode and done.stderr.startswith("--model nobody/has-this-model") and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="--dtype is not checked")
+def test_a_wrong_dtype_is_named(tmp_path, capsys):
+    status, message = failure(flags(tmp_path / "c.jsonl", "--dtype", "float33"), capsys)
+    assert status and "--dtype" in message
+
+
+def test_a_model_without_an_end_token_is_refused(tmp_path):
+    shutil.copytree(TINY / "weak", tmp_path / "endless")
+    path = tmp_path / "endless" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    with pytest.raises(RowError, match="endless: its tokenizer has no end token"):
+        sample.load_model(str(tmp_path / "endless"))
+
+
+@pytest.mark.xfail(strict=True, reason="an empty file among several stops the run: --split test fails on the tiny world's own files")
+def test_a_split_that_only_one_of_the_files_has_is_enough(tmp_path):
+    weak, strong = TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"
+    sample.main(["--problems", str(weak), str(strong), "--model", str(TINY / "weak"), str(TINY / "strong"), "--split", "test", "--limit", "2",
+                 "--n", "1", "--max-new-tokens", "8", "--out", str(tmp_path / "c.jsonl")])
+    assert len(read_rows(tmp_path / "c.jsonl")) == 2
+
+
+@pytest.mark.xfail(strict=True, reason="a policy is called by Path.stem, which ends at the last full stop: Qwen2.5-7B and Qwen2.5-0.5B clash")
+def test_models_whose_names_hold_a_full_stop_stay_apart(tmp_path):
+    for name in ("Tiny2.5-7B", "Tiny2.5-1.5B"):
+        (tmp_path / name).symlink_to(TINY / "weak")
+        sample.main(flags(tmp_path / "c.jsonl", model=tmp_path / name, limit=1))
+    assert {row["policy"] for row in read_rows(tmp_path / "c.jsonl")} == {"Tiny2.5-7B", "Tiny2.5-1.5B"}
+
+
+@pytest.mark.xfail(strict=True, reason="rows are known by their key alone: another seed or temperature finds all of them 'already there'")
+@pytest.mark.parametrize("change", [["--seed", "1"], ["--temperature", "0.5"]])
+def test_a_file_made_with_other_settings_is_not_taken_for_done(change, tmp_path, capsys):
+    sample.main(flags(tmp_path / "c.jsonl", limit=1))
+    status, message = failure(flags(tmp_path / "c.jsonl", *change, limit=1), capsys)
+    assert status and change[0] in message
