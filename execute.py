@@ -1170,7 +1170,7 @@ def referee(options):
             problem = message.get("problem") or problem
             if not zygote:
                 zygote = Zygote(options)
-                missing = [f"{name} ({why})" for name, why in zygote.layers.items() if why]
+                missing = [f"{name} ({why})" for name, why in zygote.layers.items() if why and why != "switched off"]
                 if missing and options.pop("speak", False):
                     print(f"warning: isolation without {', '.join(missing)}; see --self-check", file=sys.stderr)
             answer = {"layers": zygote.layers}

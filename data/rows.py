@@ -102,7 +102,8 @@ class Appender:
                 except ValueError:
                     whole = whole[:whole.rfind(b"\n") + 1]
                 replace_file(self.path, whole)
-        self.file = open(self.path, "a", encoding="utf-8")
+        # a lone surrogate, which a model can write, becomes its JSON escape
+        self.file = open(self.path, "a", encoding="utf-8", errors="backslashreplace")
 
     def key_of(self, row):
         return tuple(row[name] for name in self.key)
@@ -124,7 +125,7 @@ def replace_file(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".new")
-    aside.write_bytes(content if isinstance(content, bytes) else content.encode())
+    aside.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
     os.replace(aside, path)
 
 

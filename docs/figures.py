@@ -1,0 +1,175 @@
+"""The README's results from the files of reproduce.sh: tables on the terminal, docs/training.png.
+
+    python docs/figures.py runs/results
+
+Reads runs/results/METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl; needs matplotlib.
+"""
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.rows import RowError, read_rows  # noqa: E402
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+METHODS = ["uniform", "net", "domain", "instance", "oracle"]
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, n − 1 degrees
+
+
+def mean_interval(values, unit=100):
+    """Mean over seeds with its 95 % t-interval, as text."""
+    values = unit * np.array(values)
+    half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values)) if len(values) in T_95 else float("nan")
+    return f"{values.mean():.1f} ± {half:.1f}"
+
+
+def paired_bootstrap(a, b, draws=10000):
+    """Mean of a − b, both [seeds, problems], with a 95 % interval: problems resampled, the same ones in every seed."""
+    difference = 100 * (np.array(a) - np.array(b)).mean(0)
+    pick = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
+    low, high = np.percentile(difference[pick].mean(1), [2.5, 97.5])
+    return f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def auc(positive, negative):
+    """Area under the ROC curve: how often a positive outranks a negative."""
+    p, n = np.array(positive)[:, None], np.array(negative)[None]
+    return float((p > n).mean() + 0.5 * (p == n).mean())
+
+
+def load(folder):
+    runs = defaultdict(list)
+    for method in METHODS:
+        for path in sorted(folder.glob(f"{method}-*")):
+            runs[method].append({name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "transcripts", "weights", "selections")})
+    if not all(runs[m] for m in METHODS):
+        raise RowError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
+    return runs
+
+
+def last_look(run):
+    """Accuracy on each problem's pairs at the end: {problem: mean over pairs and orders}."""
+    last, right = max(t["step"] for t in run["transcripts"]), defaultdict(list)
+    for t in run["transcripts"]:
+        if t["step"] == last:
+            right[t["instance_id"].split(":")[0]].append(t["verdict"] == t["right"])
+    return {problem: np.mean(values) for problem, values in sorted(right.items())}
+
+
+def best_of_n(rows, mixed, method="judge, trained"):
+    return {r["problem_id"]: r["passed"] for r in sorted(rows, key=lambda r: r["problem_id"]) if r["method"] == method and r["problem_id"] in mixed}
+
+
+def main(folder):
+    runs = load(folder)
+    pick = runs["uniform"][0]["selections"]
+    mixed = {r["problem_id"] for r in pick if r["method"] == "oracle" and r["passed"] == 1} & \
+            {r["problem_id"] for r in pick if r["method"] == "random" and r["passed"] < 1}
+    untrained = read_rows(folder / "untrained" / "selections.jsonl")
+    pairs = {m: [list(last_look(run).values()) for run in runs[m]] for m in METHODS}
+    # the evaluation pairs depend on the seed, so problems are compared within a seed; take those that all seeds share
+    shared = set.intersection(*(set(last_look(run)) for m in METHODS for run in runs[m]))
+    pairs_shared = {m: [[last_look(run)[p] for p in sorted(shared)] for run in runs[m]] for m in METHODS}
+    chosen = {m: [list(best_of_n(run["selections"], mixed).values()) for run in runs[m]] for m in METHODS}
+
+    print(f"{len(runs['uniform'])} seeds; {len(mixed)} test problems with mixed outcomes\n")
+    print("| weights | target pair accuracy, % | over uniform | Best-of-8, mixed problems, % | over uniform | tokens a judgment |")
+    print("|---|---|---|---|---|---|")
+    first = [[m for m in run["metrics"] if "eval_accuracy" in m][0] for run in runs["uniform"]]
+    before = np.mean(list(best_of_n(untrained, mixed).values()))
+    print(f"| untrained | {mean_interval([f['eval_accuracy'] for f in first])} | | {100 * before:.1f} | | {np.mean([f['eval_tokens'] for f in first]):.0f} |")
+    for m in METHODS:
+        last = [[x for x in run["metrics"] if "eval_accuracy" in x][-1] for run in runs[m]]
+        over = ["", ""] if m == "uniform" else [paired_bootstrap(pairs_shared[m], pairs_shared["uniform"]), paired_bootstrap(chosen[m], chosen["uniform"])]
+        print(f"| {m} | {mean_interval([x['eval_accuracy'] for x in last])} | {over[0]} | {mean_interval([np.mean(c) for c in chosen[m]])} "
+              f"| {over[1]} | {np.mean([x['eval_tokens'] for x in last]):.0f} |")
+    for m in METHODS:
+        print(f"seeds, {m}: " + " ".join(f"{100 * [x for x in run['metrics'] if 'eval_accuracy' in x][-1]['eval_accuracy']:.0f}" for run in runs[m]))
+
+    print("\n| weights | mean weight: weak | strong | lying | AUC target-like against the rest | AUC clean against lying, informed ≥ 3 times |")
+    print("|---|---|---|---|---|---|")
+    for m in ("net", "domain", "instance"):
+        table = defaultdict(list)
+        for run in runs[m]:
+            w = [(source(r["group"]), r["weight"], r["informed"]) for r in run["weights"]]
+            for name in ("weak", "strong", "lying"):
+                table[name].append(np.mean([a for s, a, _ in w if s == name]))
+            table["like"].append(auc([a for s, a, _ in w if s == "strong"], [a for s, a, _ in w if s != "strong"]))
+            clean, lying = ([a for s, a, k in w if (s == "lying") == lie and k >= 3] for lie in (False, True))
+            if clean and lying:
+                table["clean"].append(auc(clean, lying))
+        print(f"| {m} | " + " | ".join(f"{np.mean(table[k]):.2f}" for k in ("weak", "strong", "lying", "like", "clean")) + " |")
+
+    print("\nseconds a step (median): " + ", ".join(f"{m} {np.median([sum(x['seconds'].values()) for run in runs[m] for x in run['metrics'] if 'seconds' in x]):.2f}" for m in METHODS))
+    draw(runs)
+    transcripts(runs["instance"][0])
+
+
+def source(group):
+    return "lying" if group.startswith("scraped") else "strong" if group.endswith("strong") else "weak"
+
+
+def draw(runs):
+    """Target accuracy, share of tracing and mean weight by source over the steps: a line for the mean, one for each seed."""
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    colours = {"uniform": "#888888", "net": "#b07aa1", "domain": "#4e79a7", "instance": "#e15759", "oracle": "#59a14f"}
+    for method in METHODS:
+        accuracy, traced = [], []
+        for run in runs[method]:
+            looks = [m for m in run["metrics"] if "eval_accuracy" in m]
+            steps = [m["step"] for m in looks]
+            accuracy.append([100 * m["eval_accuracy"] for m in looks])
+            share = defaultdict(list)
+            for t in run["transcripts"]:
+                share[t["step"]].append(100 * t["text"].startswith("trace"))
+            traced.append([np.mean(share[s]) for s in steps])
+        for axis, lines in ((left, accuracy), (middle, traced)):
+            for line in lines:
+                axis.plot(steps, line, color=colours[method], alpha=0.2, lw=0.8)
+            axis.plot(steps, np.mean(lines, 0), color=colours[method], lw=2, label=method + (" (clean, target-like pairs only)" if method == "oracle" else ""))
+    by_source = {"strong": "target-like (strong policy)", "weak": "weak policy", "lying": "lying tests"}
+    for name, colour in zip(by_source, ("#e15759", "#4e79a7", "#888888")):
+        lines = []
+        for run in runs["instance"]:
+            counts = defaultdict(int)
+            for r in run["weights"]:
+                counts[r["group"]] += 1
+            rows = [m["weight"] for m in run["metrics"] if "weight" in m]
+            mine = [g for g in counts if source(g) == name]
+            lines.append([1.0] + [sum(w[g] * counts[g] for g in mine) / sum(counts[g] for g in mine) for w in rows])
+        for line in lines:
+            right.plot(line, color=colour, alpha=0.2, lw=0.8)
+        right.plot(np.mean(lines, 0), color=colour, lw=2, label=by_source[name])
+    for axis, title in ((left, "accuracy on target pairs, %"), (middle, "judgments that trace, %"), (right, "mean learned weight (instance)")):
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("step")
+    left.axhline(50, color="black", lw=0.5, ls=":")
+    right.axhline(1, color="black", lw=0.5, ls=":")
+    middle.legend(frameon=False, fontsize=7, loc="center right")
+    right.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(Path(__file__).with_name("training.png"), dpi=130)
+    print(f"\nwrote {Path(__file__).with_name('training.png')}")
+
+
+def transcripts(run):
+    """One pair before and after: wrong at first by skimming, right at last by tracing."""
+    rows, last = defaultdict(dict), max(t["step"] for t in run["transcripts"])
+    for t in run["transcripts"]:
+        rows[t["instance_id"], t["right"]][t["step"]] = t
+    for (pair, right), looks in rows.items():
+        if looks[0]["verdict"] != right and looks[last]["verdict"] == right and looks[last]["text"].startswith("trace"):
+            print(f"\n{pair}, right is {right}\n--- before\n{looks[0]['text']}\n--- after\n{looks[last]['text']}")
+            return
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))
