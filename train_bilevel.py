@@ -69,6 +69,7 @@ class Settings:
     max_new_tokens: int = field(default=72, metadata={"help": "most tokens of a judgment; also the constant denominator"})
     temperature: float = field(default=1.0, metadata={"help": "of the judge, when it samples and when it is scored"})
     lr: float = field(default=1e-4, metadata={"help": "η of the judge"})
+    warmup: int = field(default=20, metadata={"help": "steps over which η rises to --lr: the weights learn before the judge moves far"})
     beta1: float = field(default=0.9, metadata={"help": "β₁ of Adam"})
     beta2: float = field(default=0.99, metadata={"help": "β₂ of Adam"})
     adam_eps: float = field(default=1e-8, metadata={"help": "ε of Adam"})
@@ -386,7 +387,7 @@ class FlatAdam:
             p.grad = self.grad[at:at + p.numel()].view_as(p)
             at += p.numel()
 
-    def step(self):
+    def step(self, lr):
         """θ' = θ − η U(g) with g clipped to norm C. Returns ‖g‖ before the clip."""
         s, g = self.s, self.grad
         self.norm = float(g.norm())
@@ -398,7 +399,7 @@ class FlatAdam:
         self.m.mul_(s.beta1).add_(g, alpha=1 - s.beta1)
         self.n.mul_(s.beta2).addcmul_(g, g, value=1 - s.beta2)
         c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
-        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
+        self.theta.sub_(lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
         return self.norm
 
     def jacobian_transpose(self, v):
@@ -486,7 +487,8 @@ class DataWeights:
     def logits(self):
         """z(ω) [N], differentiable."""
         if self.s.weights == "net":
-            return self.net(self.features)[:, 0].clamp(-self.BOUND, self.BOUND)
+            z = self.net(self.features)[:, 0]
+            return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
         z = self.table["domain"][self.domain]
         if self.s.weights == "instance":
             z = z + self.table["instance"]
@@ -531,10 +533,13 @@ class DataWeights:
             return
         now = float(s_i[informed].abs().mean())
         self.magnitude = 0.8 * self.magnitude + 0.2 * now if self.magnitude else now
-        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed
-        z = self.logits()[index]
-        gain = z if self.s.apply == "draw" else 2 * z.sigmoid()
-        objective = (unit * gain).sum()
+        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float()
+        if self.s.apply == "draw":
+            unit = unit - unit[informed].mean()
+        unit = unit * informed
+        z = self.logits()
+        gain = z.log_softmax(0) if self.s.apply == "draw" else 2 * z.sigmoid()
+        objective = (unit * gain[index]).sum()
         if self.s.weights == "net":
             self.net_adam.zero_grad()
             (-objective).backward()
@@ -703,7 +708,7 @@ class Run:
             loss.backward()
             total += float(loss)
         theta = flat.theta.clone()
-        norm = flat.step()                                                     # θ' = θ − η U(g)
+        norm = flat.step(s.lr * min(1.0, (self.step + 1) / max(1, s.warmup)))     # θ' = θ − η U(g)
         if not math.isfinite(total + norm):
             flat.theta.copy_(theta)
             raise RowError(f"step {self.step}: loss {total}, gradient norm {norm}, on {', '.join(p.instance_id for p in pairs[:4])} ...; "
