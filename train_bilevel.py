@@ -62,14 +62,14 @@ class Settings:
     domain_key: list = field(default_factory=lambda: ["domain", "difficulty", "policy"], metadata={"help": "fields that make a domain"})
     train_only: list = field(default_factory=list, metadata={"help": "train only on pairs with these FIELD=VALUE, such as policy=strong"})
     pairs_per_problem: int = field(default=2, metadata={"help": "most pairs made of one problem"})
-    steps: int = field(default=60, metadata={"help": "GRPO steps"})
+    steps: int = field(default=70, metadata={"help": "GRPO steps"})
     batch: int = field(default=16, metadata={"help": "B: training pairs in a step"})
     meta_batch: int = field(default=48, metadata={"help": "meta pairs in a step"})
     group: int = field(default=6, metadata={"help": "G: rollouts of each pair"})
     max_new_tokens: int = field(default=72, metadata={"help": "most tokens of a judgment; also the constant denominator"})
     temperature: float = field(default=1.0, metadata={"help": "of the judge, when it samples and when it is scored"})
     lr: float = field(default=1e-4, metadata={"help": "η of the judge"})
-    warmup: int = field(default=20, metadata={"help": "steps over which η rises to --lr: the weights learn before the judge moves far"})
+    look_ahead: int = field(default=30, metadata={"help": "first steps in which the judge looks ahead but stays: in the second half of them the weights learn"})
     beta1: float = field(default=0.9, metadata={"help": "β₁ of Adam"})
     beta2: float = field(default=0.99, metadata={"help": "β₂ of Adam"})
     adam_eps: float = field(default=1e-8, metadata={"help": "ε of Adam"})
@@ -81,7 +81,7 @@ class Settings:
     rho: float = field(default=3e-3, metadata={"help": "size of the central difference: ‖εṽ‖ = ρ‖θ‖"})
     domain_lr: float = field(default=0.2, metadata={"help": "step of a domain's logit for one visit of unit s"})
     instance_lr: float = field(default=0.5, metadata={"help": "step of an instance's own logit for one visit of unit s"})
-    net_lr: float = field(default=0.02, metadata={"help": "Adam step of the weight network"})
+    net_lr: float = field(default=0.1, metadata={"help": "Adam step of the weight network"})
     floor: float = field(default=0.2, metadata={"help": "share of the draws that stays uniform"})
     lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters; 0 trains all parameters"})
     lora_alpha: float = field(default=32.0, metadata={"help": "LoRA scale is alpha / rank"})
@@ -387,7 +387,7 @@ class FlatAdam:
             p.grad = self.grad[at:at + p.numel()].view_as(p)
             at += p.numel()
 
-    def step(self, lr):
+    def step(self):
         """θ' = θ − η U(g) with g clipped to norm C. Returns ‖g‖ before the clip."""
         s, g = self.s, self.grad
         self.norm = float(g.norm())
@@ -399,7 +399,7 @@ class FlatAdam:
         self.m.mul_(s.beta1).add_(g, alpha=1 - s.beta1)
         self.n.mul_(s.beta2).addcmul_(g, g, value=1 - s.beta2)
         c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
-        self.theta.sub_(lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
+        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
         return self.norm
 
     def jacobian_transpose(self, v):
@@ -534,11 +534,12 @@ class DataWeights:
         now = float(s_i[informed].abs().mean())
         self.magnitude = 0.8 * self.magnitude + 0.2 * now if self.magnitude else now
         unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float()
-        if self.s.apply == "draw":
-            unit = unit - unit[informed].mean()
         unit = unit * informed
         z = self.logits()
-        gain = z.log_softmax(0) if self.s.apply == "draw" else 2 * z.sigmoid()
+        if self.s.apply == "scale":
+            gain = 2 * z.sigmoid()
+        else:  # a table leaves out the softmax's normaliser, which moves every row: only visited rows shall move
+            gain = z.log_softmax(0) if self.s.weights == "net" else z
         objective = (unit * gain[index]).sum()
         if self.s.weights == "net":
             self.net_adam.zero_grad()
@@ -708,7 +709,7 @@ class Run:
             loss.backward()
             total += float(loss)
         theta = flat.theta.clone()
-        norm = flat.step(s.lr * min(1.0, (self.step + 1) / max(1, s.warmup)))     # θ' = θ − η U(g)
+        norm = flat.step()                                                     # θ' = θ − η U(g)
         if not math.isfinite(total + norm):
             flat.theta.copy_(theta)
             raise RowError(f"step {self.step}: loss {total}, gradient norm {norm}, on {', '.join(p.instance_id for p in pairs[:4])} ...; "
@@ -728,7 +729,10 @@ class Run:
         if s.weights != "uniform":
             s_i, more = self.hypergradient(theta, batch, n)
             row |= more
-        self.weights.update(index, s_i, informed)
+        if 2 * self.step >= s.look_ahead:  # before that, Adam's averages are too young for D₀ to mean much
+            self.weights.update(index, s_i, informed)
+        if self.step < s.look_ahead:
+            flat.theta.copy_(theta)
         clock.append(time.time())
 
         a_now, groups = self.weights.weights(), defaultdict(list)

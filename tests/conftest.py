@@ -1,12 +1,16 @@
-"""What several test files share: a handful of the tiny world's rows, and a judge that trains in a blink."""
+"""What several test files share: a handful of the tiny world's rows, a judge that trains in a blink, a stage run as a command."""
 import json
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: the hub counts as out of reach
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -53,7 +57,15 @@ def settings(few_rows, random_judge, tmp_path):
     """Settings of a run that takes a second; keyword arguments change them."""
     def make(**changes):
         small = dict(problems=[str(few_rows / "problems.jsonl")], labelled=str(few_rows / "labelled.jsonl"), judge=str(random_judge),
-                     out=str(tmp_path / "run"), steps=2, batch=4, group=3, meta_batch=4, max_new_tokens=16, lr=1e-3, beta2=0.99,
+                     out=str(tmp_path / "run"), steps=2, batch=4, group=3, meta_batch=4, max_new_tokens=16, lr=1e-3, warmup=0,
                      eval_every=2, save_every=1, device="cpu", seed=0)
         return Settings(**{**small, **changes})
     return make
+
+
+@pytest.fixture(scope="session")
+def stage():
+    """stage("sample.py", *flags): the finished process."""
+    def run(script, *flags):
+        return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, timeout=120)
+    return run

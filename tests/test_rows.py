@@ -79,6 +79,14 @@ def test_rows_come_back_in_order_and_as_they_were(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.jsonl"]  # nothing is left beside it
 
 
+def test_half_a_surrogate_pair_which_a_model_can_write_is_kept(tmp_path):
+    row = {**GOOD, "code": "\ud83d and \U0001f600"}
+    write_rows(tmp_path / "whole.jsonl", [row])
+    with Appender(tmp_path / "appended.jsonl", KEY) as out:
+        out.append(row)
+    assert read_rows(tmp_path / "whole.jsonl") == read_rows(tmp_path / "appended.jsonl") == [row]
+
+
 def test_torn_last_line_is_dropped_with_a_warning(tmp_path, capsys):
     path, second = tmp_path / "c.jsonl", json.dumps({**GOOD, "candidate_id": "é"}, ensure_ascii=False).encode()
     for cut in range(1, len(second)):  # in the middle of a two-byte letter, too
