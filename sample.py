@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from data.rows import ROOT, TINY, Appender, RowError, read_problems, write_rows
+from data.rows import CANDIDATE, ROOT, TINY, Appender, RowError, read_problems, read_rows, write_rows
 
 transformers_logging.disable_progress_bar()
 
@@ -49,14 +49,33 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         raise RowError(f"{flag} {name}: no such folder")
     if dtype == "auto":
         dtype = "float32" if str(device) == "cpu" else "auto"
+    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise RowError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **extra)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **extra)
     except (OSError, ValueError, ImportError) as error:
-        raise RowError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {error}") from None
+        raise RowError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
         raise RowError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    must_have_plain_logits(model, name, flag)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def must_have_plain_logits(model, name, flag="--model"):
+    """Sampling and scoring compute logits as softcap(head(hidden)): refuse a model that scales them in some other way."""
+    ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
+    theirs, ours = model(input_ids=ids).logits.float(), logits_of(model, model.base_model(input_ids=ids).last_hidden_state)
+    if (theirs - ours).abs().max() > 1e-2 * theirs.abs().max():
+        raise RowError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits after the head, which is not supported")
+
+
+def logits_of(model, hidden):
+    """Next-token logits [..., V] fp32 of hidden states [..., H]."""
+    logits, softcap = model.get_output_embeddings()(hidden).float(), getattr(model.config, "final_logit_softcapping", None)
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def end_ids(model, tokenizer):
@@ -125,7 +144,10 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
         ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
     cache = DynamicCache()
     cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
-    head, softcap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window and getattr(model.config.get_text_config(), "use_sliding_window", True) and width + limit > window:
+        raise RowError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window of {window}, which the "
+                       "sampler does not cut: shorten one of them")
 
     hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
     hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1].repeat_interleave(n, 0)  # [P·n, H]
@@ -141,9 +163,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     finished = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
     ends = torch.tensor(ends, device=device)
     for t in range(limit):
-        logits = head(hidden).float()                                                  # [rows, V]
-        if softcap:
-            logits = softcap * torch.tanh(logits / softcap)
+        logits = logits_of(model, hidden)                                              # [rows, V]
         if temperature == 0:
             token = logits.argmax(-1)
         else:
@@ -210,7 +230,8 @@ def extract_code(text, problem, chat=False):
     code = (defines or blocks)[0]
     if defines or not starter or "class " in code:
         # A block that repeats the signature has usually lost the imports above it.
-        return (starter[:starter.rfind("def ")] if "def " in starter else "") + code
+        signature = re.search(r"^(class |def |async def |@)", starter, re.M)
+        return (starter[:signature.start()] if signature else "") + code
     return starter + code
 
 
@@ -244,10 +265,12 @@ def parse_args(argv):
         p.error("--problems and --model go together: name both, or neither for the tiny world")
     if len(args.model) not in (1, len(args.problems)):
         p.error(f"--model names {len(args.model)} models for {len(args.problems)} --problems files: one for all, or one each")
-    for flag, value, least in (("--n", args.n, 1), ("--max-new-tokens", args.max_new_tokens, 1),
+    for flag, value, least in (("--n", args.n, 1), ("--limit", 1 if args.limit is None else args.limit, 1), ("--max-new-tokens", args.max_new_tokens, 1),
                                ("--batch-size", args.batch_size, 1), ("--temperature", args.temperature, 0)):
         if value < least:
             p.error(f"{flag} {value}: must be at least {least}")
+    if len({policy_name(name) for name in args.model}) < len(args.model):
+        p.error("--model: two models with the same last name would be one policy; put them into folders of different names")
     args.model = args.model if len(args.model) > 1 else args.model * len(args.problems)
     return args
 
@@ -262,9 +285,9 @@ def load_problems(args):
         else:
             rows = list(read_problems(path).values())
         rows = [row for row in rows if not args.split or row["split"] in args.split][:args.limit]
-        if not rows:
-            raise RowError(f"{path}: no problems are left after --split {' '.join(args.split or ['(all)'])}")
         lists.append(rows)
+    if not any(lists):
+        raise RowError(f"{' '.join(map(str, args.problems))}: no problems are left after --split {' '.join(args.split or ['(all)'])}")
     if args.benchmark:
         out = args.out.with_name("problems.jsonl")
         write_rows(out, [row for rows in lists for row in rows])
@@ -272,9 +295,25 @@ def load_problems(args):
     return lists
 
 
+def policy_name(model_name):
+    return Path(model_name).name.removesuffix(".gguf")
+
+
+def must_be_the_same_settings(args):
+    """Rows are known by problem and candidate: a file made with another seed or other settings is not to be continued."""
+    now = {"seed": args.seed, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
+    for row in read_rows(args.out, CANDIDATE) if args.out.exists() else []:
+        then = {"seed": row.get("seed"), **row.get("sampling", {})}
+        for name, value in now.items():
+            if then.get(name) != value:
+                raise RowError(f"{args.out}: it was made with --{name.replace('_', '-')} {then.get(name)}, not {value}: give another --out, or delete it")
+
+
 def sample_file(problems, model_name, args, out):
     """All candidates of one problem file from one model, appended to `out`."""
-    policy = Path(model_name).stem
+    if not problems:
+        return
+    policy = policy_name(model_name)
     wanted = {problem["problem_id"]: [f"{policy}-{k}" for k in range(args.n)] for problem in problems}
     if all((pid, cid) in out.done for pid, cids in wanted.items() for cid in cids):
         print(f"{policy}: all {len(problems)} x {args.n} candidates are already in {args.out}")
@@ -312,6 +351,7 @@ def sample_file(problems, model_name, args, out):
 def main(argv=None):
     args = parse_args(argv)
     lists = load_problems(args)
+    must_be_the_same_settings(args)
     with Appender(args.out, ("problem_id", "candidate_id")) as out:
         try:
             for problems, model_name in zip(lists, args.model):

@@ -46,14 +46,20 @@ else:
 
     from data.rows import LABELLED, ROOT, TINY, Appender, RowError, read_problems, read_rows, stage_input, write_rows
     from sample import end_ids, generate, load_model, stream
-    from train_bilevel import judge_ids, parse_verdict
+    from train_bilevel import judge_ids, judge_prompt, parse_verdict
 
 
 # ---------------------------------------------------------------- judgments
 
+JUDGMENT = ("judge", "settings", "problem_id", "round", "a", "b", "prompt")  # what identifies one in the cache
+
+
 def programs(candidates):
     """The different programs among a problem's candidates, as their first candidates: equal texts are not compared."""
-    return list({c["code"]: c for c in reversed(candidates)}.values())[::-1]
+    first = {}
+    for c in candidates:
+        first.setdefault(c["code"], c)
+    return list(first.values())
 
 
 def schedule(problem_id, ids, rounds, seed):
@@ -70,20 +76,25 @@ def schedule(problem_id, ids, rounds, seed):
 
 
 def fingerprint(name):
-    """A judge's name with a digest of its files, so that a retrained judge in the same folder is another judge."""
+    """A judge's name with a digest of what decides its answers, so that a retrained judge in the same folder is another judge."""
     digest = hashlib.sha256()
     for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else []:
-        if path.is_file():
-            digest.update(path.name.encode())
-            with open(path, "rb") as file:  # the first 4 MB tell two checkpoints apart
-                digest.update(file.read(1 << 22))
+        if path.suffix in (".safetensors", ".bin", ".jinja") or path.name in ("config.json", "tokenizer.json"):
+            with open(path, "rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return f"{name}@{digest.hexdigest()[:8]}"
+
+
+def prompt_digest(problem, code_a, code_b):
+    return hashlib.sha256(judge_prompt(problem, code_a, code_b).encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def judge_all(name, problems, candidates, cache, args):
     """Every scheduled judgment of one judge, from the cache where it is there: {problem_id: [rows]}."""
     judge = fingerprint(name)
     plan = {pid: schedule(pid, [c["candidate_id"] for c in programs(candidates[pid])], args.rounds, args.seed) for pid in problems}
+    code = {(pid, c["candidate_id"]): c["code"] for pid in problems for c in candidates[pid]}
+    plan = {pid: [(k, a, b, prompt_digest(problems[pid], code[pid, a], code[pid, b])) for k, a, b in plan[pid]] for pid in problems}
     calls = [(pid, *call) for pid in problems for call in plan[pid]]
     settings = f"{args.seed}/{args.temperature}/{args.max_new_tokens}"
     missing = [c for c in calls if (judge, settings, *c) not in cache.done]
@@ -91,21 +102,20 @@ def judge_all(name, problems, candidates, cache, args):
         model, tokenizer = load_model(name, args.device, args.dtype, flag="--judge")
         ends = end_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-        code = {(pid, c["candidate_id"]): c["code"] for pid in problems for c in candidates[pid]}
         with tqdm(total=len(calls), initial=len(calls) - len(missing), desc=f"judge {name}", unit="judgment") as bar:
             for start in range(0, len(missing), args.batch_size):
                 part = missing[start:start + args.batch_size]
-                prompts = [judge_ids(tokenizer, problems[pid], code[pid, a], code[pid, b]) for pid, _, a, b in part]
-                uniforms = torch.cat([torch.rand(1, args.max_new_tokens, generator=stream(args.seed, "judgment", *c)) for c in part])
+                prompts = [judge_ids(tokenizer, problems[pid], code[pid, a], code[pid, b]) for pid, _, a, b, _ in part]
+                uniforms = torch.cat([torch.rand(1, args.max_new_tokens, generator=stream(args.seed, "judgment", *c[:4])) for c in part])
                 made = generate(model, prompts, uniforms, args.temperature, ends, pad)
                 rows = []
-                for (pid, k, a, b), done in zip(part, made):
+                for (pid, k, a, b, prompt), done in zip(part, made):
                     text = tokenizer.decode(done.ids[:-1] if done.finished else done.ids)
-                    rows.append({"judge": judge, "settings": settings, "problem_id": pid, "round": k, "a": a, "b": b,
+                    rows.append({"judge": judge, "settings": settings, "problem_id": pid, "round": k, "a": a, "b": b, "prompt": prompt,
                                  "verdict": parse_verdict(text), "tokens": len(done.ids), "finished": done.finished, "text": text})
                 cache.append(*rows)
                 bar.update(len(part))
-    cached = {cache.key_of(row): row for row in read_rows(cache.path) if row["judge"] == judge}
+    cached = {cache.key_of(row): row for row in read_rows(cache.path)}
     return {pid: [cached[judge, settings, pid, *call] for call in plan[pid]] for pid in problems}
 
 
@@ -169,12 +179,13 @@ def interval(values, seed, draws=2000):
     return f"{100 * values.mean():5.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
 
 
+def mixed_problems(problems, candidates):
+    return [pid for pid in problems if len({c["passed"] for c in candidates[pid]}) == 2]
+
+
 def show(title, problems, candidates, score, judged, seed):
     """The table: each method on all problems and on those with mixed outcomes, and the judges' own figures."""
-    mixed = [pid for pid in problems if len({c["passed"] for c in candidates[pid]}) == 2]
-    if not mixed:
-        raise RowError(f"{title}: no problem has both a passing and a failing candidate, so every way of choosing is the "
-                       "same: sample more candidates (sample.py --n), or take other problems")
+    mixed = mixed_problems(problems, candidates)
     print(f"\n{title}: {len(problems)} problems, {len(mixed)} of them with passing and failing candidates\n")
     print(f"{'chosen by':<28}{'all: pass@1 %':>22}{'mixed: pass@1 %':>24}{'mixed, over random':>24}{'gap closed':>12}")
     random_, oracle = (np.array([score[m][pid] for pid in mixed]) for m in ("random", "oracle"))
@@ -202,12 +213,20 @@ def explain(problem, candidates, judgments, method):
     """Print a problem, its programs with their votes, and the transcript in which the choice beat its strongest rival."""
     tally = votes(candidates, judgments)
     print(f"{problem['problem_id']}\n\n{problem['prompt']}")
-    ranked = sorted(programs(candidates), key=lambda c: -tally.get(c["candidate_id"], (0, 1))[0] / tally.get(c["candidate_id"], (0, 1))[1])
+    ranked = by_rank(candidates, tally)
     for c in ranked:
         won, of = tally.get(c["candidate_id"], (0, 0))
         print(f"--- {c['candidate_id']}: won {won} of {of} judgments ({method}); {'passed' if c['passed'] else 'failed'}\n{c['code'].rstrip()}")
     row = deciding(ranked, judgments)
     print("\nno judgment was needed" if row is None else f"\nthe deciding judgment (A is {row['a']}, B is {row['b']}):\n{row['text']}")
+
+
+def by_rank(candidates, tally):
+    """The programs by the share of judgments that they won, the earlier candidate first where it is equal."""
+    def lost(c):
+        won, of = tally.get(c["candidate_id"], (0, 1))
+        return -won / of
+    return sorted(programs(candidates), key=lost)
 
 
 def deciding(ranked, judgments):
@@ -240,14 +259,18 @@ def parse_args(argv):
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 (auto: float32 on a CPU)")
     args = p.parse_args(argv)
-    if args.rounds < 1:
-        p.error(f"--rounds {args.rounds}: must be at least 1")
+    for flag, value, least in (("--rounds", args.rounds, 1), ("--batch-size", args.batch_size, 1), ("--max-new-tokens", args.max_new_tokens, 1),
+                               ("--temperature", args.temperature, 0)):
+        if value < least:
+            p.error(f"{flag} {value}: must be at least {least}")
     if args.judge is None:
         trained = ROOT / "runs/tiny-instance/judge"
         if not trained.exists():
             p.error(f"--judge: {trained} is not there yet: run `python train_bilevel.py --weights instance` first, or name a judge "
                     "(--judge none shows the baselines alone)")
         args.judge = str(trained)
+    if args.explain and args.judge == "none":
+        p.error("--explain: there is nothing to explain without a --judge")
     if args.base_judge is None and args.judge != "none" and Path(args.labelled).resolve() in (TINY / "labelled.jsonl", ROOT / "runs/tiny/labelled.jsonl"):
         args.base_judge = str(TINY / "judge")
     return args
@@ -267,6 +290,9 @@ def load_candidates(args):
     problems = {pid: p for pid, p in problems.items() if pid in candidates}
     if not problems:
         raise RowError(f"{args.labelled}: no candidates for split {args.split!r} of {' '.join(map(str, args.problems))} (--split)")
+    if not mixed_problems(problems, candidates):
+        raise RowError(f"{args.labelled}, split {args.split!r}: no problem has both a passing and a failing candidate, so every way of "
+                       "choosing is the same: sample more candidates (sample.py --n), or take other problems")
     return problems, candidates
 
 
@@ -275,9 +301,9 @@ def main(argv=None):
     problems, candidates = load_candidates(args)
     if args.explain and args.explain not in problems:
         raise RowError(f"--explain {args.explain}: not among the {len(problems)} problems of split {args.split!r} in {args.labelled}")
-    named = {"judge, untrained": args.base_judge, "judge, trained": None if args.judge == "none" else args.judge}
+    named = {"judge, untrained": None if args.base_judge == "none" else args.base_judge, "judge, trained": None if args.judge == "none" else args.judge}
     judged = {}
-    with Appender(args.out.with_name("judgments.jsonl"), ("judge", "settings", "problem_id", "round", "a", "b")) as cache:
+    with Appender(args.out.with_name("judgments.jsonl"), JUDGMENT) as cache:
         try:
             for method, name in named.items():
                 if name:
@@ -300,7 +326,7 @@ def main(argv=None):
                    "candidate_id": candidates[pid][int(np.argmax(chosen[method][pid]))]["candidate_id"]}
             if method in judged:
                 js, tally = judged[method][pid], votes(candidates[pid], judged[method][pid])
-                ranked = sorted(programs(candidates[pid]), key=lambda c: c["candidate_id"] != row["candidate_id"])
+                ranked = by_rank(candidates[pid], tally)
                 row |= {"votes": tally, "judge_calls": len(js), "judge_tokens": sum(j["tokens"] for j in js),
                         "transcript": (deciding(ranked, js) or {}).get("text")}
             rows.append(row)

@@ -100,6 +100,8 @@ class Settings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise RowError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {value}")
+        if self.look_ahead >= self.steps:
+            raise RowError(f"--look-ahead {self.look_ahead}: the judge would never move in --steps {self.steps}")
         for name in ("lr", "temperature", "rho"):
             if not getattr(self, name) > 0:
                 raise RowError(f"--{name} {getattr(self, name)}: must be above 0")
@@ -655,7 +657,7 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens") and state["settings"][k] != v]
+        changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens") and state["settings"].get(k) != v]
         if changed or state["pairs"] != [p.instance_id for p in self.train]:
             what = ", ".join(f"--{k.replace('_', '-')}" for k in changed) or "the training pairs"
             raise RowError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
@@ -710,10 +712,7 @@ class Run:
             total += float(loss)
         theta = flat.theta.clone()
         norm = flat.step()                                                     # θ' = θ − η U(g)
-        if not math.isfinite(total + norm):
-            flat.theta.copy_(theta)
-            raise RowError(f"step {self.step}: loss {total}, gradient norm {norm}, on {', '.join(p.instance_id for p in pairs[:4])} ...; "
-                           f"the last good checkpoint is {self.out / 'state.pt'}: try a smaller --lr or --clip-grad")
+        self.must_be_finite(total + norm, theta, pairs)
         clock.append(time.time())
 
         row = {"step": self.step + 1, "loss": total, "grad_norm": norm, "clipped": flat.clipped,
@@ -729,6 +728,10 @@ class Run:
         if s.weights != "uniform":
             s_i, more = self.hypergradient(theta, batch, n)
             row |= more
+        if (self.step + 1) % s.save_every == 0:  # a judge that is about to be kept must still be one
+            with torch.no_grad():
+                s_i = s_i + 0 * sum(losses(judge, batch, n, s.kl, dtype=torch.float64)).cpu()
+        self.must_be_finite(float(s_i.sum()), theta, pairs)
         if 2 * self.step >= s.look_ahead:  # before that, Adam's averages are too young for D₀ to mean much
             self.weights.update(index, s_i, informed)
         if self.step < s.look_ahead:
@@ -741,6 +744,16 @@ class Run:
         row["weight"] = {g: sum(w) / len(w) for g, w in sorted(groups.items())}
         row["seconds"] = dict(zip(("rollout", "gradient", "outer"), (round(y - x, 3) for x, y in zip(clock, clock[1:]))))
         return row
+
+    def must_be_finite(self, value, theta, pairs):
+        """Stop, with θ as it was before the step, where the step made NaN or infinity."""
+        if math.isfinite(value):
+            return
+        self.flat.theta.copy_(theta)
+        kept = self.out / "state.pt"
+        raise RowError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
+                       f"{', '.join(p.instance_id for p in pairs)}; {f'the last good checkpoint is {kept}' if kept.exists() else 'nothing was saved yet'}: "
+                       "try a smaller --lr, --clip-grad or --rho")
 
     def hypergradient(self, theta, batch, n):
         """s [B] at θ for the step to θ' just taken, and metrics."""

@@ -90,18 +90,20 @@ class Appender:
 
     def __init__(self, path, key):
         self.path, self.key = Path(path), key
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = set()
-        if self.path.exists():
-            self.done = {self.key_of(row) for row in read_rows(self.path, dict.fromkeys(key, object))}
-            whole = self.path.read_bytes()
-            if whole and not whole.endswith(b"\n"):
-                try:  # a whole row that only lost its newline is kept
-                    json.loads(whole[whole.rfind(b"\n") + 1:])
-                    whole += b"\n"
-                except ValueError:
-                    whole = whole[:whole.rfind(b"\n") + 1]
-                replace_file(self.path, whole)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            open(self.path, "a").close()
+        except OSError as error:
+            raise RowError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self.done = {self.key_of(row) for row in read_rows(self.path, dict.fromkeys(key, object))}
+        whole = self.path.read_bytes()
+        if whole and not whole.endswith(b"\n"):
+            try:  # a whole row that only lost its newline is kept
+                json.loads(whole[whole.rfind(b"\n") + 1:])
+                whole += b"\n"
+            except ValueError:
+                whole = whole[:whole.rfind(b"\n") + 1]
+            replace_file(self.path, whole)
         # a lone surrogate, which a model can write, becomes its JSON escape
         self.file = open(self.path, "a", encoding="utf-8", errors="backslashreplace")
 

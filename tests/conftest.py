@@ -57,7 +57,7 @@ def settings(few_rows, random_judge, tmp_path):
     """Settings of a run that takes a second; keyword arguments change them."""
     def make(**changes):
         small = dict(problems=[str(few_rows / "problems.jsonl")], labelled=str(few_rows / "labelled.jsonl"), judge=str(random_judge),
-                     out=str(tmp_path / "run"), steps=2, batch=4, group=3, meta_batch=4, max_new_tokens=16, lr=1e-3, warmup=0,
+                     out=str(tmp_path / "run"), steps=2, batch=4, group=3, meta_batch=4, max_new_tokens=16, lr=1e-3, look_ahead=0,
                      eval_every=2, save_every=1, device="cpu", seed=0)
         return Settings(**{**small, **changes})
     return make
@@ -67,5 +67,5 @@ def settings(few_rows, random_judge, tmp_path):
 def stage():
     """stage("sample.py", *flags): the finished process."""
     def run(script, *flags):
-        return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, timeout=120)
+        return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, timeout=600)
     return run

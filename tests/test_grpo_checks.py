@@ -199,7 +199,7 @@ def test_07_on_policy_gradient_is_reinforce(settings):
     assert error(g, lab.flat.grad) < 1e-5
     old, before = [x.clone() for x in lab.batch.old], lab.losses()
     lab.flat.grad.copy_(g)
-    lab.flat.step(lab.s.lr)
+    lab.flat.step()
     after = lab.losses()
     assert all(torch.equal(x, y) for x, y in zip(old, lab.batch.old))
     assert (after - before).abs().min() > 1e-6 and bool(after.sum() < before.sum())
@@ -448,7 +448,7 @@ class Bilevel(Lab):
         for seed in range(steps_before):
             self.rollouts = made_up(LENGTHS, REWARDS, seed=10 + seed)
             self.gradient(batch=self.make(), dtype=torch.float64)
-            self.flat.step(s.lr)
+            self.flat.step()
         self.rollouts = made_up(LENGTHS, REWARDS)
         self.batch = self.make()
         self.a = torch.tensor([1.3, 0.7, 0.4, 1.6], dtype=torch.float64)
@@ -473,7 +473,7 @@ class Bilevel(Lab):
         flat.n.copy_(self.before[2])
         flat.t = self.before[3]
         self.gradient(a, dtype=torch.float64)
-        flat.step(s.lr)
+        flat.step()
         if frozen is not None:
             flat.theta.copy_(self.before[0] - s.lr * (flat.m / (1 - s.beta1 ** flat.t)) / (frozen + s.adam_eps))
 
@@ -618,7 +618,7 @@ def test_18_the_step_of_a_run_is_wired_that_way(settings, monkeypatch):
         flat.t = 0
         for part in tb.losses(run.judge, train, s.batch, dtype=torch.float64):
             ((a * part).sum() / s.batch).backward()
-        flat.step(s.lr)
+        flat.step()
         with torch.no_grad():
             return float(sum(tb.losses(run.judge, meta, s.meta_batch, clip=None, dtype=torch.float64)).mean())
     h, one = 1e-5, torch.eye(4, dtype=torch.float64)

@@ -178,7 +178,6 @@ def test_output_with_a_bad_row_is_refused_and_left_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="Appender lets the OSError of mkdir and open through as a traceback")
 def test_output_in_an_impossible_place_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert str(tmp_path / "file") in error(Appender, tmp_path / "file" / "c.jsonl", KEY)
