@@ -1,6 +1,6 @@
 """Stage 3: labelled candidates -> a judge, by GRPO inside and learned data weights outside.
 
-    python train_bilevel.py --weights instance                   the tiny world, about 3 minutes on 2 cores
+    python train_bilevel.py --weights instance                   the tiny world, minutes on 2 cores
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH --weights domain \\
         --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
@@ -204,6 +204,8 @@ class Judge:
     def __init__(self, name, s):
         self.s = s
         self.model, self.tokenizer = load_model(name, s.device, "auto" if s.lora_rank else "float32", flag="--judge")
+        # An embedding with a padding index leaves that row out of the gradient; prompts and answers may hold the token.
+        self.model.get_input_embeddings().padding_idx = None
         self.ends = end_ids(self.model, self.tokenizer)
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
         try:
@@ -709,7 +711,7 @@ class Run:
         for part in losses(judge, batch, n, s.kl):
             loss = (a.to(part) * part).sum() / n
             loss.backward()
-            total += float(loss)
+            total += float(loss.detach())
         theta = flat.theta.clone()
         norm = flat.step()                                                     # θ' = θ − η U(g)
         self.must_be_finite(total + norm, theta, pairs)

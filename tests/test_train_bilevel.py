@@ -161,16 +161,6 @@ def test_nan_stops_with_step_and_instances_and_keeps_the_checkpoint(settings, mo
     assert [row["step"] for row in strict(tmp_path / "run/metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("weights", ["uniform", "instance"])
-def test_a_step_that_ruins_the_judge_is_not_kept(settings, monkeypatch, tmp_path, weights):
-    """An absurd learning rate makes θ' such that log-probs are no numbers: the run says so, and state.pt is never that θ'."""
-    monkeypatch.setattr(tb, "parse_verdict", coin)
-    with pytest.raises(RowError, match="--lr"):
-        tb.Run(settings(steps=6, save_every=1, lr=1e30, weights=weights, group=6)).go()
-    path = tmp_path / "run/state.pt"
-    assert not path.exists() or float(torch.load(path, weights_only=True)["theta"].abs().max()) < 1e20
-
-
 # ---------------------------------------------------------------- what a run writes
 
 @pytest.mark.parametrize("apply", ["draw", "scale"])
@@ -202,7 +192,7 @@ def test_every_kind_of_weights_runs(tiny, tmp_path, capsys, weights, apply):
 def test_the_judge_stays_while_it_looks_ahead(settings, monkeypatch):
     """--look-ahead 4: θ is the start's for 4 steps and moves in the fifth; the weights learn from the third on."""
     monkeypatch.setattr(tb, "parse_verdict", coin)
-    run = tb.Run(settings(look_ahead=4, group=6))
+    run = tb.Run(settings(look_ahead=4, steps=9, group=6))
     start, moved, learned = run.flat.theta.clone(), [], []
     for run.step in range(5):
         run.train_step()
