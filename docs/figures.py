@@ -45,7 +45,7 @@ def auc(positive, negative):
 def load(folder):
     runs = defaultdict(list)
     for method in METHODS:
-        for path in sorted(folder.glob(f"{method}-*")):
+        for path in sorted(p for p in folder.glob(f"{method}-*") if p.is_dir()):
             runs[method].append({name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "transcripts", "weights", "selections")})
     if not all(runs[m] for m in METHODS):
         raise RowError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
@@ -68,8 +68,8 @@ def best_of_n(rows, mixed, method="judge, trained"):
 def main(folder):
     runs = load(folder)
     pick = runs["uniform"][0]["selections"]
-    mixed = {r["problem_id"] for r in pick if r["method"] == "oracle" and r["passed"] == 1} & \
-            {r["problem_id"] for r in pick if r["method"] == "random" and r["passed"] < 1}
+    mixed = {r["problem_id"] for r in pick if r["method"] == "oracle" and r["passed"] > 0.5} & \
+            {r["problem_id"] for r in pick if r["method"] == "random" and r["passed"] < 1 - 1e-9}
     untrained = read_rows(folder / "untrained" / "selections.jsonl")
     pairs = {m: [list(last_look(run).values()) for run in runs[m]] for m in METHODS}
     # the evaluation pairs depend on the seed, so problems are compared within a seed; take those that all seeds share
@@ -151,8 +151,8 @@ def draw(runs):
         axis.set_xlabel("step")
     left.axhline(50, color="black", lw=0.5, ls=":")
     right.axhline(1, color="black", lw=0.5, ls=":")
-    middle.legend(frameon=False, fontsize=7, loc="center right")
-    right.legend(frameon=False, fontsize=7)
+    middle.legend(frameon=False, fontsize=7, loc="upper left")
+    right.legend(frameon=False, fontsize=7, loc="upper left")
     figure.tight_layout()
     figure.savefig(Path(__file__).with_name("training.png"), dpi=130)
     print(f"\nwrote {Path(__file__).with_name('training.png')}")

@@ -520,6 +520,14 @@ def test_18_hypergradient_is_that_of_brute_force(bilevel, optimizer, lora):
     assert found < 1e-6
 
 
+def test_18_hypergradient_counts_the_kl_term(bilevel):
+    """∇ℓ_i is that of all of ℓ_i: with a KL term that matters, once the judge has moved."""
+    lab, free = (bilevel("Adam, t = 3", kl=kl) for kl in (3.0, 0.0))
+    assert error(free.exact(), lab.exact()) > 0.01
+    assert error(-lab.s.lr / lab.n * lab.exact(), lab.brute_force(5e-5)) < 1e-6
+    assert error(lab.difference(1e-5), lab.exact()) < 1e-6
+
+
 @every_optimizer
 def test_18_frozen_jacobian_is_that_of_a_held_preconditioner(bilevel, optimizer):
     """--jacobian frozen is exact for a step whose q the nudge is not allowed to move."""
@@ -607,8 +615,11 @@ def test_18_the_step_of_a_run_is_wired_that_way(settings, monkeypatch):
     make, update = tb.make_batch, tb.DataWeights.update
     monkeypatch.setattr(tb, "make_batch", lambda *a, **k: batches.append(make(*a, **k)) or batches[-1])
     monkeypatch.setattr(tb.DataWeights, "update", lambda self, index, s_i, informed: given.append(s_i) or update(self, index, s_i, informed))
+    shown, rollout = [], tb.Judge.rollout
+    monkeypatch.setattr(tb.Judge, "rollout", lambda self, pairs, *a: shown.append({p.problem["split"] for p in pairs}) or rollout(self, pairs, *a))
     flat, s, theta = run.flat, run.s, run.flat.theta.clone()
     run.train_step()
+    assert shown == [{"train"}, {"meta"}]
     assert flat.clipped and len(given) == 1 and given[0].count_nonzero() >= 3
     train, meta = batches
     def meta_loss(a):
