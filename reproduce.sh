@@ -12,7 +12,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # the tiny judge gains little fro
 
 one() { # one NAME SEED flags...: a training run, then Best-of-N with its judge
   local name=$1 seed=$2 folder=runs/results/$1-$2; shift 2
-  python train_bilevel.py --seed "$seed" --out "$folder" --labelled data/tiny/labelled.jsonl "$@"
+  python train_bilevel.py --steps 70 --seed "$seed" --out "$folder" --labelled data/tiny/labelled.jsonl "$@"
   python select.py --judge "$folder/judge" --base-judge none --labelled data/tiny/labelled.jsonl --out "$folder/selections.jsonl"
 }
 all() {

@@ -62,7 +62,7 @@ class Settings:
     domain_key: list = field(default_factory=lambda: ["domain", "difficulty", "policy"], metadata={"help": "fields that make a domain"})
     train_only: list = field(default_factory=list, metadata={"help": "train only on pairs with these FIELD=VALUE, such as policy=strong"})
     pairs_per_problem: int = field(default=2, metadata={"help": "most pairs made of one problem"})
-    steps: int = field(default=70, metadata={"help": "GRPO steps"})
+    steps: int = field(default=60, metadata={"help": "GRPO steps"})
     batch: int = field(default=16, metadata={"help": "B: training pairs in a step"})
     meta_batch: int = field(default=48, metadata={"help": "meta pairs in a step"})
     group: int = field(default=6, metadata={"help": "G: rollouts of each pair"})
