@@ -541,7 +541,7 @@ class DataWeights:
         unit = unit * informed
         z = self.logits()
         if self.s.apply == "scale":
-            gain = 2 * z.sigmoid()
+            gain = z.exp() * (len(z) / z.exp().sum()).detach() if self.s.weights == "domain" else 2 * z.sigmoid()
         else:  # a table leaves out the softmax's normaliser, which moves every row: only visited rows shall move
             gain = z.log_softmax(0) if self.s.weights == "net" else z
         objective = (unit * gain[index]).sum()
@@ -713,8 +713,10 @@ class Run:
             loss.backward()
             total += float(loss.detach())
         theta = flat.theta.clone()
+        self.must_be_finite(total + float(flat.grad.norm()), theta, pairs)
+        if self.step and self.step % s.save_every == 0:
+            self.save()  # here, because only now is θ known to give a finite loss and gradient
         norm = flat.step()                                                     # θ' = θ − η U(g)
-        self.must_be_finite(total + norm, theta, pairs)
         clock.append(time.time())
 
         row = {"step": self.step + 1, "loss": total, "grad_norm": norm, "clipped": flat.clipped,
@@ -730,9 +732,6 @@ class Run:
         if s.weights != "uniform":
             s_i, more = self.hypergradient(theta, batch, n)
             row |= more
-        if (self.step + 1) % s.save_every == 0:  # a judge that is about to be kept must still be one
-            with torch.no_grad():
-                s_i = s_i + 0 * sum(losses(judge, batch, n, s.kl, dtype=torch.float64)).cpu()
         self.must_be_finite(float(s_i.sum()), theta, pairs)
         if 2 * self.step >= s.look_ahead:  # before that, Adam's averages are too young for D₀ to mean much
             self.weights.update(index, s_i, informed)
@@ -802,7 +801,7 @@ class Run:
                 if (s.eval_every and self.step % s.eval_every == 0) or self.step == s.steps:
                     row |= self.look()
                 self.metrics.append(row)
-                if self.step % s.save_every == 0 or self.step == s.steps:
+                if self.step == s.steps:
                     self.save()
                 seen = [m["eval_accuracy"] for m in self.metrics if "eval_accuracy" in m]
                 bar.set_postfix({"reward": f"{row['reward']:.2f}", "tokens": f"{row['tokens']:.0f}",
