@@ -335,7 +335,9 @@ def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     problems, candidates = many(200)
     write(tmp_path / "p.jsonl", problems)
     write(tmp_path / "c.jsonl", candidates)
-    supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    # a job started in the background of a script inherits an ignored Ctrl-C; a person's does not
+    supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while len(read_whole(tmp_path / "l.jsonl")) < 5:
         time.sleep(0.05)
     supervisor.send_signal(signal.SIGINT)
