@@ -6,7 +6,8 @@
 All are small Llamas in Hugging Face format. The policies see programs that go wrong in one way half of
 the time, and so learn to write such programs. The judge first practises steps on lists, then
 sees judgments of which three quarters skim and one quarter trace, as real judges mostly do; which of
-its habits pays is left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
+its habits pays is left to reinforcement learning. No task of a meta, dev or test problem is shown to it. (The judge
+in the repository held out an earlier draw of these problems; run this file to have one that holds out today's.)
 """
 import argparse
 import json
@@ -51,7 +52,7 @@ def solution(rng, error, share):
 
 
 def make_tokenizer():
-    """A byte-level BPE of 512 tokens: a line of code is one piece, a digit is one piece."""
+    """A byte-level BPE of about 570 tokens: a line of code is one piece, a digit is one piece."""
     rng = random.Random(0)
     corpus = ["".join(judgment(rng, sizes=(1, 2, 3, 4))[1:]) for _ in range(4000)]
     tokenizer = Tokenizer(models.BPE())
