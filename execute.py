@@ -576,7 +576,6 @@ def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     import atexit
     import threading
-    import traceback
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         stream = open(number, mode, encoding="utf-8", errors="backslashreplace" if number == 2 else "surrogateescape", closefd=False)
         setattr(sys, name, stream)

@@ -86,6 +86,11 @@ def end_ids(model, tokenizer):
     return sorted(ids - {None})
 
 
+def pad_id(tokenizer, ends):
+    """What fills up a batch. It is masked by length, never by its id, so an end token serves as well."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+
+
 def encode(tokenizer, text):
     """Token ids of a prompt: as one user turn where there is a chat template, else as plain text."""
     if tokenizer.chat_template:
@@ -320,7 +325,7 @@ def sample_file(problems, model_name, args, out):
         return
     model, tokenizer = load_model(model_name, args.device, args.dtype)
     chat, ends = bool(tokenizer.chat_template), end_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    pad = pad_id(tokenizer, ends)
     prompts = {p["problem_id"]: encode(tokenizer, solution_prompt(p, chat)) for p in problems}
     ordered = sorted(problems, key=lambda p: -len(prompts[p["problem_id"]]))  # like lengths together: little padding
     size = max(1, args.batch_size // args.n)

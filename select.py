@@ -45,7 +45,7 @@ else:
     from tqdm import tqdm
 
     from data.rows import LABELLED, ROOT, TINY, Appender, RowError, read_problems, read_rows, stage_input, write_rows
-    from sample import end_ids, generate, load_model, stream
+    from sample import end_ids, generate, load_model, pad_id, stream
     from train_bilevel import judge_ids, judge_prompt, parse_verdict
 
 
@@ -101,7 +101,7 @@ def judge_all(name, problems, candidates, cache, args):
     if missing:
         model, tokenizer = load_model(name, args.device, args.dtype, flag="--judge")
         ends = end_ids(model, tokenizer)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+        pad = pad_id(tokenizer, ends)
         with tqdm(total=len(calls), initial=len(calls) - len(missing), desc=f"judge {name}", unit="judgment") as bar:
             for start in range(0, len(missing), args.batch_size):
                 part = missing[start:start + args.batch_size]

@@ -45,7 +45,7 @@ from tqdm import tqdm
 
 from data.rows import LABELLED, ROOT, TINY, RowError, read_problems, read_rows, stage_input, write_rows
 from kernels import resolve_kernel, sample_logprob, token_logprob
-from sample import encode, end_ids, generate, load_model, stream
+from sample import encode, end_ids, generate, load_model, pad_id, stream
 
 
 @dataclass
@@ -207,7 +207,7 @@ class Judge:
         # An embedding with a padding index leaves that row out of the gradient; prompts and answers may hold the token.
         self.model.get_input_embeddings().padding_idx = None
         self.ends = end_ids(self.model, self.tokenizer)
-        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
+        self.pad = pad_id(self.tokenizer, self.ends)
         try:
             self.kernel = resolve_kernel(s.kernel, s.device)
         except ValueError as error:

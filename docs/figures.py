@@ -71,7 +71,6 @@ def main(folder):
     mixed = {r["problem_id"] for r in pick if r["method"] == "oracle" and r["passed"] > 0.5} & \
             {r["problem_id"] for r in pick if r["method"] == "random" and r["passed"] < 1 - 1e-9}
     untrained = read_rows(folder / "untrained" / "selections.jsonl")
-    pairs = {m: [list(last_look(run).values()) for run in runs[m]] for m in METHODS}
     # the evaluation pairs depend on the seed, so problems are compared within a seed; take those that all seeds share
     shared = set.intersection(*(set(last_look(run)) for m in METHODS for run in runs[m]))
     pairs_shared = {m: [[last_look(run)[p] for p in sorted(shared)] for run in runs[m]] for m in METHODS}

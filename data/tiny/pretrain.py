@@ -10,7 +10,6 @@ its habits pays is left to reinforcement learning. No task of a meta, dev or tes
 in the repository held out an earlier draw of these problems; run this file to have one that holds out today's.)
 """
 import argparse
-import json
 import math
 import random
 import sys
@@ -22,7 +21,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 import torch  # noqa: E402
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip, slips,  # noqa: E402
                              trace)
