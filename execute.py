@@ -12,9 +12,9 @@ A test is one of
     {"type": "stdin", "input": "...", "output": "..."}                  a whole program
     {"type": "assert", "source": "..."}                                 lines that call the candidate's functions
     {"type": "unittest", "source": "..."}                               unittest.TestCase classes
-A problem may add `setup` (source run before the candidate's), `time_limit` (seconds a test), `libs` (modules
-its tests need). Public and hidden tests both count. A `stdin` problem stops at its first hidden failure, so
-there tests_passed says how far it came. Calls are made in a shuffled order.
+A problem may add `setup` (source run before the candidate's), `time_limit` (seconds a test), `libs` (modules its tests
+need). Public and hidden tests both count. A `stdin` problem stops at its first hidden failure, so there tests_passed says
+how far it came. Calls are made in a shuffled order. When outputs are equal stands in data/compare.py.
 
 Four kinds of process, each started by the one before:
 
@@ -23,39 +23,35 @@ Four kinds of process, each started by the one before:
     zygote       knows no expected value; shut off from the machine; forks     one for each referee
     candidate    one fresh fork for every candidate (every test, for stdin)
 
-The zygote enters its namespaces once and is process 1 in there. That makes a run as cheap as a fork, and its end
-one kill(-1), which nothing survives; if /tmp was touched, the next run gets a new one.
+The zygote enters its namespaces once and is process 1 in there: a run costs a fork, and its end is one kill(-1), which
+nothing survives. What comes back from a candidate is data in exact builtin types, rebuilt by the referee from JSON, so an
+object that claims to equal everything, a patched builtin or a forged message gains nothing: only right outputs are right.
+`assert` tests run in the referee as well, against stand-ins for the candidate's functions.
 
-What comes back from a candidate is data in exact builtin types, rebuilt by the referee from JSON, so an object
-that claims to equal everything, a patched builtin or a forged message gains nothing: only right outputs are
-right. `assert` tests run in the referee as well, against stand-ins for the candidate's functions.
-
-Weaker: `unittest` tests, and the few asserts marked "inside", run beside the candidate. What it could have patched
-is put back first, planted tests must fail, and an operand of assertEqual that brings its own == is refused. This
-stops careless cheating, not a program written against this file: an object that fools assertTrue(f(x) == 1), or a
-candidate that finds the test's source in its own memory, can still pass.
+Weaker: `unittest` tests, and the few asserts marked "inside", run beside the candidate. What it could have patched is put
+back first, planted tests must fail, and an operand of assertEqual that brings its own == is refused. This stops careless
+cheating, not a program written against this file: an object that fools assertTrue(f(x) == 1), or a candidate that finds
+the test's source in its own memory, can still pass.
 
 NOT protected against: bugs of the kernel; timing and other side channels; exhausting the machine's memory with many
 processes (the limit is per process, 64 processes a run); reading the Python library and /usr; ports of the private
-loopback that one run leaves in TIME_WAIT for the next; and, where `--self-check` says that a layer is missing, what
-that layer is for.
-
-The semantics of a `call` are those of ==: True == 1 == 1.0, nan equals nothing, integers are exact at any size.
-JSON has no tuples, so a tuple returned at the top equals the list of its items, as in LiveCodeBench; nested
-ones do not. --compare exact tells types apart; --compare tolerant forgives 1e-6 and nested tuples.
+loopback that one run leaves in TIME_WAIT for the next. The namespaces come together or not at all; without them (see
+--self-check, and a warning at the start) a candidate can read and write what the user may, and reach the network.
 """
+import argparse
+import ast
 import builtins
 import collections
 import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import importlib.util
 import itertools
 import json
 import marshal
 import math
-import operator
 import os
 import random
 import re
@@ -68,22 +64,18 @@ import sys
 import time
 import types
 
-if sys.argv[1:2] != ["--zygote"]:  # every page of memory that the zygote has makes its forks dearer
-    import argparse
-    import ast
-    import hashlib
-    from decimal import Decimal, InvalidOperation
+if sys.argv[1:2] != ["--zygote"]:  # it sees nothing of the repository
+    from data import rows
+    from data.compare import digestible, lines_of, same_text, same_value
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 MAX_OUTPUT = 16 << 20  # bytes of one output
-MAX_FILES = "size=64m,nr_inodes=4096,mode=1777"  # what a candidate may write: a memory file system of its own
+MAX_FILES = "size=64m,nr_inodes=4096"  # what a candidate may write: a memory file system of its own
 MAX_PROCESSES = 64
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-FIELDS = {"call": {"args": list, "expected": object}, "stdin": {"input": str, "output": str}, "assert": {"source": str},
-          "unittest": {"source": str}}
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
-LAYERS = ("user", "net", "ipc", "mount", "pid", "uid", "seccomp")
+LAYERS = ("namespaces", "uid", "seccomp")
 EXIT_COMPILE, EXIT_MEMORY = 81, 82  # how a stdin program's wrapper says what went wrong; a forged one still fails
 
 
@@ -105,6 +97,7 @@ class Opaque:
 
 VIEWS = type({}.keys()), type({}.values()), type({}.items())
 BASES = (int, float, str, list, tuple, dict, set, frozenset, bytes, bytearray, range, complex, *VIEWS)
+WIDE = 1 << 63  # integers beyond it travel in base 16, which takes no quadratic time
 
 
 def pack(value, room, depth=0):
@@ -136,7 +129,8 @@ def pack(value, room, depth=0):
              base.__iter__(value) if base else value)
     items = list(itertools.islice(items, room[0] // 4 + 1))  # an iterator may be endless
     spend(4 * len(items))
-    content = [pack(item, room, depth + 1) for item in items]
+    narrow = set(map(type, items)) == {int} and -WIDE < min(items) and max(items) < WIDE  # most lists are: no need to look further
+    content = items if narrow else [pack(item, room, depth + 1) for item in items]
     return content if base is list else {base.__name__ if base else "iterator": content}
 
 
@@ -152,7 +146,7 @@ BUILD = {"int": lambda body: int(body, 16), "tuple": tuple, "iterator": iter, "s
 def unpack(wire):
     """The inverse of pack."""
     if type(wire) is list:
-        return [unpack(item) for item in wire]
+        return wire if {list, dict}.isdisjoint(map(type, wire)) else [unpack(item) for item in wire]
     if type(wire) is not dict:
         return wire
     (tag, body), = wire.items()
@@ -160,7 +154,7 @@ def unpack(wire):
 
 
 def describe(error):
-    """One line about an exception."""
+    """One line about an exception, with the line of the candidate's code."""
     try:
         text = f"{type(error).__name__}: {error}"
     except BaseException:
@@ -181,20 +175,18 @@ def clean(text, most=300):
 # ---------------------------------------------------------------- layers of isolation
 
 libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock across fork()
-NEW = {"mount": 0x20000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # CLONE_NEW*
 MACHINE = os.uname().machine
+NEW = {"mount": 0x20000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # CLONE_NEW*
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, SECCOMP, SUBREAPER = 1, 4, 38, 22, 36  # prctl()'s names for them
-SYSCALLS = {  # x86_64, aarch64; the first twelve are refused for some arguments only
-    "clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
-    "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118), "sched_setattr": (314, 274), "ioprio_set": (251, 30), "pidfd_getfd": (438, 438),
-    "mount": (165, 40), "umount2": (166, 39), "ptrace": (101, 117), "process_vm_readv": (310, 270), "unshare": (272, 97),
-    "process_vm_writev": (311, 271), "setns": (308, 268), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41),
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180)}
+SYSCALLS = {  # x86_64, aarch64; all but the first six are refused whatever their arguments are
+    "prlimit64": (302, 261), "setpriority": (141, 140), "socket": (41, 198), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
+    "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30), "mount": (165, 40), "umount2": (166, 39), "ptrace": (101, 117), "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438), "unshare": (272, 97), "setns": (308, 268), "add_key": (248, 217),
+    "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
+    "mount_setattr": (442, 442), "pivot_root": (155, 41), "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180)}
 NUMBER = {name: numbers[MACHINE == "aarch64"] for name, numbers in SYSCALLS.items()}
-REFUSED = list(SYSCALLS)[12:]
 
 
 def system(name, *arguments):
@@ -208,81 +200,77 @@ def prctl(option, value, *more):
     system("prctl", option, value, *(more or (0, 0, 0)))
 
 
-def in_child(*actions):
-    """Does things in a fork, to see whether they can be done."""
+def in_child(action):
+    """Does something in a fork, to see whether it can be done. Raises OSError if not."""
     pid = os.fork()
     if pid == 0:
         try:
-            for action in actions:
-                action()
+            action()
             os._exit(0)
         except OSError as error:
             os._exit(error.errno or 255)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code:
-        raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code) if code != 255 else "this Python lies in /tmp, which candidates get of their own")
 
 
-def own_user_namespace(proc):
-    """Full rights over namespaces made from here on, none over anything else. proc: the machine's /proc."""
+def enter_namespaces(proc, user):
+    """Networks, processes, mounts and shared memory of one's own. Root may have them for the asking, others together with a
+    user namespace: full rights over what is made in there, none over anything else. proc: the machine's /proc; user: of the candidates."""
+    import fcntl
     uid, gid = os.geteuid(), os.getegid()
-    system("unshare", NEW["user"])
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+    system("unshare", sum(NEW.values()) - (NEW["user"] if uid == 0 else 0))
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")) if uid else ():
         with open(os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
             file.write(text)
-
-
-def own_network():
-    import fcntl
-    system("unshare", NEW["net"])
     with socket.socket() as sock:  # the loopback is up: SIOCSIFFLAGS with IFF_UP
         fcntl.ioctl(sock, 0x8914, struct.pack("16sH14x", b"lo", 1))
+    private_root(user)
 
 
-def private_root():
+def private_root(user):
     """A file tree with the Python library and /usr, read-only, an empty /tmp, and nothing else of this machine."""
-    BIND, REC, PRIVATE, NOSUID, NODEV, DETACH = 0x1000, 0x4000, 0x40000, 2, 4, 2
-    system("unshare", NEW["mount"])
-    system("mount", None, "/", None, REC | PRIVATE, None)
-    new = "/proc"  # any directory that is always there and no longer needed will do as the place to build it
+    BIND, REC, PRIVATE, NOSUID, NODEV, DETACH, RECURSIVE = 0x1000, 0x4000, 0x40000, 2, 4, 2, 0x8000
+    devices = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
     shown = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, "/usr")}
     if any(f"{path}/".startswith("/tmp/") for path in shown):
-        raise OSError(0, f"this Python lies in /tmp ({sys.prefix}), where candidates get a folder of their own")
-    shown |= {path for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64") if os.path.isdir(path)}
-    links = {path: os.readlink(path) for path in shown if os.path.islink(path)}
+        raise OSError(255, "")
+    system("mount", None, "/", None, REC | PRIVATE, None)
+    new = "/proc"  # any directory that is always there and no longer needed will do as the place to build it
     system("mount", "tmpfs", new, "tmpfs", NOSUID | NODEV, "mode=755,size=1m")
-    for path in sorted(shown - set(links)):
-        if not os.path.isdir(new + path):
-            os.makedirs(new + path)
-            system("mount", path, new + path, None, BIND | REC, None)
-    for path, target in links.items():
-        os.symlink(target, new + path)
-    for name in ("/dev", "/etc", "/tmp"):
-        os.makedirs(new + name, exist_ok=True)
-    for name in ("null", "zero", "full", "random", "urandom"):
-        open(f"{new}/dev/{name}", "w").close()
-        system("mount", f"/dev/{name}", f"{new}/dev/{name}", None, BIND, None)
-    os.symlink("/tmp", new + "/dev/shm")
-    for name, text in (("passwd", f"nobody:x:{os.geteuid() or 65534}:65534::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
-        with open(f"{new}/etc/{name}", "w") as file:
+    root = new + "/root"
+    for path in ("/dev", "/etc", "/tmp"):
+        os.makedirs(root + path)
+    for path in sorted(shown | devices | set(filter(os.path.exists, ("/bin", "/sbin", "/lib", "/lib32", "/lib64")))):
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), root + path)
+        elif not os.path.exists(root + path):
+            open(root + path, "w").close() if path in devices else os.makedirs(root + path)
+            system("mount", path, root + path, None, BIND | REC, None)
+    os.symlink("/tmp", root + "/dev/shm")
+    for name, text in (("passwd", f"nobody:x:{user}:65534::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
+        with open(f"{root}/etc/{name}", "w") as file:
             file.write(text)
     here = os.path.dirname(os.path.realpath(__file__))
-    if os.path.isdir(new + here):  # the project lies inside of what is shown
-        system("mount", "tmpfs", new + here, "tmpfs", NOSUID | NODEV, "mode=755,size=4k")
+    if os.path.isdir(root + here):  # the project lies inside of what is shown
+        system("mount", "tmpfs", root + here, "tmpfs", NOSUID | NODEV, "mode=755,size=4k")
+    # struct mount_attr: set RDONLY | NOSUID on everything below. /dev's files stay devices.
+    system("syscall", NUMBER["mount_setattr"], -100, new, RECURSIVE, struct.pack("QQQQ", 1 | NOSUID, 0, 0, 0), 32)
+    system("mount", "tmpfs", root + "/tmp", "tmpfs", NOSUID | NODEV, f"{MAX_FILES},mode=700")
     os.chdir(new)
     system("syscall", NUMBER["pivot_root"], ".", ".")
     system("umount2", ".", DETACH)
+    os.chroot("/root")  # in a chroot no user namespace can be made, and without one no other
     os.chdir("/")
-    # struct mount_attr: set RDONLY | NOSUID on everything below / (AT_RECURSIVE). /dev's files stay devices.
-    system("syscall", NUMBER["mount_setattr"], -100, "/", 0x8000, struct.pack("QQQQ", 1 | 2, 0, 0, 0), 32)
 
 
-def install_filter(layers):
+def install_filter(namespaces):
     """A BPF program that refuses what no candidate needs: a small second wall behind the namespaces."""
-    LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-    ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
+    LOAD, EQUAL, AT_LEAST, RETURN, ALLOW, EPERM = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50001
     code = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[MACHINE]), (RETURN, 0, 0, EPERM),
-            (LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, EPERM)]
+            (LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, EPERM)]  # nor another architecture's calls
+    for name in list(SYSCALLS)[6:]:
+        code += [(EQUAL, 0, 1, NUMBER[name]), (RETURN, 0, 0, EPERM)]
 
     def only(name, *wanted):  # refuse the call unless its first arguments are these
         code.append((EQUAL, 0, 2 * len(wanted) + 2, NUMBER[name]))
@@ -290,56 +278,15 @@ def install_filter(layers):
             code.extend([(LOAD, 0, 0, 16 + 8 * index), (EQUAL, 0, 2 * (len(wanted) - index) - 1, value)])
         code.extend([(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)])
 
-    for name in REFUSED:
-        code += [(EQUAL, 0, 1, NUMBER[name]), (RETURN, 0, 0, EPERM)]
-    code += [(EQUAL, 0, 1, NUMBER["clone3"]), (RETURN, 0, 0, ENOSYS)]  # glibc falls back to clone, whose flags a filter can see
-    code += [(EQUAL, 0, 4, NUMBER["clone"]), (LOAD, 0, 0, 16), (ANY_BIT, 0, 1, sum(NEW.values())), (RETURN, 0, 0, EPERM),
-             (RETURN, 0, 0, ALLOW)]
-    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
-        only(name, 0)  # limits and priority of itself, not of the zygote, which the next run would inherit
+    only("prlimit64", 0)  # limits and priority of itself, not of the zygote, which the next run would inherit
     only("setpriority", 0, 0)
-    if layers["net"]:  # no network of its own
+    if not namespaces:  # no network, and signals only to itself
         only("socket", socket.AF_UNIX)
-    for name in ("kill", "tkill", "tgkill") if layers["pid"] else ():  # it can see other processes: only signals to itself
-        only(name, os.getpid())
+        for name in ("kill", "tkill", "tgkill"):
+            only(name, os.getpid())
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in [*code, (RETURN, 0, 0, ALLOW)])
     address = ctypes.cast(program, ctypes.c_void_p).value
     prctl(SECCOMP, 2, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
-
-
-def isolate(without, proc):
-    """Shuts this process, and so all of its children, off from the machine; a layer that cannot be had is left out.
-
-    Returns {layer: None if it holds, else why not}. proc: the machine's /proc, opened before it disappears.
-    """
-    layers, root = {}, os.geteuid() == 0
-
-    def layer(name, action, needs=()):
-        lost = [need for need in needs if layers[need]]
-        try:
-            if name in without or lost:
-                raise OSError(0, "switched off" if name in without else f"needs the layer '{lost[0]}'")
-            action()
-            layers[name] = None
-        except (OSError, KeyError) as error:
-            layers[name] = getattr(error, "strerror", None) or f"not known on {MACHINE}"
-
-    layer("user", (lambda: in_child(lambda: system("unshare", NEW["user"]))) if root else (lambda: own_user_namespace(proc)))
-    needs = () if root else ("user",)
-    layer("net", own_network, needs)
-    layer("ipc", lambda: system("unshare", NEW["ipc"]), needs)
-    layer("mount", lambda: (in_child(private_root), private_root()), needs)  # tried out: half of it would be worse than nothing
-    layers["uid"] = None
-    if root:  # candidates run as nobody, if nobody can read this Python
-        layer("uid", lambda: in_child(lambda: become(65534), lambda: open(os.__file__).close()))
-    if root and not layers["user"]:  # in a namespace of nobody's own: root outside is out of reach
-        if not layers["uid"]:
-            become(65534)
-        prctl(DUMPABLE, 1)  # for as long as it takes to write the map
-        own_user_namespace(proc)
-    layer("seccomp", lambda: in_child(lambda: prctl(NO_NEW_PRIVS, 1), lambda: install_filter({"net": 1, "pid": 1})))
-    layer("pid", lambda: in_child(lambda: system("unshare", NEW["pid"])), needs)
-    return layers
 
 
 def become(user):
@@ -354,38 +301,75 @@ def die_with(parent):
         os._exit(1)
 
 
+def isolate(options):
+    """Shuts this process, and so all of its children, off from the machine; a layer that cannot be had is left out.
+
+    Returns ({layer: None if it holds, else why not}, the candidates' folder, the machine's /proc or None if out of sight).
+    """
+    root, proc, layers = os.geteuid() == 0, os.open("/proc", os.O_RDONLY | os.O_DIRECTORY), {}
+    user = 100000 + os.getpid() % 100000 if root else os.geteuid()  # as root, one that nobody else is
+
+    def layer(name, action):
+        try:
+            if name in options["without"]:
+                raise OSError(0, "switched off")
+            in_child(action)  # tried out: half of it would be worse than nothing
+            layers[name] = None
+        except OSError as error:
+            layers[name] = error.strerror
+
+    prctl(NO_NEW_PRIVS, 1)
+    layer("namespaces", lambda: enter_namespaces(proc, user))
+    layer("seccomp", lambda: install_filter(False))
+    with open(os.open("self/statm", os.O_RDONLY, dir_fd=proc)) as file:
+        memory = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE") + (options["memory_mb"] << 20)
+    processes, folder = MAX_PROCESSES, "/tmp"
+    if layers["namespaces"]:
+        folder = os.path.join(options["scratch"], str(os.getpid()))
+        os.mkdir(folder, 0o700)
+        for name in filter(str.isdigit, os.listdir(proc)):  # here NPROC counts what else an ordinary user runs, and its threads
+            with contextlib.suppress(OSError):
+                processes += 4 * (os.stat(name, dir_fd=proc).st_uid == user)
+    else:
+        enter_namespaces(proc, user)
+        os.close(proc)
+        proc, child = None, os.fork()  # the first to be born after the unshare is process 1 in there
+        if child:
+            os.waitpid(child, 0)
+            os._exit(0)
+    layer("uid", lambda: root and (become(user), open(os.__file__).close()))  # nobody may be unable to read this Python
+    for name, value in {"AS": memory, "FSIZE": MAX_OUTPUT, "CORE": 0, "NOFILE": 256, "NPROC": processes, "MEMLOCK": 0}.items():
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+    if root and not layers["uid"]:
+        os.chown(folder, user, -1)
+        become(user)
+    system("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    prctl(DUMPABLE, 0)
+    prctl(PDEATHSIG, signal.SIGKILL)
+    prctl(SUBREAPER, 1)
+    return layers, folder, proc
+
+
 # ---------------------------------------------------------------- the zygote: one fork for every run
 
 PRELUDE = "string datetime heapq bisect copy statistics operator typing threading atexit types decimal".split()  # LiveCodeBench's
-DIRTY = 3  # a zygote's exit status: it served its time
 
 
-def shut_off(descriptor, options):
-    """Builds the sandbox, starts a zygote in it, and a new one each time a run has left files behind."""
+def zygote(control, options):
+    """Forks for every run that the referee asks for, ends it when told to, and says how it ended."""
     for name in PRELUDE + options["preload"]:
         __import__(name)
     die_with(options["parent"])
-    control, sys.argv[1:] = socket.socket(fileno=descriptor), []
-    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    layers, me = isolate(options["without"], proc), os.getpid()
-    prctl(DUMPABLE, 0)
-    prctl(PDEATHSIG, signal.SIGKILL)  # changing the user has cleared it
-    with open(os.open("self/statm", os.O_RDONLY, dir_fd=proc)) as file:
-        memory = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE") + (options["memory_mb"] << 20)
-    root = os.geteuid() == 0 and layers["user"]
-    others = 0
-    for name in filter(str.isdigit, os.listdir(proc) if layers["user"] and not root else ()):
-        with contextlib.suppress(OSError):  # there NPROC counts what else the user runs, and its threads
-            others += 4 * (os.stat(name, dir_fd=proc).st_uid == os.getuid())
-    limits = {"AS": memory, "FSIZE": MAX_OUTPUT, "CORE": 0, "NOFILE": 256, "NPROC": MAX_PROCESSES + others, "MEMLOCK": 0}
-    user = 100000 + me % 100000 if root and not layers["uid"] else None  # one that nobody else is
-    folder = os.path.join(options["scratch"], str(me)) if layers["mount"] else "/tmp"
+    sys.argv[1:] = []
+    layers, folder, proc = isolate(options)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(PATH=f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin", HOME=folder, TMPDIR=folder, USER="nobody",
                       LANG="C.UTF-8", TZ="UTC")
     builtins.exit = builtins.quit = sys.exit  # as `site` would have it
     sys.executable = getattr(sys, "_base_executable", sys.executable)  # the virtual environment's is not visible
     os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a candidate may send it
     random.seed(0)  # every run draws the same numbers
     unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"warm": {1}}], [1000]))))  # Python sets up many things at their first use
     load({"setup": "import json", "code": "def f(x, y=1):\n    return [z + y for z in range(x)]\nf(3)\n"}, "candidate")
@@ -393,48 +377,7 @@ def shut_off(descriptor, options):
     gc.freeze()
     control.send(json.dumps(layers).encode())
     while True:
-        if layers["mount"]:
-            os.mkdir(folder, 0o700)
-            if user:
-                os.chown(folder, user, user)
-        pid = libc.syscall(NUMBER["clone"], signal.SIGCHLD | sum(NEW[name] for name in ("pid", "mount") if not layers[name]), *[0] * 4)
-        if pid == 0:
-            try:
-                zygote(control, layers, folder, limits, user, proc if layers["pid"] else None)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(pid, 0)
-        if layers["mount"]:
-            remove(folder)
-        if os.waitstatus_to_exitcode(status) != DIRTY:
-            os._exit(0)
-
-
-def zygote(control, layers, folder, limits, user, proc):
-    """Gives up its rights, then forks for every run that the referee asks for, ends it when told to, and says how it ended."""
-    if not layers["mount"]:
-        system("mount", "tmpfs", "/tmp", "tmpfs", 2 | 4, MAX_FILES)
-    os.chdir(folder)
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
-    if user:
-        become(user)
-    system("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
-    prctl(NO_NEW_PRIVS, 1)
-    prctl(PDEATHSIG, signal.SIGKILL)
-    prctl(SUBREAPER, 1)
-    if not layers["seccomp"] and not layers["pid"]:
-        install_filter(layers)
-    me = os.getpid()
-
-    def interrupted(*_):
-        if os.getpid() != me:  # a candidate may send it to the zygote
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupted)
-    untouched = state_of(folder)
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 10000, 4)
+        message, descriptors, _, _ = socket.recv_fds(control, 10000, 5)
         if not message:  # the referee is gone
             os._exit(0)
         if not descriptors:
@@ -444,10 +387,9 @@ def zygote(control, layers, folder, limits, user, proc):
         pid = libc.fork()  # os.fork() would tidy up for threads, which we have not, in half of the time that a fork takes
         if pid == 0:
             try:
-                if layers["pid"]:
-                    prctl(PDEATHSIG, signal.SIGKILL)
-                    if not layers["seccomp"]:
-                        install_filter(layers)
+                prctl(PDEATHSIG, signal.SIGKILL)
+                if not layers["seccomp"]:
+                    install_filter(not layers["namespaces"])
                 candidate(descriptors, int(message))
             finally:
                 os._exit(1)
@@ -459,16 +401,9 @@ def zygote(control, layers, folder, limits, user, proc):
         poll.poll()
         os.close(ended)
         code = end(pid, proc)
+        empty(folder)
         with contextlib.suppress(BrokenPipeError):
             control.send(str(code).encode())
-        if state_of(folder) != untouched:
-            os._exit(DIRTY)
-
-
-def state_of(folder):
-    """Two equal answers: nothing was left there. Nobody else is alive when it is asked."""
-    status = os.stat(folder)
-    return status.st_mode, status.st_mtime_ns, status.st_ctime_ns, os.listdir(folder), os.listxattr(folder)
 
 
 def end(run, proc):
@@ -498,26 +433,37 @@ def children(proc):
                 yield int(name)
 
 
-def remove(folder):
-    """rm -r, also where a candidate took the rights from its folders."""
+def empty(folder):
+    """rm -r of what is in a folder, also where a candidate took the rights from its folders or made paths too long to name."""
+    os.chmod(folder, 0o700)
     with contextlib.suppress(OSError):
-        os.chmod(folder, 0o700)
-        for entry in list(os.scandir(folder)):
-            remove(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
-        os.rmdir(folder)
+        for name in os.listxattr(folder):
+            os.removexattr(folder, name)
+    todo = [folder]
+    while todo:
+        place = todo.pop()
+        for entry in list(os.scandir(place)):
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)
+                todo.append(f"{folder}/{os.urandom(8).hex()}")
+                os.rename(entry.path, todo[-1])
+            else:
+                os.unlink(entry.path)
+        if place != folder:
+            os.rmdir(place)
 
 
 # ---------------------------------------------------------------- the candidate's process
 
 def candidate(descriptors, size):
-    """The candidate's code, as the job (size bytes in the first file) says. Never returns."""
+    """The candidate's code, as the job (size bytes in the first file) says; the other files become 0, 1, 2, ... Never returns."""
     os.setpgid(0, 0)  # its own group is enough: the zygote's session has no terminal, and setsid() takes milliseconds
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     job = marshal.loads(os.read(descriptors[0], size))
     resource.setrlimit(resource.RLIMIT_CPU, (job["cpu"], job["cpu"] + 1))
-    files = [0, 0, 0, *descriptors[1:]] if job["mode"] != "stdin" else descriptors[1:]  # the zygote's own 0 is /dev/null
-    for target, fd in enumerate(files):
+    for target, fd in enumerate(descriptors[1:]):
         os.dup2(fd, target)
-    os.closerange(len(files), 4096)
+    os.closerange(len(descriptors) - 1, 4096)
     run_program(job) if job["mode"] == "stdin" else converse(job, socket.socket(fileno=3))
 
 
@@ -566,9 +512,8 @@ def run_program(job):
 
 
 def converse(job, sock):
-    """A candidate that answers requests, one JSON line each: those of the job, then what comes, until the referee hangs up."""
-    fork, wait, getpid, leave, dumps = os.fork, os.waitpid, os.getpid, os._exit, json.dumps
-    pristine, functions = {}, {}
+    """A candidate that answers requests, a JSON line each: those of the job, then what comes, until the referee hangs up."""
+    getpid, leave, dumps, pristine, functions = os.getpid, os._exit, json.dumps, {}, {}
     if job["mode"] == "inside":
         from unittest import TestCase, TestLoader, TestResult, TestSuite, case, suite
         pristine = {thing: dict(vars(thing)) for thing in
@@ -595,10 +540,10 @@ def converse(job, sock):
             return {name: kind(name) for name in request["names"]}
         if "token" in request:
             return run_inside(request, namespace, pristine)
-        name, args, kwargs, before = request["call"], unpack(request["args"]), unpack(request["kwargs"]), getpid()
+        name, args, before = request["call"], request["args"], getpid()
         if name not in functions:
             functions[name] = find(name)
-        value = functions[name](*args, **kwargs)
+        value = functions[name](*args, **request["kwargs"])
         if getpid() != before:  # a fork of the candidate does not get to speak for it
             leave(1)
         changed = {"args": pack(args, [MAX_OUTPUT // 4])} if "back" in request else {}
@@ -617,16 +562,11 @@ def converse(job, sock):
         sock.sendall(data)
         return value
 
-    namespace = answer(load, job, "candidate")
-    for request in itertools.chain(job["requests"], map(json.loads, sock.makefile("rb"))) if namespace is not None else ():
-        child = fork() if request.get("fork") else None
-        if not child:
-            answer(perform, request)
-            if child == 0:
-                leave(77)
-        elif os.waitstatus_to_exitcode(wait(child, 0)[1]) != 77:
-            sock.sendall(b'{"error": "runtime_error", "type": "", "detail": "the program ended before it answered"}\n')
-    leave(0)
+    namespace, later = answer(load, job, "candidate"), sock.makefile("rb")
+    for request in job["requests"] if namespace is not None else ():
+        answer(perform, request)
+    while namespace is not None:
+        answer(perform, marshal.load(later))  # EOFError, the end, when the referee hangs up
 
 
 def run_inside(request, namespace, pristine):
@@ -684,24 +624,19 @@ class Failed(BaseException):
 
 
 class Zygote:
-    """The referee's end of its zygote. Every error here is the machinery's.
-
-    Started as a fresh Python with nothing of ours: not `python -I`, which would ignore PYTHONHASHSEED, and the order of
-    a candidate's sets would differ from run to run. What -I is for is done by hand.
-    """
+    """The referee's end of its zygote, which is a fresh Python with nothing of ours. Every error here is the machinery's."""
 
     def __init__(self, options):
         import subprocess
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        boot = ("import sys; del sys.path[0], sys.argv[0]; path = sys.argv[0]; "
-                "exec(compile(open(path).read(), path, 'exec'), {'__name__': '__main__', '__file__': path})")
-        command = [sys.executable, "-s", *(() if options["site_packages"] else ("-S",)), "-W", "ignore", "-c", boot,
-                   os.path.abspath(__file__), "--zygote", str(theirs.fileno()), json.dumps({**options, "parent": os.getpid()})]
+        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ from run to run
+        command = [sys.executable, "-P", "-s", *(() if options["site_packages"] else ("-S",)), "-W", "ignore", os.path.abspath(__file__),
+                   "--zygote", str(theirs.fileno()), json.dumps({**options, "parent": os.getpid()})]
         environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC"}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         theirs.close()
-        self.layers = self.hear()
+        self.nothing, self.layers = os.open(os.devnull, os.O_RDWR), self.hear()
 
     def hear(self):
         message = self.sock.recv(100000)
@@ -709,11 +644,11 @@ class Zygote:
             raise EOFError(f"the zygote died (status {self.process.wait()})")
         return json.loads(message)
 
-    def start(self, job, *descriptors):
-        """Starts a run with these open files; finish() must follow."""
+    def start(self, job, *files):
+        """Starts a run with these open files as 0, 1, 2, ...; finish() must follow."""
         content = marshal.dumps(job)
         file = memory_file(content)
-        socket.send_fds(self.sock, [str(len(content)).encode()], [file, *descriptors])
+        socket.send_fds(self.sock, [str(len(content)).encode()], [file, *files])
         os.close(file)
 
     def finish(self, patience=0.0):
@@ -748,19 +683,18 @@ class Talk:
     """One candidate's process, as the referee sees it: it answers the job's requests in order, then those of ask()."""
 
     def __init__(self, zygote, job, tests, limit):
-        self.zygote, self.limit, self.outputs, self.calls = zygote, limit, [], []
+        self.zygote, self.limit, self.calls = zygote, limit, []
         self.sock, theirs = socket.socketpair()
-        zygote.start({**job, "cpu": math.ceil(limit * (tests + 1))}, theirs.fileno())
+        zygote.start({**job, "cpu": math.ceil(limit * (tests + 1))}, *[zygote.nothing] * 3, theirs.fileno())
         theirs.close()
         self.replies = self.sock.makefile("rb")
 
-    @contextlib.contextmanager
-    def watch(self):
-        """One test: its time limit, and what the candidate does outside of its role, which ends the talk."""
+    def attempt(self, step):
+        """One test, step(self), in its time; what the candidate does outside of its role ends the talk. Raises Failed."""
         try:
             signal.setitimer(signal.ITIMER_REAL, self.limit)  # rings in whatever runs longer: the answer, or the comparison
             try:
-                yield
+                return step(self)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except TimeUp:
@@ -785,7 +719,7 @@ class Talk:
         return reply
 
     def ask(self, **request):
-        self.sock.sendall(json.dumps(request).encode() + b"\n")
+        self.sock.sendall(marshal.dumps(request))
         return self.reply()
 
     def close(self, patience=0.0):
@@ -800,7 +734,7 @@ class Talk:
 def judge(problem, code, zygote, options):
     """All tests of one problem on one candidate. Returns the fields that a labelled row adds to it."""
     public, started = len(problem["public_tests"]), time.perf_counter()
-    tests, groups, missing, why = [*problem["public_tests"], *problem["tests"]], {}, [], None
+    tests, groups, missing, why = [*problem["public_tests"], *problem["tests"]], collections.defaultdict(list), [], None
     results = [None] * len(tests)  # (status, detail, what the digest is made of), None where not run
     job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"], "mode": "talk", "requests": []}
     if problem.get("libs"):
@@ -812,32 +746,32 @@ def judge(problem, code, zygote, options):
     elif len(source) > MAX_SOURCE or source.decode() != code:
         why = "compile_error", f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode", None
     for position, test in enumerate(tests):
-        if why:
-            results[position] = why
-        else:
-            kind = "inside" if test.get("inside") or test["type"] == "unittest" else test["type"]
-            groups.setdefault(kind, []).append(position)
-    for kind, positions in groups.items():
+        results[position] = why
+        groups["inside" if test.get("inside") or test["type"] == "unittest" else test["type"]].append(position)
+    for kind, positions in groups.items() if not why else ():
         limit = (problem.get("time_limit") or LIMITS[tests[positions[0]]["type"]]) * options["scale"]
         if kind in ("call", "assert"):  # an answer must depend on the question, not on its turn
             random.Random(problem["problem_id"]).shuffle(positions)
-        mine = {position: tests[position] for position in positions}
         if kind == "stdin":
-            for position, test in mine.items():
-                results[position] = judge_program(zygote, job, test, limit, options["compare"])
+            for position in positions:
+                results[position] = judge_program(zygote, job, tests[position], limit, options["compare"])
                 if results[position][0] != "passed" and position >= public:
                     break
         elif kind == "call":
-            name, most = problem["entry_point"], [1 << 30]
-            job["requests"] = [{"call": name, "args": pack(test["args"], most[:]), "kwargs": pack(test.get("kwargs") or {}, most[:])}
-                               for test in mine.values()]
-            steps = {position: functools.partial(judge_call, test, options["compare"]) for position, test in mine.items()}
+            job["requests"] = [{"call": problem["entry_point"], "args": tests[position]["args"], "kwargs": tests[position].get("kwargs") or {}}
+                               for position in positions]
+            steps = {position: functools.partial(judge_call, tests[position], options["compare"]) for position in positions}
             sit(zygote, job, steps, limit, results, public)
         elif kind == "assert":
-            judge_asserts(zygote, {**job, "requests": []}, mine, limit, results, public)
+            job["requests"] = []
+            steps = {position: functools.partial(run_assert, tests[position]["source"], problem["entry_point"]) for position in positions}
+            calls = sit(zygote, job, steps, limit, results, public).calls
+            if any(results[position] and results[position][0] == "passed" for position in positions) and not repeats(zygote, job, calls, limit):
+                for position in positions:
+                    results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
         else:
-            for position, test in mine.items():
-                step = {position: functools.partial(judge_inside, test)}
+            for position in positions:  # a process each
+                step = {position: functools.partial(judge_inside, tests[position])}
                 sit(zygote, {**job, "mode": "inside", "requests": []}, step, limit, results, public)
     passed = [result is not None and result[0] == "passed" for result in results]
     status, detail = "passed", ""
@@ -856,26 +790,20 @@ def judge(problem, code, zygote, options):
 
 
 def sit(zygote, job, steps, limit, results, public):
-    """One process of the candidate for several tests. steps: {position: function of a Talk that raises Failed}.
+    """One process of the candidate for several tests. steps: {position: function of a Talk that returns outputs or raises Failed}.
 
     Fills in results. Returns the Talk, closed.
     """
     with contextlib.closing(Talk(zygote, job, len(steps), limit)) as talk:
         try:
-            with talk.watch():
-                talk.reply()  # its code has run
+            talk.attempt(Talk.reply)  # its code has run
         except Failed as failed:
-            for position in steps:
-                results[position] = failed.status, failed.detail, failed.status
+            results[:] = [(failed.status, failed.detail, failed.status) if position in steps else result for position, result in enumerate(results)]
             return talk
-        for position in steps:
-            results[position] = None
         for position, step in steps.items():
-            talk.outputs = []
             try:
-                with talk.watch():
-                    step(talk)
-                    results[position] = "passed", "", digestible(talk.outputs) if position < public else None
+                outputs = talk.attempt(step)
+                results[position] = "passed", "", digestible(outputs) if position < public else None
             except Failed as failed:
                 results[position] = failed.status, failed.detail, failed.status
                 if failed.over:
@@ -884,22 +812,10 @@ def sit(zygote, job, steps, limit, results, public):
 
 
 def judge_call(test, compare, talk):
-    talk.outputs.append(unpack(talk.reply()["value"]))
-    if not same_value(talk.outputs[0], test["expected"], compare):
-        raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(talk.outputs[0]), 100)}")
-
-
-def judge_asserts(zygote, job, tests, limit, results, public):
-    """The asserts in one process, call after call, as the benchmarks do it; then the same calls in another order in a
-    fresh one. A program that counts its calls, or is random, answers differently: then every call gets a fork of the
-    just loaded program, which is the last word. (That alone would do, but costs a fork for each call.)
-    """
-    for fork in (False, True):
-        step = functools.partial(functools.partial, run_assert, job["entry_point"], fork)
-        calls = sit(zygote, job, {position: step(test["source"]) for position, test in tests.items()}, limit, results, public).calls
-        passed = any(results[position] and results[position][0] == "passed" for position in tests)
-        if not passed or repeats(zygote, job, calls, limit):
-            return
+    output = unpack(talk.reply()["value"])
+    if not same_value(output, test["expected"], compare):
+        raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(output), 100)}")
+    return [output]
 
 
 def repeats(zygote, job, calls, limit):
@@ -909,16 +825,16 @@ def repeats(zygote, job, calls, limit):
         order.reverse()
     if len({answer for _, answer in calls}) < 2:
         return True
-    with contextlib.closing(Talk(zygote, {**job, "requests": [request for request, _ in order]}, len(order), limit)) as talk:
-        with contextlib.suppress(Failed), talk.watch():
+
+    def same(answer, talk):
+        with contextlib.suppress(Failed):  # an error may be what was expected
             talk.reply()
-            for _, answer in order:
-                signal.setitimer(signal.ITIMER_REAL, limit)
-                with contextlib.suppress(Failed):  # an error may be what was expected
-                    talk.reply()
-                if hashlib.sha256(talk.line).digest() != answer:
-                    return False
-            return True
+        return hashlib.sha256(talk.line).digest() == answer
+
+    with contextlib.closing(Talk(zygote, {**job, "requests": [request for request, _ in order]}, len(order), limit)) as talk:
+        with contextlib.suppress(Failed):
+            talk.attempt(Talk.reply)
+            return all(talk.attempt(functools.partial(same, answer)) for _, answer in order)
     return False
 
 
@@ -938,14 +854,15 @@ def prepare(source, entry_point):
     return compile(source, "<test>", "exec", dont_inherit=True), names
 
 
-def run_assert(entry_point, fork, source, talk):
-    """A benchmark's assert lines, run here; every function of the candidate that they name is a stand-in."""
-    raised = []
+def run_assert(source, entry_point, talk):
+    """A benchmark's assert lines, run here; every function of the candidate that they name is a stand-in. Returns what it answered."""
+    raised, outputs = [], []
 
     def stand_in(name, *args, **kwargs):
-        request = {"call": name, "args": pack(list(args), [1 << 30]), "kwargs": pack(kwargs, [1 << 30]), "back": True}
+        request = {"call": name, "args": list(args), "kwargs": kwargs, "back": True}
+        request = marshal.loads(marshal.dumps(request))  # a copy: the test may change them later
         try:
-            reply = talk.ask(**request, fork=fork)
+            reply = talk.ask(**request)
         except Failed as failed:
             kind = getattr(builtins, talk.error, None)
             if failed.status != "runtime_error" or not (isinstance(kind, type) and issubclass(kind, Exception)):
@@ -954,12 +871,12 @@ def run_assert(entry_point, fork, source, talk):
             raise raised[-1] from None
         finally:
             talk.calls.append((request, hashlib.sha256(talk.line).digest()))
-        talk.outputs.append(unpack(reply["value"]))
+        outputs.append(unpack(reply["value"]))
         for mine, after in zip(args, unpack(reply["args"])):
             if type(mine) is type(after) and mine != after and type(mine) in (list, dict, set):  # the call changed its arguments
                 mine.clear()
                 (mine.extend if type(mine) is list else mine.update)(after)
-        return talk.outputs[-1]
+        return outputs[-1]
 
     program, names = prepare(source, entry_point)
     namespace = {"__name__": "test"}
@@ -981,6 +898,7 @@ def run_assert(entry_point, fork, source, talk):
         if isinstance(error, (EOFError, OSError, OutputLimit)):
             raise
         raise Failed("wrong_answer", f"the test cannot use the answer ({describe(error)})") from None
+    return outputs
 
 
 def judge_inside(test, talk):
@@ -996,12 +914,12 @@ def judge_inside(test, talk):
     token = os.urandom(8).hex()  # comes after the candidate's own code has run: an answer prepared there lacks it
     reply = talk.ask(**request, token=token)
     (ran, wrong), (_, planted) = reply["ran"], reply["planted"]
-    talk.outputs = [sorted(ran), sorted(wrong)]
     for name in sorted(expected):
         if name in wrong or name not in ran:
             raise Failed("wrong_answer", f"{name}: {clean(str(wrong.get(name, 'did not run')), 200)}")
     if len(planted) != 4 or ran != dict.fromkeys(expected, 1) or reply["token"] != token:
         raise Failed("runtime_error", "the program interferes with its tests")
+    return [sorted(ran), sorted(wrong)]
 
 
 def judge_program(zygote, job, test, limit, compare):
@@ -1025,71 +943,9 @@ def judge_program(zygote, job, test, limit, compare):
     return (*(failed or ("passed", "")), failed[0] if failed and failed[0] != "wrong_answer" else lines_of(text))
 
 
-def lines_of(text):
-    return [line.strip() for line in text.strip().split("\n")]
-
-
-def same_text(got, expected, compare=None):
-    """LiveCodeBench's rule: the same number of lines, each equal as text or, token by token, as exact decimals.
-
-    exact: the text itself, but for blanks at line ends and blank lines at the end. tolerant: tokens, numbers within 1e-6.
-    """
-    if compare == "exact":
-        return [line.rstrip() for line in got.rstrip().split("\n")] == [line.rstrip() for line in expected.rstrip().split("\n")]
-
-    def same(mine, theirs, number, equal):
-        try:
-            return len(mine) == len(theirs) and all(equal(number(a), number(b)) for a, b in zip(mine, theirs))
-        except (ValueError, InvalidOperation):
-            return False
-
-    if compare == "tolerant":
-        mine, theirs = got.split(), expected.split()
-        return len(mine) == len(theirs) and all(a == b or same([a], [b], float, near) for a, b in zip(mine, theirs))
-    mine, theirs = lines_of(got), lines_of(expected)
-    return len(mine) == len(theirs) and all(
-        a == b or same(a.split(), b.split(), Decimal, operator.eq) for a, b in zip(mine, theirs))
-
-
-def near(a, b):
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or a != a and b != b
-
-
-def same_value(got, expected, compare=None):
-    """The benchmark's own ==, where a tuple at the top is the list of its items. For the others see the docstring above."""
-    if compare == "exact":
-        return type(got) is type(expected) and got == expected and digestible(got, exact=True) == digestible(expected, exact=True)
-    if compare != "tolerant":
-        return (list(got) if type(got) is tuple and type(expected) is list else got) == expected
-    if isinstance(got, (int, float)) and isinstance(expected, (int, float)):
-        huge = max(abs(got), abs(expected)) >= 1e300  # no float may hold it
-        return got == expected or got != got and expected != expected or not huge and near(got, expected)
-    if isinstance(got, (list, tuple)) and isinstance(expected, (list, tuple)):
-        return len(got) == len(expected) and all(same_value(a, b, compare) for a, b in zip(got, expected))
-    if isinstance(got, dict) and isinstance(expected, dict):
-        return got.keys() == expected.keys() and all(same_value(got[key], expected[key], compare) for key in got)
-    return got == expected
-
-
-def digestible(value, exact=False):
-    """A text that is the same for equal values, whatever the order of their sets and dicts."""
-    kind, text = type(value), functools.partial(digestible, exact=exact)
-    if kind in (list, tuple):
-        return ("(" if exact and kind is tuple else "[") + ",".join(map(text, value)) + "]"
-    if kind in (set, frozenset):
-        return "{" + ",".join(sorted(map(text, value))) + "}"
-    if kind is dict:
-        return "{" + ",".join(sorted(f"{text(key)}:{text(item)}" for key, item in value.items())) + "}"
-    if kind in (bool, float) and not exact and math.isfinite(value) and value == int(value):
-        value = int(value)
-    if type(value) is int:
-        return hex(value)
-    return repr(value) if kind in (str, bytes, bytearray, float, bool, complex, range, type(None)) else kind.__name__
-
-
 # ---------------------------------------------------------------- the supervisor: rows in, rows out
 
-def work(sock, jobs, options, parent, speak):
+def work(sock, jobs, options, parent):
     """A referee: the number of a job in, its verdict out, until the supervisor hangs up. Never returns."""
     def ring(*_):
         raise TimeUp
@@ -1100,14 +956,14 @@ def work(sock, jobs, options, parent, speak):
     os.setsid()  # Ctrl-C is the supervisor's business
     os.dup2(sock.detach(), 3)
     os.closerange(4, 4096)
-    sock, nothing = socket.socket(fileno=3), os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)  # a benchmark's test may print
+    sock = socket.socket(fileno=3)
     signal.signal(signal.SIGALRM, ring)
     try:
         zygote = Zygote(options)
+        os.dup2(zygote.nothing, 0)
+        os.dup2(zygote.nothing, 1)  # a benchmark's test may print
         missing = [f"{name} ({why})" for name, why in zygote.layers.items() if why and why != "switched off"]
-        if missing and speak:
+        if missing and options["speak"]:
             os.write(2, f"warning: isolation without {', '.join(missing)}; see --self-check\n".encode())
         while number := sock.recv(100):
             problem, candidate = jobs[int(number)]
@@ -1120,11 +976,23 @@ def work(sock, jobs, options, parent, speak):
 
 def label(jobs, options, workers):
     """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready."""
-    waiting, tries, speak = collections.deque(range(len(jobs))), collections.Counter(), True
-    team, parent = {}, os.getpid()  # team: {socket: [the referee's process, number of its job, deadline]}
+    waiting, tries, parent = collections.deque(range(len(jobs))), collections.Counter(), os.getpid()
+    team = {}  # {socket: [the referee's process, number of its job, deadline]}
     kinds = {test["type"] for problem in {id(problem): problem for problem, _ in jobs}.values()
              for test in problem["public_tests"] + problem["tests"]}
-    options = {**options, "preload": ["unittest", "unittest.mock"] if "unittest" in kinds else []}
+    options = {**options, "preload": ["unittest", "unittest.mock"] if "unittest" in kinds else [], "speak": True}
+
+    def hire():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work(theirs, jobs, options, parent)
+            finally:
+                os._exit(1)
+        theirs.close()
+        team[ours], options["speak"] = [pid, None, None], False
+        begin(ours)
 
     def begin(sock):
         number = waiting.popleft()
@@ -1144,16 +1012,7 @@ def label(jobs, options, workers):
     try:
         while waiting or team:
             while waiting and len(team) < workers:
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                pid = os.fork()
-                if pid == 0:
-                    try:
-                        work(theirs, jobs, options, parent, speak)
-                    finally:
-                        os._exit(1)
-                theirs.close()
-                team[ours], speak = [pid, None, None], False
-                begin(ours)
+                hire()
             ready = select.select(list(team), [], [], 1.0)[0]
             for sock in [sock for sock in team if sock in ready or team[sock][2] < time.monotonic()]:
                 number, answer = team[sock][1], {"machinery": "the referee died or stalled"}
@@ -1176,25 +1035,6 @@ def label(jobs, options, workers):
     finally:
         for sock in list(team):
             dismiss(sock, True)
-
-
-def check_tests(problem, where):
-    """What execute.py needs from a problem beyond what every reader of rows checks."""
-    from data.rows import RowError
-    place = f"{where}: problem {problem['problem_id']!r}"
-    if not problem["public_tests"] and not problem["tests"]:
-        raise RowError(f"{place} has no tests, public or hidden; without tests there is no verdict: remove it or give it tests")
-    for kind in ("public_tests", "tests"):
-        for number, test in enumerate(problem[kind], 1):
-            at = f"{place}, {kind} number {number}"
-            if not isinstance(test, dict) or test.get("type") not in FIELDS:
-                raise RowError(f"{at}: expected an object with 'type' one of {', '.join(FIELDS)}")
-            for field, wanted in FIELDS[test["type"]].items():
-                if field not in test or not isinstance(test[field], wanted):
-                    says = {list: "a list", str: "text", object: "any value"}[wanted]
-                    raise RowError(f"{at}: a {test['type']!r} test needs {field!r} ({says})")
-            if test["type"] == "call" and not problem["entry_point"]:
-                raise RowError(f"{at}: a 'call' test needs the problem's 'entry_point'")
 
 
 def digest_of_tests(problem, options):
@@ -1235,17 +1075,15 @@ def parse_arguments(arguments):
     return settings
 
 
-def read_inputs(settings):
+def read_jobs(settings):
     """Returns ([(problem, candidate)], all candidates of the file, its path)."""
-    from data import rows
     paths = settings.problems or [rows.TINY / "problems_weak.jsonl", rows.TINY / "problems_strong.jsonl"]
     source = settings.candidates or rows.stage_input("candidates.jsonl")
     settings.out = settings.out or str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl")
     problems, where = rows.read_problems(paths), " ".join(map(str, paths))
     candidates = rows.read_rows(source, rows.CANDIDATE, key=("problem_id", "candidate_id"))
     print(f"problems:   {where}\ncandidates: {source}\nlabelled:   {settings.out}")
-    mine = set(list(problems)[settings.shard[0]::settings.shard[1]])
-    jobs = []
+    mine, jobs = set(list(problems)[settings.shard[0]::settings.shard[1]]), []
     for candidate in candidates:
         problem = problems.get(candidate["problem_id"])
         if problem is None:
@@ -1258,73 +1096,30 @@ def read_inputs(settings):
         chosen = f"in --split {' '.join(settings.split)}" if settings.split else "to run"
         raise rows.RowError(f"{source}: no candidates {chosen}; the problems' splits are {splits}")
     for problem in {problem["problem_id"]: problem for problem, _ in jobs}.values():
-        check_tests(problem, where)
+        rows.check_tests(problem, where)
     return jobs, candidates, source
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    sys.set_int_max_str_digits(50000)  # as LiveCodeBench: its tests hold long integers
-    if sys.platform != "linux" or MACHINE not in ("x86_64", "aarch64"):
-        raise SystemExit("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
-    if settings.site_packages and sys.prefix.startswith("/tmp/") and "mount" not in settings.without:
-        raise SystemExit(f"--site-packages: the packages of this Python lie in /tmp ({sys.prefix}), where candidates get a folder of "
-                         "their own; use a virtual environment elsewhere, or add --without mount")
-    options = {"compare": settings.compare, "scale": settings.timeout_scale, "memory_mb": settings.memory_mb,
-               "site_packages": bool(settings.site_packages), "without": settings.without}
-    with scratch_folder() as options["scratch"]:
-        if settings.self_check or settings.benchmark:
-            sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "docs"))
-            import bench_execute
-            return (bench_execute.self_check if settings.self_check else bench_execute.benchmark)(options)
-        return run(settings, options)
-
-
-@contextlib.contextmanager
-def scratch_folder():
-    """A folder for what candidates write where they have no private file tree. Cleans up after killed runs, too."""
-    import tempfile
-    for entry in os.scandir(tempfile.gettempdir()):
-        match = re.fullmatch(r"judge-execute-(\d+)-\w+", entry.name)
-        if match and not os.path.exists(f"/proc/{match[1]}"):
-            remove(entry.path)
-    folder = tempfile.mkdtemp(prefix=f"judge-execute-{os.getpid()}-")
-    os.chmod(folder, 0o711)
-    try:
-        yield folder
-    finally:
-        remove(folder)
-
-
 def run(settings, options):
-    import fcntl
+    """Labels what is not labelled yet, reports, and returns the exit status."""
     import shlex
-    from data import rows
-    jobs, candidates, source = read_inputs(settings)
+    jobs, candidates, source = read_jobs(settings)
     prctl(DUMPABLE, 0)
     order = {(row["problem_id"], row["candidate_id"]): (position, row) for position, row in enumerate(candidates)}
     digests = {problem["problem_id"]: digest_of_tests(problem, options) for problem, _ in jobs}
-    with contextlib.ExitStack() as files:
-        out = files.enter_context(rows.Appender(settings.out, ("problem_id", "candidate_id")))
-        try:
-            fcntl.flock(out.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise rows.RowError(f"--out {settings.out}: another execute.py is writing to it; wait or choose another file") from None
+
+    def is_done(row):  # the same tests have judged the same candidate; machinery failures get another chance
+        return (row.get("status") != "machinery" and order[out.key_of(row)][1].items() <= row.items()
+                and row.get("tests_digest") == digests.get(row["problem_id"], row.get("tests_digest")))
+
+    with rows.Appender(settings.out, ("problem_id", "candidate_id")) as out:
         old = rows.read_rows(settings.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
             raise rows.RowError(f"--out {settings.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
                                 f"{source}; choose another --out, or remove the file if its labels are no longer wanted")
-        # Done is what the same tests have judged on the same candidate; machinery failures get another chance.
-        good = [row for row in old if row.get("status") != "machinery" and order[out.key_of(row)][1].items() <= row.items()
-                and row.get("tests_digest") == digests.get(row["problem_id"], row.get("tests_digest"))]
-        if len(good) < len(old):
-            print(f"{len(old) - len(good)} rows of {settings.out} are labelled again: their candidate or its tests have changed, "
-                  "or the machinery failed")
-            rows.write_rows(settings.out, good)
-            out.file.close()
-            out = files.enter_context(rows.Appender(settings.out, out.key))
-            fcntl.flock(out.file, fcntl.LOCK_EX)
+        if stale := out.keep(is_done):
+            print(f"{stale} rows of {settings.out} are labelled again: their candidate or its tests have changed, or the machinery failed")
         todo = [(problem, candidate) for problem, candidate in jobs if out.key_of(candidate) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
@@ -1340,12 +1135,10 @@ def run(settings, options):
         except KeyboardInterrupt:
             print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr)
             return 130
-    labelled = rows.read_rows(settings.out)
-    arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
-    if arranged != labelled:
-        rows.write_rows(settings.out, arranged)
+    labelled = sorted(rows.read_rows(settings.out), key=lambda row: order[out.key_of(row)][0])
+    rows.write_rows(settings.out, labelled)
     wanted = {out.key_of(candidate) for _, candidate in jobs}
-    return report([row for row in arranged if out.key_of(row) in wanted], settings)
+    return report([row for row in labelled if out.key_of(row) in wanted], settings)
 
 
 def report(labelled, settings):
@@ -1369,9 +1162,49 @@ def report(labelled, settings):
     return 0
 
 
+@contextlib.contextmanager
+def scratch_folder():
+    """A folder for what candidates write where they have no private file tree. Cleans up after killed runs, too."""
+    import tempfile
+
+    def remove(path):
+        with contextlib.suppress(OSError):
+            empty(path)
+            os.rmdir(path)
+
+    for entry in os.scandir(tempfile.gettempdir()):
+        match = re.fullmatch(r"judge-execute-(\d+)-\w+", entry.name)
+        if match and not os.path.exists(f"/proc/{match[1]}"):
+            remove(entry.path)
+    folder = tempfile.mkdtemp(prefix=f"judge-execute-{os.getpid()}-")
+    os.chmod(folder, 0o711)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def main(arguments=None):
+    settings = parse_arguments(arguments)
+    sys.set_int_max_str_digits(50000)  # as LiveCodeBench: its tests hold long integers
+    if sys.platform != "linux" or MACHINE not in ("x86_64", "aarch64"):
+        raise SystemExit("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
+    if settings.site_packages and sys.prefix.startswith("/tmp/") and "namespaces" not in settings.without:
+        raise SystemExit(f"--site-packages: the packages of this Python lie in /tmp ({sys.prefix}), where candidates get a folder of "
+                         "their own; use a virtual environment elsewhere, or add --without namespaces")
+    options = {"compare": settings.compare, "scale": settings.timeout_scale, "memory_mb": settings.memory_mb,
+               "site_packages": bool(settings.site_packages), "without": settings.without}
+    with scratch_folder() as options["scratch"]:
+        if settings.self_check or settings.benchmark:
+            sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "docs"))
+            import bench_execute
+            return (bench_execute.self_check if settings.self_check else bench_execute.benchmark)(options)
+        return run(settings, options)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--zygote"]:
-        shut_off(int(sys.argv[2]), json.loads(sys.argv[3]))
+        zygote(socket.socket(fileno=int(sys.argv[2])), json.loads(sys.argv[3]))
     if os.environ.get("PYTHONHASHSEED") != "0":  # the order of a set in a benchmark's test must not differ from run to run
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
     sys.exit(main())

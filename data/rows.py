@@ -13,6 +13,11 @@ import os
 import sys
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing keeps two writers apart
+    fcntl = None
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "data" / "tiny"
 
@@ -21,6 +26,8 @@ PROBLEM = {"problem_id": str, "prompt": str, "entry_point": (str, type(None)), "
            "domain": str, "difficulty": str, "split": str}
 CANDIDATE = {"problem_id": str, "candidate_id": str, "policy": str, "code": str}
 LABELLED = {**CANDIDATE, "passed": (bool, type(None)), "status": str}
+TESTS = {"call": {"args": list, "expected": object}, "stdin": {"input": str, "output": str}, "assert": {"source": str},
+         "unittest": {"source": str}}  # what a test of each type needs
 
 
 class RowError(SystemExit):
@@ -82,30 +89,67 @@ def read_problems(paths):
     return problems
 
 
+def check_tests(problem, where):
+    """What running a problem's tests needs. Raises RowError; where: the file, for its message."""
+    place = f"{where}: problem {problem['problem_id']!r}"
+    if not problem["public_tests"] and not problem["tests"]:
+        raise RowError(f"{place} has no tests, public or hidden; without tests there is no verdict: remove it or give it tests")
+    for kind in ("public_tests", "tests"):
+        for number, test in enumerate(problem[kind], 1):
+            at = f"{place}, {kind} number {number}"
+            if not isinstance(test, dict) or test.get("type") not in TESTS:
+                raise RowError(f"{at}: expected an object with 'type' one of {', '.join(TESTS)}")
+            for field, wanted in TESTS[test["type"]].items():
+                if field not in test or not isinstance(test[field], wanted):
+                    says = {list: "a list", str: "text", object: "any value"}[wanted]
+                    raise RowError(f"{at}: a {test['type']!r} test needs {field!r} ({says})")
+            if test["type"] == "call" and not problem["entry_point"]:
+                raise RowError(f"{at}: a 'call' test needs the problem's 'entry_point'")
+
+
 class Appender:
     """Appends rows to a JSONL file, each flushed whole, after cutting off a torn last line.
 
-    `done` holds the keys of the rows that were already there: skip those.
+    `done` holds the keys of the rows that were already there: skip those. While it is open no other process may append.
     """
 
     def __init__(self, path, key):
         self.path, self.key = Path(path), key
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            open(self.path, "a").close()
-        except OSError as error:
-            raise RowError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self.open()
         self.done = {self.key_of(row) for row in read_rows(self.path, dict.fromkeys(key, object))}
         whole = self.path.read_bytes()
         if whole and not whole.endswith(b"\n"):
+            last = whole[whole.rfind(b"\n") + 1:]
             try:  # a whole row that only lost its newline is kept
-                json.loads(whole[whole.rfind(b"\n") + 1:])
-                whole += b"\n"
+                json.loads(last)
+                self.file.write("\n")
+                self.file.flush()
             except ValueError:
-                whole = whole[:whole.rfind(b"\n") + 1]
-            replace_file(self.path, whole)
-        # a lone surrogate, which a model can write, becomes its JSON escape
-        self.file = open(self.path, "a", encoding="utf-8", errors="backslashreplace")
+                self.file.truncate(len(whole) - len(last))
+
+    def open(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # a lone surrogate, which a model can write, becomes its JSON escape
+            self.file = open(self.path, "a", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise RowError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            if fcntl:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RowError(f"{self.path}: another {Path(sys.argv[0]).name} is writing to it; wait for it, or choose another file") from None
+
+    def keep(self, wanted):
+        """Drops the rows for which wanted(row) is false. Returns how many."""
+        rows = read_rows(self.path)
+        good = [row for row in rows if wanted(row)]
+        if len(good) < len(rows):
+            write_rows(self.path, good)
+            self.file.close()
+            self.open()
+            self.done = set(map(self.key_of, good))
+        return len(rows) - len(good)
 
     def key_of(self, row):
         return tuple(row[name] for name in self.key)

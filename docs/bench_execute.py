@@ -20,8 +20,7 @@ spec.loader.exec_module(execute)
 
 # ---------------------------------------------------------------- what holds
 
-MEANING = {"user": "user namespace: no rights over anything outside", "net": "network namespace: loopback only", "ipc": "IPC namespace",
-           "mount": "private read-only file tree, writable /tmp in memory", "pid": "pid namespace: sees and outlives nothing",
+MEANING = {"namespaces": "a user's, network's, processes', shared memory's and files' view of their own, with a read-only file tree",
            "uid": "runs as an unprivileged user", "seccomp": "system calls such as ptrace, mount, setns, bpf, io_uring refused"}
 PROBES = '''
 import ctypes, os, resource, socket, time
@@ -63,8 +62,8 @@ def self_check(options):
     zygote = execute.Zygote({**options, "preload": []})
     for name in execute.LAYERS:
         lacks = zygote.layers[name]
-        print(f"{name:8} {'holds  ' if lacks is None else 'MISSING'}  {MEANING[name]}" + (f" ({lacks})" if lacks else ""))
-    print("rlimits  holds    processor time, memory, file size, open files, processes, core dumps\n\na program that tries:")
+        print(f"{name:11}{'holds  ' if lacks is None else 'MISSING'}  {MEANING[name]}" + (f" ({lacks})" if lacks else ""))
+    print("rlimits    holds    processor time, memory, file size, open files, processes, core dumps\n\na program that tries:")
     zygote.close()
     with socket.create_server(("127.0.0.1", 0)) as server:
         jobs = []
