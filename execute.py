@@ -264,8 +264,11 @@ def private_root(user):
     os.chdir("/")
 
 
-def install_filter(namespaces):
-    """A BPF program that refuses what no candidate needs: a small second wall behind the namespaces."""
+def install_filter(process=None):
+    """A BPF program that refuses what no candidate needs: a small second wall behind the namespaces.
+
+    process: the number of a candidate that has no namespaces: it gets no network, and may send signals only to itself.
+    """
     LOAD, EQUAL, AT_LEAST, RETURN, ALLOW, EPERM = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50001
     code = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[MACHINE]), (RETURN, 0, 0, EPERM),
             (LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, EPERM)]  # nor another architecture's calls
@@ -280,10 +283,10 @@ def install_filter(namespaces):
 
     only("prlimit64", 0)  # limits and priority of itself, not of the zygote, which the next run would inherit
     only("setpriority", 0, 0)
-    if not namespaces:  # no network, and signals only to itself
+    if process:
         only("socket", socket.AF_UNIX)
         for name in ("kill", "tkill", "tgkill"):
-            only(name, os.getpid())
+            only(name, process)
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in [*code, (RETURN, 0, 0, ALLOW)])
     address = ctypes.cast(program, ctypes.c_void_p).value
     prctl(SECCOMP, 2, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
@@ -320,7 +323,7 @@ def isolate(options):
 
     prctl(NO_NEW_PRIVS, 1)
     layer("namespaces", lambda: enter_namespaces(proc, user))
-    layer("seccomp", lambda: install_filter(False))
+    layer("seccomp", install_filter)
     with open(os.open("self/statm", os.O_RDONLY, dir_fd=proc)) as file:
         memory = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE") + (options["memory_mb"] << 20)
     processes, folder = MAX_PROCESSES, "/tmp"
@@ -347,6 +350,8 @@ def isolate(options):
     prctl(DUMPABLE, 0)
     prctl(PDEATHSIG, signal.SIGKILL)
     prctl(SUBREAPER, 1)
+    if not layers["namespaces"] and not layers["seccomp"]:
+        install_filter()
     return layers, folder, proc
 
 
@@ -387,9 +392,10 @@ def zygote(control, options):
         pid = libc.fork()  # os.fork() would tidy up for threads, which we have not, in half of the time that a fork takes
         if pid == 0:
             try:
-                prctl(PDEATHSIG, signal.SIGKILL)
-                if not layers["seccomp"]:
-                    install_filter(not layers["namespaces"])
+                if layers["namespaces"]:
+                    prctl(PDEATHSIG, signal.SIGKILL)
+                    if not layers["seccomp"]:
+                        install_filter(os.getpid())
                 candidate(descriptors, int(message))
             finally:
                 os._exit(1)
@@ -458,13 +464,12 @@ def empty(folder):
 def candidate(descriptors, size):
     """The candidate's code, as the job (size bytes in the first file) says; the other files become 0, 1, 2, ... Never returns."""
     os.setpgid(0, 0)  # its own group is enough: the zygote's session has no terminal, and setsid() takes milliseconds
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     job = marshal.loads(os.read(descriptors[0], size))
     resource.setrlimit(resource.RLIMIT_CPU, (job["cpu"], job["cpu"] + 1))
     for target, fd in enumerate(descriptors[1:]):
         os.dup2(fd, target)
     os.closerange(len(descriptors) - 1, 4096)
-    run_program(job) if job["mode"] == "stdin" else converse(job, socket.socket(fileno=3))
+    run_program(job) if job["mode"] == "stdin" else converse(job, 3)
 
 
 class CompileError(Exception):
@@ -491,10 +496,6 @@ def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     import atexit
     import threading
-    for number, name, errors in ((0, "stdin", "surrogateescape"), (1, "stdout", "surrogateescape"), (2, "stderr", "backslashreplace")):
-        stream = open(number, "w" if number else "r", encoding="utf-8", errors=errors, closefd=False)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
     code = 0
     try:
         load(job, "__main__")
@@ -511,9 +512,9 @@ def run_program(job):
     os._exit(code)
 
 
-def converse(job, sock):
-    """A candidate that answers requests, a JSON line each: those of the job, then what comes, until the referee hangs up."""
-    getpid, leave, dumps, pristine, functions = os.getpid, os._exit, json.dumps, {}, {}
+def converse(job, wire):
+    """A candidate that answers requests, a JSON line each: those of the job and, but for `call` tests, what comes after them."""
+    getpid, leave, write, dumps, pristine, functions = os.getpid, os._exit, os.write, json.dumps, {}, {}
     if job["mode"] == "inside":
         from unittest import TestCase, TestLoader, TestResult, TestSuite, case, suite
         pristine = {thing: dict(vars(thing)) for thing in
@@ -559,14 +560,18 @@ def converse(job, sock):
             value, status = None, {CompileError: "compile_error", OutputLimit: "output_limit", MemoryError: "memory_limit"}
             status = status.get(type(error), "runtime_error")
             data = dumps({"error": status, "type": str(type(error).__name__), "detail": describe(error)}).encode() + b"\n"
-        sock.sendall(data)
+        while data:
+            data = data[write(wire, data):]
         return value
 
-    namespace, later = answer(load, job, "candidate"), sock.makefile("rb")
+    namespace = answer(load, job, "candidate")
     for request in job["requests"] if namespace is not None else ():
         answer(perform, request)
-    while namespace is not None:
-        answer(perform, marshal.load(later))  # EOFError, the end, when the referee hangs up
+    if job["mode"] == "call" or namespace is None:
+        leave(0)
+    with open(wire, "rb") as later:
+        while True:  # until the referee hangs up: EOFError
+            answer(perform, marshal.load(later))
 
 
 def run_inside(request, namespace, pristine):
@@ -632,7 +637,7 @@ class Zygote:
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ from run to run
         command = [sys.executable, "-P", "-s", *(() if options["site_packages"] else ("-S",)), "-W", "ignore", os.path.abspath(__file__),
                    "--zygote", str(theirs.fileno()), json.dumps({**options, "parent": os.getpid()})]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC"}
+        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8:surrogateescape", "LANG": "C.UTF-8", "TZ": "UTC"}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         theirs.close()
@@ -736,7 +741,7 @@ def judge(problem, code, zygote, options):
     public, started = len(problem["public_tests"]), time.perf_counter()
     tests, groups, missing, why = [*problem["public_tests"], *problem["tests"]], collections.defaultdict(list), [], None
     results = [None] * len(tests)  # (status, detail, what the digest is made of), None where not run
-    job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"], "mode": "talk", "requests": []}
+    job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"], "mode": "call", "requests": []}
     if problem.get("libs"):
         zygote.sock.send(json.dumps(problem["libs"]).encode())
         missing = zygote.hear()
@@ -763,9 +768,9 @@ def judge(problem, code, zygote, options):
             steps = {position: functools.partial(judge_call, tests[position], options["compare"]) for position in positions}
             sit(zygote, job, steps, limit, results, public)
         elif kind == "assert":
-            job["requests"] = []
+            talking = {**job, "mode": "assert", "requests": []}
             steps = {position: functools.partial(run_assert, tests[position]["source"], problem["entry_point"]) for position in positions}
-            calls = sit(zygote, job, steps, limit, results, public).calls
+            calls = sit(zygote, talking, steps, limit, results, public).calls
             if any(results[position] and results[position][0] == "passed" for position in positions) and not repeats(zygote, job, calls, limit):
                 for position in positions:
                     results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
