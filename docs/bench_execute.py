@@ -70,7 +70,7 @@ def self_check(options):
         for name in names:
             args = [name, str(Path(execute.__file__).parent), os.getpid(), server.getsockname()[1]]
             tests = [{"type": "call", "args": args, "expected": False}]
-            jobs.append(({"problem_id": name, "entry_point": "probe", "public_tests": [], "tests": tests}, {"name": name, "code": PROBES}))
+            jobs.append(({"problem_id": name, "entry_point": "probe", "public_tests": [], "tests": tests, "time_limit": 60}, {"name": name, "code": PROBES}))
         found = {candidate["name"]: answer for candidate, answer in execute.label(jobs, options, 2)}
     for name in names:
         answer = found[name]

@@ -20,6 +20,7 @@ SCRIPT = ROOT / "execute.py"
 spec = importlib.util.spec_from_file_location("execute_under_test", SCRIPT)
 execute = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(execute)
+sandbox = execute.sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -171,11 +172,11 @@ def test_text_is_compared_as_documented(got, expected, benchmark, exact, toleran
 def test_values_survive_the_wire():
     for value in (None, True, 0, -1, 2 ** 63, -10 ** 5000, 1.5, -0.0, math.inf, "é\udcff\0", [], [1, [2, (3, {4})]], {"a": (1,), (2, 3): {}}, {1, 2}, frozenset({(1,)}), b"\0\xff",
                   bytearray(b"x"), 1 + 2j, range(1, 10, 2)):
-        wire = json.loads(json.dumps(execute.pack(value, [1 << 20])))
-        assert execute.unpack(wire) == value and type(execute.unpack(wire)) is type(value)
-    assert list(execute.unpack(execute.pack(iter([1, 2]), [100]))) == [1, 2]
-    assert list(execute.unpack(execute.pack({1: 2}.keys(), [100]))) == [1]
-    assert isinstance(execute.unpack(execute.pack(object(), [100])), execute.Opaque)
+        wire = json.loads(json.dumps(sandbox.pack(value, [1 << 20])))
+        assert sandbox.unpack(wire) == value and type(sandbox.unpack(wire)) is type(value)
+    assert list(sandbox.unpack(sandbox.pack(iter([1, 2]), [100]))) == [1, 2]
+    assert list(sandbox.unpack(sandbox.pack({1: 2}.keys(), [100]))) == [1]
+    assert isinstance(sandbox.unpack(sandbox.pack(object(), [100])), sandbox.Opaque)
 
 
 def test_the_compare_flag_reaches_the_referee(tmp_path):
@@ -306,7 +307,7 @@ def test_a_worker_that_dies_is_replaced(role, tmp_path):
             try:
                 above = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
                 is_referee = above == supervisor.pid
-                is_zygote = "--zygote\0" in Path(f"/proc/{pid}/cmdline").read_text() and "--zygote\0" not in Path(f"/proc/{above}/cmdline").read_text()
+                is_zygote = "sandbox.py\0" in Path(f"/proc/{pid}/cmdline").read_text() and "sandbox.py\0" not in Path(f"/proc/{above}/cmdline").read_text()
                 if (is_referee if role == "referee" else is_zygote) and len(read_whole(tmp_path / "l.jsonl")) > 5 * killed:
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
@@ -399,7 +400,7 @@ def test_self_check_says_which_layers_hold(who, missing, tmp_path):
         start, script = ordinary_user(), Path(tempfile.mkdtemp(prefix="self-check-")) / "execute.py"
         for folder in ("docs", "data"):
             (script.parent / folder).mkdir()
-        for name in ("execute.py", "docs/bench_execute.py", "data/__init__.py", "data/rows.py", "data/compare.py"):
+        for name in ("execute.py", "docs/bench_execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/sandbox.py"):
             shutil.copy(ROOT / name, script.parent / name)
         subprocess.run(["chmod", "-R", "a+rX", script.parent], check=True)
     try:

@@ -297,7 +297,7 @@ def everything(tmp_path_factory):
             while supervisor.poll() is None:
                 for pid in own_processes(supervisor.pid, folder) | {supervisor.pid}:
                     try:
-                        if b"--zygote" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        if b"sandbox.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                             memory[pid] = max(memory.get(pid, 0), high_water(pid))
                     except OSError:
                         pass
