@@ -57,6 +57,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 from data import rows, sandbox
@@ -125,8 +126,7 @@ class Zygote:
 
 def memory_file(content=b""):
     file = os.memfd_create("file")
-    with open(file, "wb", closefd=False) as stream:
-        stream.write(content)
+    os.write(file, content)
     os.lseek(file, 0, os.SEEK_SET)
     return file
 
@@ -623,23 +623,19 @@ def report(labelled, settings):
 @contextlib.contextmanager
 def scratch_folder():
     """A folder for what candidates write where they have no private file tree. Cleans up after killed runs, too."""
-    import tempfile
-
-    def remove(path):
-        with contextlib.suppress(OSError):
-            sandbox.empty(path)
-            os.rmdir(path)
-
-    for entry in os.scandir(tempfile.gettempdir()):
-        match = re.fullmatch(r"judge-execute-(\d+)-\w+", entry.name)
-        if match and not os.path.exists(f"/proc/{match[1]}"):
-            remove(entry.path)
     folder = tempfile.mkdtemp(prefix=f"judge-execute-{os.getpid()}-")
     os.chmod(folder, 0o711)
     try:
         yield folder
     finally:
-        remove(folder)
+        for entry in os.scandir(tempfile.gettempdir()):
+            run = re.fullmatch(r"judge-execute-(\d+)-\w+", entry.name)
+            over = run and (entry.path == folder or not os.path.exists(f"/proc/{run[1]}"))
+            # a real folder of our own: somebody else's link of that name may point to what is dear to us
+            if over and entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                with contextlib.suppress(OSError):
+                    sandbox.empty(entry.path)
+                    os.rmdir(entry.path)
 
 
 def main(arguments=None):

@@ -335,6 +335,30 @@ def test_what_the_machinery_cannot_judge_has_no_label_and_is_tried_again(tmp_pat
     assert [row["passed"] for row in label(tmp_path, problems, candidates)] == [True, True]
 
 
+def test_leftovers_of_killed_runs_are_removed_and_planted_links_are_not_followed(tmp_path):
+    """Whoever can write to the temporary folder can put a link there under the name of a scratch folder."""
+    (tmp_path / "dear").write_text("dear")
+    leftover, link = (Path(tempfile.gettempdir()) / f"judge-execute-{2 ** 22 + number}-test" for number in (1, 2))  # no such processes
+    (leftover / "a" / "b").mkdir(parents=True)
+    (leftover / "a").chmod(0)
+    link.symlink_to(tmp_path)
+    try:
+        label(tmp_path, [GOOD], SAME)
+        assert not leftover.exists() and link.is_symlink() and (tmp_path / "dear").read_text() == "dear"
+    finally:
+        link.unlink()
+
+
+def test_without_namespaces_a_candidate_may_lose_its_folder_but_nobody_elses(tmp_path):
+    (tmp_path / "dear").write_text("dear")
+    take = f"import os\nplace = os.getcwd()\nos.chdir('/')\nos.rmdir(place)\nos.symlink({str(tmp_path)!r}, place)\ndef f(a):\n    return a"
+    note = "def f(a):\n    open('note', 'w').write('x')\n    return a"
+    for rights in ((), ("uid",)):  # a Python that only root can read leaves the candidates root
+        (tmp_path / "l.jsonl").unlink(missing_ok=True)
+        rows = label(tmp_path, [GOOD], programs("p", take, note, note), "--without", "namespaces", *rights)
+        assert [row["passed"] for row in rows[1:]] == [True, True] and (tmp_path / "dear").read_text() == "dear"
+
+
 def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     problems, candidates = many(200)
     write(tmp_path / "p.jsonl", problems)
