@@ -253,6 +253,8 @@ def extract_code(text, problem, chat=False):
     if not chat:
         return starter + STOPS.split(text)[0] if starter else text
     blocks = FENCED.findall(text) or [text]
+    if re.findall(r"```\w*", text) == ["```"]:  # the end of a block that began without one, or the start of one that was cut off
+        blocks = text.split("```")
     defines = [b for b in blocks if entry and re.search(rf"\bdef {re.escape(entry)}\b", b)]
     code = (defines or blocks)[0]
     if defines or not starter or "class " in code:

@@ -204,6 +204,7 @@ AGAIN = "def f(xs: List[int]) -> int:\n" + BODY
     f"```python\n{AGAIN}```", f"Sure!\n\n```python\n{AGAIN}```\nThis adds.", f"```\n{AGAIN}```", f"```py\n{AGAIN}",        # cut off
     f"```python\nf([1])\n```\nIn full:\n```python\n{AGAIN}```", f"```python\n{AGAIN}```\nTry it:\n```python\nprint(f)\n```",  # several
     f"```bash\npip install x\n```\n```python\n{AGAIN}```\n```python\ndef f(xs):\n    return 'second'\n```", AGAIN,                # no fence
+    f"{AGAIN}```\nThis adds.", f"Sure!\n```\n{AGAIN}",                                                                 # one bare fence, which end is it?
     f"```python\n{BODY}```"])                                                                                                    # the body alone
 def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
     code = sample.extract_code(text, FUNCTION, chat=True)
