@@ -143,7 +143,7 @@ class Talk:
     """One candidate's process, as the referee sees it: it answers the job's requests in order, then those of ask()."""
 
     def __init__(self, zygote, job, tests, limit):
-        self.zygote, self.limit, self.calls = zygote, limit, []
+        self.zygote, self.limit, self.calls, self.outputs = zygote, limit, [], []
         self.sock, theirs = socket.socketpair()
         zygote.start({**job, "cpu": math.ceil(limit * (tests + 1))}, *[zygote.nothing] * 3, theirs.fileno())
         theirs.close()
@@ -151,6 +151,7 @@ class Talk:
 
     def attempt(self, step):
         """One test, step(self), in its time; what the candidate does outside of its role ends the talk. Raises Failed."""
+        self.outputs = []
         try:
             signal.setitimer(signal.ITIMER_REAL, self.limit)  # rings in whatever runs longer: the answer, or the comparison
             try:
@@ -248,7 +249,7 @@ def judge(problem, code, zygote, options):
 
 
 def sit(zygote, job, steps, limit, results, public):
-    """One process of the candidate for several tests. steps: {position: function of a Talk that returns outputs or raises Failed}.
+    """One process of the candidate for several tests. steps: {position: function of a Talk that raises Failed}.
 
     Fills in results. Returns the Talk, closed.
     """
@@ -259,21 +260,22 @@ def sit(zygote, job, steps, limit, results, public):
             results[:] = [(failed.status, failed.detail, failed.status) if position in steps else result for position, result in enumerate(results)]
             return talk
         for position, step in steps.items():
+            status, detail, over = "passed", "", False
             try:
-                outputs = talk.attempt(step)
-                results[position] = "passed", "", digestible(outputs) if position < public else None
+                talk.attempt(step)
             except Failed as failed:
-                results[position] = failed.status, failed.detail, failed.status
-                if failed.over:
-                    break
+                status, detail, over = failed.status, failed.detail, failed.over
+            answered = position < public and status in ("passed", "wrong_answer")  # right or wrong, equal answers are one cluster
+            results[position] = status, detail, digestible(talk.outputs) if answered else status
+            if over:
+                break
     return talk
 
 
 def judge_call(test, compare, talk):
-    output = unpack(talk.reply()["value"])
-    if not same_value(output, test["expected"], compare):
-        raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(output), 100)}")
-    return [output]
+    talk.outputs.append(unpack(talk.reply()["value"]))
+    if not same_value(talk.outputs[0], test["expected"], compare):
+        raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(talk.outputs[0]), 100)}")
 
 
 def repeats(zygote, job, calls, limit):
@@ -323,8 +325,8 @@ program_of = functools.lru_cache(64)(functools.partial(compile, filename="<test>
 
 
 def judge_assert(test, entry_point, talk):
-    """A benchmark's assert lines, run here; returns what the candidate's functions answered."""
-    raised, outputs = [], []
+    """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
+    raised = []
 
     def stand_in(name, *args, **kwargs):
         request = marshal.dumps({"call": name, "args": list(args), "kwargs": kwargs, "back": True})
@@ -338,12 +340,12 @@ def judge_assert(test, entry_point, talk):
             raise raised[-1] from None
         finally:
             talk.calls.append((request, hashlib.sha256(talk.line).digest()))
-        outputs.append(unpack(reply["value"]))
+        talk.outputs.append(unpack(reply["value"]))
         for mine, after in zip(args, unpack(reply["args"])):
             if type(mine) is type(after) and mine != after and type(mine) in (list, dict, set):  # the call changed its arguments
                 mine.clear()
                 (mine.extend if type(mine) is list else mine.update)(after)
-        return outputs[-1]
+        return talk.outputs[-1]
 
     random.seed(0)  # a test may draw its inputs
     try:
@@ -356,7 +358,6 @@ def judge_assert(test, entry_point, talk):
         if isinstance(error, (EOFError, OSError, OutputLimit)):
             raise
         raise Failed("wrong_answer", f"the test cannot use the answer ({describe(error)})") from None
-    return outputs
 
 
 def judge_inside(test, talk):
@@ -372,12 +373,12 @@ def judge_inside(test, talk):
     token = os.urandom(8).hex()  # comes after the candidate's own code has run: an answer prepared there lacks it
     reply = talk.ask(**request, token=token)
     (ran, wrong), (_, planted) = reply["ran"], reply["planted"]
+    talk.outputs = [sorted(ran), sorted(wrong)]
     for name in sorted(expected):
         if name in wrong or name not in ran:
             raise Failed("wrong_answer", f"{name}: {clean(str(wrong.get(name, 'did not run')), 200)}")
     if len(planted) != 4 or ran != dict.fromkeys(expected, 1) or reply["token"] != token:
         raise Failed("runtime_error", "the program interferes with its tests")
-    return [sorted(ran), sorted(wrong)]
 
 
 def judge_program(zygote, job, test, limit, compare):

@@ -102,11 +102,13 @@ def test_public_tests_count_and_their_values_are_told(tmp_path):
 
 def test_equal_outputs_on_public_inputs_have_equal_digests(tmp_path):
     tests = problem("p", [call([5], 0)], [call([1], [1, 2]), call([2], [2, 3])])
-    same, alike, other, broken, elsewhere = label(tmp_path, [tests], programs(
+    same, alike, other, broken, elsewhere, another, too = label(tmp_path, [tests], programs(
         "p", "def f(a):\n    return [a, a + 1]", "def f(a):\n    x = [a]\n    x.append(a + 1.0)\n    return tuple(x) if a < 3 else 0", "def f(a):\n    return [a]",
-        "def f(a):\n    raise ValueError", "def f(a):\n    return [a, a + 1] if a < 3 else None"))
+        "def f(a):\n    raise ValueError", "def f(a):\n    return [a, a + 1] if a < 3 else None",
+        "def f(a):\n    return [0]", "def f(a):\n    return [a - a]"))
     assert same["output_digest"] == alike["output_digest"] == elsewhere["output_digest"]
-    assert len({row["output_digest"] for row in (same, other, broken)}) == 3
+    assert len({row["output_digest"] for row in (same, other, broken, another)}) == 4  # right or wrong: the outputs, not the verdict
+    assert another["output_digest"] == too["output_digest"]
 
 
 def test_programs_stop_at_their_first_hidden_failure(tmp_path):
