@@ -198,7 +198,8 @@ def check_outputs(runs):
 spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(select)
-PARSERS = {"sample.py": sample.parse_args, "execute.py": execute.parse_arguments, "train_bilevel.py": train_bilevel.main, "select.py": select.parse_args}
+PARSERS = {"sample.py": sample.parse_args, "execute.py": execute.parse_arguments, "train_bilevel.py": train_bilevel.main,
+           "select.py": select.parse_args}
 
 
 def test_every_command_in_the_readme_parses(monkeypatch):
