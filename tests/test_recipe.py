@@ -41,7 +41,7 @@ STAND_INS = {
     "--batch 32": "--batch 4",
     "--meta-batch 32": "--meta-batch 2",
     "--micro-tokens 5120": "--micro-tokens 1024",
-    "--site-packages": "--site-packages --without mount",  # execute.py wants that where this Python lies in /tmp
+    "--site-packages": "--site-packages --without namespaces",  # execute.py wants that where this Python lies in /tmp
 }
 
 PROGRAM = """```python
