@@ -52,6 +52,7 @@ import math
 import os
 import random
 import re
+import resource
 import select
 import signal
 import socket
@@ -66,6 +67,7 @@ from data.sandbox import LAYERS, MACHINE, MAX_OUTPUT, Opaque, OutputLimit, clean
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
+MAX_REFEREE = 4 << 30  # bytes of address space for comparing
 ATTEMPTS = 3  # for the machinery; a candidate gets one
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
 
@@ -79,21 +81,23 @@ class TimeUp(BaseException):
 class Failed(BaseException):
     """The verdict on one test. A BaseException, so that no `except` in a benchmark's test swallows it."""
 
-    def __init__(self, status, detail, over=False):
+    def __init__(self, status, detail, over=False, error=None):
         super().__init__(status, detail)
         self.status, self.detail, self.over = status, detail, over  # over: its process is gone, no further test can run
+        self.error = error  # name of the exception that the candidate raised, if it did
 
 
 class Zygote:
     """The referee's end of its zygote, which is a fresh Python with nothing of ours. Every error here is the machinery's."""
 
     def __init__(self, options):
+        self.options = options
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ from run to run
         command = [sys.executable, "-P", "-s", *(() if options["site_packages"] else ("-S",)), "-W", "ignore", sandbox.__file__,
                    str(theirs.fileno()), json.dumps({**options, "parent": os.getpid()})]
         environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8:surrogateescape",
-                       "LANG": "C.UTF-8", "TZ": "UTC"}
+                       "LANG": "C.UTF-8", "TZ": "UTC", "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         theirs.close()
@@ -117,10 +121,15 @@ class Zygote:
         in_time = bool(select.select([self.sock], [], [], patience)[0])
         if not in_time:
             self.sock.send(b"kill")
-        return self.hear(), in_time
+        code, fit = self.hear()
+        if not fit:  # something is left of the run that could not be cleaned up
+            self.close()
+            self.__init__(self.options)
+        return code, in_time
 
     def close(self):
         self.sock.close()
+        os.close(self.nothing)
         self.process.wait()
 
 
@@ -143,31 +152,34 @@ class Talk:
     """One candidate's process, as the referee sees it: it answers the job's requests in order, then those of ask()."""
 
     def __init__(self, zygote, job, tests, limit):
-        self.zygote, self.limit, self.calls, self.outputs = zygote, limit, [], []
+        self.zygote, self.limit, self.calls, self.outputs, self.line, self.code = zygote, limit, [], [], b"", None
         self.sock, theirs = socket.socketpair()
         zygote.start({**job, "cpu": math.ceil(limit * (tests + 1))}, *[zygote.nothing] * 3, theirs.fileno())
         theirs.close()
         self.replies = self.sock.makefile("rb")
 
     def attempt(self, step):
-        """One test, step(self), in its time; what the candidate does outside of its role ends the talk. Raises Failed."""
+        """One test, step(self), in its time. Raises Failed."""
         self.outputs = []
         try:
-            signal.setitimer(signal.ITIMER_REAL, self.limit)  # rings in whatever runs longer: the answer, or the comparison
+            signal.setitimer(signal.ITIMER_REAL, self.limit, 1.0)  # rings in whatever runs longer: the answer, or the comparison
             try:
                 return step(self)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        except TimeUp:
-            raise Failed("time_limit", f"longer than {self.limit:g} s", True) from None
-        except OutputLimit as error:
-            raise Failed("output_limit", str(error), True) from None
-        except (EOFError, OSError):
+        except (Exception, TimeUp) as error:
+            raise self.verdict(error) from None
+
+    def verdict(self, error):
+        """The Failed that an error means: the candidate is gone, or out of its role, and the talk is over."""
+        if isinstance(error, TimeUp):
+            return Failed("time_limit", f"longer than {self.limit:g} s", True)
+        if isinstance(error, OutputLimit):
+            return Failed("output_limit", str(error), True)
+        if isinstance(error, (EOFError, OSError)):
             status, detail = how_it_ended(self.close(0.5))
-            detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
-            raise Failed(status, detail, True) from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise Failed("runtime_error", f"not an answer ({type(error).__name__})", True) from None
+            return Failed(status, f"the program ended before it answered ({detail})".replace(" (exit status 0)", ""), True)
+        return Failed("runtime_error", f"not an answer ({type(error).__name__})", True)
 
     def reply(self):
         self.line = self.replies.readline(MAX_OUTPUT)
@@ -175,13 +187,17 @@ class Talk:
             raise OutputLimit("the answer is too large") if len(self.line) == MAX_OUTPUT else EOFError
         reply = json.loads(self.line)
         if "error" in reply:
-            self.error = str(reply.get("type"))
-            raise Failed(reply["error"] if reply["error"] in FAILURES else "runtime_error", clean(str(reply["detail"])))
-        return reply
+            status = reply["error"] if reply["error"] in FAILURES else "runtime_error"
+            raise Failed(status, clean(str(reply["detail"])), error=str(reply["type"]))
+        return {name: unpack(item) if name in ("value", "args") else item for name, item in reply.items()}
 
     def ask(self, request=None, **fields):
-        self.sock.sendall(request or marshal.dumps(fields))
-        return self.reply()
+        """The reply to a request. What goes wrong is a Failed, which no `except` of a test takes for the candidate's error."""
+        try:
+            self.sock.sendall(request or marshal.dumps(fields))
+            return self.reply()
+        except Exception as error:
+            raise self.verdict(error) from None
 
     def close(self, patience=0.0):
         if self.zygote:
@@ -226,7 +242,8 @@ def judge(problem, code, zygote, options):
         elif kind == "assert":
             steps = {position: functools.partial(judge_assert, tests[position], job["entry_point"]) for position in positions}
             calls = sit(zygote, {**job, "mode": kind}, steps, limit, results, public).calls
-            if "passed" in [result[0] for result in results if result] and not repeats(zygote, job, calls, limit):
+            if "passed" in [result[0] for result in results if result] and not repeats(
+                    zygote, job, calls, limit * len(positions), json.dumps([tests[position]["source"] for position in positions]).encode()):
                 for position in positions:
                     results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
         else:
@@ -273,29 +290,34 @@ def sit(zygote, job, steps, limit, results, public):
 
 
 def judge_call(test, compare, talk):
-    talk.outputs.append(unpack(talk.reply()["value"]))
+    talk.outputs.append(talk.reply()["value"])
     if not same_value(talk.outputs[0], test["expected"], compare):
         raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(talk.outputs[0]), 100)}")
 
 
-def repeats(zygote, job, calls, limit):
-    """Do the calls, [(request, digest of the reply)], get the same replies in an order in which a counter would not give them?"""
-    order = sorted(calls, key=lambda call: call[1])
+def repeats(zygote, job, calls, limit, salt):
+    """Do the calls, [(request, digest of the reply)], get the same replies in another order? limit: seconds for all of them.
+
+    A counter would answer differently. The order depends on `salt`, which the candidate cannot know.
+    """
+    order = sorted(calls, key=lambda call: hashlib.sha256(salt + call[1]).digest())
     if order == calls:
         order.reverse()
     if len({answer for _, answer in calls}) < 2:
         return True
 
-    def same(answer, talk):
-        with contextlib.suppress(Failed):  # an error may be what was expected
-            talk.reply()
-        return hashlib.sha256(talk.line).digest() == answer
+    def same(talk):
+        talk.reply()  # its code has run
+        for _, answer in order:
+            with contextlib.suppress(Failed):  # an error may be what was expected
+                talk.reply()
+            if hashlib.sha256(talk.line).digest() != answer:
+                return False
+        return True
 
     job = {**job, "mode": "call", "requests": [marshal.loads(request) for request, _ in order]}
-    with contextlib.closing(Talk(zygote, job, len(order), limit)) as talk:
-        with contextlib.suppress(Failed):
-            talk.attempt(Talk.reply)
-            return all(talk.attempt(functools.partial(same, answer)) for _, answer in order)
+    with contextlib.closing(Talk(zygote, job, 1, limit)) as talk, contextlib.suppress(Failed):
+        return talk.attempt(same)
     return False
 
 
@@ -312,10 +334,10 @@ class Names(dict):
         kind = self.talk.ask(name=name)
         if "function" in kind:
             self[name] = functools.partial(self.stand_in, name)
-        elif "module" in kind and kind["module"].partition(".")[0] in sys.stdlib_module_names:
-            self[name] = __import__(kind["module"], fromlist=["_"])
-        elif "value" in kind and not isinstance(unpack(kind["value"]), Opaque):
-            self[name] = unpack(kind["value"])
+        elif kind.get("module") == name and name in sys.stdlib_module_names:  # under its own name: an alias may be any module
+            self[name] = __import__(name)
+        elif "value" in kind and not isinstance(kind["value"], Opaque):
+            self[name] = kind["value"]
         else:
             raise KeyError(name)
         return self[name]
@@ -333,15 +355,15 @@ def judge_assert(test, entry_point, talk):
         try:
             reply = talk.ask(request)
         except Failed as failed:
-            kind = getattr(builtins, talk.error, None)
+            kind = getattr(builtins, str(failed.error), None)
             if failed.status != "runtime_error" or not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise
             raised.append(kind(failed.detail))  # a test may expect it
             raise raised[-1] from None
         finally:
             talk.calls.append((request, hashlib.sha256(talk.line).digest()))
-        talk.outputs.append(unpack(reply["value"]))
-        for mine, after in zip(args, unpack(reply["args"])):
+        talk.outputs.append(reply["value"])
+        for mine, after in zip(args, reply["args"]):
             if type(mine) is type(after) and mine != after and type(mine) in (list, dict, set):  # the call changed its arguments
                 mine.clear()
                 (mine.extend if type(mine) is list else mine.update)(after)
@@ -355,8 +377,6 @@ def judge_assert(test, entry_point, talk):
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if error in raised:
             raise Failed("runtime_error", clean(str(error))) from None
-        if isinstance(error, (EOFError, OSError, OutputLimit)):
-            raise
         raise Failed("wrong_answer", f"the test cannot use the answer ({describe(error)})") from None
 
 
@@ -399,7 +419,8 @@ def judge_program(zygote, job, test, limit, compare):
         failed = status, clean((err.decode("utf-8", "replace").strip().splitlines() or [detail])[-1])
     elif not same_text(text, test["output"], compare):
         failed = "wrong_answer", f"expected {clean(repr(test['output']), 100)}, got {clean(repr(text), 100)}"
-    return (*(failed or ("passed", "")), failed[0] if failed and failed[0] != "wrong_answer" else lines_of(text))
+    answer = hashlib.sha256("\n".join(lines_of(text)).encode("utf-8", "surrogatepass")).hexdigest()
+    return (*(failed or ("passed", "")), failed[0] if failed and failed[0] != "wrong_answer" else answer)
 
 
 # ---------------------------------------------------------------- the supervisor: rows in, rows out
@@ -413,6 +434,8 @@ def work(sock, jobs, options, parent):
     sandbox.prctl(sandbox.DUMPABLE, 0)  # other processes of the same user cannot look into this one
     gc.freeze()  # what the supervisor left behind must not be collected here: it would close files by numbers that are ours now
     os.setsid()  # Ctrl-C is the supervisor's business
+    limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_REFEREE if limit == resource.RLIM_INFINITY else min(limit, MAX_REFEREE), limit))
     os.dup2(sock.detach(), 3)
     os.closerange(4, 4096)
     sock = socket.socket(fileno=3)

@@ -20,6 +20,8 @@ def lines_of(text):
 
 def same_text(got, expected, compare=None):
     """Is the text `got` what was expected? See above."""
+    if compare != "tolerant" and got.strip().count("\n") != expected.strip().count("\n"):
+        return False  # before millions of lines are taken apart
     if compare == "exact":
         return [line.rstrip() for line in got.rstrip().split("\n")] == [line.rstrip() for line in expected.rstrip().split("\n")]
 
@@ -48,7 +50,7 @@ def same_value(got, expected, compare=None):
     if compare != "tolerant":
         return (list(got) if type(got) is tuple and type(expected) is list else got) == expected
     if isinstance(got, (int, float)) and isinstance(expected, (int, float)):
-        huge = max(abs(got), abs(expected)) >= 1e300  # no float may hold it
+        huge = abs(got) >= 1e300 or abs(expected) >= 1e300  # no float may hold it
         return got == expected or got != got and expected != expected or not huge and near(got, expected)
     if isinstance(got, (list, tuple)) and isinstance(expected, (list, tuple)):
         return len(got) == len(expected) and all(same_value(a, b, compare) for a, b in zip(got, expected))

@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import io
 import itertools
 import json
 import marshal
@@ -81,7 +82,8 @@ def pack(value, room, depth=0):
         spend(2 * base.__len__(value))
         return str.__str__(value) if base is str else {base.__name__: base.hex(value)}
     if base is None and not hasattr(kind, "__next__"):
-        return {"opaque": str(kind.__name__)}
+        scalar = kind.__module__ == "numpy" and value.shape == ()  # which is == to the Python number
+        return pack(value.item(), room, depth + 1) if scalar else {"opaque": str(kind.__name__)}
     items = ((value.real, value.imag) if base is complex else (value.start, value.stop, value.step) if base is range else
              map(list, dict.items(value)) if base is dict else map(list, value) if base is VIEWS[2] else
              base.__iter__(value) if base else value)
@@ -92,23 +94,31 @@ def pack(value, room, depth=0):
     return content if base is list else {base.__name__ if base else "iterator": content}
 
 
+def short_range(body):
+    if len(range(*body)) > 1 << 20:  # sum() of a longer one would hold up the referee, deaf to its alarm
+        raise OutputLimit("the range is too long")
+    return range(*body)
+
+
 # Sets and dicts are filled item by item, so that the referee's alarm can interrupt one whose hashes collide.
 BUILD = {"int": lambda body: int(body, 16), "tuple": tuple, "iterator": iter, "set": lambda body: {item for item in body},
          "frozenset": lambda body: frozenset({item for item in body}), "dict": lambda body: {key: item for key, item in body},
          "bytes": bytes.fromhex, "bytearray": bytearray.fromhex, "complex": lambda body: complex(*body),
-         "range": lambda body: range(*body), "dict_keys": lambda body: {item: None for item in body}.keys(),
+         "range": short_range, "dict_keys": lambda body: {item: None for item in body}.keys(),
          "dict_values": lambda body: dict(enumerate(body)).values(),
          "dict_items": lambda body: {key: item for key, item in body}.items(), "opaque": Opaque}
 
 
-def unpack(wire):
+def unpack(wire, depth=0):
     """The inverse of pack."""
+    if depth > 400:
+        raise OutputLimit("the value is nested too deeply")
     if type(wire) is list:
-        return wire if {list, dict}.isdisjoint(map(type, wire)) else [unpack(item) for item in wire]
+        return wire if {list, dict}.isdisjoint(map(type, wire)) else [unpack(item, depth + 1) for item in wire]
     if type(wire) is not dict:
         return wire
     (tag, body), = wire.items()
-    return BUILD[tag](unpack(body))
+    return BUILD[tag](unpack(body, depth + 1))
 
 
 def describe(error):
@@ -136,14 +146,17 @@ libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock 
 MACHINE = os.uname().machine
 NEW = {"mount": 0x20000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # CLONE_NEW*
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, SECCOMP, SUBREAPER = 1, 4, 38, 22, 36  # prctl()'s names for them
-SYSCALLS = {  # x86_64, aarch64; all but the first six are refused whatever their arguments are
-    "prlimit64": (302, 261), "setpriority": (141, 140), "socket": (41, 198), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
-    "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
-    "ioprio_set": (251, 30), "mount": (165, 40), "umount2": (166, 39), "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438), "unshare": (272, 97), "setns": (308, 268), "add_key": (248, 217),
-    "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "mount_setattr": (442, 442), "pivot_root": (155, 41), "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180)}
+SYSCALLS = {  # x86_64, aarch64; the first seven are looked into, the others refused
+    "prlimit64": (302, 261), "socket": (41, 198), "fcntl": (72, 25), "ioctl": (16, 29), "kill": (62, 129), "tkill": (200, 130),
+    "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
+    "setsid": (112, 157), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274), "ioprio_set": (251, 30), "mount": (165, 40), "umount2": (166, 39), "ptrace": (101, 117),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438), "unshare": (272, 97),
+    "setns": (308, 268), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
+    "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "shmget": (29, 194), "semget": (64, 190),
+    "msgget": (68, 186), "mq_open": (240, 180), "setpriority": (141, 140)}
 NUMBER = {name: numbers[MACHINE == "aarch64"] for name, numbers in SYSCALLS.items()}
 
 
@@ -199,8 +212,12 @@ def private_root(user):
     root = new + "/root"
     for path in ("/dev", "/etc", "/tmp"):
         os.makedirs(root + path)
-    for path in sorted(shown | devices | set(filter(os.path.exists, ("/bin", "/sbin", "/lib", "/lib32", "/lib64")))):
-        if os.path.islink(path):
+    here = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    for path in sorted({here} | shown | devices | set(filter(os.path.exists, ("/bin", "/sbin", "/lib", "/lib32", "/lib64")))):
+        if path == here and path not in shown:
+            if os.path.isdir(root + path):  # the project lies inside of what is shown
+                system("mount", "tmpfs", root + path, "tmpfs", NOSUID | NODEV, "mode=755,size=64k")
+        elif os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         elif not os.path.exists(root + path):
             open(root + path, "w").close() if path in devices else os.makedirs(root + path)
@@ -209,9 +226,6 @@ def private_root(user):
     for name, text in (("passwd", f"nobody:x:{user}:65534::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
         with open(f"{root}/etc/{name}", "w") as file:
             file.write(text)
-    here = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    if os.path.isdir(root + here):  # the project lies inside of what is shown
-        system("mount", "tmpfs", root + here, "tmpfs", NOSUID | NODEV, "mode=755,size=4k")
     # struct mount_attr: set RDONLY | NOSUID on everything below. /dev's files stay devices.
     system("syscall", NUMBER["mount_setattr"], -100, new, RECURSIVE, struct.pack("QQQQ", 1 | NOSUID, 0, 0, 0), 32)
     system("mount", "tmpfs", root + "/tmp", "tmpfs", NOSUID | NODEV, f"{MAX_FILES},mode=700")
@@ -227,24 +241,23 @@ def install_filter(process=None):
 
     process: the number of a candidate that has no namespaces: it gets no network, and may send signals only to itself.
     """
-    LOAD, EQUAL, AT_LEAST, RETURN, ALLOW, EPERM = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50001
+    LOAD, EQUAL, AT_LEAST, RETURN, ALLOW, EPERM, PRETEND = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50001, 0x50000
     code = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[MACHINE]), (RETURN, 0, 0, EPERM),
             (LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, EPERM)]  # nor another architecture's calls
-    for name in list(SYSCALLS)[6:]:
-        code += [(EQUAL, 0, 1, NUMBER[name]), (RETURN, 0, 0, EPERM)]
 
-    def only(name, *wanted):  # refuse the call unless its first arguments are these
-        code.append((EQUAL, 0, 2 * len(wanted) + 2, NUMBER[name]))
-        for index, value in enumerate(wanted):
-            code.extend([(LOAD, 0, 0, 16 + 8 * index), (EQUAL, 0, 2 * (len(wanted) - index) - 1, value)])
-        code.extend([(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)])
+    def when(name, argument, values, then, otherwise):
+        checks = [step for value in values for step in ((EQUAL, 0, 1, value), (RETURN, 0, 0, then))]
+        code.extend([(EQUAL, 0, len(checks) + 2, NUMBER[name]), (LOAD, 0, 0, 16 + 8 * argument), *checks, (RETURN, 0, 0, otherwise)])
 
-    only("prlimit64", 0)  # limits and priority of itself, not of the zygote, which the next run would inherit
-    only("setpriority", 0, 0)
+    for name in list(SYSCALLS)[7:]:  # nice() does nothing: the zygote's priority is the next candidate's
+        code += [(EQUAL, 0, 1, NUMBER[name]), (RETURN, 0, 0, PRETEND if name == "setpriority" else EPERM)]
+    when("prlimit64", 0, [0], ALLOW, EPERM)  # limits of itself
+    when("socket", 0, [socket.AF_UNIX] if process else [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK], ALLOW, EPERM)
     if process:
-        only("socket", socket.AF_UNIX)
         for name in ("kill", "tkill", "tgkill"):
-            only(name, process)
+            when(name, 0, [process], ALLOW, EPERM)
+        when("fcntl", 1, [8, 15], EPERM, ALLOW)  # F_SETOWN, F_SETOWN_EX and FIOSETOWN, SIOCSPGRP: who gets a file's signals
+        when("ioctl", 1, [0x8901, 0x8902], EPERM, ALLOW)
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in [*code, (RETURN, 0, 0, ALLOW)])
     address = ctypes.cast(program, ctypes.c_void_p).value
     prctl(SECCOMP, 2, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
@@ -326,6 +339,8 @@ def zygote(control, options):
     sys.argv[1:] = []
     layers, folder, proc = isolate(options)
     os.chdir(folder)
+    place = os.open(".", os.O_RDONLY)
+    room = 0 if layers["namespaces"] else os.statvfs(place).f_bfree
     os.environ.clear()
     os.environ.update(PATH=f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin", HOME=folder, TMPDIR=folder, USER="nobody",
                       LANG="C.UTF-8", TZ="UTC")
@@ -335,7 +350,7 @@ def zygote(control, options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a candidate may send it
     random.seed(0)  # every run draws the same numbers
     unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"warm": {1}}], [1000]))))  # Python sets up many things at their first use
-    load({"setup": "import json", "code": "def f(x, y=1):\n    return [z + y for z in range(x)]\nf(3)\n"}, "candidate")
+    load({"mode": "call", "setup": "import json", "code": "def f(x, y=1):\n    return [z + y for z in range(x)]\nf(3)\n"}, "candidate")
     gc.collect()
     gc.freeze()
     control.send(json.dumps(layers).encode())
@@ -365,10 +380,13 @@ def zygote(control, options):
         poll.poll()
         os.close(ended)
         code = end(pid, proc)
+        os.fchmod(place, 0o700)
         empty(".")
-        control.send(str(code).encode())
-        if not os.path.lexists(folder) or not os.path.samestat(os.stat("."), os.lstat(folder)):
-            os._exit(0)  # without namespaces a candidate can take the folder away: the next one gets another zygote
+        # Without namespaces a candidate can take the folder away; within, files that travel in sockets may still fill it.
+        fit = os.path.lexists(folder) and os.path.samestat(os.fstat(place), os.lstat(folder)) and os.statvfs(place).f_bfree >= room
+        control.send(json.dumps([code, fit]).encode())
+        if not fit:  # the next candidate gets another zygote
+            os._exit(0)
 
 
 def end(run, proc):
@@ -449,7 +467,7 @@ def load(job, name):
             except BaseException as error:
                 raise CompileError(describe(error)) from None
             exec(program, module.__dict__)
-    if os.getpid() != before:  # a fork of the candidate does not get to speak for it
+    if os.getpid() != before and job["mode"] != "stdin":  # a fork of the candidate does not get to speak for it
         os._exit(1)
     return vars(sys.modules.get(name, module))
 
@@ -468,9 +486,12 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             os.write(2, f"\n{describe(error)}".encode())
         del error
-    for last in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush):  # waits for threads, as Python does
+    for last in (threading._shutdown, atexit._run_exitfuncs):  # waits for threads, as Python does
         with contextlib.suppress(BaseException):
             last()
+    for stream in (sys.stdout, sys.__stdout__, *(thing for thing in gc.get_objects() if isinstance(thing, io.IOBase))):
+        with contextlib.suppress(BaseException):
+            stream.flush()
     os._exit(code)
 
 
