@@ -361,6 +361,65 @@ def test_without_namespaces_a_candidate_may_lose_its_folder_but_nobody_elses(tmp
         assert [row["passed"] for row in rows[1:]] == [True, True] and (tmp_path / "dear").read_text() == "dear"
 
 
+def test_a_full_memory_file_system_is_not_the_next_candidates(tmp_path):
+    """Files that travel in sockets to each other stay until the kernel collects them, some time after their processes are gone."""
+    fill = ("import os, socket\ndef f(n):\n    a, b = socket.socketpair()\n    files = []\n    for i in range(4):\n        files.append(os.open(f'big{i}', os.O_CREAT | os.O_RDWR))\n"
+            "        os.write(files[-1], b'x' * ((16 << 20) - 1))\n    for s in (a, b):\n        socket.send_fds(s, [b'x'], [a.fileno(), b.fileno(), *files])\n    os._exit(0)")
+    note = "def f(a):\n    with open('note', 'w') as file:\n        file.write('x' * 1000)\n    return a"
+    rows = label(tmp_path, [GOOD], programs("p", fill, note, fill, note), "--jobs", "1")
+    assert [row["status"] for row in rows] == ["runtime_error", "passed"] * 2
+
+
+def test_a_candidate_that_spoils_its_folder_between_its_own_tests_still_gets_a_verdict(tmp_path):
+    tests = [{"type": "stdin", "input": f"{n}\n", "output": f"{n}\n"} for n in range(3)]
+    code = "import os\nplace = os.getcwd()\nos.chdir('/')\ntry:\n    os.rmdir(place)\nexcept OSError:\n    pass\nprint(input())"
+    rows = label(tmp_path, [problem("p", tests, entry_point=None)], programs("p", code), "--without", "namespaces")
+    assert [row["status"] for row in rows] == ["passed"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--without", "namespaces")])
+def test_signals_reach_nobody_outside_by_other_calls_either(flags, tmp_path):
+    other = subprocess.Popen(["sleep", "60"])
+    code = (f"import ctypes, fcntl, os, signal, socket\ndef f(a):\n    libc, info = ctypes.CDLL(None, use_errno=True), (ctypes.c_int * 32)(15, 0, -1)\n    info[4] = os.getpid()\n"
+            f"    for number in {sorted({sandbox.NUMBER[name] for name in ('rt_sigqueueinfo', 'pidfd_send_signal')})}:\n        libc.syscall(number, {other.pid}, 15, info)\n"
+            f"    left, right = socket.socketpair()\n    try:\n        fcntl.fcntl(left, fcntl.F_SETOWN, {other.pid})\n        fcntl.fcntl(left, 10, 15)\n"
+            "        fcntl.fcntl(left, fcntl.F_SETFL, os.O_ASYNC)\n        right.send(b'x')\n    except OSError:\n        pass\n    return a")
+    try:
+        assert [row["status"] for row in label(tmp_path, [GOOD], programs("p", code), *flags)] == ["passed"]
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_fifty_threads_and_sockets_of_known_kinds_only(tmp_path):
+    threads = "from concurrent.futures import ThreadPoolExecutor\ndef f(a):\n    with ThreadPoolExecutor(50) as pool:\n        return max(pool.map(lambda x: a, range(200)))"
+    kinds = ("import socket\ndef f(a):\n    for family in (socket.AF_VSOCK, socket.AF_PACKET):\n        try:\n            socket.socket(family, socket.SOCK_STREAM)\n            return 0\n"
+             "        except OSError:\n            pass\n    return a")
+    memory = "import ctypes, os\ndef f(a):\n    try:\n        os.memfd_create('x')\n    except OSError:\n        return a"
+    assert [row["status"] for row in label(tmp_path, [GOOD], programs("p", threads, kinds, memory))] == ["passed"] * 3
+
+
+def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_is_not():
+    """--site-packages with a virtual environment in the repository's own folder, as many have it; not in /tmp, which is private."""
+    home = Path(tempfile.mkdtemp(prefix="judge-", dir="/var/tmp"))
+    try:
+        for name in ("execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/sandbox.py"):
+            (home / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, home / name)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home / ".venv")], check=True)
+        packages = next((home / ".venv").glob("lib/python*/site-packages"))
+        (packages / "mine.py").write_text("def f(a):\n    return a\n")
+        shutil.copytree(Path(importlib.util.find_spec("tqdm").origin).parent, packages / "tqdm")
+        subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+        write(home / "p.jsonl", [{**GOOD, "libs": ["mine"]}])
+        write(home / "c.jsonl", programs("p", f"import os\nfrom mine import f as g\ndef f(a):\n    return g(a) if not os.path.exists({str(home / 'execute.py')!r}) else 0"))
+        done = subprocess.run([str(home / ".venv/bin/python"), str(home / "execute.py"), *command(home)[2:], "--site-packages"], capture_output=True, text=True, cwd=home)
+        assert done.returncode == 0 and [row["status"] for row in read(home / "l.jsonl")] == ["passed"], done.stderr
+    finally:
+        shutil.rmtree(home)
+
+
 def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     problems, candidates = many(200)
     write(tmp_path / "p.jsonl", problems)

@@ -47,6 +47,9 @@ PROBLEMS = {row["problem_id"]: row for row in (
     problem("unittest", [], [{"type": "unittest", "source": CASES}]),
     problem("sort", calls(sorted, [3, 1, 2]), calls(sorted, [3, 1, 2], [2, 1], [9, 1, 5])),
     problem("sort check", [], [{"type": "assert", "source": "given = [3, 1, 2]\nassert f(given) == [1, 2, 3]\nassert f(given) == [1, 2, 3]"}]),
+    problem("json check", [], [{"type": "assert", "source": "assert json.loads(f(1)) == [2]\nassert json.loads(f(2)) == [5]"}]),
+    problem("raises", [], [{"type": "assert", "source": "try:\n    f(-1)\n    fine = False\nexcept Exception:\n    fine = True\nassert fine"}]),
+    problem("sum check", [], [{"type": "assert", "source": "assert sum(f(5)) == 10"}]),
     problem("future", [], calls(lambda n: n, 1, 2), setup="from typing import *\nfrom math import *\nfrom string import *\n"),
     *(problem(f"value {number}", [], [{"type": "call", "args": [], "expected": value}])
       for number, value in enumerate([[1, 2], [[1, 2]], 1, float("nan"), 2 ** 53, {"a": [1]}])))}
@@ -100,6 +103,20 @@ def shout():
                 except OSError:
                     pass
 """
+REPLAY = """
+import hashlib, marshal, os, sys, time
+frame, job = sys._getframe(), None
+while frame:
+    job, frame = frame.f_locals.get("job", job) or job, frame.f_back
+LINES = [b'{"value": %d, "args": []}\\n' % value for value in (10, 26, 5, 82, 17, 50)]
+def f(n):
+    if job["requests"]:
+        REPLAYED
+    with open(3, "rb", closefd=False) as later:
+        for line in LINES:
+            os.write(3, line)
+            marshal.load(later)
+"""
 CALLS = "count = -1\ndef f(n):\n    global count\n    count += 1\n    return {answers}[count % {total}]\n"
 
 # attack -> [(problem, program, verdict, statuses or None)]
@@ -110,7 +127,8 @@ ATTACKS = {
     "03 ends the process": [
         ("call", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
         ("call", "import atexit, os\natexit.register(os._exit, 0)\ndef f(n):\n    raise SystemExit", FAIL, "runtime_error"),
-        ("check", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"), ("unittest", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
+        ("check", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"), ("raises", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
+        ("raises", "import os\ndef f(n):\n    os.write(3, b'[]\\n')", FAIL, "runtime_error"), ("raises", "def f(n):\n    raise KeyError", PASS, "passed"), ("unittest", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
         ("stdin", "import atexit, os\natexit.register(os._exit, 0)\nprint(0)", FAIL, "wrong_answer")],
     "04 raises what is no Exception": [
         (kind, f"def f(n):\n    raise {error}", FAIL, "runtime_error wrong_answer") for kind in ("call", "check", "unittest") for error in ("SystemExit(0)", "KeyboardInterrupt")],
@@ -137,7 +155,8 @@ ATTACKS = {
     "10 forges a verdict": [
         (kind, FORGE + code, FAIL, None) for kind in ("call", "check", "unittest")
         for code in ("shout()\ndef f(n):\n    return 0", "def f(n):\n    shout()\n    return 0", "def f(n):\n    shout()\n    os._exit(0)")]
-    + [("stdin", FORGE + "shout()", FAIL, None)],
+    + [("stdin", FORGE + "shout()", FAIL, None), ("json check", "import pickle as json\ndef f(n):\n    return b'cunittest.mock\\nANY\\n.'", FAIL, "wrong_answer"),
+       ("json check", "import json\ndef f(n):\n    return json.dumps([n * n + 1])", PASS, "passed")],
     "11 a forked child answers": [
         (kind, "import os, time\ndef f(n):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.2)\n    return n * n + 1", FAIL, "runtime_error") for kind in ("call", "check")],
     "12 signals and traces the others": [
@@ -179,13 +198,18 @@ ATTACKS = {
     "27 reads and writes in other ways": [
         ("stdin", "import sys\na, b = map(int, sys.stdin.buffer.read().split())\nsys.stdout.buffer.write(b'%d\\n' % (a + b))", PASS, "passed"),
         ("stdin", "import os\na, b = map(int, open(0).read().split())\nos.write(1, str(a + b).encode())", PASS, "passed"),
-        ("stdin", "import sys\na, b = map(int, next(iter(sys.stdin)).split())\nsys.stdout.write(str(a + b))", PASS, "passed")],
+        ("stdin", "import sys\na, b = map(int, next(iter(sys.stdin)).split())\nsys.stdout.write(str(a + b))", PASS, "passed")]
+    + [("stdin", "import io, os, sys\n" + ADD + code, PASS, "passed") for code in (
+        "out = open(1, 'w')\nout.write(str(a + b))", "print(a + b)\nsys.stdout = open(os.devnull, 'w')", "print(a + b)\nsys.stdout = None",
+        "out, sys.stdout = sys.stdout, io.StringIO()\nprint(a + b)\nout.write(sys.stdout.getvalue())", "if os.fork() == 0: print(a + b)\nelse: os.wait()")],
     "28 blanks and line ends": [
         ("two lines", ADD + "print(a, end=' \\r\\n'); print(b, end='')", PASS, "passed"), ("two lines", ADD + "print(f'{a}   \\n{b}\\n\\n\\n')", PASS, "passed")],
     "29 bytes that are no text": [("stdin", "import os\nos.write(1, bytes(range(256)))", FAIL, "wrong_answer"), ("stdin", ADD + "print(chr(0), a + b)", FAIL, "wrong_answer"),
                                  ("call", "def f(n):\n    return '\\udcff\\0'", FAIL, "wrong_answer")],
     "30 counts the calls": [("call", CALLS.format(answers=[2, 5, 10, 50, 26, 82, 17, 65], total=8), FAIL, "wrong_answer"),
-                            ("check", CALLS.format(answers=[10, 26, 5, 82, 17, 50], total=6), FAIL, "wrong_answer")],
+                            ("check", CALLS.format(answers=[10, 26, 5, 82, 17, 50], total=6), FAIL, "wrong_answer")]
+    + [("check", REPLAY.replace("REPLAYED", code), FAIL, "wrong_answer") for code in (
+        "os.write(3, b''.join(sorted(LINES, key=lambda line: hashlib.sha256(line).digest()))); os._exit(0)", "time.sleep(2.8)")],
     "31 changes its arguments": [("sort", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y", PASS, "passed"),
                                  ("sort check", "def f(x):\n    y = sorted(x)\n    x.sort()\n    return y", PASS, "passed"),
                                  ("sort check", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y", FAIL, "wrong_answer")],
@@ -202,7 +226,10 @@ ATTACKS = {
     + [("call", RIGHT + "#" * (10 << 20), FAIL, "compile_error")],
     "35 future import": [("future", "from __future__ import annotations\ndef f(n: Missing) -> Nothing:\n    return floor(n)", PASS, "passed")],
     "36 deep or huge answer": [(kind, f"def f(n):\n    {code}", FAIL, "output_limit") for kind in ("call", "check") for code in (
-        "x = []\n    for _ in range(100000): x = [x]\n    return x", "return 'x' * 100000000", "return [0] * 10000000", "return 1 << 10 ** 9")],
+        "x = []\n    for _ in range(100000): x = [x]\n    return x", "return 'x' * 100000000", "return [0] * 10000000", "return 1 << 10 ** 9")]
+    + [("sum check", "def f(n):\n    return range(10 ** 13)", FAIL, "output_limit"), ("sum check", "def f(n):\n    return range(n)", PASS, "passed"),
+       ("call", "class C(complex):\n    real = 10 ** 400\ndef f(n):\n    return C(1)", FAIL, "runtime_error"),
+       ("call", "import os\ndef f(n):\n    os.write(3, b'{\"value\": ' + b'[' * 480 + b']' * 480 + b'}\\n')", FAIL, "output_limit")],
     "37 redefines check": [("check", "def f(n):\n    return 0\ndef check(candidate):\n    pass", FAIL, "wrong_answer"),
                            ("check", "class f:\n    def __new__(cls, n): return 0\ncheck = print", FAIL, None)],
     "38 closes descriptors": [
@@ -217,6 +244,7 @@ ATTACKS = {
         ("call", "import locale, os, resource, signal, sys\ndef f(n):\n    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n    resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))\n"
          "    os.nice(19)\n    os.umask(0o777)\n    os.chdir('/')\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    sys.setrecursionlimit(50)\n"
          "    os.environ['LANG'] = 'x'\n    return n * n + 1", PASS, "passed")]
+    + [(kind, "import os\nos.chmod('.', 0)\n" + code, PASS, "passed") for kind, code in (("call", RIGHT), ("check", RIGHT), ("stdin", ADD + "print(a + b)"))]
     + [("call", "import os, resource\ndef f(n):\n    for step in (lambda: resource.prlimit(1, resource.RLIMIT_NPROC, (0, 0)), lambda: resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1, 1)),\n"
          "                 lambda: os.setpriority(os.PRIO_USER, 0, 19), lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19), lambda: os.sched_setaffinity(1, {0}),\n"
          "                 lambda: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0)), lambda: os.kill(1, 2), lambda: os.kill(os.getppid(), 19)):\n"
