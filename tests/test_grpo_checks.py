@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import sample
 import train_bilevel as tb
-from data.pairs import Pair
-from data.rows import TINY
-from sample import Completion, end_ids, generate, stream
+from data.pairs import Pair, make_pairs
+from data.rows import TINY, read_problems, read_rows
+from sample import Completion, end_ids, generate, make_packs, stream
 
 
 # ---------------------------------------------------------------- what the tests are made of
@@ -100,6 +100,10 @@ def plain_logprob(model, prompt, answer, temperature=1.0):
     """log π of each answer token by one ordinary forward pass of one sequence."""
     logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1:-1]
     return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def packs_of(rollouts, judge, most_tokens):
+    return make_packs(rollouts.prompts, [c.ids for c in rollouts.completions], judge.pad, most_tokens, "cpu")
 
 
 def checksum_verdicts(monkeypatch):
@@ -248,7 +252,7 @@ def test_09_packed_and_padded_logprobs_are_those_of_separate_sequences(settings)
     rollouts.prompts[3][0] = rollouts.completions[1].ids[-1] = lab.judge.pad
     for limit in (1, 75, 10000):
         seen = 0
-        for pack in tb.make_packs(rollouts, lab.judge.pad, limit, "cpu"):
+        for pack in packs_of(rollouts, lab.judge, limit):
             logp = lab.judge.score(pack).detach()
             for k in pack.sample.unique().tolist():
                 alone = plain_logprob(lab.judge.model, rollouts.prompts[k // 3], rollouts.completions[k].ids).detach()
@@ -333,7 +337,7 @@ def test_12_sampler_and_scorer_are_one_distribution(random_judge, settings, temp
 
     completions = generate(judge.model, [prompt, [9, 10]], torch.rand(6, 12, generator=torch.Generator().manual_seed(1)), temperature, judge.ends, judge.pad)
     rollouts = tb.Rollouts([prompt, [9, 10]], completions, [""] * 6, *[torch.zeros(2, 3)] * 3)
-    (pack,) = tb.make_packs(rollouts, judge.pad, 10000, "cpu")
+    (pack,) = packs_of(rollouts, judge, 10000)
     scored = judge.score(pack).detach()
     for k, c in enumerate(completions):
         assert torch.allclose(scored[pack.sample == k], plain_logprob(judge.model, rollouts.prompts[k // 3], c.ids, temperature), atol=1e-5)
@@ -348,9 +352,9 @@ def test_13_generated_ids_are_trained_on(settings, few_rows, monkeypatch):
     letters = [judge.tokenizer(letter).input_ids[-1] for letter in "skim: steps"]
     assert judge.tokenizer(judge.tokenizer.decode(letters)).input_ids != letters
     monkeypatch.setattr(tb, "generate", lambda model, prompts, uniforms, *_: [Completion(letters, -1.0, False) for _ in uniforms])
-    pairs = tb.make_pairs(tb.read_problems(s.problems), tb.read_rows(s.labelled), "train", s)[:2]
+    pairs = make_pairs(read_problems(s.problems), read_rows(s.labelled), "train", s)[:2]
     rollouts = judge.rollout(pairs, 2, [stream(0), stream(1)])
-    for pack in tb.make_packs(rollouts, judge.pad, 10000, "cpu"):
+    for pack in packs_of(rollouts, judge, 10000):
         for k in pack.sample.unique().tolist():
             mine = pack.sample == k
             assert pack.target[mine].tolist() == letters
@@ -370,7 +374,7 @@ def test_14_logprobs_and_trained_weights_are_fp32(settings, random_judge, tmp_pa
     judge.adapters = tb.add_lora(judge.model, 2, 8.0, 0)
     flat = tb.FlatAdam(judge.model.parameters(), s)
     assert {p.dtype for p in judge.model.parameters() if p.requires_grad} == {torch.float32} == {x.dtype for x in (flat.theta, flat.m, flat.n)}
-    (pack,) = tb.make_packs(made_up(LENGTHS, REWARDS), judge.pad, 10000, "cpu")
+    (pack,) = packs_of(made_up(LENGTHS, REWARDS), judge, 10000)
     assert judge.adapters[0].linear.weight.dtype == torch.bfloat16 and judge.score(pack).dtype == torch.float32
 
 
