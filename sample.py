@@ -28,6 +28,7 @@ import math
 import os
 import re
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -257,7 +258,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
 
 @dataclass
 class Pack:
-    """Some prompts with their answers, R rows of width W: a prompt is computed once for its whole group.
+    """Some prompts with their answers, R rows of width W: a prompt is computed once for all of its answers.
 
         row:  prompt | answer 0 | answer 1 | ... | padding
 
@@ -273,47 +274,61 @@ class Pack:
     sample: torch.Tensor      # [T] index of the answer among all B·n
 
 
+PADDING = 64  # tokens of padding that cost about as much as one more forward pass
+
+
 def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
     """Prompts with the token ids of their answers as Packs of at most `most_tokens` tokens (or one row), rows of like width together.
 
     prompts: B lists of ids; answers: B·n lists of ids, in the order of `generate`; keep: [B, n] bool, those scored at all (default all).
+    An answer that a prompt has several times is computed once, and scored for each of them.
     """
-    n = len(answers) // len(prompts)
+    n, groups, packs, rows = len(answers) // len(prompts), [], [], []
     keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
-    groups = [(p, [(j, answers[j]) for j in range(i * n, i * n + n) if keep[j]]) for i, p in enumerate(prompts)]
-    groups, packs, rows = [g for g in groups if g[1]], [], []
-
-    def width(group):
-        return len(group[0]) + sum(len(ids) for _, ids in group[1])
-
-    for group in sorted(groups, key=width):
-        if rows and (len(rows) + 1) * width(group) > most_tokens:
+    for i, prompt in enumerate(prompts):
+        different = defaultdict(list)  # {ids: indices of the answers}
+        for j in range(i * n, i * n + n):
+            if keep[j]:
+                different[tuple(answers[j])].append(j)
+        if different:
+            groups.append((prompt, different))
+    for group in sorted(groups, key=row_width):
+        size = (len(rows) + 1) * row_width(group)
+        padding = size - sum(map(row_width, [*rows, group]))
+        if rows and (size > most_tokens or padding > PADDING):
             packs.append(rows)
             rows = []
         rows.append(group)
     return [pack_rows(rows, pad, device) for rows in [*packs, rows] if rows]
 
 
+def row_width(group):
+    """Of the row of a prompt and its different answers."""
+    return len(group[0]) + sum(map(len, group[1]))
+
+
 def pack_rows(groups, pad, device):
-    width = max(len(p) + sum(len(ids) for _, ids in a) for p, a in groups)
-    ids = torch.full((len(groups), width), pad)
-    position = torch.zeros((len(groups), width), dtype=torch.long)
-    segment = torch.full((len(groups), width), -1)  # prompt 0, answers 1 ... n, padding -1
+    """groups: for each row its prompt, a list of ids, and its answers, {tuple of ids: indices among all B·n}."""
+    size = len(groups), max(map(row_width, groups))
+    ids = torch.full(size, pad)
+    position = torch.zeros(size, dtype=torch.long)
+    segment = torch.full(size, -1)  # prompt 0, answers 1, 2, ..., padding -1
     scored = [[], [], [], []]
     for r, (prompt, answers) in enumerate(groups):
         at = len(prompt)
         ids[r, :at], position[r, :at], segment[r, :at] = torch.tensor(prompt), torch.arange(at), 0
-        for k, (index, answer) in enumerate(answers, 1):
+        for k, (answer, indices) in enumerate(answers.items(), 1):
             end = at + len(answer)
             ids[r, at:end], segment[r, at:end] = torch.tensor(answer), k
             position[r, at:end] = torch.arange(len(prompt), len(prompt) + len(answer))
             # the first token is predicted by the prompt's last, the others by the one before
             columns = [len(prompt) - 1, *range(at, end - 1)]
-            for into, values in zip(scored, ([r] * len(answer), columns, answer, [index] * len(answer))):
-                into.extend(values)
+            for index in indices:
+                for into, values in zip(scored, ([r] * len(answer), columns, answer, [index] * len(answer))):
+                    into.extend(values)
             at = end
     same = segment[:, :, None] == segment[:, None, :]
-    mask = (same | (segment == 0)[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+    mask = (same | (segment == 0)[:, None, :]) & torch.ones(size[1], size[1], dtype=torch.bool).tril()
     tensors = (ids, position, mask[:, None], *map(torch.tensor, scored))
     return Pack(*(t.to(device) for t in tensors))
 

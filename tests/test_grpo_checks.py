@@ -261,6 +261,33 @@ def test_09_packed_and_padded_logprobs_are_those_of_separate_sequences(settings)
         assert seen == sum(map(sum, LENGTHS))
 
 
+def test_09_equal_answers_are_computed_once_and_scored_each(settings):
+    """Rows hold different answers only; log-probs, ℓ_i and ∇ℓ_i are those of a judge that computes every answer by itself.
+    Rows of unlike width do not share a pack once they need more padding than a forward pass costs."""
+    rollouts = made_up([[6, 6, 4], [5, 5, 5], [100, 8, 8], [3, 7, 3]], REWARDS)
+    for k, first in ((1, 0), (4, 3), (5, 3), (8, 7), (11, 9)):
+        rollouts.completions[k] = rollouts.completions[first]
+    packs = packs_of(rollouts, tb.Judge(settings().judge, settings()), 10000)
+    widths = sorted(len(p) + sum({tuple(c.ids): len(c.ids) for c in rollouts.completions[3 * i:3 * i + 3]}.values()) for i, p in enumerate(rollouts.prompts))
+    assert [list(p.ids.shape) for p in packs] == [[3, widths[2]], [1, widths[3]]]
+    assert sorted(torch.cat([p.sample for p in packs]).tolist()) == [k for k, c in enumerate(rollouts.completions) for _ in c.ids]
+    lab = Lab(settings(), rollouts)
+    values, gradient, total = lab.losses().detach(), lab.gradient(), 0.0
+    for pack in packs:
+        logp = lab.judge.score(pack).detach()
+        for k in pack.sample.unique().tolist():
+            alone = plain_logprob(lab.judge.model, rollouts.prompts[k // 3], rollouts.completions[k].ids).detach()
+            assert torch.allclose(logp[pack.sample == k], alone, atol=1e-5, rtol=0)
+    a = tb.advantages(rollouts.rewards)
+    lengths = torch.tensor([len(c.ids) for c in rollouts.completions]).view(4, 3)
+    assert torch.allclose(values, -(a * lengths).sum(1) / 48, atol=1e-6)
+    lab.flat.grad.zero_()
+    for k, c in enumerate(rollouts.completions):
+        total = total - a.flatten()[k] * plain_logprob(lab.judge.model, rollouts.prompts[k // 3], c.ids).sum() / (3 * 16) / 4
+    total.backward()
+    assert error(gradient, lab.flat.grad) < 1e-5
+
+
 def test_09_a_pad_id_in_the_text_has_a_gradient(settings):
     """An input embedding with a padding index would leave its row out of ∇ℓ: where pad = eos, and chat prompts hold it,
     the gradient would not be that of the loss, nor that of the central difference."""

@@ -353,7 +353,7 @@ def lora_judge(s):
     judge, g = tb.Judge(s.judge, s), torch.Generator().manual_seed(0)
     for adapter in judge.adapters:
         adapter.b.data = 0.1 * torch.randn(adapter.b.shape, generator=g)
-    groups = [([5, 6, 7], [(0, [8, 9, 10, 1]), (1, [11, 12])]), ([20, 21], [(2, [22, 1]), (3, [23] * 9)])]
+    groups = [([5, 6, 7], {(8, 9, 10, 1): [0], (11, 12): [1]}), ([20, 21], {(22, 1): [2], (23,) * 9: [3]})]
     return judge, sample.pack_rows(groups, judge.pad, "cpu")
 
 
