@@ -28,7 +28,6 @@ import math
 import os
 import re
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -258,12 +257,12 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
 
 @dataclass
 class Pack:
-    """Some prompts with their answers, R rows of width W: a prompt is computed once for all of its answers.
+    """Some prompts with their answers, R rows of width W. A row is a tree: what answers have in common is computed once.
 
-        row:  prompt | answer 0 | answer 1 | ... | padding
+        row:  prompt | answer 0 | the rest of answer 1 | ... | padding
 
-    A token sees what came before it in its own answer and in the prompt, so the log-probs are those of separate
-    sequences. T answer tokens are scored; token t is predicted at (row[t], column[t]).
+    A token sees the prompt and what came before it in its own answer, so the log-probs are those of separate sequences.
+    T answer tokens are scored; token t is predicted at (row[t], column[t]).
     """
     ids: torch.Tensor         # [R, W]
     position: torch.Tensor    # [R, W]
@@ -281,56 +280,60 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
     """Prompts with the token ids of their answers as Packs of at most `most_tokens` tokens (or one row), rows of like width together.
 
     prompts: B lists of ids; answers: B·n lists of ids, in the order of `generate`; keep: [B, n] bool, those scored at all (default all).
-    An answer that a prompt has several times is computed once, and scored for each of them.
     """
-    n, groups, packs, rows = len(answers) // len(prompts), [], [], []
+    n, trees, packs, rows = len(answers) // len(prompts), [], [], []
     keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
     for i, prompt in enumerate(prompts):
-        different = defaultdict(list)  # {ids: indices of the answers}
-        for j in range(i * n, i * n + n):
-            if keep[j]:
-                different[tuple(answers[j])].append(j)
-        if different:
-            groups.append((prompt, different))
-    for group in sorted(groups, key=row_width):
-        size = (len(rows) + 1) * row_width(group)
-        padding = size - sum(map(row_width, [*rows, group]))
+        scored = {j: answers[j] for j in range(i * n, i * n + n) if keep[j]}
+        if scored:
+            trees.append(Tree(prompt, scored))
+    for tree in sorted(trees, key=len):
+        size = (len(rows) + 1) * len(tree)
+        padding = size - sum(map(len, [*rows, tree]))
         if rows and (size > most_tokens or padding > PADDING):
             packs.append(rows)
             rows = []
-        rows.append(group)
+        rows.append(tree)
     return [pack_rows(rows, pad, device) for rows in [*packs, rows] if rows]
 
 
-def row_width(group):
-    """Of the row of a prompt and its different answers."""
-    return len(group[0]) + sum(map(len, group[1]))
+class Tree:
+    """A prompt and its answers, {index: ids}, one token a column; equal beginnings share their columns."""
+
+    def __init__(self, prompt, answers):
+        self.ids, self.position, self.answers = list(prompt), list(range(len(prompt))), answers
+        self.columns, self.branches, after = {}, [], {}
+        for index, answer in answers.items():
+            # the first token is predicted by the prompt's last, the others by the one before; the last one predicts nothing
+            path, start = [len(prompt) - 1], len(self.ids)
+            for token in answer[:-1]:
+                here = path[-1]
+                if (here, token) not in after:
+                    if len(self.ids) == start:
+                        self.branches.append((start, here))  # columns from `start` on continue what stands at `here`
+                    after[here, token] = len(self.ids)
+                    self.ids.append(token)
+                    self.position.append(self.position[here] + 1)
+                path.append(after[here, token])
+            self.columns[index] = path
+
+    def __len__(self):
+        return len(self.ids)
 
 
-def pack_rows(groups, pad, device):
-    """groups: for each row its prompt, a list of ids, and its answers, {tuple of ids: indices among all B·n}."""
-    size = len(groups), max(map(row_width, groups))
-    ids = torch.full(size, pad)
-    position = torch.zeros(size, dtype=torch.long)
-    segment = torch.full(size, -1)  # prompt 0, answers 1, 2, ..., padding -1
+def pack_rows(trees, pad, device):
+    size = len(trees), max(map(len, trees))
+    ids, position = torch.full(size, pad), torch.zeros(size, dtype=torch.long)
+    mask = torch.ones(*size, size[1], dtype=torch.bool).tril()
     scored = [[], [], [], []]
-    for r, (prompt, answers) in enumerate(groups):
-        at = len(prompt)
-        ids[r, :at], position[r, :at], segment[r, :at] = torch.tensor(prompt), torch.arange(at), 0
-        for k, (answer, indices) in enumerate(answers.items(), 1):
-            end = at + len(answer)
-            ids[r, at:end], segment[r, at:end] = torch.tensor(answer), k
-            position[r, at:end] = torch.arange(len(prompt), len(prompt) + len(answer))
-            # the first token is predicted by the prompt's last, the others by the one before
-            columns = [len(prompt) - 1, *range(at, end - 1)]
-            for index in indices:
-                for into, values in zip(scored, ([r] * len(answer), columns, answer, [index] * len(answer))):
-                    into.extend(values)
-            at = end
-    same = segment[:, :, None] == segment[:, None, :]
-    mask = (same | (segment == 0)[:, None, :]) & torch.ones(size[1], size[1], dtype=torch.bool).tril()
-    tensors = (ids, position, mask[:, None], *map(torch.tensor, scored))
-    return Pack(*(t.to(device) for t in tensors))
+    for r, tree in enumerate(trees):
+        ids[r, :len(tree)], position[r, :len(tree)] = torch.tensor(tree.ids), torch.tensor(tree.position)
+        for start, before in tree.branches:  # a later branch writes over the rows that are its own
+            mask[r, start:, :start] = mask[r, before, :start]
+        for index, answer in tree.answers.items():
+            for into, values in zip(scored, ([r] * len(answer), tree.columns[index], answer, [index] * len(answer))):
+                into.extend(values)
+    return Pack(*(t.to(device) for t in (ids, position, mask[:, None], *map(torch.tensor, scored))))
 
 
 def stream(seed, *name):

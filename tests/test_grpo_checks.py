@@ -261,14 +261,17 @@ def test_09_packed_and_padded_logprobs_are_those_of_separate_sequences(settings)
         assert seen == sum(map(sum, LENGTHS))
 
 
-def test_09_equal_answers_are_computed_once_and_scored_each(settings):
-    """Rows hold different answers only; log-probs, ℓ_i and ∇ℓ_i are those of a judge that computes every answer by itself.
+def test_09_equal_beginnings_are_computed_once_and_scored_each(settings):
+    """What answers have in common stands in a row once; log-probs, ℓ_i and ∇ℓ_i are those of answers computed one by one.
     Rows of unlike width do not share a pack once they need more padding than a forward pass costs."""
     rollouts = made_up([[6, 6, 4], [5, 5, 5], [100, 8, 8], [3, 7, 3]], REWARDS)
     for k, first in ((1, 0), (4, 3), (5, 3), (8, 7), (11, 9)):
         rollouts.completions[k] = rollouts.completions[first]
+    for k, first, common in ((2, 0, 3), (7, 6, 8), (10, 9, 2)):  # equal at first, for so many tokens
+        rollouts.completions[k].ids[:common] = rollouts.completions[first].ids[:common]
     packs = packs_of(rollouts, tb.Judge(settings().judge, settings()), 10000)
-    widths = sorted(len(p) + sum({tuple(c.ids): len(c.ids) for c in rollouts.completions[3 * i:3 * i + 3]}.values()) for i, p in enumerate(rollouts.prompts))
+    widths = sorted(len(p) + len({tuple(c.ids[:t]) for c in rollouts.completions[3 * i:3 * i + 3] for t in range(1, len(c.ids))})
+                    for i, p in enumerate(rollouts.prompts))
     assert [list(p.ids.shape) for p in packs] == [[3, widths[2]], [1, widths[3]]]
     assert sorted(torch.cat([p.sample for p in packs]).tolist()) == [k for k, c in enumerate(rollouts.completions) for _ in c.ids]
     lab = Lab(settings(), rollouts)

@@ -15,11 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-import sample
 import train_bilevel as tb
 from data.pairs import WAIT, Pair, make_pairs, parse_verdict
 from data.rows import ROOT, TINY, RowError, read_problems, read_rows, write_rows
-from sample import stream
+from sample import make_packs, stream
 
 TIMES = {"seconds"}
 
@@ -353,8 +352,8 @@ def lora_judge(s):
     judge, g = tb.Judge(s.judge, s), torch.Generator().manual_seed(0)
     for adapter in judge.adapters:
         adapter.b.data = 0.1 * torch.randn(adapter.b.shape, generator=g)
-    groups = [([5, 6, 7], {(8, 9, 10, 1): [0], (11, 12): [1]}), ([20, 21], {(22, 1): [2], (23,) * 9: [3]})]
-    return judge, sample.pack_rows(groups, judge.pad, "cpu")
+    (pack,) = make_packs([[5, 6, 7], [20, 21]], [[8, 9, 10, 1], [11, 12], [22, 1], [23] * 9], judge.pad, 10000, "cpu")
+    return judge, pack
 
 
 def test_the_adapter_switched_off_is_the_starting_judge(settings):
