@@ -33,6 +33,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import distributed
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -43,6 +44,45 @@ from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, 
 from data.rows import CANDIDATE, ROOT, TINY, Appender, RowError, read_problems, read_rows
 
 transformers_logging.disable_progress_bar()
+
+
+# ---------------------------------------------------------------- several processes
+
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+SHARE = slice(RANK, None, WORLD)  # this process's part of anything that is in the same order everywhere
+
+
+def join(device):
+    """Meet torchrun's other processes, if there are any. Returns this one's device."""
+    if WORLD > 1:
+        cuda = device.startswith("cuda")
+        if cuda:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if cuda else "gloo")
+    return device
+
+
+def all_sum(x):
+    """The sum of x over all processes, in place."""
+    if WORLD > 1:
+        distributed.all_reduce(x)
+    return x
+
+
+def gather(rows):
+    """Rows of every process's SHARE, back in their common order: a list, or a tensor along its first dimension."""
+    if torch.is_tensor(rows):
+        return torch.tensor(gather(rows.tolist()), dtype=rows.dtype)
+    parts = [rows] * WORLD
+    if WORLD > 1:
+        distributed.all_gather_object(parts, rows)
+    return [parts[k % WORLD][k // WORLD] for k in range(sum(map(len, parts)))]
+
+
+def say(*words):
+    if RANK == 0:
+        print(*words)
 
 
 # ---------------------------------------------------------------- models
@@ -215,6 +255,87 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     return [Completion(ids[:k], logprob, ok, drawn, certainty) for ids, k, ok, (logprob, drawn, certainty) in rows]
 
 
+@dataclass
+class Pack:
+    """Some prompts with their answers, R rows of width W. A row is a tree: what answers have in common is computed once.
+
+        row:  prompt | answer 0 | the rest of answer 1 | ... | padding
+
+    A token sees the prompt and what came before it in its own answer, so the log-probs are those of separate sequences.
+    T answer tokens are scored; token t is predicted at (row[t], column[t]).
+    """
+    ids: torch.Tensor         # [R, W]
+    position: torch.Tensor    # [R, W]
+    mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
+    row: torch.Tensor         # [T]
+    column: torch.Tensor      # [T]
+    target: torch.Tensor      # [T]
+    sample: torch.Tensor      # [T] index of the answer among all B·n
+
+
+PADDING = 64  # tokens of padding that cost about as much as one more forward pass
+
+
+def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
+    """Prompts with the token ids of their answers as Packs of at most `most_tokens` tokens (or one row), rows of like width together.
+
+    prompts: B lists of ids; answers: B·n lists of ids, in the order of `generate`; keep: [B, n] bool, those scored at all (default all).
+    """
+    n, trees, packs, rows = len(answers) // len(prompts), [], [], []
+    keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
+    for i, prompt in enumerate(prompts):
+        scored = {j: answers[j] for j in range(i * n, i * n + n) if keep[j]}
+        if scored:
+            trees.append(Tree(prompt, scored))
+    for tree in sorted(trees, key=len):
+        size = (len(rows) + 1) * len(tree)
+        padding = size - sum(map(len, [*rows, tree]))
+        if rows and (size > most_tokens or padding > PADDING):
+            packs.append(rows)
+            rows = []
+        rows.append(tree)
+    return [pack_rows(rows, pad, device) for rows in [*packs, rows] if rows]
+
+
+class Tree:
+    """A prompt and its answers, {index: ids}, one token a column; equal beginnings share their columns."""
+
+    def __init__(self, prompt, answers):
+        self.ids, self.position, self.answers = list(prompt), list(range(len(prompt))), answers
+        self.columns, self.branches, after = {}, [], {}
+        for index, answer in answers.items():
+            # the first token is predicted by the prompt's last, the others by the one before; the last one predicts nothing
+            path, start = [len(prompt) - 1], len(self.ids)
+            for token in answer[:-1]:
+                here = path[-1]
+                if (here, token) not in after:
+                    if len(self.ids) == start:
+                        self.branches.append((start, here))  # columns from `start` on continue what stands at `here`
+                    after[here, token] = len(self.ids)
+                    self.ids.append(token)
+                    self.position.append(self.position[here] + 1)
+                path.append(after[here, token])
+            self.columns[index] = path
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def pack_rows(trees, pad, device):
+    size = len(trees), max(map(len, trees))
+    ids, position = torch.full(size, pad), torch.zeros(size, dtype=torch.long)
+    mask = torch.ones(*size, size[1], dtype=torch.bool).tril()
+    scored = [[], [], [], []]
+    for r, tree in enumerate(trees):
+        ids[r, :len(tree)], position[r, :len(tree)] = torch.tensor(tree.ids), torch.tensor(tree.position)
+        for start, before in tree.branches:  # a later branch writes over the rows that are its own
+            mask[r, start:, :start] = mask[r, before, :start]
+        for index, answer in tree.answers.items():
+            for into, values in zip(scored, ([r] * len(answer), tree.columns[index], answer, [index] * len(answer))):
+                into.extend(values)
+    return Pack(*(t.to(device) for t in (ids, position, mask[:, None], *map(torch.tensor, scored))))
+
+
 def stream(seed, *name):
     """A generator for one named purpose: the same numbers whatever else ran before."""
     digest = hashlib.sha256("/".join(map(str, (seed, *name))).encode()).digest()
@@ -331,10 +452,9 @@ def parse_args(argv):
             p.error(f"{flag} {value}: must be at least {least}")
     if len({policy_name(name) for name in args.model}) < len(args.model):
         p.error("--model: two models with the same last name would be one policy; put them into folders of different names")
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")  # set by torchrun
-    if args.shard and world != "1":
+    if args.shard and WORLD > 1:
         p.error("--shard: leave it out under torchrun, whose processes are the shards")
-    shard = re.fullmatch(r"(\d+)/(\d+)", args.shard or f"{rank}/{world}")
+    shard = re.fullmatch(r"(\d+)/(\d+)", args.shard or f"{RANK}/{WORLD}")
     if not shard or int(shard[1]) >= int(shard[2]):
         p.error(f"--shard {args.shard}: must be I/N with 0 <= I < N, for example 0/4")
     args.shard, args.whole = (int(shard[1]), int(shard[2])), args.out
@@ -426,7 +546,7 @@ def sample_file(problems, model_name, args, out):
     ordered = sorted(problems, key=lambda p: -len(prompts[p["problem_id"]]))  # like lengths together: little padding
     size = max(1, args.batch_size // args.n)
     batches = [ordered[start:start + size] for start in range(0, len(ordered), size)][args.shard[0]::args.shard[1]]
-    with tqdm(total=sum(map(len, batches)) * args.n, desc=policy, unit="candidate", disable=os.environ.get("RANK", "0") != "0") as bar:
+    with tqdm(total=sum(map(len, batches)) * args.n, desc=policy, unit="candidate", disable=RANK > 0) as bar:
         for batch in batches:
             jobs = [(problem, cid) for problem in batch for cid in cids]
             missing = [(problem["problem_id"], cid) not in out.done for problem, cid in jobs]
@@ -446,7 +566,7 @@ def sample_served(problems, args, out):
     missing = [(problem, cid) for problem, cid in jobs if (problem["problem_id"], cid) not in out.done]
     bodies = [api.body(args, solution_prompt(problem, chat), stream(args.seed, problem["problem_id"], cid).initial_seed()) for problem, cid in missing]
     answers = api.complete(args.api_base, bodies, args.in_flight)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=policy, unit="candidate", disable=os.environ.get("RANK", "0") != "0") as bar:
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=policy, unit="candidate", disable=RANK > 0) as bar:
         for (problem, cid), answer in zip(missing, answers):
             out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, args, seconds=answer.seconds))
             bar.update()

@@ -24,42 +24,30 @@ Deviations from plain GRPO and from the papers, on purpose:
   * the denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone;
   * one optimizer step for each batch of rollouts: the ratio ρ is 1, so the *value* of the loss says nothing
     (it is Σ A·length, whatever the judge does); look at reward, gradient norm and entropy instead;
-  * `--apply draw` (default): instances are drawn in proportion to their weight. `--apply scale` is the textbook
-    form, a weight in front of the loss. With a tenth of the data like the target, twice the weight is still only
-    a fifth of the gradient, whereas drawing can give it nearly all of the batch;
+  * `--apply draw` (default): instances are drawn in proportion to their weight. With a weight in front of the loss, the
+    textbook's `--apply scale`, a tenth of the data at twice the weight is still only a fifth of the gradient;
   * `--weights instance` is a small hierarchy: the logit of a pair is its domain's offset plus its own;
   * meta rollouts come from θ, sampled in one go with the training rollouts, and count π_θ'/π_θ times at θ'.
 
 `torchrun --nproc-per-node N train_bilevel.py ...` shares the batch between N processes: the same global batch,
 the same result. `--cold-start N` puts N supervised steps on the judge's own right traces in front (J1, 2505.11875).
 """
-import argparse
 import math
-import os
-import random
 import sys
 import time
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from tqdm import tqdm
 
-from data.pairs import WAIT, audit, judge_ids, make_pairs, parse_verdict, think_on
-from data.rows import LABELLED, ROOT, TINY, RowError, read_problems, read_rows, stage_input, write_rows
+from data.flags import flag, must_be_within_bounds, parse
+from data.pairs import cold_start_rows, parse_verdict, read_pairs, shuffled_weights, summary
+from data.rows import ROOT, TINY, RowError, read_rows, stage_input, write_rows
+from data.tables import by_group, show_training
 from kernels import resolve_kernel, sample_logprob, token_logprob
-from sample import Completion, end_ids, generate, load_model, pad_id, stream
-
-
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-SHARE = slice(RANK, None, WORLD)  # this process's part of anything that is in the same order everywhere
-
-
-def flag(default, help, choices=None):
-    default = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**default, metadata={"help": help, "choices": choices})
+from sample import RANK, SHARE, WORLD, Completion, all_sum, end_ids, gather, generate, join, load_model, make_packs, pad_id, say, stream
 
 
 @dataclass
@@ -69,23 +57,22 @@ class Settings:
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
     judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
     out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
-    weights: str = flag("instance", "what is learned: one weight for all, for each domain, for each instance, or a small network's",
-                        ["uniform", "domain", "instance", "net"])
+    weights: str = flag("instance", "what is learned: nothing, a weight for each domain or pair, or a network", ["uniform", "domain", "instance", "net"])
     apply: str = flag("draw", "draw instances by weight, or scale their loss", ["draw", "scale"])
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
     train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
     shuffle_weights: str = flag("", "control: start from the weights.jsonl of another run, dealt out to random pairs, and keep them")
     allow_overlap: bool = flag(False, "train although splits share problems")
-    pairs_per_problem: int = flag(2, "most pairs made of one problem")
-    steps: int = flag(60, "GRPO steps")
-    cold_start: int = flag(0, "supervised steps before them, on the judge's own right traces")
+    pairs_per_problem: int = flag(2, "most pairs made of one problem", least=1)
+    steps: int = flag(60, "GRPO steps", least=0)
+    cold_start: int = flag(0, "supervised steps before them, on the judge's own right traces", least=0)
     cold_start_weights: bool = flag(False, "learn data weights in the cold start, too")
-    batch: int = flag(16, "B: training pairs in a step")
-    meta_batch: int = flag(48, "meta pairs in a step")
-    group: int = flag(6, "G: rollouts of each pair")
-    max_new_tokens: int = flag(72, "most tokens of a judgment; also the constant denominator")
-    temperature: float = flag(1.0, "of the judge, when it samples and when it is scored")
-    lr: float = flag(1e-4, "η of the judge")
+    batch: int = flag(16, "B: training pairs in a step", least=WORLD)
+    meta_batch: int = flag(48, "meta pairs in a step", least=WORLD)
+    group: int = flag(6, "G: rollouts of each pair", least=2)
+    max_new_tokens: int = flag(72, "most tokens of a judgment; also the constant denominator", least=1)
+    temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
+    lr: float = flag(1e-4, "η of the judge", above=0)
     look_ahead: int = flag(30, "first GRPO steps in which the judge looks ahead but stays: in the second half of them the weights learn")
     beta1: float = flag(0.9, "β₁ of Adam")
     beta2: float = flag(0.99, "β₂ of Adam")
@@ -95,7 +82,7 @@ class Settings:
     normalize_std: bool = flag(False, "divide advantages by the group's standard deviation")
     drop_truncated: bool = flag(False, "leave cut-off judgments out of the loss (after the group mean)")
     jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", ["frozen", "exact"])
-    rho: float = flag(1e-3, "size of the central difference: ‖εṽ‖ = ρ‖θ‖")
+    rho: float = flag(1e-3, "size of the central difference: ‖εṽ‖ = ρ‖θ‖", above=0)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s")
     instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s")
     net_lr: float = flag(0.1, "Adam step of the weight network")
@@ -105,7 +92,7 @@ class Settings:
     check_hypergradient: int = flag(20, "every so many steps compare s with B separate backward passes; 0 never")
     eval_every: int = flag(10, "judge the evaluation pairs every so many steps; 0 is only first and last")
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
-    save_every: int = flag(5, "steps between checkpoints that a killed run continues from")
+    save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
     micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out")
     kernel: str = flag("auto", "log-prob kernel", ["auto", "triton", "torch"])
     dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", ["float32", "float64"])
@@ -114,36 +101,11 @@ class Settings:
 
     def __post_init__(self):
         self.out = self.out or str(ROOT / f"runs/tiny-{self.weights}")
-        least = {"steps": 0 if self.cold_start else 1, "cold_start": 0, "batch": WORLD, "meta_batch": WORLD, "group": 2,
-                 "max_new_tokens": 1, "pairs_per_problem": 1, "save_every": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise RowError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {value}")
+        must_be_within_bounds(self)
+        if not self.steps and not self.cold_start:
+            raise RowError("--steps 0: must be at least 1")
         if self.steps and self.look_ahead >= self.steps:
             raise RowError(f"--look-ahead {self.look_ahead}: the judge would never move in --steps {self.steps}")
-        for name in ("lr", "temperature", "rho"):
-            if not getattr(self, name) > 0:
-                raise RowError(f"--{name} {getattr(self, name)}: must be above 0")
-
-
-def all_sum(x):
-    """The sum of x over all processes, in place."""
-    if WORLD > 1:
-        distributed.all_reduce(x)
-    return x
-
-
-def gather(rows):
-    """Rows of every process's SHARE, back in their common order."""
-    parts = [rows] * WORLD
-    if WORLD > 1:
-        distributed.all_gather_object(parts, rows)
-    return [parts[k % WORLD][k // WORLD] for k in range(sum(map(len, parts)))]
-
-
-def say(*words):
-    if RANK == 0:
-        print(*words)
 
 
 # ---------------------------------------------------------------- rollouts
@@ -181,13 +143,12 @@ class Judge:
         except ValueError as error:
             raise RowError(str(error)) from None
         self.adapters = add_lora(self.model, s.lora_rank, s.lora_alpha, s.seed) if s.lora_rank else []
-        self.start = None  # all-parameter training with a KL term needs a copy of where it began
-        if s.kl and not s.lora_rank:
-            self.start = load_model(name, s.device, s.dtype)[0].requires_grad_(False)
+        # all-parameter training with a KL term needs a copy of where it began
+        self.start = load_model(name, s.device, s.dtype)[0].requires_grad_(False) if s.kl and not s.lora_rank else None
 
     def rollout(self, pairs, n, streams):
         """n judgments of each pair. streams: a generator for each pair, so that a pair's judgments are its own."""
-        prompts = [judge_ids(self.tokenizer, p.problem, p.a["code"], p.b["code"]) for p in pairs]
+        prompts = [p.prompt(self.tokenizer) for p in pairs]
         uniforms = torch.cat([torch.rand(n, self.s.max_new_tokens, generator=g) for g in streams])
         completions = generate(self.model, prompts, uniforms, self.s.temperature, self.ends, self.pad)
         return self.read(pairs, prompts, completions)
@@ -201,30 +162,17 @@ class Judge:
                         torch.tensor([v is not None for v in verdicts]).view(shape),
                         torch.tensor([not c.finished for c in completions]).view(shape))
 
-    def reflect(self, pairs, r, streams):
-        """Rollouts in which every finished judgment with the wrong verdict says WAIT and thinks on (J1 §3: reflection traces)."""
-        n, made = r.rewards.shape[1], list(r.completions)
-        wrong = [k for k, c in enumerate(made) if c.finished and not r.rewards.flatten()[k]]
-        if not wrong:
-            return r
-        uniforms = torch.stack([torch.rand(self.s.max_new_tokens, generator=streams[k // n]) for k in wrong])
-        prompts = [think_on(self.tokenizer, r.prompts[k // n], made[k]) for k in wrong]
-        for k, prompt, more in zip(wrong, prompts, generate(self.model, prompts, uniforms, self.s.temperature, self.ends, self.pad)):
-            made[k] = replace(more, ids=prompt[len(r.prompts[k // n]):] + more.ids)
-        return self.read(pairs, r.prompts, made)
-
     @torch.no_grad()
     def verdict_nll(self, pairs):
         """−log π of the right verdict said at once, without a judgment: [B]. A feature of the weight network."""
-        prompts = [judge_ids(self.tokenizer, p.problem, p.a["code"], p.b["code"]) for p in pairs]
-        said = [Completion(self.tokenizer(f"<best>{p.right}</best>", add_special_tokens=False).input_ids, 0.0, False) for p in pairs]
+        said = [self.tokenizer(f"<best>{p.right}</best>", add_special_tokens=False).input_ids for p in pairs]
         total = torch.zeros(len(pairs))
-        for pack in make_packs(self.read(pairs, prompts, said), self.pad, self.s.micro_tokens, self.s.device):
+        for pack in make_packs([p.prompt(self.tokenizer) for p in pairs], said, self.pad, self.s.micro_tokens, self.s.device):
             total -= sample_logprob(self.score(pack), pack.sample, len(pairs)).cpu()
         return total
 
     def score(self, pack, model=None):
-        """log π(token) at the sampling temperature: [T] fp32, for the completion tokens of one Pack."""
+        """log π(token) at the sampling temperature: [T] fp32, for the completion tokens of one sample.Pack."""
         model = model or self.model
         hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
                                   use_cache=False).last_hidden_state[pack.row, pack.column]       # [T, H]
@@ -234,78 +182,13 @@ class Judge:
 
     @torch.no_grad()
     def reference(self, pack):
-        """The starting judge's log-probs [T]: the adapters switched off, or the kept copy."""
-        if self.start is not None:
-            return self.score(pack, self.start)
+        """The starting judge's log-probs [T]: the kept copy, or the adapters switched off."""
         for adapter in self.adapters:
             adapter.on = False
-        logp = self.score(pack)
+        logp = self.score(pack, self.start)
         for adapter in self.adapters:
             adapter.on = True
         return logp
-
-
-@dataclass
-class Pack:
-    """Some prompts with their completions, R rows of width W: a prompt is computed once for its whole group.
-
-        row:  prompt | completion 0 | completion 1 | ... | padding
-
-    A token sees what came before it in its own completion and in the prompt, so the log-probs are those of
-    separate sequences. T completion tokens are scored; token t is predicted at (row[t], column[t]).
-    """
-    ids: torch.Tensor         # [R, W]
-    position: torch.Tensor    # [R, W]
-    mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
-    row: torch.Tensor         # [T]
-    column: torch.Tensor      # [T]
-    target: torch.Tensor      # [T]
-    sample: torch.Tensor      # [T] index of the completion among all B·G
-
-
-def make_packs(rollouts, pad, most_tokens, device, keep=None):
-    """The rollouts as Packs of at most `most_tokens` tokens (or one row), rows of like width together.
-
-    keep: [B, G] bool, the judgments that are scored at all; default all of them.
-    """
-    n = len(rollouts.completions) // len(rollouts.prompts)
-    keep = [True] * len(rollouts.completions) if keep is None else keep.flatten().tolist()
-    groups = [(p, [(j, rollouts.completions[j].ids) for j in range(i * n, i * n + n) if keep[j]]) for i, p in enumerate(rollouts.prompts)]
-    groups, packs, rows = [g for g in groups if g[1]], [], []
-
-    def width(group):
-        return len(group[0]) + sum(len(ids) for _, ids in group[1])
-
-    for group in sorted(groups, key=width):
-        if rows and (len(rows) + 1) * width(group) > most_tokens:
-            packs.append(rows)
-            rows = []
-        rows.append(group)
-    return [pack_rows(rows, pad, device) for rows in [*packs, rows] if rows]
-
-
-def pack_rows(groups, pad, device):
-    width = max(len(p) + sum(len(ids) for _, ids in c) for p, c in groups)
-    ids = torch.full((len(groups), width), pad)
-    position = torch.zeros((len(groups), width), dtype=torch.long)
-    segment = torch.full((len(groups), width), -1)  # prompt 0, completions 1 ... G, padding -1
-    scored = [[], [], [], []]
-    for r, (prompt, completions) in enumerate(groups):
-        at = len(prompt)
-        ids[r, :at], position[r, :at], segment[r, :at] = torch.tensor(prompt), torch.arange(at), 0
-        for k, (index, answer) in enumerate(completions, 1):
-            end = at + len(answer)
-            ids[r, at:end], segment[r, at:end] = torch.tensor(answer), k
-            position[r, at:end] = torch.arange(len(prompt), len(prompt) + len(answer))
-            # the first token is predicted by the prompt's last, the others by the one before
-            columns = [len(prompt) - 1, *range(at, end - 1)]
-            for into, values in zip(scored, ([r] * len(answer), columns, answer, [index] * len(answer))):
-                into.extend(values)
-            at = end
-    same = segment[:, :, None] == segment[:, None, :]
-    mask = (same | (segment == 0)[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
-    tensors = (ids, position, mask[:, None], *map(torch.tensor, scored))
-    return Pack(*(t.to(device) for t in tensors))
 
 
 # ---------------------------------------------------------------- GRPO (2402.03300), as in Dr. GRPO (2503.20783)
@@ -345,53 +228,47 @@ def token_loss(logp, old, advantage, ref=None, beta=0.0, clip=(0.2, 0.28)):
 @dataclass
 class Batch:
     """What a step knows about its rollouts when it comes to the loss."""
-    packs: list
+    packs: list               # of the judgments that have a gradient
     n: int                    # B
     advantage: torch.Tensor   # [B·G]
-    scale: torch.Tensor       # [B·G] 1 / (G · max_new_tokens); 0 for a dropped judgment
+    scale: torch.Tensor       # [] 1 / (G · max_new_tokens)
     beta: float               # of the KL term
     ref: list                 # for each pack, log π_ref [T] or None
     old: list                 # for each pack, log π of the rollout policy [T], frozen (None until first scored)
     drawn: torch.Tensor       # [B·G] log π of whole judgments under an earlier policy that they come from, or None
     ratio: torch.Tensor       # [B·G] π/π_drawn, the importance of a judgment; 1 without `drawn`
 
-    def effective_share(self):
-        """Effective sample size by the number of samples, in (0, 1]."""
-        return float(self.ratio.sum() ** 2 / (self.ratio ** 2).sum() / len(self.ratio))
 
-
-def make_batch(judge, rollouts, advantage, s, beta=0.0, drawn=None):
+def make_batch(judge, rollouts, advantage, s, beta=0.0, off_policy=False):
     """rollouts and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored."""
-    scale = torch.full(advantage.shape, 1 / (advantage.shape[1] * s.max_new_tokens))
-    if s.drop_truncated:
-        scale[rollouts.truncated] = 0
-    keep = (scale != 0) & ((advantage != 0) | bool(beta))
-    packs = make_packs(rollouts, judge.pad, s.micro_tokens, s.device, keep)
+    dropped = rollouts.truncated & s.drop_truncated
+    keep = ((advantage != 0) | bool(beta)) & ~dropped
+    packs = make_packs(rollouts.prompts, [c.ids for c in rollouts.completions], judge.pad, s.micro_tokens, s.device, keep)
     ref = [judge.reference(p) if beta else None for p in packs]
-    advantage, scale = advantage.flatten().to(s.device), scale.flatten().to(s.device)
-    return Batch(packs, len(rollouts.prompts), advantage, scale, beta, ref, [None] * len(packs), drawn, torch.ones_like(scale))
+    drawn = torch.tensor([c.drawn for c in rollouts.completions], dtype=torch.float64, device=s.device) if off_policy else None
+    advantage, scale = advantage.flatten().to(s.device), torch.tensor(1 / (advantage.shape[1] * s.max_new_tokens), device=s.device)
+    return Batch(packs, len(rollouts.prompts), advantage, scale, beta, ref, [None] * len(packs), drawn, torch.ones_like(advantage))
 
 
 def losses(judge, batch, clip=(0.2, 0.28), dtype=None):
-    """Yields, pack by pack, what it adds to ℓ [B]:   ℓ_i = Σ_k scale_ik Σ_t f_t."""
+    """Yields, pack by pack, what it adds to ℓ [B]:   ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens)."""
     for j, pack in enumerate(batch.packs):
         logp = judge.score(pack)
         if batch.old[j] is None:  # the first look at these rollouts
             batch.old[j] = logp.detach()
             if batch.drawn is not None:  # they come from another θ: each counts π_θ/π_drawn times, as a whole and unclipped
                 here = pack.sample.unique()
-                total = sample_logprob(logp.detach(), pack.sample, len(batch.scale), dtype=torch.float64)
+                total = sample_logprob(logp.detach(), pack.sample, len(batch.ratio), dtype=torch.float64)
                 batch.ratio[here] = (total - batch.drawn)[here].exp().to(batch.ratio)
-        advantage = batch.ratio * batch.advantage
-        f = token_loss(logp, batch.old[j], advantage[pack.sample], batch.ref[j], batch.beta, clip)
-        per_sample = sample_logprob(f, pack.sample, len(batch.scale), token_weight=batch.scale[pack.sample], dtype=dtype)
+        f = token_loss(logp, batch.old[j], (batch.ratio * batch.advantage)[pack.sample], batch.ref[j], batch.beta, clip)
+        per_sample = sample_logprob(f, pack.sample, len(batch.ratio), token_weight=batch.scale, dtype=dtype)
         yield per_sample.view(batch.n, -1).sum(1)
 
 
 def total_losses(judge, batch):
     """ℓ [B] in fp64, without the clip and without gradients."""
     with torch.no_grad():
-        return sum(losses(judge, batch, None, torch.float64), torch.zeros(batch.n, dtype=torch.float64, device=batch.scale.device))
+        return sum(losses(judge, batch, None, torch.float64), torch.zeros(batch.n, dtype=torch.float64, device=batch.ratio.device))
 
 
 # ---------------------------------------------------------------- Adam, its Jacobian, and the hypergradient
@@ -403,25 +280,18 @@ class FlatAdam:
     """
 
     def __init__(self, parameters, s):
-        self.s, self.eps, self.t = s, s.adam_eps, 0
+        self.s, self.t = s, 0
         self.parameters = [p for p in parameters if p.requires_grad]
         self.theta = torch.cat([p.data.flatten() for p in self.parameters])
-        self.grad = torch.zeros_like(self.theta)
-        self.m, self.n = torch.zeros_like(self.theta), torch.zeros_like(self.theta)
+        self.grad, self.m, self.n = (torch.zeros_like(self.theta) for _ in range(3))
         at = 0
         for p in self.parameters:  # parameters and gradients become views: a step on θ is a step of the model
             p.data = self.theta[at:at + p.numel()].view_as(p)
             p.grad = self.grad[at:at + p.numel()].view_as(p)
             at += p.numel()
 
-    def reset(self):
-        """As if no step had been taken yet."""
-        self.t = 0
-        self.m.zero_()
-        self.n.zero_()
-
     def step(self):
-        """θ' = θ − η U(g) with g clipped to norm C. Returns ‖g‖ before the clip."""
+        """θ' = θ − η U(g) with g clipped to norm C; self.norm is ‖g‖ before the clip."""
         s, g = self.s, self.grad
         self.norm = float(g.norm())
         self.clipped = bool(s.clip_grad) and self.norm > s.clip_grad
@@ -432,8 +302,7 @@ class FlatAdam:
         self.m.mul_(s.beta1).add_(g, alpha=1 - s.beta1)
         self.n.mul_(s.beta2).addcmul_(g, g, value=1 - s.beta2)
         c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
-        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + self.eps))
-        return self.norm
+        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + s.adam_eps))
 
     def jacobian_transpose(self, v):
         """ṽ = (∂U/∂g)ᵀ v at the step just taken.
@@ -445,9 +314,9 @@ class FlatAdam:
         s = self.s
         c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
         q = (self.n / c2).sqrt()
-        d = (1 - s.beta1) / (c1 * (q + self.eps))
+        d = (1 - s.beta1) / (c1 * (q + s.adam_eps))
         if s.jacobian == "exact":
-            second = self.m * (1 - s.beta2) * self.g / (c1 * c2 * q * (q + self.eps) ** 2)
+            second = self.m * (1 - s.beta2) * self.g / (c1 * c2 * q * (q + s.adam_eps) ** 2)
             d = d - torch.where(q > 0, second, 0.0)  # q = 0: no gradient has ever reached this parameter
         v = d * v
         if self.clipped:
@@ -516,14 +385,7 @@ class DataWeights:
         self.net_adam = torch.optim.Adam(self.net.parameters(), lr=s.net_lr)
         self.visits, self.informed = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long)
         self.magnitude = 0.0  # running mean of |s|
-        self.fixed = None
-        if s.shuffle_weights:  # the control: as uneven as the weights of that run, and knowing nothing
-            self.fixed = [row["weight"] for row in read_rows(s.shuffle_weights)]
-            if len(self.fixed) != n or s.weights != "uniform":
-                raise RowError(f"--shuffle-weights {s.shuffle_weights}: {len(self.fixed)} weights for {n} pairs; it goes with --weights uniform "
-                               "and the weights.jsonl of a run on the same pairs")
-            random.Random(s.seed).shuffle(self.fixed)
-            self.fixed = torch.tensor(self.fixed)
+        self.fixed = torch.tensor(shuffled_weights(n, s)) if s.shuffle_weights else torch.ones(n)  # of `uniform`
 
     def logits(self):
         """z(ω) [N], differentiable."""
@@ -532,16 +394,14 @@ class DataWeights:
             z = self.net((x - x.mean(0)) / (x.std(0) + 1e-3))[:, 0]
             return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
         z = self.table["domain"][self.domain]
-        if self.s.weights == "instance":
-            z = z + self.table["instance"]
-        return z
+        return z + self.table["instance"] if self.s.weights == "instance" else z
 
     @torch.no_grad()
     def weights(self):
         """a [N], mean one."""
         z, n = self.logits(), len(self.domain)
         if self.s.weights == "uniform":
-            return torch.ones(n) if self.fixed is None else self.fixed
+            return self.fixed
         if self.s.apply == "draw":
             return (1 - self.s.floor) * n * z.softmax(0) + self.s.floor
         a = n * z.softmax(0) if self.s.weights == "domain" else 2 * z.sigmoid()
@@ -571,25 +431,22 @@ class DataWeights:
             return
         now = float(s_i[informed].abs().mean())
         self.magnitude = 0.8 * self.magnitude + 0.2 * now if self.magnitude else now
-        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float()
-        unit = unit * informed
+        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed
         z = self.logits()
         if self.s.apply == "scale":
             gain = z.exp() * (len(z) / z.exp().sum()).detach() if self.s.weights == "domain" else 2 * z.sigmoid()
         else:  # a table leaves out the softmax's normaliser, which moves every row: only visited rows shall move
             gain = z.log_softmax(0) if self.s.weights == "net" else z
-        objective = (unit * gain[index]).sum()
+        loss = -(unit * gain[index]).sum()
+        loss.backward()
         if self.s.weights == "net":
-            self.net_adam.zero_grad()
-            (-objective).backward()
             self.net_adam.step()
-            return
-        objective.backward()
+            self.net_adam.zero_grad()
         with torch.no_grad():
             for name, lr in (("domain", self.s.domain_lr), ("instance", self.s.instance_lr)):
                 table = self.table[name]
-                if table.grad is not None:
-                    table.add_(lr * table.grad).clamp_(-self.BOUND, self.BOUND)
+                if table.grad is not None:  # it is part of these weights
+                    table.sub_(lr * table.grad).clamp_(-self.BOUND, self.BOUND)
                     table.grad = None
 
     def state(self):
@@ -611,9 +468,8 @@ class LoRALinear(nn.Module):
     def __init__(self, linear, rank, alpha, generator):
         super().__init__()
         self.linear, self.scale, self.on = linear.requires_grad_(False), alpha / rank, True
-        device = linear.weight.device
-        self.a = nn.Parameter((torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)).to(device))
-        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+        self.a = nn.Parameter((torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)).to(linear.weight.device))
+        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=linear.weight.device))
 
     def forward(self, x):
         y = self.linear(x)
@@ -645,24 +501,6 @@ def merge_lora(model):
                 setattr(parent, name, child.merge())
 
 
-# ---------------------------------------------------------------- evaluation
-
-def evaluate(judge, pairs, step, s):
-    """The judge on held-out pairs, each in both orders, one sampled judgment an order. Returns (metrics, rows)."""
-    both = [q for p in pairs for q in (p, p.flipped())]
-    mine, rows, size = list(enumerate(both))[SHARE], [], max(1, 4096 // s.max_new_tokens)
-    for start in range(0, len(mine), size):
-        numbers, part = zip(*mine[start:start + size])
-        r = judge.rollout(part, 1, [stream(s.seed, "evaluate", step, k) for k in numbers])
-        rows += [{"step": step, "instance_id": p.instance_id, "right": p.right, "verdict": parse_verdict(text),
-                  "tokens": len(c.ids), "text": text} for p, text, c in zip(part, r.texts, r.completions)]
-    rows = gather(rows)
-    right = torch.tensor([row["verdict"] == row["right"] for row in rows]).double().view(-1, 2)
-    return {"accuracy": float(right.mean()), "both_orders": float((right.sum(1) == 2).double().mean()),
-            "parse_rate": sum(row["verdict"] is not None for row in rows) / len(rows),
-            "tokens": sum(row["tokens"] for row in rows) / len(rows)}, rows
-
-
 # ---------------------------------------------------------------- the run
 
 class Run:
@@ -670,33 +508,19 @@ class Run:
 
     def __init__(self, s):
         self.s, self.out = s, Path(s.out)
-        problems = read_problems(s.problems)
-        labelled = read_rows(s.labelled, LABELLED, key=("problem_id", "candidate_id"))
-        nulls = sum(row["passed"] is None for row in labelled)
-        if nulls:
-            say(f"note: {nulls} of {len(labelled)} candidates in {s.labelled} have no verdict and are left out")
-        if RANK == 0:
-            audit(problems, labelled, s.allow_overlap)
-        only = [item.partition("=")[::2] for item in s.train_only]
-        if any(not value for _, value in only):
-            raise RowError(f"--train-only {' '.join(s.train_only)}: expected FIELD=VALUE")
-        self.train = make_pairs(problems, labelled, "train", s, only)
-        self.meta = make_pairs(problems, labelled, "meta", s)
-        self.test = make_pairs(problems, labelled, s.eval_split, s)
+        self.train, self.meta, self.test = read_pairs(s)
         self.judge = Judge(s.judge, s)
         self.flat = FlatAdam(self.judge.model.parameters(), s)
         self.weights = DataWeights(self.train, s)
         self.step, self.metrics, self.transcripts = 0, [], []
-        self.resume()
+        if (self.out / "state.pt").exists():
+            self.resume()
         self.traces = self.cold_start_traces() if s.cold_start and self.step <= s.cold_start else None
         say(f"{len(self.train)} training, {len(self.meta)} meta and {len(self.test)} {s.eval_split} pairs from {s.labelled}; "
-              f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
+            f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
 
     def resume(self):
-        path = self.out / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(self.out / "state.pt", weights_only=True)
         changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
         if changed or state["pairs"] != [p.instance_id for p in self.train]:
             what = ", ".join(f"--{k.replace('_', '-')}" for k in changed) or "the training pairs"
@@ -712,7 +536,6 @@ class Run:
     def save(self):
         if RANK:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
         write_rows(self.out / "metrics.jsonl", self.metrics)
         write_rows(self.out / "transcripts.jsonl", self.transcripts)
         write_rows(self.out / "weights.jsonl", self.weight_rows())
@@ -722,67 +545,48 @@ class Run:
         (self.out / "state.new").replace(self.out / "state.pt")
 
     def weight_rows(self):
-        a = self.weights.weights().tolist()
-        return [{"instance_id": p.instance_id, "problem_id": p.problem["problem_id"], "candidate_ids": [p.a["candidate_id"], p.b["candidate_id"]],
-                 "domain": p.problem["domain"], "difficulty": p.problem["difficulty"], "policy": p.a["policy"], "group": p.group,
-                 "weight": a[i], "visits": int(self.weights.visits[i]), "informed": int(self.weights.informed[i])}
-                for i, p in enumerate(self.train)]
+        a, visits, informed = (x.tolist() for x in (self.weights.weights(), self.weights.visits, self.weights.informed))
+        return [{**pair.about(), "weight": a[i], "visits": visits[i], "informed": informed[i]} for i, pair in enumerate(self.train)]
 
     def look(self):
-        """Evaluate now, and keep the numbers and the transcripts."""
-        metrics, rows = evaluate(self.judge, self.test, self.step, self.s)
+        """The judge on held-out pairs, each in both orders, one sampled judgment an order. The transcripts are kept."""
+        s, rows = self.s, []
+        both = [q for p in self.test for q in (p, p.flipped())]
+        mine, size = list(enumerate(both))[SHARE], max(1, 4096 // s.max_new_tokens)
+        for start in range(0, len(mine), size):
+            numbers, pairs = zip(*mine[start:start + size])
+            r = self.judge.rollout(pairs, 1, [stream(s.seed, "evaluate", self.step, k) for k in numbers])
+            rows += [{"step": self.step, "instance_id": p.instance_id, "right": p.right, "verdict": parse_verdict(text),
+                      "tokens": len(c.ids), "text": text} for p, text, c in zip(pairs, r.texts, r.completions)]
+        rows = gather(rows)
         self.transcripts += rows
-        return {f"eval_{k}": v for k, v in metrics.items()}
+        return {f"eval_{name}": value for name, value in summary(rows).items()}
 
     def cold_start_traces(self):
-        """J1's cold start: G judgments of each training pair by the starting judge, a wrong one with a second thought; kept
-        (reward 1) are those whose last verdict is right and that are no longer than later judgments may be."""
-        s, path = self.s, self.out / "cold_start.jsonl"
-        if not path.exists():
-            groups, numbers = [], list(range(len(self.train)))[SHARE]
-            for start in tqdm(range(0, len(numbers), s.batch), desc="cold start: traces", unit="batch", disable=RANK > 0 or None):
-                part = numbers[start:start + s.batch]
-                pairs = [self.train[i] for i in part]
-                r = self.judge.rollout(pairs, s.group, [stream(s.seed, "cold start", i) for i in part])
-                r = self.judge.reflect(pairs, r, [stream(s.seed, "second thought", i) for i in part])
-                for k, pair in enumerate(pairs):
-                    one = r.pick([k])
-                    groups.append([{"instance_id": pair.instance_id, "kept": bool(reward) and len(c.ids) <= s.max_new_tokens, "text": text, **asdict(c)}
-                                   for reward, c, text in zip(one.rewards[0], one.completions, one.texts)])
-            rows = [row for group in gather(groups) for row in group]
-            if RANK == 0:
-                self.out.mkdir(parents=True, exist_ok=True)
-                write_rows(path, rows)
-        else:
-            rows = read_rows(path)
-        kept = [row for row in rows if row["kept"]]
-        say(f"cold start: {len(kept)} of {len(rows)} judgments are kept, {sum(WAIT in row['text'] for row in kept)} of them with a second thought ({path})")
-        if not kept:
-            raise RowError("--cold-start: no judgment of the starting judge was right and short enough; raise --max-new-tokens or --group")
-        prompts = [judge_ids(self.judge.tokenizer, p.problem, p.a["code"], p.b["code"]) for p in self.train]
-        traces = self.judge.read(self.train, prompts, [Completion(**{f.name: row[f.name] for f in fields(Completion)}) for row in rows])
-        traces.rewards = torch.tensor([row["kept"] for row in rows]).float().view(len(self.train), s.group)
+        """J1's cold start: Rollouts of the starting judge on all training pairs, with reward 1 where they are kept."""
+        rows, judge = cold_start_rows(self.judge, self.train, self.out / "cold_start.jsonl", self.s), self.judge
+        completions = [Completion(**{f.name: row[f.name] for f in fields(Completion)}) for row in rows]
+        traces = judge.read(self.train, [p.prompt(judge.tokenizer) for p in self.train], completions)
+        traces.rewards = torch.tensor([row["kept"] for row in rows]).float().view(traces.rewards.shape)
         return traces
 
     def train_step(self):
         """One inner and one outer step. Returns its metrics."""
         s, judge, flat, clock = self.s, self.judge, self.flat, [time.time()]
         cold, step = self.step < s.cold_start, self.step - s.cold_start
-        if step == 0:
-            flat.reset()
+        if step == 0:  # Adam starts anew with GRPO
+            flat.t, flat.m[:], flat.n[:] = 0, 0, 0
         index, a = self.weights.draw(stream(s.seed, "draw", self.step))
-        meta = torch.randperm(len(self.meta), generator=stream(s.seed, "meta", self.step))[:s.meta_batch]
-        if s.weights == "uniform" or cold and not s.cold_start_weights:
-            meta = meta[:0]  # nothing to learn
+        learns = s.weights != "uniform" and (not cold or s.cold_start_weights)
+        meta = torch.randperm(len(self.meta), generator=stream(s.seed, "meta", self.step))[:s.meta_batch if learns else 0]
         # Training and meta judgments in one go: decoding twice the batch costs less than decoding twice.
         pairs = [self.train[i] for i in index]
-        asked = ([] if cold else list(enumerate(pairs))[SHARE]) + [(f"meta {k}", self.meta[i]) for k, i in enumerate(meta)][SHARE]
+        asked = [] if cold else list(enumerate(pairs))[SHARE]
+        n = len(asked)
+        asked += [(f"meta {k}", self.meta[i]) for k, i in enumerate(meta)][SHARE]
         made = asked and judge.rollout([p for _, p in asked], s.group, [stream(s.seed, "rollout", self.step, k) for k, _ in asked])
-        if cold:
-            rollouts, meta_rollouts = self.traces.pick(index[SHARE].tolist()), made
-        else:
-            n = len(pairs[SHARE])
-            rollouts, meta_rollouts = made.pick(range(n)), made.pick(range(n, len(asked)))
+        rollouts = self.traces.pick(index[SHARE].tolist()) if cold else made.pick(range(n))
+        meta_rollouts = made and made.pick(range(n, len(asked)))
         facts = self.facts(rollouts, pairs[SHARE])
         clock.append(time.time())
 
@@ -800,16 +604,16 @@ class Run:
         self.must_be_finite(total + float(flat.grad.norm()), theta, pairs)
         if self.step and self.step % s.save_every == 0:
             self.save()  # here, because only now is θ known to give a finite loss and gradient
-        norm = flat.step()                                                     # θ' = θ − η U(g)
+        flat.step()                                                            # θ' = θ − η U(g)
         clock.append(time.time())
 
-        row = {"step": self.step + 1, "cold": cold, "loss": total, "grad_norm": norm, "clipped": flat.clipped,
+        row = {"step": self.step + 1, "cold": cold, "loss": total, "grad_norm": flat.norm, "clipped": flat.clipped,
                **{name: float(facts[name].mean()) for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens")},
                # the mean of −log π over sampled tokens is an unbiased estimate of the entropy
                "entropy": float((facts["nll"] * facts["tokens"]).sum() / facts["tokens"].sum())}
-        informed = torch.tensor(gather((advantage != 0).any(1).tolist()))
+        informed = gather((advantage != 0).any(1))
         self.weights.observe(index, facts)
-        if len(meta):
+        if learns:
             s_i, more = self.hypergradient(theta, batch, rollouts, advantage, meta_rollouts)
             row |= more
             self.must_be_finite(float(s_i.sum()), theta, pairs)
@@ -819,10 +623,7 @@ class Run:
             flat.theta.copy_(theta)
         clock.append(time.time())
 
-        a_now, groups = self.weights.weights(), defaultdict(list)
-        for weight, pair in zip(a_now.tolist(), self.train):
-            groups[pair.group].append(weight)
-        row["weight"] = {g: sum(w) / len(w) for g, w in sorted(groups.items())}
+        row["weight"] = {name: sum(r["weight"] for r in rows) / len(rows) for name, rows in sorted(by_group(self.weight_rows()).items())}
         row["seconds"] = dict(zip(("rollout", "gradient", "outer"), (round(y - x, 3) for x, y in zip(clock, clock[1:]))))
         return row
 
@@ -835,25 +636,22 @@ class Run:
                  "truncated": r.truncated.float().mean(1), "zero_variance": (r.rewards.amax(1) == r.rewards.amin(1)).float(),
                  "nll": nll / tokens, "tokens": tokens / n,
                  "verdict_nll": self.judge.verdict_nll(pairs) if self.s.weights == "net" else torch.zeros(len(pairs))}
-        table = torch.tensor(gather(torch.stack([x.double() for x in facts.values()], 1).tolist()))
-        return dict(zip(facts, table.T))
+        return dict(zip(facts, gather(torch.stack([x.double() for x in facts.values()], 1)).float().T))
 
     def must_be_finite(self, value, theta, pairs):
         """Stop, with θ as it was before the step, where the step made NaN or infinity."""
         if math.isfinite(value):
             return
         self.flat.theta.copy_(theta)
-        kept = self.out / "state.pt"
         raise RowError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
-                       f"{', '.join(p.instance_id for p in pairs)}; {f'the last good checkpoint is {kept}' if kept.exists() else 'nothing was saved yet'}: "
+                       f"{', '.join(p.instance_id for p in pairs)}; the last good checkpoint, if there is one, is {self.out / 'state.pt'}: "
                        "try a smaller --lr, --clip-grad or --rho")
 
     def hypergradient(self, theta, batch, rollouts, advantage, meta_rollouts):
         """s [B] at θ for the step to θ' just taken, and metrics."""
         s, judge, flat, count = self.s, self.judge, self.flat, min(self.s.meta_batch, len(self.meta))
         # v = ∇L_meta(θ'): plain rewards, leave-one-out baseline; the judgments are θ's, so each counts π_θ'/π_θ times
-        drawn = torch.tensor([c.drawn for c in meta_rollouts.completions], dtype=torch.float64, device=s.device)
-        meta = make_batch(judge, meta_rollouts, leave_one_out(meta_rollouts.rewards), s, drawn=drawn)
+        meta = make_batch(judge, meta_rollouts, leave_one_out(meta_rollouts.rewards), s, off_policy=True)
 
         def gradient(first, every):
             """Of the mean loss of every second, or every, meta pair."""
@@ -864,15 +662,15 @@ class Run:
 
         v = gradient(0, 1)
         direction = flat.jacobian_transpose(v)
+        share = float(meta.ratio.sum() ** 2 / (meta.ratio ** 2).sum() / len(meta.ratio))  # effective sample size by the number of samples
         row = {"meta_reward": sum(gather(meta_rollouts.rewards.mean(1).tolist())) / count, "meta_grad_norm": float(v.norm()),
-               "meta_effective_share": min(gather([meta.effective_share()]))}
+               "meta_effective_share": min(gather([share]))}
         if row["meta_effective_share"] < 0.5:  # θ' is too far from θ for θ's judgments: say nothing
             return torch.zeros(len(advantage), dtype=torch.float64), row
-        s_i = torch.tensor(gather(central_difference(judge, flat, theta, direction, batch, s).tolist()), dtype=torch.float64)
+        s_i = gather(central_difference(judge, flat, theta, direction, batch, s))
         if s.check_hypergradient and self.step % s.check_hypergradient == 0:
             halves = [flat.jacobian_transpose(gradient(k, 2)) for k in (0, 1)]
-            exact, one, two = torch.tensor(gather(separate_backward(judge, flat, theta, [direction, *halves], rollouts, advantage, s).T.tolist()),
-                                           dtype=torch.float64).T
+            exact, one, two = gather(separate_backward(judge, flat, theta, [direction, *halves], rollouts, advantage, s).T).T
             stepped, values = flat.theta.clone(), []
             for at in (theta, stepped):
                 flat.theta.copy_(at)
@@ -906,69 +704,14 @@ class Run:
             merge_lora(self.judge.model)
             self.judge.model.save_pretrained(self.out / "judge")
             self.judge.tokenizer.save_pretrained(self.out / "judge")
-            self.report()
-
-    def report(self):
-        s, rows = self.s, self.weight_rows()
-        looks = [m for m in self.metrics if "eval_accuracy" in m]
-        first, last = looks[0], looks[-1]
-        print(f"\njudge on {len(self.test)} {s.eval_split} pairs, both orders{'':14}before   after")
-        for name, key in (("accuracy", "accuracy"), ("right in both orders", "both_orders"), ("verdict parsed", "parse_rate")):
-            print(f"  {name:<44}{first['eval_' + key]:>9.1%}{last['eval_' + key]:>8.1%}")
-        print(f"  {'tokens a judgment':<44}{first['eval_tokens']:>9.1f}{last['eval_tokens']:>8.1f}")
-        print(f"\n{' × '.join(s.domain_key):<34}pairs  mean weight  effective size  visits  informed")
-        groups = defaultdict(list)
-        for row in rows:
-            groups[row["group"]].append(row)
-        for name, members in sorted(groups.items(), key=lambda item: -sum(r["weight"] for r in item[1]) / len(item[1])):
-            a = [r["weight"] for r in members]
-            print(f"{name:<34}{len(a):>5}  {sum(a) / len(a):>11.2f}  {sum(a) ** 2 / max(sum(x * x for x in a), 1e-30):>14.1f}"
-                  f"  {sum(r['visits'] for r in members) / len(a):>6.1f}  {sum(r['informed'] for r in members) / len(a):>8.1f}")
-        checks = [m for m in self.metrics if "check_cosine" in m]
-        if checks:
-            def mean(key):
-                return sum(m[key] for m in checks) / len(checks)
-            print(f"hypergradient, {len(checks)} checks: relative error {mean('check_relative_error'):.1e} against separate backward passes, "
-                  f"split-half correlation {mean('split_half_correlation'):.2f},\n  change of the meta loss by a step "
-                  f"{mean('meta_change_predicted'):+.1e} predicted, {mean('meta_change_realised'):+.1e} realised")
-        never = sum(not r["informed"] for r in rows)
-        print(f"{never} of {len(rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
-        tiny = s.labelled in (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
-        files = "" if tiny else f" --problems {' '.join(s.problems)} --labelled {s.labelled} --max-new-tokens {s.max_new_tokens}"
-        print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {self.out}\n"
-              f"next: python select.py{files} --judge {self.out / 'judge'}")
-
-
-def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Settings):
-        default = getattr(DEFAULTS, f.name) if f.name != "out" else ""
-        flag, text = f"--{f.name.replace('_', '-')}", f.metadata["help"]
-        if f.name != "out":
-            text += f" (default {' '.join(default) if isinstance(default, list) else default})".replace(f"{ROOT}/", "")
-        if isinstance(default, bool):
-            p.add_argument(flag, action="store_true", help=text)
-        elif isinstance(default, list):
-            p.add_argument(flag, nargs="+", default=default, help=text)
-        else:
-            p.add_argument(flag, type=type(default), default=default, choices=f.metadata.get("choices"), help=text)
-    return Settings(**vars(p.parse_args(argv)))
-
-
-DEFAULTS = Settings()
+            show_training(s, self.metrics, self.weight_rows(), len(self.test))
 
 
 def main(argv=None):
-    s = parse_args(argv)
-    if WORLD > 1:
-        cuda = s.device.startswith("cuda")
-        if cuda:
-            s.device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(s.device)
-        distributed.init_process_group("nccl" if cuda else "gloo")
-    run = Run(s)
+    s = parse(Settings, __doc__, argv)
+    s.device = join(s.device)
     try:
-        run.go()
+        Run(s).go()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {s.out} (every {s.save_every} steps)")
 

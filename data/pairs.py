@@ -5,10 +5,13 @@ Training (stage 3) and selection (stage 4) ask in the same words, so the words a
 import random
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from data.rows import RowError
-from sample import encode
+import torch
+from tqdm import tqdm
+
+from data.rows import LABELLED, RowError, read_problems, read_rows, write_rows
+from sample import RANK, SHARE, encode, gather, generate, say, stream
 
 
 @dataclass
@@ -24,6 +27,29 @@ class Pair:
     def flipped(self):
         """The same two candidates in the other order."""
         return Pair(self.instance_id, self.problem, self.b, self.a, "AB"[self.right == "A"], self.group)
+
+    def prompt(self, tokenizer):
+        """The ids that ask a judge about it."""
+        return judge_ids(tokenizer, self.problem, self.a["code"], self.b["code"])
+
+    def about(self):
+        """What identifies and groups it in weights.jsonl."""
+        return {"instance_id": self.instance_id, "problem_id": self.problem["problem_id"], "candidate_ids": [self.a["candidate_id"], self.b["candidate_id"]],
+                "domain": self.problem["domain"], "difficulty": self.problem["difficulty"], "policy": self.a["policy"], "group": self.group}
+
+
+def read_pairs(s):
+    """The training, meta and evaluation pairs of a run with these settings, after the audit of its splits. Raises RowError."""
+    problems = read_problems(s.problems)
+    labelled = read_rows(s.labelled, LABELLED, key=("problem_id", "candidate_id"))
+    nulls = sum(row["passed"] is None for row in labelled)
+    if nulls:
+        say(f"note: {nulls} of {len(labelled)} candidates in {s.labelled} have no verdict and are left out")
+    audit(problems, labelled, s.allow_overlap)
+    only = [item.partition("=")[::2] for item in s.train_only]
+    if any(not value for _, value in only):
+        raise RowError(f"--train-only {' '.join(s.train_only)}: expected FIELD=VALUE")
+    return [make_pairs(problems, labelled, split, s, only if split == "train" else ()) for split in ("train", "meta", s.eval_split)]
 
 
 def make_pairs(problems, labelled, split, s, only=()):
@@ -63,8 +89,18 @@ def make_pairs(problems, labelled, split, s, only=()):
     return pairs
 
 
+def shuffled_weights(n, s):
+    """--shuffle-weights, a control: the n weights of another run, dealt out to random pairs. As uneven, and knowing nothing."""
+    weights = [row["weight"] for row in read_rows(s.shuffle_weights)]
+    if len(weights) != n or s.weights != "uniform":
+        raise RowError(f"--shuffle-weights {s.shuffle_weights}: {len(weights)} weights for {n} pairs; it goes with --weights uniform "
+                       "and the weights.jsonl of a run on the same pairs")
+    random.Random(s.seed).shuffle(weights)
+    return weights
+
+
 def audit(problems, labelled, allow_overlap=False):
-    """What the splits share: prints the policies of each, and raises RowError if a problem's text (letters and digits of its
+    """What the splits share: says the policies of each, and raises RowError if a problem's text (letters and digits of its
     prompt; ids are unique anyway) stands in two of them, unless allowed. A judge must not be tested on what it was trained on."""
     texts, policies = defaultdict(list), defaultdict(set)
     for problem in problems.values():
@@ -74,10 +110,10 @@ def audit(problems, labelled, allow_overlap=False):
             policies[problems[row["problem_id"]]["split"]].add(row["policy"])
     shared = [same for same in texts.values() if len({p["split"] for p in same}) > 1]
     for same in shared:
-        print("shared by splits: " + ", ".join(f"{p['problem_id']} ({p['split']})" for p in same))
+        say("shared by splits: " + ", ".join(f"{p['problem_id']} ({p['split']})" for p in same))
     if shared and not allow_overlap:
         raise RowError(f"{len(shared)} problems are in more than one split (listed above): remove them from one, or say --allow-overlap")
-    print(f"splits share {len(shared)} problems; policies: " + "; ".join(f"{split} {', '.join(sorted(names))}" for split, names in sorted(policies.items())))
+    say(f"splits share {len(shared)} problems; policies: " + "; ".join(f"{split} {', '.join(sorted(names))}" for split, names in sorted(policies.items())))
 
 
 # The judge's protocol (DaJ §3): spelled out for models that follow instructions.
@@ -111,3 +147,51 @@ def parse_verdict(text):
     """"A", "B", or None if the text names neither. The last verdict counts."""
     found = re.findall(r"<best>\s*([AB])\s*</best>", text)
     return found[-1] if found else None
+
+
+def summary(rows):
+    """A judge's accuracy and the like: {name: number}, of rows with right, verdict and tokens, both orders of a pair side by side."""
+    right = [row["verdict"] == row["right"] for row in rows]
+    return {"accuracy": sum(right) / len(rows), "both_orders": sum(a and b for a, b in zip(right[::2], right[1::2])) / (len(rows) / 2),
+            "parse_rate": sum(row["verdict"] is not None for row in rows) / len(rows), "tokens": sum(row["tokens"] for row in rows) / len(rows)}
+
+
+# ---------------------------------------------------------------- cold start (J1, 2505.11875)
+
+def cold_start_rows(judge, pairs, path, s):
+    """G judgments of each training pair by the starting judge, as rows: those in `path`, or new ones, which are written there.
+
+    A finished judgment with the wrong verdict says WAIT and thinks on, so that reflection is in the data (§3). Kept are those whose
+    last verdict is right and that are no longer than later judgments may be. judge: train_bilevel.Judge. Raises RowError if none is.
+    """
+    if path.exists():
+        rows = read_rows(path)
+    else:
+        rows = sum(gather(make_traces(judge, list(enumerate(pairs))[SHARE], s)), [])
+        if RANK == 0:
+            write_rows(path, rows)
+    kept = [row for row in rows if row["kept"]]
+    say(f"cold start: {len(kept)} of {len(rows)} judgments are kept, {sum(WAIT in row['text'] for row in kept)} of them with a second thought ({path})")
+    if not kept:
+        raise RowError("--cold-start: no judgment of the starting judge was right and short enough; raise --max-new-tokens or --group")
+    return rows
+
+
+def make_traces(judge, numbered, s):
+    """The rows of these (number, pair)s: a list of G for each."""
+    groups, n = [], s.group
+    for start in tqdm(range(0, len(numbered), s.batch), desc="cold start: traces", unit="batch", disable=RANK > 0 or None):
+        numbers, pairs = zip(*numbered[start:start + s.batch])
+        r = judge.rollout(pairs, n, [stream(s.seed, "cold start", i) for i in numbers])
+        wrong = [k for k, c in enumerate(r.completions) if c.finished and not r.rewards.flatten()[k]]
+        if wrong:
+            again = [stream(s.seed, "second thought", i) for i in numbers]
+            uniforms = torch.stack([torch.rand(s.max_new_tokens, generator=again[k // n]) for k in wrong])
+            prompts = [think_on(judge.tokenizer, r.prompts[k // n], r.completions[k]) for k in wrong]
+            for k, prompt, more in zip(wrong, prompts, generate(judge.model, prompts, uniforms, s.temperature, judge.ends, judge.pad)):
+                r.completions[k] = replace(more, ids=prompt[len(r.prompts[k // n]):] + more.ids)
+            r = judge.read(pairs, r.prompts, r.completions)
+        rows = [{"instance_id": pairs[k // n].instance_id, "kept": bool(reward) and len(c.ids) <= s.max_new_tokens, "text": text, **asdict(c)}
+                for k, (reward, c, text) in enumerate(zip(r.rewards.flatten(), r.completions, r.texts))]
+        groups += [rows[k:k + n] for k in range(0, len(rows), n)]
+    return groups

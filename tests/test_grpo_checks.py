@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import sample
 import train_bilevel as tb
-from data.pairs import Pair
-from data.rows import TINY
-from sample import Completion, end_ids, generate, stream
+from data.pairs import Pair, make_pairs
+from data.rows import TINY, read_problems, read_rows
+from sample import Completion, end_ids, generate, make_packs, stream
 
 
 # ---------------------------------------------------------------- what the tests are made of
@@ -100,6 +100,10 @@ def plain_logprob(model, prompt, answer, temperature=1.0):
     """log π of each answer token by one ordinary forward pass of one sequence."""
     logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1:-1]
     return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def packs_of(rollouts, judge, most_tokens):
+    return make_packs(rollouts.prompts, [c.ids for c in rollouts.completions], judge.pad, most_tokens, "cpu")
 
 
 def checksum_verdicts(monkeypatch):
@@ -248,13 +252,43 @@ def test_09_packed_and_padded_logprobs_are_those_of_separate_sequences(settings)
     rollouts.prompts[3][0] = rollouts.completions[1].ids[-1] = lab.judge.pad
     for limit in (1, 75, 10000):
         seen = 0
-        for pack in tb.make_packs(rollouts, lab.judge.pad, limit, "cpu"):
+        for pack in packs_of(rollouts, lab.judge, limit):
             logp = lab.judge.score(pack).detach()
             for k in pack.sample.unique().tolist():
                 alone = plain_logprob(lab.judge.model, rollouts.prompts[k // 3], rollouts.completions[k].ids).detach()
                 assert torch.allclose(logp[pack.sample == k], alone, atol=1e-5, rtol=0)
                 seen += len(alone)
         assert seen == sum(map(sum, LENGTHS))
+
+
+def test_09_equal_beginnings_are_computed_once_and_scored_each(settings):
+    """What answers have in common stands in a row once; log-probs, ℓ_i and ∇ℓ_i are those of answers computed one by one.
+    Rows of unlike width do not share a pack once they need more padding than a forward pass costs."""
+    rollouts = made_up([[6, 6, 4], [5, 5, 5], [100, 8, 8], [3, 7, 3]], REWARDS)
+    for k, first in ((1, 0), (4, 3), (5, 3), (8, 7), (11, 9)):
+        rollouts.completions[k] = rollouts.completions[first]
+    for k, first, common in ((2, 0, 3), (7, 6, 8), (10, 9, 2)):  # equal at first, for so many tokens
+        rollouts.completions[k].ids[:common] = rollouts.completions[first].ids[:common]
+    packs = packs_of(rollouts, tb.Judge(settings().judge, settings()), 10000)
+    widths = sorted(len(p) + len({tuple(c.ids[:t]) for c in rollouts.completions[3 * i:3 * i + 3] for t in range(1, len(c.ids))})
+                    for i, p in enumerate(rollouts.prompts))
+    assert [list(p.ids.shape) for p in packs] == [[3, widths[2]], [1, widths[3]]]
+    assert sorted(torch.cat([p.sample for p in packs]).tolist()) == [k for k, c in enumerate(rollouts.completions) for _ in c.ids]
+    lab = Lab(settings(), rollouts)
+    values, gradient, total = lab.losses().detach(), lab.gradient(), 0.0
+    for pack in packs:
+        logp = lab.judge.score(pack).detach()
+        for k in pack.sample.unique().tolist():
+            alone = plain_logprob(lab.judge.model, rollouts.prompts[k // 3], rollouts.completions[k].ids).detach()
+            assert torch.allclose(logp[pack.sample == k], alone, atol=1e-5, rtol=0)
+    a = tb.advantages(rollouts.rewards)
+    lengths = torch.tensor([len(c.ids) for c in rollouts.completions]).view(4, 3)
+    assert torch.allclose(values, -(a * lengths).sum(1) / 48, atol=1e-6)
+    lab.flat.grad.zero_()
+    for k, c in enumerate(rollouts.completions):
+        total = total - a.flatten()[k] * plain_logprob(lab.judge.model, rollouts.prompts[k // 3], c.ids).sum() / (3 * 16) / 4
+    total.backward()
+    assert error(gradient, lab.flat.grad) < 1e-5
 
 
 def test_09_a_pad_id_in_the_text_has_a_gradient(settings):
@@ -333,7 +367,7 @@ def test_12_sampler_and_scorer_are_one_distribution(random_judge, settings, temp
 
     completions = generate(judge.model, [prompt, [9, 10]], torch.rand(6, 12, generator=torch.Generator().manual_seed(1)), temperature, judge.ends, judge.pad)
     rollouts = tb.Rollouts([prompt, [9, 10]], completions, [""] * 6, *[torch.zeros(2, 3)] * 3)
-    (pack,) = tb.make_packs(rollouts, judge.pad, 10000, "cpu")
+    (pack,) = packs_of(rollouts, judge, 10000)
     scored = judge.score(pack).detach()
     for k, c in enumerate(completions):
         assert torch.allclose(scored[pack.sample == k], plain_logprob(judge.model, rollouts.prompts[k // 3], c.ids, temperature), atol=1e-5)
@@ -348,9 +382,9 @@ def test_13_generated_ids_are_trained_on(settings, few_rows, monkeypatch):
     letters = [judge.tokenizer(letter).input_ids[-1] for letter in "skim: steps"]
     assert judge.tokenizer(judge.tokenizer.decode(letters)).input_ids != letters
     monkeypatch.setattr(tb, "generate", lambda model, prompts, uniforms, *_: [Completion(letters, -1.0, False) for _ in uniforms])
-    pairs = tb.make_pairs(tb.read_problems(s.problems), tb.read_rows(s.labelled), "train", s)[:2]
+    pairs = make_pairs(read_problems(s.problems), read_rows(s.labelled), "train", s)[:2]
     rollouts = judge.rollout(pairs, 2, [stream(0), stream(1)])
-    for pack in tb.make_packs(rollouts, judge.pad, 10000, "cpu"):
+    for pack in packs_of(rollouts, judge, 10000):
         for k in pack.sample.unique().tolist():
             mine = pack.sample == k
             assert pack.target[mine].tolist() == letters
@@ -370,7 +404,7 @@ def test_14_logprobs_and_trained_weights_are_fp32(settings, random_judge, tmp_pa
     judge.adapters = tb.add_lora(judge.model, 2, 8.0, 0)
     flat = tb.FlatAdam(judge.model.parameters(), s)
     assert {p.dtype for p in judge.model.parameters() if p.requires_grad} == {torch.float32} == {x.dtype for x in (flat.theta, flat.m, flat.n)}
-    (pack,) = tb.make_packs(made_up(LENGTHS, REWARDS), judge.pad, 10000, "cpu")
+    (pack,) = packs_of(made_up(LENGTHS, REWARDS), judge, 10000)
     assert judge.adapters[0].linear.weight.dtype == torch.bfloat16 and judge.score(pack).dtype == torch.float32
 
 

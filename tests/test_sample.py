@@ -470,8 +470,8 @@ def test_a_shard_that_is_none_is_refused(shard, tmp_path, capsys):
 
 
 def test_a_shard_within_torchrun_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sample, "RANK", 1)
+    monkeypatch.setattr(sample, "WORLD", 2)
     assert "leave it out under torchrun" in failure(flags(tmp_path / "c.jsonl", "--shard", "0/2"), capsys)[1]
     assert sample.parse_args(flags(tmp_path / "c.jsonl")).out == tmp_path / "c.1-of-2.jsonl"
 

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import train_bilevel as tb
-from data.pairs import WAIT, Pair, parse_verdict
+from data.pairs import WAIT, Pair, make_pairs, parse_verdict
 from data.rows import ROOT, TINY, RowError, read_problems, read_rows, write_rows
-from sample import stream
+from sample import make_packs, stream
 
 TIMES = {"seconds"}
 
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_named_with_its_flag(settings, changes, words):
                                           (["--lr", "nan"], "--lr nan"), (["--max-new-tokens", "0"], "--max-new-tokens 0")])
 def test_impossible_settings_are_named(flags, words):
     with pytest.raises(RowError, match=words):
-        tb.parse_args(flags)
+        tb.parse(tb.Settings, tb.__doc__, flags)
 
 
 def test_a_judge_folder_that_holds_no_model_is_named(settings, tmp_path):
@@ -235,7 +235,7 @@ def test_a_pair_is_one_passed_and_one_failed_program(settings):
     problems, rows = world(("a", "x", True), ("b", "x", True), ("c", "y", False), ("d", "z", None), ("e", "w", False))
     sides = Counter()
     for seed in range(40):
-        pairs = tb.make_pairs(problems, rows, "train", settings(seed=seed, pairs_per_problem=9))
+        pairs = make_pairs(problems, rows, "train", settings(seed=seed, pairs_per_problem=9))
         assert sorted(p.instance_id for p in pairs) == ["p:a>c", "p:a>e"]
         for pair in pairs:
             sides[pair.right] += 1
@@ -243,15 +243,15 @@ def test_a_pair_is_one_passed_and_one_failed_program(settings):
             other = pair.flipped()
             assert (other.a, other.b, other.right) == (pair.b, pair.a, "AB".replace(pair.right, ""))
     assert 20 < sides["A"] < 60
-    assert len(tb.make_pairs(problems, rows, "train", settings(pairs_per_problem=1))) == 1
+    assert len(make_pairs(problems, rows, "train", settings(pairs_per_problem=1))) == 1
 
 
 def test_pairs_of_a_problem_do_not_depend_on_other_problems(settings):
     s = settings()
     problems, labelled = read_problems(s.problems), read_rows(s.labelled)
-    whole = {p.instance_id: p.right for p in tb.make_pairs(problems, labelled, "train", s)}
+    whole = {p.instance_id: p.right for p in make_pairs(problems, labelled, "train", s)}
     for name in [n for n, p in problems.items() if p["split"] == "train"][:3]:
-        alone = tb.make_pairs({name: problems[name]}, labelled, "train", s)
+        alone = make_pairs({name: problems[name]}, labelled, "train", s)
         assert alone and all(whole[p.instance_id] == p.right for p in alone)
 
 
@@ -273,7 +273,7 @@ def test_a_problem_in_two_splits_is_refused_unless_allowed(settings, tmp_path, c
 def test_splits_share_no_problem(settings):
     s = settings()
     problems, labelled = read_problems(s.problems), read_rows(s.labelled)
-    seen = [{p.problem["problem_id"] for p in tb.make_pairs(problems, labelled, split, s)} for split in ("train", "meta", "test")]
+    seen = [{p.problem["problem_id"] for p in make_pairs(problems, labelled, split, s)} for split in ("train", "meta", "test")]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
@@ -352,8 +352,8 @@ def lora_judge(s):
     judge, g = tb.Judge(s.judge, s), torch.Generator().manual_seed(0)
     for adapter in judge.adapters:
         adapter.b.data = 0.1 * torch.randn(adapter.b.shape, generator=g)
-    groups = [([5, 6, 7], [(0, [8, 9, 10, 1]), (1, [11, 12])]), ([20, 21], [(2, [22, 1]), (3, [23] * 9)])]
-    return judge, tb.pack_rows(groups, judge.pad, "cpu")
+    (pack,) = make_packs([[5, 6, 7], [20, 21]], [[8, 9, 10, 1], [11, 12], [22, 1], [23] * 9], judge.pad, 10000, "cpu")
+    return judge, pack
 
 
 def test_the_adapter_switched_off_is_the_starting_judge(settings):
