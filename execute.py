@@ -69,6 +69,7 @@ LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # second
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 MAX_REFEREE = 4 << 30  # bytes of address space for comparing
 ATTEMPTS = 3  # for the machinery; a candidate gets one
+PRELUDE = "string datetime heapq bisect copy statistics operator typing types decimal fractions".split()  # often imported
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
 
 
@@ -460,9 +461,12 @@ def label(jobs, options, workers):
     """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready."""
     waiting, tries, parent = collections.deque(range(len(jobs))), collections.Counter(), os.getpid()
     team = {}  # {socket: [the referee's process, number of its job, deadline]}
-    kinds = {test["type"] for problem in {id(problem): problem for problem, _ in jobs}.values()
-             for test in problem["public_tests"] + problem["tests"]}
-    options = {**options, "preload": ["unittest", "unittest.mock"] if "unittest" in kinds else [], "speak": True}
+    problems = {id(problem): problem for problem, _ in jobs}.values()
+    kinds = {test["type"] for problem in problems for test in problem["public_tests"] + problem["tests"]}
+    sources = {problem.get("setup") or "" for problem in problems} | {candidate["code"] for _, candidate in jobs}
+    # An import costs milliseconds in every run, or a few pages in every fork: the zygote has what is named anywhere.
+    preload = [name for name in PRELUDE if any(name in source for source in sources)]
+    options = {**options, "preload": preload + ["unittest", "unittest.mock"] * ("unittest" in kinds), "speak": True}
 
     def hire():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

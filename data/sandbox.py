@@ -328,19 +328,16 @@ def isolate(options):
 
 # ---------------------------------------------------------------- the zygote: one fork for every run
 
-PRELUDE = "string datetime heapq bisect copy statistics operator typing threading atexit types decimal".split()  # LiveCodeBench's
-
-
 def zygote(control, options):
     """Forks for every run that the referee asks for, ends it when told to, and says how it ended."""
-    for name in PRELUDE + options["preload"]:
+    for name in ["atexit", "threading", *options["preload"]]:
         __import__(name)
     die_with(options["parent"])
     sys.argv[1:] = []
     layers, folder, proc = isolate(options)
     os.chdir(folder)
     place = os.open(".", os.O_RDONLY)
-    room = 0 if layers["namespaces"] else os.statvfs(place).f_bfree
+    room = os.statvfs(place).f_bfree
     os.environ.clear()
     os.environ.update(PATH=f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin", HOME=folder, TMPDIR=folder, USER="nobody",
                       LANG="C.UTF-8", TZ="UTC")
@@ -382,8 +379,10 @@ def zygote(control, options):
         code = end(pid, proc)
         os.fchmod(place, 0o700)
         empty(".")
-        # Without namespaces a candidate can take the folder away; within, files that travel in sockets may still fill it.
-        fit = os.path.lexists(folder) and os.path.samestat(os.fstat(place), os.lstat(folder)) and os.statvfs(place).f_bfree >= room
+        if layers["namespaces"]:  # a candidate can take the folder away
+            fit = os.path.lexists(folder) and os.path.samestat(os.fstat(place), os.lstat(folder))
+        else:  # files that travel in sockets stay a while, and fill it
+            fit = os.statvfs(place).f_bfree >= room
         control.send(json.dumps([code, fit]).encode())
         if not fit:  # the next candidate gets another zygote
             os._exit(0)
@@ -489,7 +488,7 @@ def run_program(job):
     for last in (threading._shutdown, atexit._run_exitfuncs):  # waits for threads, as Python does
         with contextlib.suppress(BaseException):
             last()
-    for stream in (sys.stdout, sys.__stdout__, *(thing for thing in gc.get_objects() if isinstance(thing, io.IOBase))):
+    for stream in (sys.stdout, sys.__stdout__, *(thing for thing in gc.get_objects() if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter)))):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
