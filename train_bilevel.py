@@ -82,7 +82,7 @@ class Settings:
     normalize_std: bool = flag(False, "divide advantages by the group's standard deviation")
     drop_truncated: bool = flag(False, "leave cut-off judgments out of the loss (after the group mean)")
     jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", ["frozen", "exact"])
-    rho: float = flag(1e-3, "size of the central difference: ‖εṽ‖ = ρ‖θ‖", above=0)
+    rho: float = flag(0.0, "size of the central difference: ‖εṽ‖ = ρ‖θ‖; 0 is 1e-3, and with adapters, which move the model more, 1e-5", least=0)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s")
     instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s")
     net_lr: float = flag(0.1, "Adam step of the weight network")
@@ -102,6 +102,7 @@ class Settings:
     def __post_init__(self):
         self.out = self.out or str(ROOT / f"runs/tiny-{self.weights}")
         must_be_within_bounds(self)
+        self.rho = self.rho or (1e-5 if self.lora_rank else 1e-3)
         if not self.steps and not self.cold_start:
             raise RowError("--steps 0: must be at least 1")
         if self.steps and self.look_ahead >= self.steps:
@@ -317,8 +318,10 @@ class FlatAdam:
         d = (1 - s.beta1) / (c1 * (q + s.adam_eps))
         if s.jacobian == "exact":
             second = self.m * (1 - s.beta2) * self.g / (c1 * c2 * q * (q + s.adam_eps) ** 2)
-            d = d - torch.where(q > 0, second, 0.0)  # q = 0: no gradient has ever reached this parameter
-        v = d * v
+            d = d - second
+        # q = 0: no gradient has ever reached this parameter, so no ∇ℓ_i has a part in it; v may have (of LoRA's A, at the first
+        # steps), and times 1/ε it would be all of the direction
+        v = torch.where(q > 0, d * v, 0.0)
         if self.clipped:
             v = (s.clip_grad / self.norm) * (v - self.unit * (self.unit @ v))
         return v

@@ -564,3 +564,15 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
     for wrong in (dict(weights="domain"), dict(weights="uniform", pairs=39)):
         with pytest.raises(RowError, match="--shuffle-weights"):
             tb.DataWeights(pairs[:wrong.pop("pairs", 40)], settings(shuffle_weights=str(tmp_path / "w.jsonl"), **wrong))
+
+
+@pytest.mark.parametrize("look_ahead", [0, 3])
+def test_the_central_difference_is_right_for_adapters_from_their_first_step_on(look_ahead, tmp_path):
+    """LoRA's A has no gradient while B is 0, but v has a part there: 1/ε times it must not be the direction. On the tiny judge."""
+    s = tb.Settings(labelled=str(TINY / "labelled.jsonl"), out=str(tmp_path / "run"), lora_rank=4, steps=4, look_ahead=look_ahead, check_hypergradient=1,
+                    batch=8, meta_batch=8, eval_every=0)
+    run = tb.Run(s)
+    for _ in range(4):
+        row = run.train_step()
+        run.step += 1
+        assert row["check_cosine"] > 0.999 and row["check_relative_error"] < 0.02 and row["check_signs"] == 1, row
