@@ -214,7 +214,7 @@ def judge(problem, code, zygote, options):
     public, started = len(problem["public_tests"]), time.perf_counter()
     tests, groups, missing, why = [*problem["public_tests"], *problem["tests"]], collections.defaultdict(list), [], None
     results = [None] * len(tests)  # (status, detail, what the digest is made of), None where not run
-    job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"], "requests": []}
+    job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"]}
     if problem.get("libs"):
         zygote.sock.send(json.dumps(problem["libs"]).encode())
         missing = zygote.hear()
@@ -235,21 +235,19 @@ def judge(problem, code, zygote, options):
                 results[position] = judge_program(zygote, job, tests[position], limit, options["compare"])
                 if results[position][0] != "passed" and position >= public:
                     break
-        elif kind == "call":
-            job["requests"] = [{"call": job["entry_point"], "args": test["args"], "kwargs": test.get("kwargs") or {}}
-                               for test in map(tests.__getitem__, positions)]
-            steps = {position: functools.partial(judge_call, tests[position], options["compare"]) for position in positions}
-            sit(zygote, {**job, "mode": kind}, steps, limit, results, public)
-        elif kind == "assert":
-            steps = {position: functools.partial(judge_assert, tests[position], job["entry_point"]) for position in positions}
-            calls = sit(zygote, {**job, "mode": kind}, steps, limit, results, public).calls
-            if "passed" in [result[0] for result in results if result] and not repeats(
-                    zygote, job, calls, limit * len(positions), json.dumps([tests[position]["source"] for position in positions]).encode()):
-                for position in positions:
-                    results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
-        else:
-            for position in positions:  # a process each
-                sit(zygote, {**job, "mode": kind}, {position: functools.partial(judge_inside, tests[position])}, limit, results, public)
+            continue
+        step = {"call": functools.partial(judge_call, options["compare"]), "assert": functools.partial(judge_assert, job["entry_point"]),
+                "inside": judge_inside}[kind]
+        for some in [[position] for position in positions] if kind == "inside" else [positions]:  # a process each, or one for all
+            requests = [{"call": job["entry_point"], "args": tests[position]["args"], "kwargs": tests[position].get("kwargs") or {}}
+                        for position in some] if kind == "call" else []
+            steps = {position: functools.partial(step, tests[position]) for position in some}
+            talk = sit(zygote, {**job, "mode": kind, "requests": requests}, steps, limit, results, public)
+        salt = json.dumps([tests[position].get("source") for position in positions]).encode()  # the candidate does not know it
+        if kind == "assert" and any(results[position] and results[position][0] == "passed" for position in positions) and not repeats(
+                zygote, job, talk.calls, limit * len(positions), salt):
+            for position in positions:
+                results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
     passed = [result is not None and result[0] == "passed" for result in results]
     status, detail = "passed", ""
     if not all(passed):
@@ -290,7 +288,7 @@ def sit(zygote, job, steps, limit, results, public):
     return talk
 
 
-def judge_call(test, compare, talk):
+def judge_call(compare, test, talk):
     talk.outputs.append(talk.reply()["value"])
     if not same_value(talk.outputs[0], test["expected"], compare):
         raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(talk.outputs[0]), 100)}")
@@ -347,7 +345,7 @@ class Names(dict):
 program_of = functools.lru_cache(64)(functools.partial(compile, filename="<test>", mode="exec", dont_inherit=True))
 
 
-def judge_assert(test, entry_point, talk):
+def judge_assert(entry_point, test, talk):
     """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
     raised = []
 

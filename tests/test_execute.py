@@ -143,6 +143,16 @@ def test_asserts_inside_see_the_candidates_own_classes(tmp_path):
     assert [row["passed"] for row in rows] == [True, False]
 
 
+def test_a_problem_may_mix_all_types_of_test(tmp_path):
+    mixed = [call([1], 2), {"type": "assert", "source": "assert f(2) == 3"}, {"type": "unittest", "source":
+             "import unittest\nclass TestCases(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(3), 4)"}, {"type": "stdin", "input": "5", "output": "6"}]
+    right = "def f(a):\n    return a + {}\nif __name__ == '__main__':\n    print(f(int(input())))"
+    for tests in (mixed, mixed[::-1]):
+        (tmp_path / "l.jsonl").unlink(missing_ok=True)
+        rows = label(tmp_path, [problem("p", tests[1:], tests[:1])], programs("p", right.format(1), right.format(2)))
+        assert [(row["status"], row["tests_passed"]) for row in rows] == [("passed", 4), ("wrong_answer", 0)], rows
+
+
 def test_labels_do_not_depend_on_hash_seed_addresses_or_chance(tmp_path):
     codes = ["def f(n):\n    return list({'a', 'b', 'c', 'd', str(n)})", "import random\ndef f(n):\n    return random.random()", "def f(n):\n    raise KeyError(object())",
              "def f(n):\n    return hash('x')"]
