@@ -67,7 +67,7 @@ from data.sandbox import LAYERS, MACHINE, MAX_OUTPUT, Opaque, OutputLimit, clean
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
-MAX_REFEREE = 4 << 30  # bytes of address space for comparing
+MAX_REFEREE = 4 << 30  # bytes of address space for comparing, beside the rows
 ATTEMPTS = 3  # for the machinery; a candidate gets one
 PRELUDE = "string datetime heapq bisect copy statistics operator typing types decimal fractions".split()  # often imported
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
@@ -350,7 +350,10 @@ def judge_assert(entry_point, test, talk):
     raised = []
 
     def stand_in(name, *args, **kwargs):
-        request = marshal.dumps({"call": name, "args": list(args), "kwargs": kwargs, "back": True})
+        try:
+            request = marshal.dumps({"call": name, "args": list(args), "kwargs": kwargs, "back": True})
+        except ValueError:
+            raise Failed("runtime_error", f'the test passes {name}() what is not of a builtin type: it must be marked "inside"') from None
         try:
             reply = talk.ask(request)
         except Failed as failed:
@@ -433,8 +436,10 @@ def work(sock, jobs, options, parent):
     sandbox.prctl(sandbox.DUMPABLE, 0)  # other processes of the same user cannot look into this one
     gc.freeze()  # what the supervisor left behind must not be collected here: it would close files by numbers that are ours now
     os.setsid()  # Ctrl-C is the supervisor's business
-    limit = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_REFEREE if limit == resource.RLIM_INFINITY else min(limit, MAX_REFEREE), limit))
+    with open("/proc/self/statm") as file:
+        most = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE") + MAX_REFEREE
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     os.dup2(sock.detach(), 3)
     os.closerange(4, 4096)
     sock = socket.socket(fileno=3)
