@@ -31,7 +31,7 @@ against stand-ins for the candidate's functions.
 Weaker: `unittest` tests, and the few asserts marked "inside", run beside the candidate. What it could have patched is put
 back first, planted tests must fail, and an operand of assertEqual that brings its own == is refused. This stops careless
 cheating, not a program written against this file: an object that fools assertTrue(f(x) == 1), or a candidate that finds
-the test's source in its own memory, can still pass.
+the test's source in its own memory, can still pass. And an assert that calls a helper of the candidate's believes it.
 
 NOT protected against: bugs of the kernel; timing and other side channels; exhausting the machine's memory with many
 processes (the limit is per process, 64 processes a run); reading the Python library and /usr; ports of the private

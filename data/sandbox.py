@@ -186,8 +186,11 @@ def in_child(action):
 
 
 def enter_namespaces(proc, user):
-    """Networks, processes, mounts and shared memory of one's own. Root may have them for the asking, others together with a
-    user namespace: full rights over what is made in there, none over anything else. proc: the machine's /proc; user: of the candidates."""
+    """A network, processes, mounts and shared memory of one's own, from here on.
+
+    Root has them for the asking, others only together with a user namespace: full rights over what is made in there, none
+    over anything else. proc: the machine's /proc; user: the candidates' number.
+    """
     import fcntl
     uid, gid = os.geteuid(), os.getegid()
     system("unshare", sum(NEW.values()) - (NEW["user"] if uid == 0 else 0))
@@ -292,6 +295,7 @@ def isolate(options):
         except OSError as error:
             layers[name] = error.strerror
 
+    os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
     prctl(NO_NEW_PRIVS, 1)
     layer("namespaces", lambda: enter_namespaces(proc, user))
     layer("seccomp", install_filter)
