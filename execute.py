@@ -21,7 +21,7 @@ Four kinds of process, each started by the one before:
     supervisor   reads and writes rows                                         one
     referee      its fork; knows the expected values, compares                 one for each job slot
     zygote       knows no expected value; shut off from the machine; forks     one for each referee
-    candidate    one fresh fork for every candidate (every test, for stdin)
+    candidate    one fresh fork for each type of test (each test, for stdin and unittest)
 
 The first two are in this file; the other two, and the wall around them, in data/sandbox.py. What comes back from a
 candidate is data in exact builtin types, rebuilt by the referee from JSON, so an object that claims to equal everything, a
@@ -34,7 +34,7 @@ cheating, not a program written against this file: an object that fools assertTr
 the test's source in its own memory, can still pass. And an assert that calls a helper of the candidate's believes it.
 
 NOT protected against: bugs of the kernel; timing and other side channels; exhausting the machine's memory with many
-processes (the limit is per process, 64 processes a run); reading the Python library and /usr; ports of the private
+processes (the limit is per process, 64 processes a run, more without namespaces); reading the Python library and /usr; ports of the private
 loopback that one run leaves in TIME_WAIT for the next. The namespaces come together or not at all; without them (see
 --self-check, and a warning at the start) a candidate can read and write what the user may.
 """
@@ -243,11 +243,11 @@ def judge(problem, code, zygote, options):
                         for position in some] if kind == "call" else []
             steps = {position: functools.partial(step, tests[position]) for position in some}
             talk = sit(zygote, {**job, "mode": kind, "requests": requests}, steps, limit, results, public)
-        salt = json.dumps([tests[position].get("source") for position in positions]).encode()  # the candidate does not know it
-        if kind == "assert" and any(results[position] and results[position][0] == "passed" for position in positions) and not repeats(
-                zygote, job, talk.calls, limit * len(positions), salt):
-            for position in positions:
-                results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
+        if kind == "assert" and any(results[position] and results[position][0] == "passed" for position in positions):
+            salt = json.dumps([tests[position]["source"] for position in positions]).encode()
+            if not repeats(zygote, job, talk.calls, limit * len(positions), salt):
+                for position in positions:
+                    results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
     passed = [result is not None and result[0] == "passed" for result in results]
     status, detail = "passed", ""
     if not all(passed):
@@ -544,7 +544,7 @@ def parse_arguments(arguments):
     add("--out", help="labelled rows, without it runs/tiny/labelled.jsonl; a second run adds only what is missing")
     add("--split", nargs="+", help="only problems of these splits")
     add("--shard", default="0/1", metavar="I/N", help="only every N-th problem, starting at I; the outputs can be concatenated")
-    add("--jobs", type=int, default=os.cpu_count(), help="candidates run at the same time")
+    add("--jobs", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), help="candidates run at the same time")
     add("--timeout-scale", type=float, default=1.0, help="multiply every time limit, for slow machines")
     add("--memory-mb", type=int, default=1024, help="address space of each process of a candidate")
     add("--compare", choices=("benchmark", "exact", "tolerant"), default="benchmark", help="how outputs are compared")

@@ -6,7 +6,8 @@
 
 Reads   problems and labelled candidates. An instance is a pair of candidates of one problem, one that passed
         and one that failed; the judge is shown both, reasons, and names the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), weights.jsonl, metrics.jsonl, transcripts.jsonl, state.pt.
+Writes  runs/NAME/judge (a Hugging Face checkpoint), weights.jsonl, metrics.jsonl, transcripts.jsonl, state.pt; with --cold-start
+        its judgments, cold_start.jsonl.
 
 One step, in the symbols of DaJ (arXiv 2601.22230) and of the README:
 
@@ -23,9 +24,9 @@ Deviations from plain GRPO and from the papers, on purpose:
   * advantages are r − mean, not divided by the group's standard deviation (that is a hidden weight for each instance);
   * the denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone;
   * one optimizer step for each batch of rollouts: the ratio ρ is 1, so the *value* of the loss says nothing
-    (it is Σ A·length, whatever the judge does); look at reward, gradient norm and entropy instead;
+    (it is −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does); look at reward, gradient norm and entropy instead;
   * `--apply draw` (default): instances are drawn in proportion to their weight. With a weight in front of the loss, the
-    textbook's `--apply scale`, a tenth of the data at twice the weight is still only a fifth of the gradient;
+    textbook's `--apply scale`, a good instance gains at most a factor of 2 by itself, and rollouts are spent on those that sink;
   * `--weights instance` is a small hierarchy: the logit of a pair is its domain's offset plus its own;
   * meta rollouts come from θ, sampled in one go with the training rollouts, and count π_θ'/π_θ times at θ'.
 
@@ -42,7 +43,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data.flags import flag, must_be_within_bounds, parse
+from data.flags import flag, must_be_within_bounds, name_of, parse
 from data.pairs import cold_start_rows, parse_verdict, read_pairs, shuffled_weights, summary
 from data.rows import ROOT, TINY, RowError, read_rows, stage_input, write_rows
 from data.tables import by_group, show_training
@@ -73,27 +74,27 @@ class Settings:
     max_new_tokens: int = flag(72, "most tokens of a judgment; also the constant denominator", least=1)
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
     lr: float = flag(1e-4, "η of the judge", above=0)
-    look_ahead: int = flag(30, "first GRPO steps in which the judge looks ahead but stays: in the second half of them the weights learn")
-    beta1: float = flag(0.9, "β₁ of Adam")
-    beta2: float = flag(0.99, "β₂ of Adam")
+    look_ahead: int = flag(30, "first GRPO steps in which the judge looks ahead but stays; the weights learn from the second half of them on", least=0)
+    beta1: float = flag(0.9, "β₁ of Adam", least=0, below=1)
+    beta2: float = flag(0.99, "β₂ of Adam", least=0, below=1)
     adam_eps: float = flag(1e-8, "ε of Adam")
-    clip_grad: float = flag(1.0, "C: largest global norm of g; 0 is no clip")
-    kl: float = flag(0.0, "β of the KL term to the starting judge")
+    clip_grad: float = flag(1.0, "C: largest global norm of g; 0 is no clip", least=0)
+    kl: float = flag(0.0, "β of the KL term to the starting judge", least=0)
     normalize_std: bool = flag(False, "divide advantages by the group's standard deviation")
     drop_truncated: bool = flag(False, "leave cut-off judgments out of the loss (after the group mean)")
     jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", ["frozen", "exact"])
-    rho: float = flag(0.0, "size of the central difference: ‖εṽ‖ = ρ‖θ‖; 0 is 1e-3, and with adapters, which move the model more, 1e-5", least=0)
-    domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s")
-    instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s")
+    rho: float = flag(0.0, "size of the central difference: ‖hṽ‖ = rho·‖θ‖; 0 is 1e-3, and with adapters, which move the model more, 1e-5", least=0)
+    domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s", least=0)
+    instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s", least=0)
     net_lr: float = flag(0.1, "Adam step of the weight network")
-    floor: float = flag(0.2, "share of the draws that stays uniform")
-    lora_rank: int = flag(0, "rank of LoRA adapters; 0 trains all parameters")
+    floor: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
+    lora_rank: int = flag(0, "rank of LoRA adapters; 0 trains all parameters", least=0)
     lora_alpha: float = flag(32.0, "LoRA scale is alpha / rank")
-    check_hypergradient: int = flag(20, "every so many steps compare s with B separate backward passes; 0 never")
-    eval_every: int = flag(10, "judge the evaluation pairs every so many steps; 0 is only first and last")
+    check_hypergradient: int = flag(20, "every so many steps compare s with B separate backward passes; 0 never", least=0)
+    eval_every: int = flag(10, "judge the evaluation pairs every so many steps; 0: only at the start, after a cold start and at the end", least=0)
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
-    micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out")
+    micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out", least=1)
     kernel: str = flag("auto", "log-prob kernel", ["auto", "triton", "torch"])
     dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", ["float32", "float64"])
     seed: int = flag(0, "of pairs, batches and rollouts")
@@ -328,19 +329,19 @@ class FlatAdam:
 
 
 def central_difference(judge, flat, theta, direction, batch, s):
-    """s_i = [ℓ_i(θ+εṽ) − ℓ_i(θ−εṽ)] / 2ε for all i at once [B] fp64, ‖εṽ‖ = ρ‖θ‖. Leaves θ' as it was.
+    """s_i = [ℓ_i(θ+hṽ) − ℓ_i(θ−hṽ)] / 2h for all i at once [B] fp64, ‖hṽ‖ = rho·‖θ‖. Leaves θ' as it was.
 
-    Two forward passes without gradients. θ comes back from a copy: adding and subtracting εṽ would not restore it.
+    Two forward passes without gradients. θ comes back from a copy: adding and subtracting hṽ would not restore it.
     """
     norm = direction.norm()
     if not norm > 0:
         return torch.zeros(batch.n, dtype=torch.float64)
-    eps, stepped, ends = float(s.rho * theta.norm() / norm), flat.theta.clone(), []
+    h, stepped, ends = float(s.rho * theta.norm() / norm), flat.theta.clone(), []
     for sign in (1, -1):
-        flat.theta.copy_(theta + sign * eps * direction)
+        flat.theta.copy_(theta + sign * h * direction)
         ends.append(total_losses(judge, batch))
     flat.theta.copy_(stepped)
-    return ((ends[0] - ends[1]) / (2 * eps)).cpu()
+    return ((ends[0] - ends[1]) / (2 * h)).cpu()
 
 
 def separate_backward(judge, flat, theta, directions, rollouts, advantage, s):
@@ -427,6 +428,7 @@ class DataWeights:
 
         s is divided by its running mean magnitude and clamped to ±3: only its sign and relative size are trusted.
         draw:   ∂E_{i~p}[s_i]/∂ω = E[s_i ∂log p_i/∂ω], of which a visit of i is one sample: each visited logit moves by s_i
+                (p without its floor and, for tables, without its normaliser)
         scale:  J(ω) = Σ_i a_i(ω)·stopgrad(s_i), the normaliser of a held fixed so that unvisited rows stay where they are
         """
         self.informed[index[informed]] += 1
@@ -466,7 +468,7 @@ class DataWeights:
 # ---------------------------------------------------------------- LoRA (2106.09685)
 
 class LoRALinear(nn.Module):
-    """y = W x + (α/r) B A x, with W frozen. A: [r, in] gaussian, B: [out, r] zero, both fp32."""
+    """y = W x + (α/r) B A x, with W frozen. A: [r, in] gaussian of deviation 1/√r, B: [out, r] zero, both fp32."""
 
     def __init__(self, linear, rank, alpha, generator):
         super().__init__()
@@ -518,15 +520,17 @@ class Run:
         self.step, self.metrics, self.transcripts = 0, [], []
         if (self.out / "state.pt").exists():
             self.resume()
+        elif s.cold_start:
+            self.save()  # so that its traces are known by their settings
         self.traces = self.cold_start_traces() if s.cold_start and self.step <= s.cold_start else None
         say(f"{len(self.train)} training, {len(self.meta)} meta and {len(self.test)} {s.eval_split} pairs from {s.labelled}; "
             f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
 
     def resume(self):
-        state = torch.load(self.out / "state.pt", weights_only=True)
+        state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
         changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
-        if changed or state["pairs"] != [p.instance_id for p in self.train]:
-            what = ", ".join(f"--{k.replace('_', '-')}" for k in changed) or "the training pairs"
+        if changed or state["pairs"] != self.pair_ids():
+            what = ", ".join(map(name_of, changed)) or "the pairs"
             raise RowError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
         self.step, self.flat.t = state["step"], state["t"]
         for name in ("theta", "m", "n"):
@@ -542,10 +546,13 @@ class Run:
         write_rows(self.out / "metrics.jsonl", self.metrics)
         write_rows(self.out / "transcripts.jsonl", self.transcripts)
         write_rows(self.out / "weights.jsonl", self.weight_rows())
-        state = {"settings": asdict(self.s), "pairs": [p.instance_id for p in self.train], "step": self.step, "t": self.flat.t,
+        state = {"settings": asdict(self.s), "pairs": self.pair_ids(), "step": self.step, "t": self.flat.t,
                  "theta": self.flat.theta, "m": self.flat.m, "n": self.flat.n, "weights": self.weights.state()}
         torch.save(state, self.out / "state.new")
         (self.out / "state.new").replace(self.out / "state.pt")
+
+    def pair_ids(self):
+        return [[p.instance_id for p in pairs] for pairs in (self.train, self.meta, self.test)]
 
     def weight_rows(self):
         a, visits, informed = (x.tolist() for x in (self.weights.weights(), self.weights.visits, self.weights.informed))
@@ -612,7 +619,7 @@ class Run:
 
         row = {"step": self.step + 1, "cold": cold, "loss": total, "grad_norm": flat.norm, "clipped": flat.clipped,
                **{name: float(facts[name].mean()) for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens")},
-               # the mean of −log π over sampled tokens is an unbiased estimate of the entropy
+               # the mean of −log π over sampled tokens: an unbiased estimate of the entropy, but for the cold start's older judgments
                "entropy": float((facts["nll"] * facts["tokens"]).sum() / facts["tokens"].sum())}
         informed = gather((advantage != 0).any(1))
         self.weights.observe(index, facts)
@@ -646,7 +653,7 @@ class Run:
         if math.isfinite(value):
             return
         self.flat.theta.copy_(theta)
-        raise RowError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
+        raise RowError(f"step {self.step + 1}: the loss, its gradient or the log-probs after the step are not finite, on "
                        f"{', '.join(p.instance_id for p in pairs)}; the last good checkpoint, if there is one, is {self.out / 'state.pt'}: "
                        "try a smaller --lr, --clip-grad or --rho")
 
@@ -665,13 +672,14 @@ class Run:
 
         v = gradient(0, 1)
         direction = flat.jacobian_transpose(v)
-        share = float(meta.ratio.sum() ** 2 / (meta.ratio ** 2).sum() / len(meta.ratio))  # effective sample size by the number of samples
+        ratio = meta.ratio[meta.advantage != 0]
+        share = float(ratio.sum() ** 2 / (ratio ** 2).sum() / len(ratio)) if len(ratio) else 1.0  # effective sample size by the number of samples
         row = {"meta_reward": sum(gather(meta_rollouts.rewards.mean(1).tolist())) / count, "meta_grad_norm": float(v.norm()),
                "meta_effective_share": min(gather([share]))}
         if row["meta_effective_share"] < 0.5:  # θ' is too far from θ for θ's judgments: say nothing
             return torch.zeros(len(advantage), dtype=torch.float64), row
         s_i = gather(central_difference(judge, flat, theta, direction, batch, s))
-        if s.check_hypergradient and self.step % s.check_hypergradient == 0:
+        if s.check_hypergradient and self.step % s.check_hypergradient == 0 and bool(s_i.any()):
             halves = [flat.jacobian_transpose(gradient(k, 2)) for k in (0, 1)]
             exact, one, two = gather(separate_backward(judge, flat, theta, [direction, *halves], rollouts, advantage, s).T).T
             stepped, values = flat.theta.clone(), []

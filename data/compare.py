@@ -6,7 +6,7 @@ Three ways, by execute.py's --compare:
                 Values: ==, so True == 1 == 1.0, nan equals nothing, integers are exact at any size. JSON has no tuples, so a
                 tuple returned at the top equals the list of its items; nested ones do not.
     exact       Text but for blanks at line ends and blank lines at the end; values of the same types throughout.
-    tolerant    Tokens, or values of any nesting, with numbers within 1e-6 and tuples equal to lists.
+    tolerant    Tokens, or values of any nesting, with numbers within a relative 1e-6 (or 1e-9), nan equal to nan, tuples to lists.
 """
 import functools
 import math

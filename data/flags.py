@@ -5,10 +5,10 @@ from dataclasses import field, fields
 from data.rows import ROOT, RowError
 
 
-def flag(default, help, choices=None, least=None, above=None):
-    """A field of such a dataclass. default: a value, or a function that makes one; least and above: the bounds of a number."""
+def flag(default, help, choices=None, least=None, above=None, below=None):
+    """A field of such a dataclass. default: a value, or a function that makes one; least, above and below: the bounds of a number."""
     make = default if callable(default) else lambda: default
-    return field(default_factory=make, metadata={"help": help, "choices": choices, "least": least, "above": above})
+    return field(default_factory=make, metadata={"help": help, "choices": choices, "least": least, "above": above, "below": below})
 
 
 def name_of(field_name):
@@ -17,11 +17,13 @@ def name_of(field_name):
 
 def must_be_within_bounds(settings):
     for f in fields(settings):
-        value, least, above = getattr(settings, f.name), f.metadata["least"], f.metadata["above"]
+        value, least, above, below = (getattr(settings, f.name), *(f.metadata[bound] for bound in ("least", "above", "below")))
         if least is not None and value < least:
             raise RowError(f"{name_of(f.name)} {value}: must be at least {least}")
         if above is not None and not value > above:
             raise RowError(f"{name_of(f.name)} {value}: must be above {above}")
+        if below is not None and not value < below:
+            raise RowError(f"{name_of(f.name)} {value}: must be below {below}")
 
 
 def parse(Settings, doc, argv=None):

@@ -35,7 +35,7 @@ class Pair:
     def about(self):
         """What identifies and groups it in weights.jsonl."""
         return {"instance_id": self.instance_id, "problem_id": self.problem["problem_id"], "candidate_ids": [self.a["candidate_id"], self.b["candidate_id"]],
-                "domain": self.problem["domain"], "difficulty": self.problem["difficulty"], "policy": self.a["policy"], "group": self.group}
+                "domain": self.problem["domain"], "difficulty": self.problem["difficulty"], "policy": (self.b if self.right == "A" else self.a)["policy"], "group": self.group}
 
 
 def read_pairs(s):
@@ -55,7 +55,7 @@ def read_pairs(s):
 def make_pairs(problems, labelled, split, s, only=()):
     """Up to --pairs-per-problem pairs of each problem of one split that has a passed and a failed candidate.
 
-    Programs that are the same text count once. The pairs depend on the seed and the problem alone.
+    Programs that are the same text count once. The policy of a pair, where it stands for one, is that of its failed program. The pairs depend on the seed and the problem alone.
     Raises RowError if there are none.
     """
     by_problem = defaultdict(dict)
@@ -189,7 +189,9 @@ def make_traces(judge, numbered, s):
             uniforms = torch.stack([torch.rand(s.max_new_tokens, generator=again[k // n]) for k in wrong])
             prompts = [think_on(judge.tokenizer, r.prompts[k // n], r.completions[k]) for k in wrong]
             for k, prompt, more in zip(wrong, prompts, generate(judge.model, prompts, uniforms, s.temperature, judge.ends, judge.pad)):
-                r.completions[k] = replace(more, ids=prompt[len(r.prompts[k // n]):] + more.ids)
+                first = r.completions[k]
+                r.completions[k] = replace(more, ids=prompt[len(r.prompts[k // n]):] + more.ids, logprob=first.logprob + more.logprob,
+                                           drawn=first.drawn + more.drawn, certainty=first.certainty + more.certainty)
             r = judge.read(pairs, r.prompts, r.completions)
         rows = [{"instance_id": pairs[k // n].instance_id, "kept": bool(reward) and len(c.ids) <= s.max_new_tokens, "text": text, **asdict(c)}
                 for k, (reward, c, text) in enumerate(zip(r.rewards.flatten(), r.completions, r.texts))]

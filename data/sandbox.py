@@ -4,7 +4,7 @@
     candidate   one fork: runs a program, or answers requests about it
 
 What holds a candidate, from the outside in: namespaces of its own with a read-only file tree, an unprivileged user, a filter
-of system calls, resource limits, an empty environment. A run costs a fork, and its end is one kill(-1), which nothing
+of system calls, resource limits, an environment of six harmless variables. A run costs a fork, and its end is one kill(-1), which nothing
 survives, since the zygote is process 1 of its pid namespace. A layer that this machine does not allow is reported, never
 silently missing. What is *not* protected against stands in execute.py.
 
@@ -146,7 +146,7 @@ libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock 
 MACHINE = os.uname().machine
 NEW = {"mount": 0x20000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # CLONE_NEW*
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, SECCOMP, SUBREAPER = 1, 4, 38, 22, 36  # prctl()'s names for them
-SYSCALLS = {  # x86_64, aarch64; the first seven are looked into, the others refused
+SYSCALLS = {  # x86_64, aarch64; the first seven are looked into (five of them only without namespaces), the others refused
     "prlimit64": (302, 261), "socket": (41, 198), "fcntl": (72, 25), "ioctl": (16, 29), "kill": (62, 129), "tkill": (200, 130),
     "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
     "setsid": (112, 157), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
@@ -361,9 +361,9 @@ def zygote(control, options):
             os._exit(0)
         if not descriptors:
             if message != b"kill":  # else it came too late
-                control.send(json.dumps([name for name in json.loads(message) if not importlib.util.find_spec(name)]).encode())
+                control.send(json.dumps([name for name in json.loads(message) if not importlib.util.find_spec(name.partition(".")[0])]).encode())
             continue
-        pid = libc.fork()  # os.fork() would tidy up for threads, which we have not, in half of the time that a fork takes
+        pid = libc.fork()  # os.fork() would spend half as much again on tidying up after threads, of which there are none
         if pid == 0:
             try:
                 if layers["namespaces"]:

@@ -65,13 +65,14 @@ def self_check(options):
         print(f"{name:11}{'holds  ' if lacks is None else 'MISSING'}  {MEANING[name]}" + (f" ({lacks})" if lacks else ""))
     print("rlimits    holds    processor time, memory, file size, open files, processes, core dumps\n\na program that tries:")
     zygote.close()
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "600"]) as outside:
         jobs = []
         for name in names:
-            args = [name, str(Path(execute.__file__).parent), os.getpid(), server.getsockname()[1]]
+            args = [name, str(Path(execute.__file__).parent), outside.pid, server.getsockname()[1]]
             tests = [{"type": "call", "args": args, "expected": False}]
             jobs.append(({"problem_id": name, "entry_point": "probe", "public_tests": [], "tests": tests, "time_limit": 60}, {"name": name, "code": PROBES}))
         found = {candidate["name"]: answer for candidate, answer in execute.label(jobs, options, 2)}
+        outside.kill()
     for name in names:
         answer = found[name]
         print(f"  {name:30} {'no' if answer['passed'] else 'YES' if answer['status'] == 'wrong_answer' else answer}")
