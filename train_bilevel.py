@@ -527,10 +527,11 @@ class Run:
             f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
 
     def resume(self):
-        state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
-        changed = [k for k, v in asdict(self.s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
-        if changed or state["pairs"] != self.pair_ids():
-            what = ", ".join(map(name_of, changed)) or "the pairs"
+        s, state = self.s, torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
+        changed = [k for k, v in asdict(s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
+        other = [name for name, then, now in zip(("training", "meta", s.eval_split), state["pairs"], self.pair_ids()) if then != now]
+        if changed or other:
+            what = ", ".join([*map(name_of, changed), *(f"the {name} pairs" for name in other)])
             raise RowError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
         self.step, self.flat.t = state["step"], state["t"]
         for name in ("theta", "m", "n"):
@@ -653,7 +654,7 @@ class Run:
         if math.isfinite(value):
             return
         self.flat.theta.copy_(theta)
-        raise RowError(f"step {self.step + 1}: the loss, its gradient or the log-probs after the step are not finite, on "
+        raise RowError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
                        f"{', '.join(p.instance_id for p in pairs)}; the last good checkpoint, if there is one, is {self.out / 'state.pt'}: "
                        "try a smaller --lr, --clip-grad or --rho")
 

@@ -351,7 +351,7 @@ def zygote(control, options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a candidate may send it
     random.seed(0)  # every run draws the same numbers
     unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"warm": {1}}], [1000]))))  # Python sets up many things at their first use
-    load({"mode": "call", "setup": "import json", "code": "def f(x, y=1):\n    return [z + y for z in range(x)]\nf(3)\n"}, "candidate")
+    load({"setup": "import json", "code": "def f(x, y=1):\n    return [z + y for z in range(x)]\nf(3)\n"}, "candidate")
     gc.collect()
     gc.freeze()
     control.send(json.dumps(layers).encode())
@@ -461,8 +461,7 @@ class CompileError(Exception):
 
 def load(job, name):
     """Runs setup and code in a fresh module called `name`; returns its namespace."""
-    module, before = types.ModuleType(name), os.getpid()
-    sys.modules[name] = module
+    module = sys.modules[name] = types.ModuleType(name)
     for label in ("setup", "code"):
         if job[label]:
             try:
@@ -470,8 +469,6 @@ def load(job, name):
             except BaseException as error:
                 raise CompileError(describe(error)) from None
             exec(program, module.__dict__)
-    if os.getpid() != before and job["mode"] != "stdin":  # a fork of the candidate does not get to speak for it
-        os._exit(1)
     return vars(sys.modules.get(name, module))
 
 
@@ -500,7 +497,7 @@ def run_program(job):
 
 def converse(job, wire):
     """A candidate that answers requests, a JSON line each: those of the job and, but for `call` tests, what comes after them."""
-    getpid, leave, write, dumps, pristine, functions = os.getpid, os._exit, os.write, json.dumps, {}, {}
+    getpid, leave, write, dumps, me, pristine, functions = os.getpid, os._exit, os.write, json.dumps, os.getpid(), {}, {}
     if job["mode"] == "inside":
         from unittest import TestCase, TestLoader, TestResult, TestSuite, case, suite
         pristine = {thing: dict(vars(thing)) for thing in
@@ -527,12 +524,10 @@ def converse(job, wire):
             return kind(request["name"])
         if "token" in request:
             return run_inside(request, namespace, pristine)
-        name, args, before = request["call"], request["args"], getpid()
+        name, args = request["call"], request["args"]
         if name not in functions:
             functions[name] = find(name)
         value = functions[name](*args, **request["kwargs"])
-        if getpid() != before:  # a fork of the candidate does not get to speak for it
-            leave(1)
         changed = {"args": pack(args, [MAX_OUTPUT // 4])} if "back" in request else {}
         return {"value": pack(value, [MAX_OUTPUT // 4]), **changed}
 
@@ -546,6 +541,8 @@ def converse(job, wire):
             value, status = None, {CompileError: "compile_error", OutputLimit: "output_limit", MemoryError: "memory_limit"}
             status = status.get(type(error), "runtime_error")
             data = dumps({"error": status, "type": str(type(error).__name__), "detail": describe(error)}).encode() + b"\n"
+        if getpid() != me:  # a fork of the candidate does not get to speak for it
+            leave(1)
         while data:
             data = data[write(wire, data):]
         return value

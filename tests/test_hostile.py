@@ -158,7 +158,8 @@ ATTACKS = {
     + [("stdin", FORGE + "shout()", FAIL, None), ("json check", "import pickle as json\ndef f(n):\n    return b'cunittest.mock\\nANY\\n.'", FAIL, "wrong_answer"),
        ("json check", "import json\ndef f(n):\n    return json.dumps([n * n + 1])", PASS, "passed")],
     "11 a forked child answers": [
-        (kind, "import os, time\ndef f(n):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.2)\n    return n * n + 1", FAIL, "runtime_error") for kind in ("call", "check")],
+        (kind, "import os, time\ndef f(n):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.2)\n    return n * n + 1", FAIL, "runtime_error") for kind in ("call", "check")]
+    + [(kind, "import os\ndef f(n):\n    if os.fork() == 0:\n        raise OSError\n    os.wait()\n    return n * n + 1", PASS, "passed") for kind in ("call", "check", "unittest")],
     "12 signals and traces the others": [
         ("call", "import os\ndef f(n):\n    for pid in (os.getppid(), -1):\n        os.kill(pid, 9)\n    os.killpg(0, 9)\n    return n * n + 1", FAIL, "runtime_error"),
         ("stdin", "import os\nos.kill(-1, 9)\nos.killpg(0, 9)", FAIL, "runtime_error"),

@@ -576,3 +576,20 @@ def test_the_central_difference_is_right_for_adapters_from_their_first_step_on(l
         row = run.train_step()
         run.step += 1
         assert row["check_cosine"] > 0.999 and row["check_relative_error"] < 0.02 and row["check_signs"] == 1, row
+
+
+def test_traces_of_the_cold_start_are_bound_to_their_settings(settings, monkeypatch, tmp_path):
+    """Killed between the traces and the first checkpoint, a run with another seed must not take them for its own."""
+    monkeypatch.setattr(tb, "parse_verdict", coin)
+    monkeypatch.setattr("data.pairs.parse_verdict", coin)
+    tb.Run(settings(cold_start=3, seed=0))
+    assert (tmp_path / "run" / "cold_start.jsonl").exists()
+    refused(settings(cold_start=3, seed=1), "--seed", "--out")
+    tb.Run(settings(cold_start=3, seed=0))
+
+
+@pytest.mark.parametrize("flag, value, bound", [("clip_grad", -1.0, "at least 0"), ("floor", -0.5, "at least 0"), ("beta1", 1.0, "below 1"), ("kl", -1.0, "at least 0"),
+                                                ("micro_tokens", 0, "at least 1"), ("floor", 1.0, "below 1")])
+def test_flags_have_bounds(settings, flag, value, bound):
+    with pytest.raises(RowError, match=f"--{flag.replace('_', '-')} {value}: must be {bound}"):
+        settings(**{flag: value})
