@@ -63,6 +63,7 @@ import time
 
 from data import rows, sandbox
 from data.compare import digestible, lines_of, same_text, same_value
+from data.flags import shard_of
 from data.sandbox import LAYERS, MACHINE, MAX_OUTPUT, Opaque, OutputLimit, clean, describe, unpack
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
@@ -232,8 +233,10 @@ def judge(problem, code, zygote, options):
             random.Random(problem["problem_id"]).shuffle(positions)
         if kind == "stdin":
             for position in positions:
-                results[position] = judge_program(zygote, job, tests[position], limit, options["compare"])
-                if results[position][0] != "passed" and position >= public:
+                status, detail, text = judge_program(zygote, job, tests[position], limit, options["compare"])
+                answered = position < public and status in ("passed", "wrong_answer")
+                results[position] = status, detail, hashlib.sha256("\n".join(lines_of(text)).encode()).hexdigest() if answered else status
+                if status != "passed" and position >= public:
                     break
             continue
         step = {"call": functools.partial(judge_call, options["compare"]), "assert": functools.partial(judge_assert, job["entry_point"]),
@@ -404,14 +407,14 @@ def judge_inside(test, talk):
 
 
 def judge_program(zygote, job, test, limit, compare):
-    """One run of a whole program. Its outputs are files in memory, whose size a limit of the process bounds."""
+    """One run of a whole program: (status, detail, what it printed). Its outputs are files in memory, whose size its limits bound."""
     files = [memory_file(test["input"].encode("utf-8", "surrogateescape")), memory_file(), memory_file()]
     zygote.start({**job, "mode": "stdin", "cpu": math.ceil(limit) + 1}, *files)
     code, in_time = zygote.finish(limit)
     out, err = (os.pread(file, MAX_OUTPUT, 0) for file in files[1:])
     for file in files:
         os.close(file)
-    text, failed = out.decode("utf-8", "replace"), None
+    text, failed = out.decode("utf-8", "replace"), ("passed", "")
     if MAX_OUTPUT in (len(out), len(err)):
         failed = "output_limit", f"more than {MAX_OUTPUT} bytes"
     elif not in_time:
@@ -421,8 +424,7 @@ def judge_program(zygote, job, test, limit, compare):
         failed = status, clean((err.decode("utf-8", "replace").strip().splitlines() or [detail])[-1])
     elif not same_text(text, test["output"], compare):
         failed = "wrong_answer", f"expected {clean(repr(test['output']), 100)}, got {clean(repr(text), 100)}"
-    answer = hashlib.sha256("\n".join(lines_of(text)).encode("utf-8", "surrogatepass")).hexdigest()
-    return (*(failed or ("passed", "")), failed[0] if failed and failed[0] != "wrong_answer" else answer)
+    return *failed, text
 
 
 # ---------------------------------------------------------------- the supervisor: rows in, rows out
@@ -553,14 +555,14 @@ def parse_arguments(arguments):
     add("--self-check", action="store_true", help="try to break out; print what holds on this machine")
     add("--benchmark", action="store_true", help="measure executions per second and what each layer costs")
     settings = parser.parse_args(arguments)
-    shard = re.fullmatch(r"(\d+)/([1-9]\d*)", settings.shard)
+    shard = shard_of(settings.shard)
     for good, complaint in (
             (settings.jobs >= 1, "--jobs must be at least 1"), (settings.timeout_scale > 0, "--timeout-scale must be above 0"),
             (settings.memory_mb >= 64, "--memory-mb must be at least 64"),
-            (shard and int(shard[1]) < int(shard[2]), "--shard must be I/N with 0 <= I < N, for example 0/4")):
+            (shard, "--shard must be I/N with 0 <= I < N, for example 0/4")):
         if not good:
             parser.error(complaint)
-    settings.shard = int(shard[1]), int(shard[2])
+    settings.shard = shard
     return settings
 
 
@@ -607,8 +609,10 @@ def run(settings, options):
         if strange:
             raise rows.RowError(f"--out {settings.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
                                 f"{source}; choose another --out, or remove the file if its labels are no longer wanted")
-        if stale := out.keep(is_done):
-            print(f"{stale} rows of {settings.out} are labelled again: their candidate or its tests have changed, or the machinery failed")
+        good = [row for row in old if is_done(row)]
+        if len(good) < len(old):
+            out.rewrite(good)
+            print(f"{len(old) - len(good)} rows of {settings.out} are labelled again: their candidate or its tests have changed, or the machinery failed")
         todo = [(problem, candidate) for problem, candidate in jobs if out.key_of(candidate) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
@@ -624,10 +628,12 @@ def run(settings, options):
         except KeyboardInterrupt:
             print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr)
             return 130
-    labelled = sorted(rows.read_rows(settings.out), key=lambda row: order[out.key_of(row)][0])
-    rows.write_rows(settings.out, labelled)
+        labelled = rows.read_rows(settings.out)
+        arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
+        if arranged != labelled:
+            out.rewrite(arranged)
     wanted = {out.key_of(candidate) for _, candidate in jobs}
-    return report([row for row in labelled if out.key_of(row) in wanted], settings)
+    return report([row for row in arranged if out.key_of(row) in wanted], settings)
 
 
 def report(labelled, settings):

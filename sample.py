@@ -41,6 +41,7 @@ from transformers.utils import logging as transformers_logging
 
 from data import api
 from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
+from data.flags import name_of, shard_of
 from data.rows import CANDIDATE, ROOT, TINY, Appender, RowError, read_problems, read_rows
 
 transformers_logging.disable_progress_bar()
@@ -454,10 +455,10 @@ def parse_args(argv):
         p.error("--model: two models with the same last name would be one policy; put them into folders of different names")
     if args.shard and WORLD > 1:
         p.error("--shard: leave it out under torchrun, whose processes are the shards")
-    shard = re.fullmatch(r"(\d+)/(\d+)", args.shard or f"{RANK}/{WORLD}")
-    if not shard or int(shard[1]) >= int(shard[2]):
+    shard = shard_of(args.shard or f"{RANK}/{WORLD}")
+    if not shard:
         p.error(f"--shard {args.shard}: must be I/N with 0 <= I < N, for example 0/4")
-    args.shard, args.whole = (int(shard[1]), int(shard[2])), args.out
+    args.shard, args.whole = shard, args.out
     if args.shard[1] > 1:
         args.out = args.out.with_name(f"{args.out.stem}.{args.shard[0]}-of-{args.shard[1]}{args.out.suffix}")
     if args.device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -519,7 +520,7 @@ def must_be_the_same_settings(args):
         then = {"seed": row.get("seed"), **row.get("sampling", {})}
         for name, value in now.items():
             if then.get(name) != value:
-                raise RowError(f"{args.out}: it was made with --{name.replace('_', '-')} {then.get(name)}, not {value}: give another --out, or delete it")
+                raise RowError(f"{args.out}: it was made with {name_of(name)} {then.get(name)}, not {value}: give another --out, or delete it")
 
 
 def candidate(problem, cid, text, chat, tokens, finished, args, **measured):

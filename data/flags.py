@@ -1,5 +1,6 @@
 """A dataclass of settings as a command line: what a flag is, does and may be stands on one line, where it is declared."""
 import argparse
+import re
 from dataclasses import field, fields
 
 from data.rows import ROOT, RowError
@@ -13,6 +14,13 @@ def flag(default, help, choices=None, least=None, above=None, below=None):
 
 def name_of(field_name):
     return f"--{field_name.replace('_', '-')}"
+
+
+def shard_of(text):
+    """--shard "I/N" as (I, N), or None if it is no such thing with 0 <= I < N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    part = found and (int(found[1]), int(found[2]))
+    return part if part and part[0] < part[1] else None
 
 
 def must_be_within_bounds(settings):

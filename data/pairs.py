@@ -34,8 +34,10 @@ class Pair:
 
     def about(self):
         """What identifies and groups it in weights.jsonl."""
-        return {"instance_id": self.instance_id, "problem_id": self.problem["problem_id"], "candidate_ids": [self.a["candidate_id"], self.b["candidate_id"]],
-                "domain": self.problem["domain"], "difficulty": self.problem["difficulty"], "policy": (self.b if self.right == "A" else self.a)["policy"], "group": self.group}
+        failed = self.b if self.right == "A" else self.a
+        return {"instance_id": self.instance_id, "problem_id": self.problem["problem_id"],
+                "candidate_ids": [self.a["candidate_id"], self.b["candidate_id"]], "domain": self.problem["domain"],
+                "difficulty": self.problem["difficulty"], "policy": failed["policy"], "group": self.group}
 
 
 def read_pairs(s):
@@ -55,7 +57,8 @@ def read_pairs(s):
 def make_pairs(problems, labelled, split, s, only=()):
     """Up to --pairs-per-problem pairs of each problem of one split that has a passed and a failed candidate.
 
-    Programs that are the same text count once. The policy of a pair, where it stands for one, is that of its failed program. The pairs depend on the seed and the problem alone.
+    Programs that are the same text count once. The policy of a pair is that of its failed program. The pairs depend on the seed
+    and the problem alone.
     Raises RowError if there are none.
     """
     by_problem = defaultdict(dict)

@@ -140,16 +140,12 @@ class Appender:
         except OSError:
             raise RowError(f"{self.path}: another {Path(sys.argv[0]).name} is writing to it; wait for it, or choose another file") from None
 
-    def keep(self, wanted):
-        """Drops the rows for which wanted(row) is false. Returns how many."""
-        rows = read_rows(self.path)
-        good = [row for row in rows if wanted(row)]
-        if len(good) < len(rows):
-            write_rows(self.path, good)
-            self.file.close()
-            self.open()
-            self.done = set(map(self.key_of, good))
-        return len(rows) - len(good)
+    def rewrite(self, rows):
+        """Makes these rows the whole of the file."""
+        write_rows(self.path, rows)
+        self.file.close()
+        self.open()
+        self.done = set(map(self.key_of, rows))
 
     def key_of(self, row):
         return tuple(row[name] for name in self.key)

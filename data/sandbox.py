@@ -10,6 +10,7 @@ silently missing. What is *not* protected against stands in execute.py.
 
 The referee (execute.py) sends jobs by marshal, which is exact and fast, and never reads any: what comes back is JSON.
 """
+import atexit
 import builtins
 import collections
 import contextlib
@@ -29,6 +30,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import types
 
 MAX_OUTPUT = 16 << 20  # bytes of one output
@@ -334,7 +336,7 @@ def isolate(options):
 
 def zygote(control, options):
     """Forks for every run that the referee asks for, ends it when told to, and says how it ended."""
-    for name in ["atexit", "threading", *options["preload"]]:
+    for name in options["preload"]:
         __import__(name)
     die_with(options["parent"])
     sys.argv[1:] = []
@@ -474,8 +476,6 @@ def load(job, name):
 
 def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
-    import atexit
-    import threading
     code = 0
     try:
         load(job, "__main__")

@@ -114,7 +114,7 @@ def main():
             step = replace(whole, batch=whole.batch / gpus, meta_batch=whole.meta_batch / gpus)
             m, t, graphs = memory(model, step), seconds(model, H100, step), seconds(model, replace(H100, launch=0), step)
             print(f"{model.name:>4} on {gpus}   GB: " + ", ".join(f"{name} {value / 1e9:.1f}" for name, value in m.items())
-                  + f"\n             seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in t.items())
+                  + "\n             seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in t.items())
                   + f", step {sum(t.values()):.0f}; without launches rollout {graphs['rollout']:.1f}, step {sum(graphs.values()):.0f}")
 
 

@@ -414,7 +414,7 @@ def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_
     """--site-packages with a virtual environment in the repository's own folder, as many have it; not in /tmp, which is private."""
     home = Path(tempfile.mkdtemp(prefix="judge-", dir="/var/tmp"))
     try:
-        for name in ("execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/sandbox.py"):
+        for name in ("execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/flags.py", "data/sandbox.py"):
             (home / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, home / name)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home / ".venv")], check=True)
@@ -495,7 +495,7 @@ def test_self_check_says_which_layers_hold(who, missing, tmp_path):
         start, script = ordinary_user(), Path(tempfile.mkdtemp(prefix="self-check-")) / "execute.py"
         for folder in ("docs", "data"):
             (script.parent / folder).mkdir()
-        for name in ("execute.py", "docs/bench_execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/sandbox.py"):
+        for name in ("execute.py", "docs/bench_execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/flags.py", "data/sandbox.py"):
             shutil.copy(ROOT / name, script.parent / name)
         subprocess.run(["chmod", "-R", "a+rX", script.parent], check=True)
     try:
