@@ -63,7 +63,7 @@ import time
 
 from data import rows, sandbox
 from data.compare import digestible, lines_of, same_text, same_value
-from data.flags import shard_of
+from data.flags import run as run_command, shard_of
 from data.sandbox import LAYERS, MACHINE, MAX_OUTPUT, Opaque, OutputLimit, clean, describe, unpack
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
@@ -558,8 +558,7 @@ def parse_arguments(arguments):
     shard = shard_of(settings.shard)
     for good, complaint in (
             (settings.jobs >= 1, "--jobs must be at least 1"), (settings.timeout_scale > 0, "--timeout-scale must be above 0"),
-            (settings.memory_mb >= 64, "--memory-mb must be at least 64"),
-            (shard, "--shard must be I/N with 0 <= I < N, for example 0/4")):
+            (settings.memory_mb >= 64, "--memory-mb must be at least 64")):
         if not good:
             parser.error(complaint)
     settings.shard = shard
@@ -578,14 +577,14 @@ def read_jobs(settings):
     for candidate in candidates:
         problem = problems.get(candidate["problem_id"])
         if problem is None:
-            raise rows.RowError(f"{source}: candidate {candidate['candidate_id']!r} is for problem {candidate['problem_id']!r}, "
+            raise rows.UserError(f"{source}: candidate {candidate['candidate_id']!r} is for problem {candidate['problem_id']!r}, "
                                 f"which is not in {where}; add its file to --problems")
         if (not settings.split or problem["split"] in settings.split) and problem["problem_id"] in mine:
             jobs.append((problem, candidate))
     if not jobs:
         splits = ", ".join(sorted({problem["split"] for problem in problems.values()}))
         chosen = f"in --split {' '.join(settings.split)}" if settings.split else "to run"
-        raise rows.RowError(f"{source}: no candidates {chosen}; the problems' splits are {splits}")
+        raise rows.UserError(f"{source}: no candidates {chosen}; the problems' splits are {splits}")
     for problem in {problem["problem_id"]: problem for problem, _ in jobs}.values():
         rows.check_tests(problem, where)
     return jobs, candidates, source
@@ -607,7 +606,7 @@ def run(settings, options):
         old = rows.read_rows(settings.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
-            raise rows.RowError(f"--out {settings.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
+            raise rows.UserError(f"--out {settings.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
                                 f"{source}; choose another --out, or remove the file if its labels are no longer wanted")
         good = [row for row in old if is_done(row)]
         if len(good) < len(old):
@@ -696,4 +695,4 @@ def main(arguments=None):
 if __name__ == "__main__":
     if os.environ.get("PYTHONHASHSEED") != "0":  # the order of a set in a benchmark's test must not differ from run to run
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
-    sys.exit(main())
+    run_command(main)

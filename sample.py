@@ -41,8 +41,8 @@ from transformers.utils import logging as transformers_logging
 
 from data import api
 from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
-from data.flags import name_of, shard_of
-from data.rows import CANDIDATE, ROOT, TINY, Appender, RowError, read_problems, read_rows
+from data.flags import run, shard_of
+from data.rows import CANDIDATE, ROOT, TINY, Appender, UserError, read_problems, read_rows
 
 transformers_logging.disable_progress_bar()
 
@@ -91,26 +91,26 @@ def say(*words):
 def load_model(name, device="cpu", dtype="auto", flag="--model"):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder, or a .gguf file.
 
-    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises RowError naming `flag`.
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises UserError naming `flag`.
     """
     path, extra = Path(name), {}
     if path.suffix == ".gguf":
         name, extra = str(path.parent), {"gguf_file": path.name}
         if not path.exists():
-            raise RowError(f"{flag} {path}: no such file")
+            raise UserError(f"{flag} {path}: no such file")
     elif (name.startswith((".", "/")) or path.parts[:1] in (("runs",), ("data",))) and not path.exists():
-        raise RowError(f"{flag} {name}: no such folder")
+        raise UserError(f"{flag} {name}: no such folder")
     if dtype == "auto":
         dtype = "float32" if str(device) == "cpu" else "auto"
     elif not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise RowError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
+        raise UserError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **extra)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **extra)
     except (OSError, ValueError, ImportError) as error:
-        raise RowError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
-        raise RowError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
+        raise UserError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
     model = model.to(device).eval()
     must_have_plain_logits(model, name, flag)
     return model, tokenizer
@@ -122,7 +122,7 @@ def must_have_plain_logits(model, name, flag="--model"):
     ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
     theirs, ours = model(input_ids=ids).logits.float(), logits_of(model, model.base_model(input_ids=ids).last_hidden_state)
     if (theirs - ours).abs().max() > 1e-2 * theirs.abs().max():
-        raise RowError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits after the head, which is not supported")
+        raise UserError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits after the head, which is not supported")
 
 
 def logits_of(model, hidden):
@@ -206,7 +206,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window and getattr(model.config.get_text_config(), "use_sliding_window", True) and width + limit > window:
-        raise RowError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window of {window}, which the "
+        raise UserError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window of {window}, which the "
                        "sampler does not cut: shorten one of them")
 
     hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -254,87 +254,6 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
         position = position + 1
     rows = zip(tokens.tolist(), count.tolist(), finished.tolist(), sums.T.tolist())
     return [Completion(ids[:k], logprob, ok, drawn, certainty) for ids, k, ok, (logprob, drawn, certainty) in rows]
-
-
-@dataclass
-class Pack:
-    """Some prompts with their answers, R rows of width W. A row is a tree: what answers have in common is computed once.
-
-        row:  prompt | answer 0 | the rest of answer 1 | ... | padding
-
-    A token sees the prompt and what came before it in its own answer, so the log-probs are those of separate sequences.
-    T answer tokens are scored; token t is predicted at (row[t], column[t]).
-    """
-    ids: torch.Tensor         # [R, W]
-    position: torch.Tensor    # [R, W]
-    mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
-    row: torch.Tensor         # [T]
-    column: torch.Tensor      # [T]
-    target: torch.Tensor      # [T]
-    sample: torch.Tensor      # [T] index of the answer among all B·n
-
-
-PADDING = 64  # tokens of padding that cost about as much as one more forward pass
-
-
-def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
-    """Prompts with the token ids of their answers as Packs of at most `most_tokens` tokens (or one row), rows of like width together.
-
-    prompts: B lists of ids; answers: B·n lists of ids, in the order of `generate`; keep: [B, n] bool, those scored at all (default all).
-    """
-    n, trees, packs, rows = len(answers) // len(prompts), [], [], []
-    keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
-    for i, prompt in enumerate(prompts):
-        scored = {j: answers[j] for j in range(i * n, i * n + n) if keep[j]}
-        if scored:
-            trees.append(Tree(prompt, scored))
-    for tree in sorted(trees, key=len):
-        size = (len(rows) + 1) * len(tree)
-        padding = size - sum(map(len, [*rows, tree]))
-        if rows and (size > most_tokens or padding > PADDING):
-            packs.append(rows)
-            rows = []
-        rows.append(tree)
-    return [pack_rows(rows, pad, device) for rows in [*packs, rows] if rows]
-
-
-class Tree:
-    """A prompt and its answers, {index: ids}, one token a column; equal beginnings share their columns."""
-
-    def __init__(self, prompt, answers):
-        self.ids, self.position, self.answers = list(prompt), list(range(len(prompt))), answers
-        self.columns, self.branches, after = {}, [], {}
-        for index, answer in answers.items():
-            # the first token is predicted by the prompt's last, the others by the one before; the last one predicts nothing
-            path, start = [len(prompt) - 1], len(self.ids)
-            for token in answer[:-1]:
-                here = path[-1]
-                if (here, token) not in after:
-                    if len(self.ids) == start:
-                        self.branches.append((start, here))  # columns from `start` on continue what stands at `here`
-                    after[here, token] = len(self.ids)
-                    self.ids.append(token)
-                    self.position.append(self.position[here] + 1)
-                path.append(after[here, token])
-            self.columns[index] = path
-
-    def __len__(self):
-        return len(self.ids)
-
-
-def pack_rows(trees, pad, device):
-    size = len(trees), max(map(len, trees))
-    ids, position = torch.full(size, pad), torch.zeros(size, dtype=torch.long)
-    mask = torch.ones(*size, size[1], dtype=torch.bool).tril()
-    scored = [[], [], [], []]
-    for r, tree in enumerate(trees):
-        ids[r, :len(tree)], position[r, :len(tree)] = torch.tensor(tree.ids), torch.tensor(tree.position)
-        for start, before in tree.branches:  # a later branch writes over the rows that are its own
-            mask[r, start:, :start] = mask[r, before, :start]
-        for index, answer in tree.answers.items():
-            for into, values in zip(scored, ([r] * len(answer), tree.columns[index], answer, [index] * len(answer))):
-                into.extend(values)
-    return Pack(*(t.to(device) for t in (ids, position, mask[:, None], *map(torch.tensor, scored))))
 
 
 def stream(seed, *name):
@@ -456,8 +375,6 @@ def parse_args(argv):
     if args.shard and WORLD > 1:
         p.error("--shard: leave it out under torchrun, whose processes are the shards")
     shard = shard_of(args.shard or f"{RANK}/{WORLD}")
-    if not shard:
-        p.error(f"--shard {args.shard}: must be I/N with 0 <= I < N, for example 0/4")
     args.shard, args.whole = shard, args.out
     if args.shard[1] > 1:
         args.out = args.out.with_name(f"{args.out.stem}.{args.shard[0]}-of-{args.shard[1]}{args.out.suffix}")
@@ -470,7 +387,7 @@ def load_problems(args):
     """One list of problems for each --problems file, or one for the benchmark, after the flags that choose among them."""
     def wanted(row):
         if (args.since or args.until) and not row.get("date"):
-            raise RowError(f"--from and --until: problem {row['problem_id']!r} has no date")
+            raise UserError(f"--from and --until: problem {row['problem_id']!r} has no date")
         return ((not args.split or row["split"] in args.split) and (not args.difficulty or row["difficulty"] in args.difficulty)
                 and (not args.since or row["date"] >= args.since) and (not args.until or row["date"] <= args.until))
 
@@ -484,7 +401,7 @@ def load_problems(args):
         lists = [list(filter(wanted, read_problems(path).values()))[:args.limit] for path in args.problems]
     if not any(lists):
         flags = {"--split": args.split, "--difficulty": args.difficulty, "--from": args.since and [args.since], "--until": args.until and [args.until]}
-        raise RowError(f"{' '.join(map(str, args.problems or [args.benchmark]))}: no problems are left after "
+        raise UserError(f"{' '.join(map(str, args.problems or [args.benchmark]))}: no problems are left after "
                        + (" ".join(" ".join([flag, *values]) for flag, values in flags.items() if values) or "--split (all)"))
     return lists
 
@@ -502,7 +419,7 @@ def write_problems(path, problems):
             os.replace(aside, path)
             print(f"problems: {path}")
     except OSError as error:
-        raise RowError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         if aside.exists():
             aside.unlink()
@@ -520,7 +437,7 @@ def must_be_the_same_settings(args):
         then = {"seed": row.get("seed"), **row.get("sampling", {})}
         for name, value in now.items():
             if then.get(name) != value:
-                raise RowError(f"{args.out}: it was made with {name_of(name)} {then.get(name)}, not {value}: give another --out, or delete it")
+                raise UserError(f"{args.out}: it was made with --{name.replace('_', '-')} {then.get(name)}, not {value}: give another --out, or delete it")
 
 
 def candidate(problem, cid, text, chat, tokens, finished, args, **measured):
@@ -592,4 +509,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -52,8 +52,10 @@ else:
     from tqdm import tqdm
 
     from data import api
-    from data.pairs import PROTOCOL, WAIT, judge_ids, judge_prompt, parse_verdict, think_on
-    from data.rows import LABELLED, ROOT, TINY, Appender, RowError, read_problems, read_rows, stage_input, write_rows
+    from data.flags import run
+    from data.judge import PROTOCOL, WAIT, judge_prompt, parse_verdict, think_on
+    from data.pairs import judge_ids
+    from data.rows import LABELLED, ROOT, TINY, Appender, UserError, read_problems, read_rows, stage_input, write_rows
     from data.tables import explain, is_mixed, show, show_waits, spent, standing, waits
     from sample import Completion, encode, end_ids, generate, load_model, logits_of, pad_id, stream
 
@@ -432,12 +434,12 @@ def load_candidates(args):
         print(f"note: {nulls} of {len(rows)} candidates in {args.labelled} have no verdict and are left out")
     problems = {pid: p for pid, p in problems.items() if pid in candidates}
     if not problems:
-        raise RowError(f"{args.labelled}: no candidates for split {args.split!r} of {' '.join(map(str, args.problems))} (--split)")
+        raise UserError(f"{args.labelled}: no candidates for split {args.split!r} of {' '.join(map(str, args.problems))} (--split)")
     if not any(is_mixed(candidates[pid]) for pid in problems):
-        raise RowError(f"{args.labelled}, split {args.split!r}: no problem has both a passing and a failing candidate, so every way of "
+        raise UserError(f"{args.labelled}, split {args.split!r}: no problem has both a passing and a failing candidate, so every way of "
                        "choosing is the same: sample more candidates (sample.py --n), or take other problems")
     if args.explain and args.explain not in problems:
-        raise RowError(f"--explain {args.explain}: not among the {len(problems)} problems of split {args.split!r} in {args.labelled}")
+        raise UserError(f"--explain {args.explain}: not among the {len(problems)} problems of split {args.split!r} in {args.labelled}")
     return problems, candidates
 
 
@@ -496,7 +498,7 @@ def main(argv=None):
             methods = {m: (choose, None) for m, choose in (BASELINES | alone).items() if lack.get(m) != len(shown)} | judged
             methods["oracle"] = methods.pop("oracle")  # last
             if args.against and args.against not in methods:
-                raise RowError(f"--against {args.against}: expected one of: {'; '.join(methods)}")
+                raise UserError(f"--against {args.against}: expected one of: {'; '.join(methods)}")
             score, took = defaultdict(dict), defaultdict(dict)
             for m in methods:
                 for pid in problems:
@@ -517,4 +519,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -43,23 +43,26 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data.flags import flag, must_be_within_bounds, name_of, parse
-from data.pairs import cold_start_rows, parse_verdict, read_pairs, shuffled_weights, summary
-from data.rows import ROOT, TINY, RowError, read_rows, stage_input, write_rows
+from data.flags import check_bounds, flag, flag_of, heading, parse, run
+from data.judge import parse_verdict
+from data.pairs import cold_start_rows, read_pairs, shuffled_weights, summary
+from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
 from data.tables import by_group, show_training
 from kernels import resolve_kernel, sample_logprob, token_logprob
-from sample import RANK, SHARE, WORLD, Completion, all_sum, end_ids, gather, generate, join, load_model, make_packs, pad_id, say, stream
+from kernels.packing import make_packs
+from sample import RANK, SHARE, WORLD, Completion, all_sum, end_ids, gather, generate, join, load_model, pad_id, say, stream
 
 
 @dataclass
 class Settings:
     """Every flag, its default and what it does."""
+    heading("settings")
     problems: list = flag(lambda: [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")], "problem files")
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
     judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
     out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
-    weights: str = flag("instance", "what is learned: nothing, a weight for each domain or pair, or a network", ["uniform", "domain", "instance", "net"])
-    apply: str = flag("draw", "draw instances by weight, or scale their loss", ["draw", "scale"])
+    weights: str = flag("instance", "what is learned: nothing, a weight for each domain or pair, or a network", choices=["uniform", "domain", "instance", "net"])
+    apply: str = flag("draw", "draw instances by weight, or scale their loss", choices=["draw", "scale"])
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
     train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
     shuffle_weights: str = flag("", "control: start from the weights.jsonl of another run, dealt out to random pairs, and keep them")
@@ -82,7 +85,7 @@ class Settings:
     kl: float = flag(0.0, "β of the KL term to the starting judge", least=0)
     normalize_std: bool = flag(False, "divide advantages by the group's standard deviation")
     drop_truncated: bool = flag(False, "leave cut-off judgments out of the loss (after the group mean)")
-    jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", ["frozen", "exact"])
+    jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"])
     rho: float = flag(0.0, "size of the central difference: ‖hṽ‖ = rho·‖θ‖; 0 is 1e-3, and with adapters, which move the model more, 1e-5", least=0)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s", least=0)
     instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s", least=0)
@@ -95,19 +98,19 @@ class Settings:
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
     micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out", least=1)
-    kernel: str = flag("auto", "log-prob kernel", ["auto", "triton", "torch"])
-    dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", ["float32", "float64"])
+    kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
+    dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", choices=["float32", "float64"])
     seed: int = flag(0, "of pairs, batches and rollouts")
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "torch device")
 
     def __post_init__(self):
         self.out = self.out or str(ROOT / f"runs/tiny-{self.weights}")
-        must_be_within_bounds(self)
+        check_bounds(self)
         self.rho = self.rho or (1e-5 if self.lora_rank else 1e-3)
         if not self.steps and not self.cold_start:
-            raise RowError("--steps 0: must be at least 1")
+            raise UserError("--steps 0: must be at least 1")
         if self.steps and self.look_ahead >= self.steps:
-            raise RowError(f"--look-ahead {self.look_ahead}: the judge would never move in --steps {self.steps}")
+            raise UserError(f"--look-ahead {self.look_ahead}: the judge would never move in --steps {self.steps}")
 
 
 # ---------------------------------------------------------------- rollouts
@@ -143,7 +146,7 @@ class Judge:
         try:
             self.kernel = resolve_kernel(s.kernel, s.device)
         except ValueError as error:
-            raise RowError(str(error)) from None
+            raise UserError(str(error)) from None
         self.adapters = add_lora(self.model, s.lora_rank, s.lora_alpha, s.seed) if s.lora_rank else []
         # all-parameter training with a KL term needs a copy of where it began
         self.start = load_model(name, s.device, s.dtype)[0].requires_grad_(False) if s.kl and not s.lora_rank else None
@@ -531,8 +534,8 @@ class Run:
         changed = [k for k, v in asdict(s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
         other = [name for name, then, now in zip(("training", "meta", s.eval_split), state["pairs"], self.pair_ids()) if then != now]
         if changed or other:
-            what = ", ".join([*map(name_of, changed), *(f"the {name} pairs" for name in other)])
-            raise RowError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
+            what = ", ".join([*(flag_of(Settings, name) for name in changed), *(f"the {name} pairs" for name in other)])
+            raise UserError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
         self.step, self.flat.t = state["step"], state["t"]
         for name in ("theta", "m", "n"):
             getattr(self.flat, name).copy_(state[name])
@@ -654,7 +657,7 @@ class Run:
         if math.isfinite(value):
             return
         self.flat.theta.copy_(theta)
-        raise RowError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
+        raise UserError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
                        f"{', '.join(p.instance_id for p in pairs)}; the last good checkpoint, if there is one, is {self.out / 'state.pt'}: "
                        "try a smaller --lr, --clip-grad or --rho")
 
@@ -729,4 +732,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

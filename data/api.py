@@ -16,13 +16,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from data.rows import RowError
+from data.rows import UserError
 
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses that another try may not see again
 PAUSE = 0.5  # seconds before the second try; it doubles from try to try
 
 
-class ApiError(RowError):
+class ApiError(UserError):
     """A request that the server refused for good, in one line; `status` is its HTTP status, or None if it gave none."""
 
     def __init__(self, message, status=None):

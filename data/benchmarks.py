@@ -31,7 +31,7 @@ import warnings
 import zlib
 from pathlib import Path
 
-from data.rows import RowError
+from data.rows import UserError
 
 # Splits of the DaJ paper (2601.22230) as flags of sample.py. Days are inclusive; `expected` is how many problems the paper has.
 PRESETS = {
@@ -81,10 +81,10 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda row: True
     split:  what to write into the rows (a benchmark is a test set unless you say otherwise).
     subset: of SUBSETS[name].
     wanted: is asked for each row. LiveCodeBench's are first shown without their tests, so that only what is wanted is unpacked.
-    Raises RowError naming file, row and field.
+    Raises UserError naming file, row and field.
     """
     if name not in LOADERS:
-        raise RowError(f"--benchmark {name}: expected one of {', '.join(LOADERS)}")
+        raise UserError(f"--benchmark {name}: expected one of {', '.join(LOADERS)}")
     seen = set()
     for path in paths:
         number = 0
@@ -98,16 +98,16 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda row: True
                     warnings.simplefilter("ignore")  # the benchmarks' sources have invalid escapes
                     problem = LOADERS[name](row, place)
             except KeyError as missing:
-                raise RowError(f"{place}: field {missing} is missing; is this really a file of {name}?") from None
+                raise UserError(f"{place}: field {missing} is missing; is this really a file of {name}?") from None
             except (TypeError, ValueError, SyntaxError, AttributeError) as error:
-                raise RowError(f"{place}: not as {name} has it ({type(error).__name__}: {error})") from None
+                raise UserError(f"{place}: not as {name} has it ({type(error).__name__}: {error})") from None
             if problem["problem_id"] in seen:
-                raise RowError(f"{place}: problem {problem['problem_id']!r} is already in the file")
+                raise UserError(f"{place}: problem {problem['problem_id']!r} is already in the file")
             seen.add(problem["problem_id"])
             if not problem.get("public_tests") and not problem["tests"]:
-                raise RowError(f"{place}: problem {problem['problem_id']!r} has no tests")
+                raise UserError(f"{place}: problem {problem['problem_id']!r} has no tests")
             if "hard" in subset and problem["problem_id"] == "BigCodeBench/0":  # every hard task has more than its two libraries
-                raise RowError(f"{place}: this is all of BigCodeBench; --subset hard wants the file of BigCodeBench-Hard ({HUB['bigcodebench hard'][2]})")
+                raise UserError(f"{place}: this is all of BigCodeBench; --subset hard wants the file of BigCodeBench-Hard ({HUB['bigcodebench hard'][2]})")
             if "instruct" in subset:
                 problem |= {"prompt": problem["instruct_prompt"], "starter_code": ""}
             problem = {"starter_code": "", "entry_point": None, "public_tests": [], "difficulty": "unknown", "date": None,
@@ -115,7 +115,7 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda row: True
             if wanted(problem):
                 yield problem
         if not number:
-            raise RowError(f"{path}: no rows in it")
+            raise UserError(f"{path}: no rows in it")
 
 
 def original_rows(path):
@@ -124,7 +124,7 @@ def original_rows(path):
     try:
         if path.suffix == ".parquet":
             if not importlib.util.find_spec("pyarrow"):
-                raise RowError(f"{path}: parquet files want pyarrow (pip install pyarrow); or pass the benchmark's JSON file to --problems")
+                raise UserError(f"{path}: parquet files want pyarrow (pip install pyarrow); or pass the benchmark's JSON file to --problems")
             from pyarrow.parquet import ParquetFile
             yield from enumerate((row for batch in ParquetFile(path).iter_batches(batch_size=64) for row in batch.to_pylist()), 1)
             return
@@ -136,20 +136,20 @@ def original_rows(path):
                 if line.strip():
                     yield number, json.loads(line)
     except FileNotFoundError:
-        raise RowError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError) as error:
-        raise RowError(f"{path}: cannot be read as {'parquet' if path.suffix == '.parquet' else 'JSON'} ({error})") from None
+        raise UserError(f"{path}: cannot be read as {'parquet' if path.suffix == '.parquet' else 'JSON'} ({error})") from None
 
 
 def fetch(name, subset=(), since=None):
     """Yield local paths of a benchmark's files from the hub, each downloaded (or found in the hub's cache) when it is its turn.
 
     since: leave out the files of LiveCodeBench that are older than this day.
-    Raises RowError saying which file to fetch by hand where the hub cannot be reached.
+    Raises UserError saying which file to fetch by hand where the hub cannot be reached.
     """
     name = " ".join([name, *(part for part in subset if part != "instruct")])
     if name not in HUB:
-        raise RowError(f"--benchmark {name}: it is not on the hub as one file; fetch it by hand and pass it to --problems")
+        raise UserError(f"--benchmark {name}: it is not on the hub as one file; fetch it by hand and pass it to --problems")
     repository, files, original = HUB[name]
     for file in files:
         if since and since > RELEASED.get(file, since):
@@ -157,12 +157,12 @@ def fetch(name, subset=(), since=None):
         by_hand = original or f"https://huggingface.co/datasets/{repository}/resolve/main/{file}"
         by_hand = f"fetch {by_hand} by hand and pass --problems {by_hand.rpartition('/')[2]}"
         if file.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
-            raise RowError(f"--benchmark {name}: the hub has {repository} as parquet, which wants pyarrow: pip install pyarrow, or {by_hand}")
+            raise UserError(f"--benchmark {name}: the hub has {repository} as parquet, which wants pyarrow: pip install pyarrow, or {by_hand}")
         from huggingface_hub import hf_hub_download
         try:
             yield hf_hub_download(repository, file, repo_type="dataset")
         except Exception as error:  # out of reach, no such file, no room, refused: the classes differ between the hub's versions
-            raise RowError(f"--benchmark {name}: {file} of {repository} does not come from the hub ({' '.join(str(error).split())[:200]}); {by_hand}") from None
+            raise UserError(f"--benchmark {name}: {file} of {repository} does not come from the hub ({' '.join(str(error).split())[:200]}); {by_hand}") from None
 
 
 # ---------------------------------------------------------------- a benchmark's own words, and its own cut
@@ -186,7 +186,7 @@ def ask(problem, chat):
                 f"program that matches the specification and passes all tests.\n\n### Question:\n{prompt}\n\n### Format: {how}\n```python\n"
                 f"{starter or '# YOUR CODE HERE'}\n```\n\n### Answer: (use the provided format with backticks)\n\n")
     if source == "bigcodebench" and not chat and not starter:
-        raise RowError("--subset instruct wants a chat model; a plain one completes the code: leave out `instruct`")
+        raise UserError("--subset instruct wants a chat model; a plain one completes the code: leave out `instruct`")
     if source == "bigcodebench" and chat:
         shown = f"```\n{prompt.strip()}\n```" if starter else prompt.strip()  # the complete prompt is code, the instruct prompt is not
         return f"Please provide a self-contained Python script that solves the following problem in a markdown code block:\n{shown}\n"
@@ -311,7 +311,7 @@ def functional_test(test, place):
         args = [json.loads(line) for line in test["input"].split("\n") if line.strip()]
         return {"type": "call", "args": args, "expected": json.loads(test["output"])}
     except json.JSONDecodeError as error:
-        raise RowError(f"{place}: a functional test is not JSON ({error})") from None
+        raise UserError(f"{place}: a functional test is not JSON ({error})") from None
 
 
 def private_text(text, place):
@@ -326,17 +326,17 @@ def private_text(text, place):
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text, validate=True), MAX_UNPACKED)
         if unpacker.unconsumed_tail or not unpacker.eof:
-            raise RowError(f"{place}: private_test_cases unpacks to more than {MAX_UNPACKED} bytes, or is cut off")
+            raise UserError(f"{place}: private_test_cases unpacks to more than {MAX_UNPACKED} bytes, or is cut off")
         strings = []
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
                 strings.append(argument)
             elif opcode.name not in ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "STOP"):
-                raise RowError(f"{place}: private_test_cases holds the pickle opcode {opcode.name}; a genuine row only spells a string. Do not trust this file")
+                raise UserError(f"{place}: private_test_cases holds the pickle opcode {opcode.name}; a genuine row only spells a string. Do not trust this file")
     except (ValueError, zlib.error) as error:
-        raise RowError(f"{place}: private_test_cases is neither JSON nor base64+zlib+pickle ({error})") from None
+        raise UserError(f"{place}: private_test_cases is neither JSON nor base64+zlib+pickle ({error})") from None
     if len(strings) != 1:
-        raise RowError(f"{place}: private_test_cases holds {len(strings)} strings, expected one")
+        raise UserError(f"{place}: private_test_cases holds {len(strings)} strings, expected one")
     return strings[0]
 
 

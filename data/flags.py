@@ -1,50 +1,135 @@
-"""A dataclass of settings as a command line: what a flag is, does and may be stands on one line, where it is declared."""
+"""The command line of every stage: a dataclass of settings is its flags.
+
+    @dataclass
+    class Settings:
+        heading("sampling")
+        n: int = flag(8, "candidates for each problem", least=1)
+        chat: bool = flag(False, "ask in chat turns")
+
+    cfg = parse(Settings, __doc__)        # python stage.py --n 4 --chat
+
+What a flag is called, does, defaults to and may be stands on the line that declares it; `heading` names the group in
+which --help shows what follows. A class of settings may inherit flags that stages share.
+"""
 import argparse
-import re
-from dataclasses import field, fields
+import sys
+from dataclasses import MISSING, field, fields
 
-from data.rows import ROOT, RowError
+from data.rows import ROOT, UserError
 
-
-def flag(default, help, choices=None, least=None, above=None, below=None):
-    """A field of such a dataclass. default: a value, or a function that makes one; least, above and below: the bounds of a number."""
-    make = default if callable(default) else lambda: default
-    return field(default_factory=make, metadata={"help": help, "choices": choices, "least": least, "above": above, "below": below})
+_heading = ""  # of the flags that are being declared
 
 
-def name_of(field_name):
-    return f"--{field_name.replace('_', '-')}"
+def heading(title):
+    """The flags declared after this belong to the group `title` of --help."""
+    global _heading
+    _heading = title
 
 
-def shard_of(text):
-    """--shard "I/N" as (I, N), or None if it is no such thing with 0 <= I < N."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    part = found and (int(found[1]), int(found[2]))
-    return part if part and part[0] < part[1] else None
+def flag(default, help, *, type=None, choices=None, least=None, above=None, below=None, name=None, metavar=None):
+    """A field of a dataclass of settings, and so a flag.
+
+    default: its value, or a function that makes it (which must be one for a list).
+    help:    one sentence for --help; the default is added to it.
+    type:    of the value; by default that of `default`. A bool needs no value, a list takes several.
+    least, above, below: bounds of a number, checked by `check_bounds`.
+    name:    the flag, where it is not the field's name.
+    """
+    metadata = {"help": help, "type": type, "choices": choices, "least": least, "above": above, "below": below,
+                "name": name, "metavar": metavar, "heading": _heading}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def must_be_within_bounds(settings):
-    for f in fields(settings):
-        value, least, above, below = (getattr(settings, f.name), *(f.metadata[bound] for bound in ("least", "above", "below")))
-        if least is not None and value < least:
-            raise RowError(f"{name_of(f.name)} {value}: must be at least {least}")
-        if above is not None and not value > above:
-            raise RowError(f"{name_of(f.name)} {value}: must be above {above}")
-        if below is not None and not value < below:
-            raise RowError(f"{name_of(f.name)} {value}: must be below {below}")
+def name_of(settings_field):
+    """The flag of a field: --max-new-tokens for max_new_tokens."""
+    return settings_field.metadata["name"] or f"--{settings_field.name.replace('_', '-')}"
+
+
+def flag_of(Settings, field_name):
+    """The flag of the field of this name, for an error message."""
+    return next(name_of(f) for f in fields(Settings) if f.name == field_name)
+
+
+def check_bounds(cfg):
+    """Raise UserError for the first number that is out of its bounds; to be called in __post_init__."""
+    for f in fields(cfg):
+        values = getattr(cfg, f.name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is None:
+                continue
+            wrong = out_of_bounds(value, **{bound: f.metadata[bound] for bound in ("least", "above", "below")})
+            if wrong:
+                raise UserError(f"{name_of(f)} {value}: must be {wrong}")
+
+
+def out_of_bounds(value, least, above, below):
+    """Which bound a value breaks, in words; None if it breaks none. NaN breaks every bound."""
+    if least is not None and not value >= least:
+        return f"at least {least}"
+    if above is not None and not value > above:
+        return f"above {above}"
+    if below is not None and not value < below:
+        return f"below {below}"
+    return None
 
 
 def parse(Settings, doc, argv=None):
-    """Settings from the command line. A flag of a bool needs no value, that of a list takes several."""
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Settings):
-        default, text = f.default_factory(), f.metadata["help"]
-        if default not in ("", []):
-            text += f" (default {' '.join(default) if isinstance(default, list) else default})".replace(f"{ROOT}/", "")
-        kind = {"type": type(default), "choices": f.metadata["choices"]}
-        if isinstance(default, bool):
-            kind = {"action": "store_true"}
-        elif isinstance(default, list):
-            kind = {"nargs": "+"}
-        p.add_argument(name_of(f.name), default=default, help=text, **kind)
-    return Settings(**vars(p.parse_args(argv)))
+    """Settings from the command line (argv, or the process's own)."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = {}
+    for f in own_fields_first(Settings):
+        title = f.metadata["heading"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        add_argument(groups[title], f)
+    return Settings(**vars(parser.parse_args(argv)))
+
+
+def own_fields_first(Settings):
+    """A stage's own flags come before those that it shares with another."""
+    by_name = {f.name: f for f in fields(Settings)}
+    declared = [name for cls in Settings.__mro__ for name in cls.__dict__.get("__annotations__", {})]
+    return [by_name[name] for name in dict.fromkeys(declared)]
+
+
+def add_argument(group, f):
+    default = f.default if f.default is not MISSING else f.default_factory()
+    options = {"dest": f.name, "default": default, "help": f.metadata["help"] + shown(default)}
+    kind = f.metadata["type"] or type(default)
+    if kind is bool:
+        options["action"] = "store_true"
+    else:
+        options["metavar"] = f.metadata["metavar"]
+        options["choices"] = f.metadata["choices"]
+        if isinstance(default, list):
+            options["nargs"] = "+"
+            options["type"] = f.metadata["type"] or str
+        else:
+            options["type"] = kind
+    group.add_argument(name_of(f), **options)
+
+
+def shown(default):
+    """The default as the end of a flag's help."""
+    if default is None or default is False or default in ("", []):
+        return ""
+    text = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return f" (default {text})".replace(f"{ROOT}/", "").replace("%", "%%")
+
+
+def shard_of(text):
+    """(I, N) of --shard "I/N", which stands for every N-th item from the I-th on. Raises UserError."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--shard {text}: must be I/N with 0 <= I < N, for example 0/4")
+    return int(index), int(count)
+
+
+def run(main):
+    """Run a stage's main and leave: a mistake of the user's ends it in one line, without a traceback."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))

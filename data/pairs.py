@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from tqdm import tqdm
 
-from data.rows import LABELLED, RowError, read_problems, read_rows, write_rows
+from data.judge import WAIT, judge_prompt, parse_verdict, think_on
+from data.rows import LABELLED, UserError, read_problems, read_rows, write_rows
 from sample import RANK, SHARE, encode, gather, generate, say, stream
 
 
@@ -41,7 +42,7 @@ class Pair:
 
 
 def read_pairs(s):
-    """The training, meta and evaluation pairs of a run with these settings, after the audit of its splits. Raises RowError."""
+    """The training, meta and evaluation pairs of a run with these settings, after the audit of its splits. Raises UserError."""
     problems = read_problems(s.problems)
     labelled = read_rows(s.labelled, LABELLED, key=("problem_id", "candidate_id"))
     nulls = sum(row["passed"] is None for row in labelled)
@@ -50,7 +51,7 @@ def read_pairs(s):
     audit(problems, labelled, s.allow_overlap)
     only = [item.partition("=")[::2] for item in s.train_only]
     if any(not value for _, value in only):
-        raise RowError(f"--train-only {' '.join(s.train_only)}: expected FIELD=VALUE")
+        raise UserError(f"--train-only {' '.join(s.train_only)}: expected FIELD=VALUE")
     return [make_pairs(problems, labelled, split, s, only if split == "train" else ()) for split in ("train", "meta", s.eval_split)]
 
 
@@ -59,7 +60,7 @@ def make_pairs(problems, labelled, split, s, only=()):
 
     Programs that are the same text count once. The policy of a pair is that of its failed program. The pairs depend on the seed
     and the problem alone.
-    Raises RowError if there are none.
+    Raises UserError if there are none.
     """
     by_problem = defaultdict(dict)
     for row in labelled:
@@ -80,14 +81,14 @@ def make_pairs(problems, labelled, split, s, only=()):
             facts = {**problem, **{k: v for k, v in bad.items() if k not in problem}}
             missing = [k for k in (*s.domain_key, *(k for k, _ in only)) if k not in facts]
             if missing:
-                raise RowError(f"--domain-key or --train-only: {problem['problem_id']} has no field {missing[0]!r}")
+                raise UserError(f"--domain-key or --train-only: {problem['problem_id']} has no field {missing[0]!r}")
             if any(str(facts[k]) != v for k, v in only):
                 continue
             a, b = (good, bad) if right == "A" else (bad, good)
             pairs.append(Pair(f"{problem['problem_id']}:{good['candidate_id']}>{bad['candidate_id']}", problem, a, b,
                               right, " × ".join(str(facts[k]) for k in s.domain_key)))
     if not pairs:
-        raise RowError(f"{s.labelled}: no pairs for split {split!r}: of its {in_split} problems {mixed} have both a passing and "
+        raise UserError(f"{s.labelled}: no pairs for split {split!r}: of its {in_split} problems {mixed} have both a passing and "
                        "a failing candidate; sample more candidates (sample.py --n) or check the split")
     return pairs
 
@@ -96,14 +97,14 @@ def shuffled_weights(n, s):
     """--shuffle-weights, a control: the n weights of another run, dealt out to random pairs. As uneven, and knowing nothing."""
     weights = [row["weight"] for row in read_rows(s.shuffle_weights)]
     if len(weights) != n or s.weights != "uniform":
-        raise RowError(f"--shuffle-weights {s.shuffle_weights}: {len(weights)} weights for {n} pairs; it goes with --weights uniform "
+        raise UserError(f"--shuffle-weights {s.shuffle_weights}: {len(weights)} weights for {n} pairs; it goes with --weights uniform "
                        "and the weights.jsonl of a run on the same pairs")
     random.Random(s.seed).shuffle(weights)
     return weights
 
 
 def audit(problems, labelled, allow_overlap=False):
-    """What the splits share: says the policies of each, and raises RowError if a problem's text (letters and digits of its
+    """What the splits share: says the policies of each, and raises UserError if a problem's text (letters and digits of its
     prompt; ids are unique anyway) stands in two of them, unless allowed. A judge must not be tested on what it was trained on."""
     texts, policies = defaultdict(list), defaultdict(set)
     for problem in problems.values():
@@ -115,41 +116,12 @@ def audit(problems, labelled, allow_overlap=False):
     for same in shared:
         say("shared by splits: " + ", ".join(f"{p['problem_id']} ({p['split']})" for p in same))
     if shared and not allow_overlap:
-        raise RowError(f"{len(shared)} problems are in more than one split (listed above): remove them from one, or say --allow-overlap")
+        raise UserError(f"{len(shared)} problems are in more than one split (listed above): remove them from one, or say --allow-overlap")
     say(f"splits share {len(shared)} problems; policies: " + "; ".join(f"{split} {', '.join(sorted(names))}" for split, names in sorted(policies.items())))
 
 
-# The judge's protocol (DaJ §3): spelled out for models that follow instructions.
-PROTOCOL = """You are given a programming problem and two candidate solutions, A and B. Decide which one is more likely to be correct.
-Restate what is required. Walk through each candidate and say what it really does. Try edge cases and an example by hand.
-Compare the two, then decide. End your answer with <best>A</best> or <best>B</best>.
-
-"""
-
-
-def judge_prompt(problem, code_a, code_b):
-    """Problem and two programs as text. One template for every model; chat models get PROTOCOL above it."""
-    return f"{problem['prompt'].rstrip()}\nA:\n{code_a.rstrip()}\nB:\n{code_b.rstrip()}\n"
-
-
 def judge_ids(tokenizer, problem, code_a, code_b):
-    text = judge_prompt(problem, code_a, code_b)
-    return encode(tokenizer, PROTOCOL + text if tokenizer.chat_template else text)
-
-
-WAIT = "\nWait\n"  # J1 (2505.11875): in place of the end, so that the judge thinks again
-
-
-def think_on(tokenizer, prompt, completion):
-    """Prompt ids under which a finished judgment goes on: its end token taken back, WAIT in its place."""
-    said = completion.ids[:-1] if completion.finished else completion.ids
-    return prompt + said + tokenizer(WAIT, add_special_tokens=False).input_ids
-
-
-def parse_verdict(text):
-    """"A", "B", or None if the text names neither. The last verdict counts."""
-    found = re.findall(r"<best>\s*([AB])\s*</best>", text)
-    return found[-1] if found else None
+    return encode(tokenizer, judge_prompt(problem, code_a, code_b, chat=bool(tokenizer.chat_template)))
 
 
 def summary(rows):
@@ -165,7 +137,7 @@ def cold_start_rows(judge, pairs, path, s):
     """G judgments of each training pair by the starting judge, as rows: those in `path`, or new ones, which are written there.
 
     A finished judgment with the wrong verdict says WAIT and thinks on, so that reflection is in the data (§3). Kept are those whose
-    last verdict is right and that are no longer than later judgments may be. judge: train_bilevel.Judge. Raises RowError if none is.
+    last verdict is right and that are no longer than later judgments may be. judge: train_bilevel.Judge. Raises UserError if none is.
     """
     if path.exists():
         rows = read_rows(path)
@@ -176,7 +148,7 @@ def cold_start_rows(judge, pairs, path, s):
     kept = [row for row in rows if row["kept"]]
     say(f"cold start: {len(kept)} of {len(rows)} judgments are kept, {sum(WAIT in row['text'] for row in kept)} of them with a second thought ({path})")
     if not kept:
-        raise RowError("--cold-start: no judgment of the starting judge was right and short enough; raise --max-new-tokens or --group")
+        raise UserError("--cold-start: no judgment of the starting judge was right and short enough; raise --max-new-tokens or --group")
     return rows
 
 

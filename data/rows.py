@@ -1,12 +1,38 @@
-"""JSON Lines between the stages: one object a row, UTF-8, append-only.
+"""JSON Lines between the stages: one object a row, UTF-8, append-only. The rows, shortened, from the tiny world:
 
-Every stage reads rows, works, and appends rows. Three promises are kept here, so that no stage
-has to think of them:
+    problems.jsonl         {"problem_id": "tiny/test/2", "split": "test", "domain": "reviewed", "difficulty": "medium",
+                            "prompt": "Steps: sort down, add one, small.\\n8186 -> 2\\n", "starter_code": "def f(x):\\n",
+                            "entry_point": "f", "date": "2025-01-01", "source": "tiny",
+                            "public_tests": [{"type": "call", "args": [[8, 1, 8, 6]], "expected": [2]}], "tests": [...]}
+      sample.py
+    candidates.jsonl       {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong",
+                            "code": "def f(x):\\n    x = sorted(x)[::-1]\\n    x = [(v - 1) % 10 for v in x]\\n...",
+                            "text": (what the model wrote), "n_tokens": 5, "mean_logprob": -0.437,
+                            "self_certainty": 13.9, "finish_reason": "stop", "seed": 0, "sampling": {...}}
+      execute.py
+    labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 0,
+                            "tests_total": 8, "detail": "public test 1: expected [2], got [0]", "seconds": 0.016,
+                            "public_passed": false, "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
+      train_bilevel.py
+    judge/, weights.jsonl  {"instance_id": "tiny/train/84:strong-1>strong-0", "problem_id": "tiny/train/84",
+                            "candidate_ids": [...], "policy": "strong", "group": "reviewed × hard × strong",
+                            "weight": 2.31, "visits": 7, "informed": 5}
+      select.py
+    selections.jsonl       {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8,
+                            "candidate_id": "strong-1", "passed": 1.0, "votes": {...}, "judge_tokens": 612}
 
-* a bad row is an error that names the file, the line and the field;
-* a torn last line (the writer was killed in the middle of it) is dropped with a warning, and cut
-  off before anything is appended;
-* what is already in an output file is known by its key, so that a re-run does only what is missing.
+`passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
+A problem may add `setup` (source that runs before the candidate's), `time_limit` (seconds a test) and `libs` (modules
+that its tests need). Its tests, public and hidden, are of four types:
+
+    {"type": "call", "args": [...], "kwargs": {...}, "expected": ...}   on the problem's `entry_point`
+    {"type": "stdin", "input": "...", "output": "..."}                  a whole program
+    {"type": "assert", "source": "..."}                                 lines that call the candidate's functions
+    {"type": "unittest", "source": "..."}                               unittest.TestCase classes
+
+Three promises are kept here, so that no stage has to think of them: a bad row is an error that names the file, the line
+and the field; a torn last line (its writer was killed) is dropped with a warning, and cut off before anything is appended;
+what is already in an output file is known by its key, so that a second run does only what is missing.
 """
 import json
 import os
@@ -21,18 +47,36 @@ except ImportError:  # not on Windows: there nothing keeps two writers apart
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "data" / "tiny"
 
-# What identifies a row of each kind, and the fields that a reader may rely on, with their types.
-PROBLEM = {"problem_id": str, "prompt": str, "entry_point": (str, type(None)), "public_tests": list, "tests": list,
-           "domain": str, "difficulty": str, "split": str}
+# The fields that a reader may rely on, with their types.
+PROBLEM = {
+    "problem_id": str,
+    "prompt": str,
+    "entry_point": (str, type(None)),
+    "public_tests": list,
+    "tests": list,
+    "domain": str,
+    "difficulty": str,
+    "split": str,  # train, meta, dev or test
+}
 CANDIDATE = {"problem_id": str, "candidate_id": str, "policy": str, "code": str}
 LABELLED = {**CANDIDATE, "passed": (bool, type(None)), "status": str}
-TESTS = {"call": {"args": list, "expected": object}, "stdin": {"input": str, "output": str}, "assert": {"source": str},
-         "unittest": {"source": str}}  # what a test of each type needs
+CANDIDATE_KEY = ("problem_id", "candidate_id")  # what identifies a candidate, labelled or not
+
+# What a test of each type needs.
+TESTS = {
+    "call": {"args": list, "expected": object},
+    "stdin": {"input": str, "output": str},
+    "assert": {"source": str},
+    "unittest": {"source": str},
+}
+IN_WORDS = {list: "a list", str: "text", object: "any value"}
 
 
-class RowError(SystemExit):
-    """A mistake in the input, said in one line. As a SystemExit it ends a command without a traceback."""
+class UserError(Exception):
+    """A mistake in a row, a file or a flag, in one line that says what to do. A stage ends with it (data/flags.py)."""
 
+
+# ---------------------------------------------------------------- reading
 
 def read_rows(path, fields=None, key=None):
     """Rows of one JSONL file, in order.
@@ -40,71 +84,96 @@ def read_rows(path, fields=None, key=None):
     path:   file to read.
     fields: {name: type or types} that every row must carry; None checks nothing.
     key:    names of the fields that identify a row; two rows with one key are an error.
-    Raises RowError naming file, line and field. A torn last line is dropped with a warning.
+    Raises UserError naming file, line and field. A torn last line is dropped with a warning.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        raise RowError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except OSError as error:
-        raise RowError(f"{path}: cannot be read ({error.strerror})") from None
-    lines, rows, seen = raw.split(b"\n"), [], {}
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    rows = []
+    first_line = {}  # of each key
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except ValueError as error:  # bytes that are no UTF-8, too
             if number == len(lines):  # no newline after it: its writer was killed
-                print(f"warning: {path}, line {number}: torn last line dropped", file=sys.stderr)
+                print(f"warning: {place}: torn last line dropped", file=sys.stderr)
                 break
-            raise RowError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise RowError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        for name, types in (fields or {}).items():
-            if name not in row:
-                raise RowError(f"{path}, line {number}: field {name!r} is missing")
-            if not isinstance(row[name], types):
-                raise RowError(f"{path}, line {number}: field {name!r} has the wrong type ({type(row[name]).__name__})")
+            raise UserError(f"{place}: not JSON ({error})") from None
+        check_fields(row, fields or {}, place)
         if key:
             identity = tuple(row[name] for name in key)
-            if identity in seen:
-                raise RowError(f"{path}, line {number}: {dict(zip(key, identity))} is already on line {seen[identity]}")
-            seen[identity] = number
+            if identity in first_line:
+                shown = dict(zip(key, identity))
+                raise UserError(f"{place}: {shown} is already on line {first_line[identity]}")
+            first_line[identity] = number
         rows.append(row)
     return rows
 
 
+def check_fields(row, fields, place):
+    """Raise UserError, beginning with `place`, unless row is an object with these fields of these types."""
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: expected an object, found {type(row).__name__}")
+    for name, types in fields.items():
+        if name not in row:
+            raise UserError(f"{place}: field {name!r} is missing")
+        if not isinstance(row[name], types):
+            raise UserError(f"{place}: field {name!r} has the wrong type ({type(row[name]).__name__})")
+
+
 def read_problems(paths):
     """Problems of one or several files as {problem_id: row}; an id in two places is an error."""
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
     problems = {}
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+    for path in paths:
         for row in read_rows(path, PROBLEM, key=("problem_id",)):
             if row["problem_id"] in problems:
-                raise RowError(f"{path}: problem {row['problem_id']!r} is already in another --problems file")
+                raise UserError(f"{path}: problem {row['problem_id']!r} is already in another --problems file")
             problems[row["problem_id"]] = row
     if not problems:
-        raise RowError(f"--problems {' '.join(map(str, paths if isinstance(paths, list) else [paths]))}: no problems in it")
+        raise UserError(f"--problems {' '.join(map(str, paths))}: no problems in it")
     return problems
 
 
 def check_tests(problem, where):
-    """What running a problem's tests needs. Raises RowError; where: the file, for its message."""
+    """What running a problem's tests needs. Raises UserError; where: the file, for its message."""
     place = f"{where}: problem {problem['problem_id']!r}"
     if not problem["public_tests"] and not problem["tests"]:
-        raise RowError(f"{place} has no tests, public or hidden; without tests there is no verdict: remove it or give it tests")
+        raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
+                        "remove it or give it tests")
     for kind in ("public_tests", "tests"):
         for number, test in enumerate(problem[kind], 1):
-            at = f"{place}, {kind} number {number}"
-            if not isinstance(test, dict) or test.get("type") not in TESTS:
-                raise RowError(f"{at}: expected an object with 'type' one of {', '.join(TESTS)}")
-            for field, wanted in TESTS[test["type"]].items():
-                if field not in test or not isinstance(test[field], wanted):
-                    says = {list: "a list", str: "text", object: "any value"}[wanted]
-                    raise RowError(f"{at}: a {test['type']!r} test needs {field!r} ({says})")
-            if test["type"] == "call" and not problem["entry_point"]:
-                raise RowError(f"{at}: a 'call' test needs the problem's 'entry_point'")
+            check_test(test, problem["entry_point"], f"{place}, {kind} number {number}")
+
+
+def check_test(test, entry_point, place):
+    if not isinstance(test, dict) or test.get("type") not in TESTS:
+        raise UserError(f"{place}: expected an object with 'type' one of {', '.join(TESTS)}")
+    for field, wanted in TESTS[test["type"]].items():
+        if field not in test or not isinstance(test[field], wanted):
+            raise UserError(f"{place}: a {test['type']!r} test needs {field!r} ({IN_WORDS[wanted]})")
+    if test["type"] == "call" and not entry_point:
+        raise UserError(f"{place}: a 'call' test needs the problem's 'entry_point'")
+
+
+def stage_input(name):
+    """Default input of a stage: what you made in runs/tiny, else the copy that comes with the repository."""
+    mine = ROOT / "runs" / "tiny" / name
+    return mine if mine.exists() else TINY / name
+
+
+# ---------------------------------------------------------------- writing
+
+def as_lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 class Appender:
@@ -114,18 +183,11 @@ class Appender:
     """
 
     def __init__(self, path, key):
-        self.path, self.key = Path(path), key
+        self.path = Path(path)
+        self.key = key
         self.open()
         self.done = {self.key_of(row) for row in read_rows(self.path, dict.fromkeys(key, object))}
-        whole = self.path.read_bytes()
-        if whole and not whole.endswith(b"\n"):
-            last = whole[whole.rfind(b"\n") + 1:]
-            try:  # a whole row that only lost its newline is kept
-                json.loads(last)
-                self.file.write("\n")
-                self.file.flush()
-            except ValueError:
-                self.file.truncate(len(whole) - len(last))
+        self.mend_last_line()
 
     def open(self):
         try:
@@ -133,12 +195,26 @@ class Appender:
             # a lone surrogate, which a model can write, becomes its JSON escape
             self.file = open(self.path, "a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise RowError(f"{self.path}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
         try:
             if fcntl:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RowError(f"{self.path}: another {Path(sys.argv[0]).name} is writing to it; wait for it, or choose another file") from None
+            raise UserError(f"{self.path}: another {Path(sys.argv[0]).name} is writing to it; "
+                            "wait for it, or choose another file") from None
+
+    def mend_last_line(self):
+        """Cut off half a row; give a whole row that only lost its newline a new one."""
+        content = self.path.read_bytes()
+        if not content or content.endswith(b"\n"):
+            return
+        last = content[content.rfind(b"\n") + 1:]
+        try:
+            json.loads(last)
+            self.file.write("\n")
+            self.file.flush()
+        except ValueError:
+            self.file.truncate(len(content) - len(last))
 
     def rewrite(self, rows):
         """Makes these rows the whole of the file."""
@@ -151,7 +227,7 @@ class Appender:
         return tuple(row[name] for name in self.key)
 
     def append(self, *rows):
-        self.file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.file.write(as_lines(rows))
         self.file.flush()
         self.done.update(map(self.key_of, rows))
 
@@ -162,21 +238,10 @@ class Appender:
         self.file.close()
 
 
-def replace_file(path, content):
-    """Write bytes or text so that a reader sees the old file or the new one, never half of either."""
+def write_rows(path, rows):
+    """Write a whole JSONL file at once: a reader sees the old file or the new one, never half of either."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".new")
-    aside.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
+    aside.write_text(as_lines(rows), encoding="utf-8", errors="backslashreplace")
     os.replace(aside, path)
-
-
-def write_rows(path, rows):
-    """Write a whole JSONL file at once, atomically."""
-    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def stage_input(name):
-    """Default input of a stage: what you made in runs/tiny, else the copy that comes with the repository."""
-    mine = ROOT / "runs" / "tiny" / name
-    return mine if mine.exists() else TINY / name

@@ -24,7 +24,7 @@ import torch  # noqa: E402
 
 import scale  # noqa: E402  docs/scale.py
 import train_bilevel as tb  # noqa: E402
-from data.pairs import judge_prompt, parse_verdict  # noqa: E402
+from data.judge import judge_prompt, parse_verdict  # noqa: E402
 from data.rows import TINY  # noqa: E402
 
 ROUNDS = 12

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.rows import RowError, read_rows  # noqa: E402
+from data.rows import UserError, read_rows  # noqa: E402
 from data.tables import waits  # noqa: E402
 
 matplotlib.use("Agg")
@@ -65,7 +65,7 @@ def load(folder):
             runs[method].append({name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "transcripts", "weights")}
                                 | {"selections": selections(path / "selections.jsonl")})
     if not all(runs[m] for m in METHODS):
-        raise RowError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
+        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
     return runs
 
 

@@ -50,7 +50,7 @@ def test_original_files_become_problem_rows(name, file, count, tests, tmp_path):
 @pytest.mark.parametrize("protocol", range(5))
 def test_private_tests_are_decoded_whatever_the_pickle_protocol(protocol):
     if protocol == 0:  # text pickles spell strings with an opcode that genuine rows never hold
-        with pytest.raises(rows.RowError, match="UNICODE"):
+        with pytest.raises(rows.UserError, match="UNICODE"):
             private_text(packed("[]", 0), "here")
     else:
         assert json.loads(private_text(packed(json.dumps(TESTS), protocol), "here")) == TESTS
@@ -70,7 +70,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     bomb = Bomb()
     bomb.target = Bomb.target = str(tmp_path / "ran")
     path = write(tmp_path / "lcb.jsonl", lcb(), lcb(question_id="2", private_test_cases=packed(bomb)))
-    with pytest.raises(rows.RowError, match=r"lcb.jsonl, row 2: private_test_cases holds the pickle opcode"):
+    with pytest.raises(rows.UserError, match=r"lcb.jsonl, row 2: private_test_cases holds the pickle opcode"):
         load_benchmark("livecodebench", path)
     assert not (tmp_path / "ran").exists()
 
@@ -78,13 +78,13 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize("text, message", [("%%%", "neither"), (base64.b64encode(b"junk").decode(), "neither"), (packed(["a", "b"]), "opcode"),
                                            (base64.b64encode(zlib.compress(pickle.dumps("x" * 5000))[:-9]).decode(), "cut off"), (packed(""), "not as livecodebench")])
 def test_broken_private_tests_are_an_error_that_names_the_row(text, message, tmp_path):
-    with pytest.raises(rows.RowError, match=f"lcb.jsonl, row 1: .*{message}"):
+    with pytest.raises(rows.UserError, match=f"lcb.jsonl, row 1: .*{message}"):
         load_benchmark("livecodebench", write(tmp_path / "lcb.jsonl", lcb(private_test_cases=text)))
 
 
 def test_a_small_file_that_unpacks_without_end_is_refused(monkeypatch):
     monkeypatch.setattr("data.benchmarks.MAX_UNPACKED", 1 << 16)
-    with pytest.raises(rows.RowError, match="more than 65536 bytes"):
+    with pytest.raises(rows.UserError, match="more than 65536 bytes"):
         private_text(packed("x" * (1 << 20)), "here")
 
 
@@ -107,14 +107,14 @@ def test_full_mbpp_rows_are_read_with_their_setup_and_line_ends(tmp_path):
 def test_a_bad_file_is_named(content, message, tmp_path):
     path = tmp_path / ("file.jsonl.gz" if content[:1] == b"\x1f" else "file.jsonl")
     path.write_bytes(content)
-    with pytest.raises(rows.RowError, match=message):
+    with pytest.raises(rows.UserError, match=message):
         load_benchmark("humaneval", path)
 
 
 def test_unknown_benchmarks_and_missing_files_are_named(tmp_path):
-    with pytest.raises(rows.RowError, match="--benchmark nonsense: expected one of humaneval"):
+    with pytest.raises(rows.UserError, match="--benchmark nonsense: expected one of humaneval"):
         load_benchmark("nonsense", tmp_path)
-    with pytest.raises(rows.RowError, match="no such file"):
+    with pytest.raises(rows.UserError, match="no such file"):
         load_benchmark("mbpp", tmp_path / "none.json")
 
 
@@ -144,7 +144,7 @@ def test_livecodebench_comes_from_the_hub_file_by_file_and_only_what_can_hold_th
 def test_without_the_hub_or_pyarrow_the_file_to_fetch_by_hand_is_named(name, subset, repository, by_hand, pyarrow, monkeypatch):
     """The hub really is out of reach here: HF_HUB_OFFLINE is set by conftest.py."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name, real=importlib.util.find_spec: pyarrow or None if name == "pyarrow" else real(name))
-    with pytest.raises(rows.RowError) as caught:
+    with pytest.raises(rows.UserError) as caught:
         list(fetch(name, subset))
     message = str(caught.value)
     assert repository in message and f"by hand and pass --problems {by_hand}" in message and "https://" in message and "\n" not in message
@@ -152,7 +152,7 @@ def test_without_the_hub_or_pyarrow_the_file_to_fetch_by_hand_is_named(name, sub
 
 
 def test_a_benchmark_that_the_hub_has_not_is_said(capsys):
-    with pytest.raises(rows.RowError, match="codecontests: it is not on the hub"):
+    with pytest.raises(rows.UserError, match="codecontests: it is not on the hub"):
         list(fetch("codecontests"))
 
 
@@ -164,13 +164,13 @@ def test_parquet_files_are_read_row_by_row(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([{**original, "task_id": k} for k in range(150)]), tmp_path / "mbpp.parquet")
     assert load_benchmark("mbpp", tmp_path / "mbpp.parquet") == load_benchmark("mbpp", write(tmp_path / "m.jsonl", *({**original, "task_id": k} for k in range(150))))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
-    with pytest.raises(rows.RowError, match="bad.parquet: cannot be read as parquet"):
+    with pytest.raises(rows.UserError, match="bad.parquet: cannot be read as parquet"):
         load_benchmark("mbpp", tmp_path / "bad.parquet")
 
 
 def test_a_parquet_file_without_pyarrow_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(rows.RowError, match="x.parquet: parquet files want pyarrow"):
+    with pytest.raises(rows.UserError, match="x.parquet: parquet files want pyarrow"):
         load_benchmark("mbpp", tmp_path / "x.parquet")
 
 
@@ -191,7 +191,7 @@ def bcb(task_id="BigCodeBench/13", **changes):
 
 def test_all_of_bigcodebench_is_not_taken_for_its_hard_subset(tmp_path):
     path = write(tmp_path / "b.jsonl", bcb("BigCodeBench/0"))
-    with pytest.raises(rows.RowError, match="b.jsonl, row 1: this is all of BigCodeBench; --subset hard wants .*BigCodeBench-Hard.jsonl.gz"):
+    with pytest.raises(rows.UserError, match="b.jsonl, row 1: this is all of BigCodeBench; --subset hard wants .*BigCodeBench-Hard.jsonl.gz"):
         list(read_benchmark("bigcodebench", [path], subset=["hard"]))
     assert len(list(read_benchmark("bigcodebench", [write(tmp_path / "h.jsonl", bcb())], subset=["hard"]))) == 1
 
@@ -206,7 +206,7 @@ def test_an_instruct_problem_shows_the_instruct_prompt_and_wants_a_chat_model(tm
     intro = "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     assert ask(complete, True) == intro + "```\n" + complete["prompt"].strip() + "\n```\n" and ask(complete, False) is None
     assert ask(instruct, True) == intro + "Do it. Begin with ...\n" and instruct["prompt"] == "Do it. Begin with ..."
-    with pytest.raises(rows.RowError, match="--subset instruct wants a chat model"):
+    with pytest.raises(rows.UserError, match="--subset instruct wants a chat model"):
         ask(instruct, False)
 
 

@@ -16,7 +16,8 @@ import sample
 import train_bilevel as tb
 from data.pairs import Pair, make_pairs
 from data.rows import TINY, read_problems, read_rows
-from sample import Completion, end_ids, generate, make_packs, stream
+from kernels.packing import make_packs
+from sample import Completion, end_ids, generate, stream
 
 
 # ---------------------------------------------------------------- what the tests are made of

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, RowError, read_problems, read_rows, write_rows
+from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, UserError, read_problems, read_rows, write_rows
 
 KEY = ("problem_id", "candidate_id")
 GOOD = {"problem_id": "p", "candidate_id": "c", "policy": "weak", "code": "x = 1\n"}
@@ -21,7 +21,7 @@ def lines(path, *rows):
 
 
 def error(call, *arguments, **more):
-    with pytest.raises(RowError) as caught:
+    with pytest.raises(UserError) as caught:
         call(*arguments, **more)
     message = str(caught.value)
     assert "\n" not in message

@@ -16,7 +16,7 @@ from transformers import (CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHea
                           LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
 
 import sample
-from data.rows import CANDIDATE, ROOT, TINY, RowError, read_rows
+from data.rows import CANDIDATE, ROOT, TINY, UserError, read_rows
 
 VOCABULARY, PAD, ENDS = 40, 0, [2, 5, 7]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -130,7 +130,7 @@ def test_a_number_at_the_very_end_of_the_range_still_names_a_token():
 def test_models_that_scale_their_logits_are_refused(build):
     """Granite and Cohere change their logits after the head: they would be sampled from another distribution than theirs."""
     torch.manual_seed(0)
-    with pytest.raises(RowError, match="--model x: this architecture .* is not supported"):
+    with pytest.raises(UserError, match="--model x: this architecture .* is not supported"):
         sample.must_have_plain_logits(build().eval(), "x")
     sample.must_have_plain_logits(llama(), "x")
 
@@ -143,7 +143,7 @@ def test_a_sliding_window_that_would_be_exceeded_is_refused():
         logp = plain_forward(model, PROMPTS[0], done.ids).log_softmax(-1)
         assert done.logprob == pytest.approx(float(logp[range(8), done.ids].sum()), abs=1e-4)
     run(len(PROMPTS[0]) + 8)
-    with pytest.raises(RowError, match="sliding window of 4"):
+    with pytest.raises(UserError, match="sliding window of 4"):
         run(4)
 
 
@@ -402,7 +402,7 @@ def test_a_model_without_an_end_token_is_refused(tmp_path):
     path = tmp_path / "endless" / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
-    with pytest.raises(RowError, match="endless: its tokenizer has no end token"):
+    with pytest.raises(UserError, match="endless: its tokenizer has no end token"):
         sample.load_model(str(tmp_path / "endless"))
 
 

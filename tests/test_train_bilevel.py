@@ -16,9 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import train_bilevel as tb
-from data.pairs import WAIT, Pair, make_pairs, parse_verdict
-from data.rows import ROOT, TINY, RowError, read_problems, read_rows, write_rows
-from sample import make_packs, stream
+from data.judge import WAIT, parse_verdict
+from data.pairs import Pair, make_pairs
+from data.rows import ROOT, TINY, UserError, read_problems, read_rows, write_rows
+from kernels.packing import make_packs
+from sample import stream
 
 TIMES = {"seconds"}
 
@@ -61,7 +63,7 @@ def tiny(settings):
 # ---------------------------------------------------------------- bad input
 
 def refused(s, *words):
-    with pytest.raises(RowError) as stopped:
+    with pytest.raises(UserError) as stopped:
         tb.main(command(s))
     for word in words:
         assert word in str(stopped.value)
@@ -110,13 +112,13 @@ def test_what_is_not_there_is_named_with_its_flag(settings, changes, words):
 @pytest.mark.parametrize("flags, words", [(["--batch", "0"], "--batch 0"), (["--group", "1"], "--group 1"), (["--lr", "0"], "--lr 0"),
                                           (["--lr", "nan"], "--lr nan"), (["--max-new-tokens", "0"], "--max-new-tokens 0")])
 def test_impossible_settings_are_named(flags, words):
-    with pytest.raises(RowError, match=words):
+    with pytest.raises(UserError, match=words):
         tb.parse(tb.Settings, tb.__doc__, flags)
 
 
 def test_a_judge_folder_that_holds_no_model_is_named(settings, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RowError) as stopped:
+    with pytest.raises(UserError) as stopped:
         tb.Run(settings(judge=str(tmp_path / "empty")))
     assert f"--judge {tmp_path / 'empty'}" in str(stopped.value)
 
@@ -151,7 +153,7 @@ def test_nan_stops_with_step_and_instances_and_keeps_the_checkpoint(settings, mo
     draw = run.weights.draw
     monkeypatch.setattr(run.weights, "draw", lambda g: drawn.append(draw(g)) or drawn[-1])
     monkeypatch.setattr(tb, "losses", losses)
-    with pytest.raises(RowError) as stopped:
+    with pytest.raises(UserError) as stopped:
         run.go()
     message = str(stopped.value)
     assert "step 2" in message and str(tmp_path / "run/state.pt") in message and "--lr" in message
@@ -562,7 +564,7 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
     a, other = w.weights().tolist(), [0.05 + i / 20 for i in range(40)]
     assert sorted(a) == pytest.approx(other) and a != pytest.approx(other) and abs(torch.corrcoef(torch.tensor([a, other]))[0, 1]) < 0.4
     for wrong in (dict(weights="domain"), dict(weights="uniform", pairs=39)):
-        with pytest.raises(RowError, match="--shuffle-weights"):
+        with pytest.raises(UserError, match="--shuffle-weights"):
             tb.DataWeights(pairs[:wrong.pop("pairs", 40)], settings(shuffle_weights=str(tmp_path / "w.jsonl"), **wrong))
 
 
@@ -591,5 +593,5 @@ def test_traces_of_the_cold_start_are_bound_to_their_settings(settings, monkeypa
 @pytest.mark.parametrize("flag, value, bound", [("clip_grad", -1.0, "at least 0"), ("floor", -0.5, "at least 0"), ("beta1", 1.0, "below 1"), ("kl", -1.0, "at least 0"),
                                                 ("micro_tokens", 0, "at least 1"), ("floor", 1.0, "below 1")])
 def test_flags_have_bounds(settings, flag, value, bound):
-    with pytest.raises(RowError, match=f"--{flag.replace('_', '-')} {value}: must be {bound}"):
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} {value}: must be {bound}"):
         settings(**{flag: value})

@@ -1,0 +1,133 @@
+"""Prompts and their answers as rows of a forward pass, so that what answers have in common is computed once.
+
+A group of G judgments shares its prompt, and often its first words. One row holds the prompt once and behind it a tree of
+answers; a mask keeps each answer from seeing the others, so the log-probs are those of separate sequences. A training step
+takes 2.5 times as long with a padded row for each answer, and a quarter longer with answers side by side.
+
+Two answers, "a b c" and "a b d", to the prompt "p q". A token is scored where it is *predicted*: at the one before it. The
+last token of an answer predicts nothing, so it needs no column.
+
+    column      0  1  2  3           a is predicted at column 1, b at 2,
+    token       p  q  a  b           c at 3 (answer 0) and d at 3 (answer 1)
+    position    0  1  2  3
+
+Now "a b c" and "a x d": they part after a, so the second answer's x is a branch that hangs on column 2.
+
+    column      0  1  2  3  4        x stands in column 4, behind b, and must not see it:
+    token       p  q  a  b  x        row 4 of the mask is row 2 (what a sees) and itself
+    position    0  1  2  3  3
+
+    mask        p  q  a  b  x
+      p         1
+      q         1  1
+      a         1  1  1
+      b         1  1  1  1
+      x         1  1  1  .  1
+"""
+from dataclasses import dataclass
+
+import torch
+
+PADDING = 64  # tokens of padding that cost about as much as one more forward pass
+
+
+@dataclass
+class Pack:
+    """R rows of width W in which T answer tokens are scored; token t is predicted at (row[t], column[t])."""
+    ids: torch.Tensor         # [R, W]
+    position: torch.Tensor    # [R, W]
+    mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
+    row: torch.Tensor         # [T]
+    column: torch.Tensor      # [T]
+    target: torch.Tensor      # [T] the token itself
+    sample: torch.Tensor      # [T] index of its answer among all B·G
+
+
+def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
+    """Packs of at most `most_tokens` tokens, padding included (or of one row), rows of like width together.
+
+    prompts: B lists of token ids.
+    answers: B·G lists of token ids, those of prompt i at i·G ... i·G + G − 1.
+    keep:    [B, G] bool, the answers that are scored at all (default all).
+    """
+    group = len(answers) // len(prompts)
+    keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
+    trees = []
+    for i, prompt in enumerate(prompts):
+        scored = {j: answers[j] for j in range(i * group, (i + 1) * group) if keep[j]}
+        if scored:
+            trees.append(Tree(prompt, scored))
+
+    packs = []
+    rows = []
+    for tree in sorted(trees, key=len):
+        tokens = (len(rows) + 1) * len(tree)  # this tree is the widest so far
+        padding = tokens - len(tree) - sum(map(len, rows))
+        if rows and (tokens > most_tokens or padding > PADDING):
+            packs.append(pack_rows(rows, pad, device))
+            rows = []
+        rows.append(tree)
+    if rows:
+        packs.append(pack_rows(rows, pad, device))
+    return packs
+
+
+class Tree:
+    """One row: a prompt and its answers {index: ids}, a token a column; equal beginnings share their columns."""
+
+    def __init__(self, prompt, answers):
+        self.answers = answers
+        self.ids = list(prompt)
+        self.position = list(range(len(prompt)))
+        self.columns = {}   # {index: the column at which each token of this answer is predicted}
+        self.branches = []  # (start, parent): the columns from `start` on continue what stands in column `parent`
+        self.child = {}     # {(column, token): the column in which this token continues that one}
+        for index, answer in answers.items():
+            self.columns[index] = self.add(answer, root=len(prompt) - 1)
+
+    def add(self, answer, root):
+        """Columns at which the tokens of an answer are predicted; makes those that no earlier answer has made."""
+        start = len(self.ids)
+        path = [root]  # the first token is predicted by the prompt's last
+        for token in answer[:-1]:
+            parent = path[-1]
+            if (parent, token) not in self.child:
+                if len(self.ids) == start:  # here the answer leaves the earlier ones
+                    self.branches.append((start, parent))
+                self.child[parent, token] = len(self.ids)
+                self.ids.append(token)
+                self.position.append(self.position[parent] + 1)
+            path.append(self.child[parent, token])
+        return path
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def pack_rows(trees, pad, device):
+    """Trees as the rows of one Pack."""
+    width = max(map(len, trees))
+    ids = torch.full((len(trees), width), pad)
+    position = torch.zeros(len(trees), width, dtype=torch.long)
+    mask = torch.ones(len(trees), width, width, dtype=torch.bool).tril()
+    row, column, target, sample = [], [], [], []
+    for r, tree in enumerate(trees):
+        ids[r, :len(tree)] = torch.tensor(tree.ids)
+        position[r, :len(tree)] = torch.tensor(tree.position)
+        for start, parent in tree.branches:
+            # From `start` on, see of the columns before only what `parent` sees; a later branch overwrites its own rows.
+            mask[r, start:, :start] = mask[r, parent, :start]
+        for index, answer in tree.answers.items():
+            row += [r] * len(answer)
+            column += tree.columns[index]
+            target += answer
+            sample += [index] * len(answer)
+    return Pack(
+        ids=ids.to(device),
+        position=position.to(device),
+        mask=mask[:, None].to(device),
+        row=torch.tensor(row, device=device),
+        column=torch.tensor(column, device=device),
+        target=torch.tensor(target, device=device),
+        sample=torch.tensor(sample, device=device),
+    )
