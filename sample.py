@@ -33,7 +33,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import distributed
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -49,41 +48,8 @@ transformers_logging.disable_progress_bar()
 
 # ---------------------------------------------------------------- several processes
 
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-SHARE = slice(RANK, None, WORLD)  # this process's part of anything that is in the same order everywhere
-
-
-def join(device):
-    """Meet torchrun's other processes, if there are any. Returns this one's device."""
-    if WORLD > 1:
-        cuda = device.startswith("cuda")
-        if cuda:
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if cuda else "gloo")
-    return device
-
-
-def all_sum(x):
-    """The sum of x over all processes, in place."""
-    if WORLD > 1:
-        distributed.all_reduce(x)
-    return x
-
-
-def gather(rows):
-    """Rows of every process's SHARE, back in their common order: a list, or a tensor along its first dimension."""
-    if torch.is_tensor(rows):
-        return torch.tensor(gather(rows.tolist()), dtype=rows.dtype)
-    parts = [rows] * WORLD
-    if WORLD > 1:
-        distributed.all_gather_object(parts, rows)
-    return [parts[k % WORLD][k // WORLD] for k in range(sum(map(len, parts)))]
-
-
-def say(*words):
-    if RANK == 0:
-        print(*words)
+RANK = int(os.environ.get("RANK", 0))  # these two are set by torchrun
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 
 
 # ---------------------------------------------------------------- models
@@ -181,8 +147,8 @@ class Completion:
     ids: list            # generated token ids, the end token included if there was one
     logprob: float       # sum over ids of log p(token) at temperature 1
     finished: bool       # ended by an end token (False: cut off at max_new_tokens)
-    drawn: float = 0.0       # sum over ids of log p(token) at the sampling temperature
-    certainty: float = 0.0   # sum over ids of KL(uniform ‖ p): self-certainty (2502.18581)
+    logprob_sampled: float = 0.0       # sum over ids of log p(token) at the sampling temperature
+    self_certainty: float = 0.0   # sum over ids of KL(uniform ‖ p): self-certainty (2502.18581)
 
 
 @torch.no_grad()
@@ -372,9 +338,9 @@ def parse_args(argv):
             p.error(f"{flag} {value}: must be at least {least}")
     if len({policy_name(name) for name in args.model}) < len(args.model):
         p.error("--model: two models with the same last name would be one policy; put them into folders of different names")
-    if args.shard and WORLD > 1:
+    if args.shard and WORLD_SIZE > 1:
         p.error("--shard: leave it out under torchrun, whose processes are the shards")
-    shard = shard_of(args.shard or f"{RANK}/{WORLD}")
+    shard = shard_of(args.shard or f"{RANK}/{WORLD_SIZE}")
     args.shard, args.whole = shard, args.out
     if args.shard[1] > 1:
         args.out = args.out.with_name(f"{args.out.stem}.{args.shard[0]}-of-{args.shard[1]}{args.out.suffix}")
@@ -472,7 +438,7 @@ def sample_file(problems, model_name, args, out):
                 uniforms = torch.stack([torch.rand(args.max_new_tokens, generator=stream(args.seed, problem["problem_id"], cid)) for problem, cid in jobs])
                 made = generate(model, [prompts[problem["problem_id"]] for problem in batch], uniforms, args.temperature, ends, pad)
                 out.append(*(candidate(problem, cid, tokenizer.decode(done.ids[:-1] if done.finished else done.ids), chat, len(done.ids), done.finished,
-                                       args, mean_logprob=done.logprob / len(done.ids), self_certainty=done.certainty / len(done.ids))
+                                       args, mean_logprob=done.logprob / len(done.ids), self_certainty=done.self_certainty / len(done.ids))
                              for (problem, cid), done, new in zip(jobs, made, missing) if new))
             bar.update(len(jobs))
 

@@ -1,487 +1,1214 @@
-"""Stage 3: labelled candidates -> a judge, by GRPO inside and learned data weights outside.
+"""Stage 3: labelled candidates -> a judge. GRPO inside, and outside a gradient for the weights of the training data.
 
-    python train_bilevel.py --weights instance                   the tiny world, minutes on 2 cores
+    python train_bilevel.py --weights instance                  the tiny world, about a minute on 2 cores
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH --weights domain \\
         --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
-Reads   problems and labelled candidates. An instance is a pair of candidates of one problem, one that passed
-        and one that failed; the judge is shown both, reasons, and names the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), weights.jsonl, metrics.jsonl, transcripts.jsonl, state.pt; with --cold-start
-        its judgments, cold_start.jsonl.
+Reads   problems and labelled candidates. A training instance is a pair of candidates of one problem, one that passed and
+        one that failed; the judge is shown both, reasons, and names the better one. Reward 1 if it is right.
+Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt and weights.jsonl:
 
-One step, in the symbols of DaJ (arXiv 2601.22230) and of the README:
+    {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak", "weight": 0.43, "visits": 10, ...}
 
-    inner   g  = (1/B) Σ_i a_i ∇ℓ_i(θ)                GRPO over G rollouts of each of B training pairs
-            θ' = θ − η U(g)                            Adam, by hand, so that its Jacobian is in plain sight
-    outer   v  = ∇L_meta(θ')                           policy gradient on rollouts over meta pairs
-            ṽ  = (∂U/∂g)ᵀ v                            through Adam and through an active gradient clip
-            s_i = ⟨∇ℓ_i(θ), ṽ⟩                         all B at once, by a central difference
-            ω  ← ω + what makes instances of positive s_i count more
+The method (DaJ, arXiv 2601.22230)
+----------------------------------
+θ is the judge, ℓ_i(θ) the GRPO loss of training pair i, a_i ≥ 0 the weight of that pair, B the pairs in a step, U Adam and
+η its step size. One training step is a function of the weights a:
 
-s_i > 0: the step that instance i asks for also lowers the meta loss. Nothing second-order passes through the model.
+    g(a)  = (1/B) Σ_i a_i ∇ℓ_i(θ)              inner gradient
+    θ'(a) = θ − η U(g(a))                      inner step
 
-Deviations from plain GRPO and from the papers, on purpose:
-  * advantages are r − mean, not divided by the group's standard deviation (that is a hidden weight for each instance);
-  * the denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone;
-  * one optimizer step for each batch of rollouts: the ratio ρ is 1, so the *value* of the loss says nothing
-    (it is −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does); look at reward, gradient norm and entropy instead;
-  * `--apply draw` (default): instances are drawn in proportion to their weight. With a weight in front of the loss, the
-    textbook's `--apply scale`, a good instance gains at most a factor of 2 by itself, and rollouts are spent on those that sink;
-  * `--weights instance` is a small hierarchy: the logit of a pair is its domain's offset plus its own;
-  * meta rollouts come from θ, sampled in one go with the training rollouts, and count π_θ'/π_θ times at θ'.
+L_meta(θ'(a)) says how good that step was: the loss of the stepped judge on a small meta set that looks like the target.
+How does it change with each weight? What the weights do not move is held fixed: θ, the judgments and Adam's averages.
 
-`torchrun --nproc-per-node N train_bilevel.py ...` shares the batch between N processes: the same global batch,
-the same result. `--cold-start N` puts N supervised steps on the judge's own right traces in front (J1, 2505.11875).
+    ∂L_meta/∂a_i = ⟨∂θ'/∂a_i, v⟩               chain rule, with v = ∇L_meta(θ')
+                 = −η ⟨(∂U/∂g) ∇ℓ_i(θ)/B, v⟩   since ∂g/∂a_i = ∇ℓ_i(θ)/B
+                 = −(η/B) ⟨∇ℓ_i(θ), ṽ⟩         with ṽ = (∂U/∂g)ᵀ v
+                 = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
+
+η/B is positive and the same for every pair, so only s_i is kept: where s_i > 0, a larger weight would have made the step
+better for the meta set, and the weight grows. It is cheap. v is one backward pass over the meta judgments; Adam works
+coordinate by coordinate, so ∂U/∂g is a vector; and s, for all pairs at once, is the slope of ℓ at θ along ṽ. Nothing
+second-order passes through the model. tests/test_grpo_checks.py (test_18_...) checks s against brute force.
+
+What deviates, on purpose
+-------------------------
+from GRPO (2402.03300):
+  * Advantages are r − mean, not divided by the group's standard deviation: that is a hidden weight for each pair.
+  * The denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone.
+  * One optimizer step for each batch of judgments. So the ratio ρ is 1, and the *value* of the loss says nothing: it is
+    −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does. Look at reward, gradient norm and entropy instead.
+  * No KL term.
+from the textbook's bilevel step:
+  * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes back to θ, while Adam's
+    averages move on. Without it the judge forgets how to reason before the weights know that reasoning pays. The weights
+    learn from the second half of these steps on; before, Adam's averages are too young for ∂U/∂g to mean much.
+  * --apply draw (default): pairs are drawn in proportion to their weight, and the loss is not scaled. With the textbook's
+    weight in front of the loss (--apply scale) a good pair gains at most a factor of 2 by itself, and judgments are spent
+    on those that sink. --uniform-share of the draws stays uniform, so that no pair is lost for good.
+  * s is divided by its running mean magnitude and clamped to ±3, and every learned logit stays within ±3.
+  * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
+  * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ times at θ'. If that
+    leaves less than half of them as an effective sample, the step teaches the weights nothing.
+  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not), and leaves out coordinates that no gradient
+    has reached yet.
+  * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says nothing here (see above).
+from J1 (2505.11875):
+  * --cold-start N puts N supervised steps on the judge's own right judgments in front.
+
+Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D domains, T answer tokens
+in a pack. `torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result is the same.
 """
 import math
+import os
+import random
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from tqdm import tqdm
 
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
-from data.judge import parse_verdict
-from data.pairs import cold_start_rows, read_pairs, shuffled_weights, summary
+from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
+from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
-from data.tables import by_group, show_training
 from kernels import resolve_kernel, sample_logprob, token_logprob
 from kernels.packing import make_packs
-from sample import RANK, SHARE, WORLD, Completion, all_sum, end_ids, gather, generate, join, load_model, pad_id, say, stream
+from sample import RANK, WORLD_SIZE, Completion, encode, end_ids, generate, load_model, pad_id, stream
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
+MAY_CHANGE = ("steps", "save_every", "micro_tokens", "device")  # settings with which a killed run may go on
+
+
+def tiny_problems():
+    return [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")]
 
 
 @dataclass
 class Settings:
     """Every flag, its default and what it does."""
-    heading("settings")
-    problems: list = flag(lambda: [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")], "problem files")
+
+    heading("data and files")
+    problems: list = flag(tiny_problems, "problem files")
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
     judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
     out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
-    weights: str = flag("instance", "what is learned: nothing, a weight for each domain or pair, or a network", choices=["uniform", "domain", "instance", "net"])
-    apply: str = flag("draw", "draw instances by weight, or scale their loss", choices=["draw", "scale"])
-    domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
-    train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
-    shuffle_weights: str = flag("", "control: start from the weights.jsonl of another run, dealt out to random pairs, and keep them")
-    allow_overlap: bool = flag(False, "train although splits share problems")
     pairs_per_problem: int = flag(2, "most pairs made of one problem", least=1)
+    allow_overlap: bool = flag(False, "train although splits share problems")
+
+    heading("data weights (outer problem)")
+    weights: str = flag("instance", "what is learned: nothing, a number for each domain or pair, or a network",
+                        choices=["uniform", "domain", "instance", "net"])
+    apply: str = flag("draw", "draw pairs by weight, or scale their loss", choices=["draw", "scale"])
+    domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
+    meta_batch: int = flag(48, "M: meta pairs in a step", least=WORLD_SIZE)
+    domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
+    instance_lr: float = flag(0.5, "step of a pair's own logit for one visit of normalised s", least=0)
+    net_lr: float = flag(0.1, "Adam step of the weight network", above=0)
+    uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
+    freeze_judge_steps: int = flag(30, "first steps in which θ' is only looked at and the judge stays θ", least=0)
+
+    heading("GRPO (inner problem)")
     steps: int = flag(60, "GRPO steps", least=0)
-    cold_start: int = flag(0, "supervised steps before them, on the judge's own right traces", least=0)
-    cold_start_weights: bool = flag(False, "learn data weights in the cold start, too")
-    batch: int = flag(16, "B: training pairs in a step", least=WORLD)
-    meta_batch: int = flag(48, "meta pairs in a step", least=WORLD)
-    group: int = flag(6, "G: rollouts of each pair", least=2)
+    batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
+    group: int = flag(6, "G: judgments of each pair", least=2)
     max_new_tokens: int = flag(72, "most tokens of a judgment; also the constant denominator", least=1)
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
+    cold_start: int = flag(0, "supervised steps in front, on the judge's own right judgments", least=0)
+
+    heading("optimizer")
     lr: float = flag(1e-4, "η of the judge", above=0)
-    look_ahead: int = flag(30, "first GRPO steps in which the judge looks ahead but stays; the weights learn from the second half of them on", least=0)
     beta1: float = flag(0.9, "β₁ of Adam", least=0, below=1)
     beta2: float = flag(0.99, "β₂ of Adam", least=0, below=1)
-    adam_eps: float = flag(1e-8, "ε of Adam")
+    adam_eps: float = flag(1e-8, "ε of Adam", above=0)
     clip_grad: float = flag(1.0, "C: largest global norm of g; 0 is no clip", least=0)
-    kl: float = flag(0.0, "β of the KL term to the starting judge", least=0)
-    normalize_std: bool = flag(False, "divide advantages by the group's standard deviation")
-    drop_truncated: bool = flag(False, "leave cut-off judgments out of the loss (after the group mean)")
-    jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"])
-    rho: float = flag(0.0, "size of the central difference: ‖hṽ‖ = rho·‖θ‖; 0 is 1e-3, and with adapters, which move the model more, 1e-5", least=0)
-    domain_lr: float = flag(0.2, "step of a domain's logit for one visit of unit s", least=0)
-    instance_lr: float = flag(0.5, "step of an instance's own logit for one visit of unit s", least=0)
-    net_lr: float = flag(0.1, "Adam step of the weight network")
-    floor: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     lora_rank: int = flag(0, "rank of LoRA adapters; 0 trains all parameters", least=0)
-    lora_alpha: float = flag(32.0, "LoRA scale is alpha / rank")
-    check_hypergradient: int = flag(20, "every so many steps compare s with B separate backward passes; 0 never", least=0)
-    eval_every: int = flag(10, "judge the evaluation pairs every so many steps; 0: only at the start, after a cold start and at the end", least=0)
+    lora_alpha: float = flag(32.0, "LoRA scale is alpha / rank", above=0)
+
+    heading("hypergradient")
+    jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"])
+    difference_size: float = flag(0.0, "‖hṽ‖ / ‖θ‖ of the central difference (default 1e-3; with adapters, which "
+                                  "move the model more, 1e-5)", least=0)
+    check_hypergradient: int = flag(20, "steps between checks of s against B backward passes; 0 never", least=0)
+
+    heading("controls of the evidence")
+    train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
+    shuffle_weights: str = flag("", "keep the weights of this other run's weights.jsonl, dealt out to random pairs")
+
+    heading("evaluation and checkpoints")
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
+    eval_every: int = flag(10, "steps between evaluations; 0: only at the start, after a cold start and at the end",
+                           least=0)
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
+
+    heading("machine")
     micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out", least=1)
     kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
     dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", choices=["float32", "float64"])
-    seed: int = flag(0, "of pairs, batches and rollouts")
-    device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "torch device")
+    seed: int = flag(0, "of pairs, batches and judgments")
+    device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
-        self.out = self.out or str(ROOT / f"runs/tiny-{self.weights}")
         check_bounds(self)
-        self.rho = self.rho or (1e-5 if self.lora_rank else 1e-3)
+        if not self.out:
+            self.out = str(ROOT / f"runs/tiny-{self.weights}")
+        if not self.difference_size:
+            self.difference_size = 1e-5 if self.lora_rank else 1e-3
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
-        if self.steps and self.look_ahead >= self.steps:
-            raise UserError(f"--look-ahead {self.look_ahead}: the judge would never move in --steps {self.steps}")
+        if self.steps and self.freeze_judge_steps >= self.steps:
+            raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
+                            f"the judge would never move in --steps {self.steps}")
 
 
-# ---------------------------------------------------------------- rollouts
+# ---------------------------------------------------------------- one step
 
-@dataclass
-class Rollouts:
-    """G judgments of each of B pairs; sample i·G + k is judgment k of pair i."""
-    prompts: list        # B lists of ids
-    completions: list    # B·G sample.Completion
-    texts: list          # B·G
-    rewards: torch.Tensor     # [B, G]
-    parsed: torch.Tensor      # [B, G] bool
-    truncated: torch.Tensor   # [B, G] bool
+class Trainer:
+    """The judge, its optimizer and the data weights, and the step that moves all three."""
 
-    def pick(self, which):
-        """The judgments of some of the pairs."""
-        which, n = list(which), self.rewards.shape[1]
-        samples = [i * n + k for i in which for k in range(n)]
-        return Rollouts([self.prompts[i] for i in which], [self.completions[j] for j in samples], [self.texts[j] for j in samples],
-                        self.rewards[which], self.parsed[which], self.truncated[which])
+    def __init__(self, cfg, train_pairs, meta_pairs):
+        self.cfg = cfg
+        self.train_pairs = train_pairs
+        self.meta_pairs = meta_pairs
+        self.judge = Judge(cfg.judge, cfg)
+        self.parameters = FlatParameters(self.judge.model)
+        self.adam = Adam(self.parameters, cfg)
+        self.weights = DataWeights(train_pairs, cfg)
+
+    def train_step(self, step):
+        """One inner and one outer step; `step` have been taken before. Returns its metrics."""
+        cfg = self.cfg
+        judge = self.judge
+        parameters = self.parameters
+        grpo_step = step - cfg.cold_start
+        learns = cfg.weights != "uniform"
+        timer = Timer()
+
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each by the judge at θ.
+        index, a = self.weights.draw(stream(cfg.seed, "draw", step))           # both [B]
+        meta_index = self.draw_meta_pairs(step) if learns else []              # [M]
+        groups, meta_groups = self.judge_pairs(index, meta_index, step)
+        advantage = group_advantage(rewards_of(groups))                        # [B, G]
+        stats = judgment_statistics(groups, judge)
+        self.weights.observe(index, stats)
+        timer.lap("rollout")
+
+        # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ), and θ' = θ − η U(g).
+        theta = parameters.theta.clone()
+        batch = make_batch(judge, groups, advantage)
+        loss, old_logp = inner_gradient(judge, parameters, batch, a)
+        self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
+        self.adam.step()
+        timer.lap("gradient")
+
+        # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
+        outer = {}
+        if learns:
+            meta_batch = make_batch(judge, meta_groups, leave_one_out(rewards_of(meta_groups)))
+            v, importance = meta_gradient(judge, parameters, meta_batch, len(meta_index))   # ∇L_meta(θ')
+            v_tilde = self.adam.jacobian_transpose(v)                                       # (∂U/∂g)ᵀ v
+            s = central_difference(judge, parameters, theta, v_tilde, batch, old_logp)      # ⟨∇ℓ_i(θ), ṽ⟩  [B]
+            share = effective_share(importance, meta_batch)
+            self.must_be_finite(float(s.sum()), step, index, theta)
+            if share >= MIN_EFFECTIVE_SHARE and grpo_step >= cfg.freeze_judge_steps / 2:
+                informed = gather((advantage != 0).any(1))                                  # [B]
+                self.weights.update(index, s, informed)
+            outer = {
+                "meta_reward": sum(gather(rewards_of(meta_groups).mean(1)).tolist()) / len(meta_index),
+                "meta_grad_norm": float(v.norm()),
+                "meta_effective_share": share,
+            }
+            if cfg.check_hypergradient and step % cfg.check_hypergradient == 0 and s.any():
+                outer |= check_hypergradient(self, theta, v, v_tilde, s, groups, advantage, meta_batch, importance)
+        if grpo_step < cfg.freeze_judge_steps:
+            parameters.set(theta)
+        timer.lap("outer")
+
+        return {**self.step_metrics(step, loss, stats), **outer, **self.weight_metrics(), "seconds": timer.laps}
+
+    def draw_meta_pairs(self, step):
+        """Indices of M meta pairs, all different."""
+        order = torch.randperm(len(self.meta_pairs), generator=stream(self.cfg.seed, "meta", step))
+        return order[:self.cfg.meta_batch]
+
+    def judge_pairs(self, index, meta_index, step):
+        """G judgments of each of these pairs, as [Group] for the training and the meta pairs of this process.
+
+        In one go: decoding a batch twice as large costs less than decoding twice. Every pair has a random stream of its own.
+        """
+        train = here([(k, self.train_pairs[i]) for k, i in enumerate(index)])
+        meta = here([(f"meta {k}", self.meta_pairs[i]) for k, i in enumerate(meta_index)])
+        streams = [stream(self.cfg.seed, "rollout", step, name) for name, _ in train + meta]
+        groups = self.judge.rollout([pair for _, pair in train + meta], streams, self.cfg.group)
+        return groups[:len(train)], groups[len(train):]
+
+    def step_metrics(self, step, loss, stats):
+        """What every step, supervised or not, writes to metrics.jsonl."""
+        metrics = {
+            "step": step + 1,
+            "cold": step < self.cfg.cold_start,
+            "loss": loss,
+            "grad_norm": self.adam.grad_norm,
+            "clipped": self.adam.clipped,
+        }
+        for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens"):
+            metrics[name] = float(stats[name].mean())
+        # The mean of −log π over sampled tokens estimates the entropy without bias (not for a cold start's older judgments).
+        metrics["entropy"] = float((stats["nll"] * stats["tokens"]).sum() / stats["tokens"].sum())
+        return metrics
+
+    def weight_metrics(self):
+        """The mean weight of each domain."""
+        return {"weight": dict(zip(self.weights.domains, self.weights.domain_means()))}
+
+    def must_be_finite(self, value, step, index, theta=None):
+        """Stop where the step has made NaN or infinity; θ is put back first, where it has moved."""
+        if math.isfinite(value):
+            return
+        if theta is not None:
+            self.parameters.set(theta)
+        pairs = ", ".join(self.train_pairs[i].instance_id for i in index)
+        raise UserError(f"step {step}: the loss, its gradient or the hypergradient is not finite, on {pairs}; the last good "
+                        f"checkpoint, if there is one, is {Path(self.cfg.out) / 'state.pt'}: "
+                        "try a smaller --lr, --clip-grad or --difference-size")
 
 
-class Judge:
-    """A language model with everything that sampling from it and scoring it needs."""
+# ---------------------------------------------------------------- reward and advantage
 
-    def __init__(self, name, s):
-        self.s = s
-        self.model, self.tokenizer = load_model(name, s.device, "auto" if s.lora_rank else s.dtype, flag="--judge")
-        # An embedding with a padding index leaves that row out of the gradient; prompts and answers may hold the token.
-        self.model.get_input_embeddings().padding_idx = None
-        self.ends = end_ids(self.model, self.tokenizer)
-        self.pad = pad_id(self.tokenizer, self.ends)
-        try:
-            self.kernel = resolve_kernel(s.kernel, s.device)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        self.adapters = add_lora(self.model, s.lora_rank, s.lora_alpha, s.seed) if s.lora_rank else []
-        # all-parameter training with a KL term needs a copy of where it began
-        self.start = load_model(name, s.device, s.dtype)[0].requires_grad_(False) if s.kl and not s.lora_rank else None
+def reward(pair, text):
+    """What a judgment earns: 1 if its verdict names the program that passed, else 0, also for one without a verdict.
 
-    def rollout(self, pairs, n, streams):
-        """n judgments of each pair. streams: a generator for each pair, so that a pair's judgments are its own."""
-        prompts = [p.prompt(self.tokenizer) for p in pairs]
-        uniforms = torch.cat([torch.rand(n, self.s.max_new_tokens, generator=g) for g in streams])
-        completions = generate(self.model, prompts, uniforms, self.s.temperature, self.ends, self.pad)
-        return self.read(pairs, prompts, completions)
-
-    def read(self, pairs, prompts, completions):
-        """Completions as Rollouts: texts, verdicts and rewards."""
-        texts = [self.tokenizer.decode(c.ids[:-1] if c.finished else c.ids) for c in completions]
-        verdicts, shape = [parse_verdict(t) for t in texts], (len(pairs), -1)
-        return Rollouts(prompts, completions, texts,
-                        torch.tensor([v == pairs[i * len(pairs) // len(texts)].right for i, v in enumerate(verdicts)]).float().view(shape),
-                        torch.tensor([v is not None for v in verdicts]).view(shape),
-                        torch.tensor([not c.finished for c in completions]).view(shape))
-
-    @torch.no_grad()
-    def verdict_nll(self, pairs):
-        """−log π of the right verdict said at once, without a judgment: [B]. A feature of the weight network."""
-        said = [self.tokenizer(f"<best>{p.right}</best>", add_special_tokens=False).input_ids for p in pairs]
-        total = torch.zeros(len(pairs))
-        for pack in make_packs([p.prompt(self.tokenizer) for p in pairs], said, self.pad, self.s.micro_tokens, self.s.device):
-            total -= sample_logprob(self.score(pack), pack.sample, len(pairs)).cpu()
-        return total
-
-    def score(self, pack, model=None):
-        """log π(token) at the sampling temperature: [T] fp32, for the completion tokens of one sample.Pack."""
-        model = model or self.model
-        hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
-                                  use_cache=False).last_hidden_state[pack.row, pack.column]       # [T, H]
-        head = model.get_output_embeddings()
-        return token_logprob(hidden, head.weight, pack.target, bias=head.bias, temperature=self.s.temperature,
-                             softcap=getattr(model.config, "final_logit_softcapping", None), kernel=self.kernel)
-
-    @torch.no_grad()
-    def reference(self, pack):
-        """The starting judge's log-probs [T]: the kept copy, or the adapters switched off."""
-        for adapter in self.adapters:
-            adapter.on = False
-        logp = self.score(pack, self.start)
-        for adapter in self.adapters:
-            adapter.on = True
-        return logp
+    This is the place for another reward, such as partial credit or a penalty; nothing else takes it for a truth value.
+    """
+    return 1.0 if parse_verdict(text) == pair.right else 0.0
 
 
-# ---------------------------------------------------------------- GRPO (2402.03300), as in Dr. GRPO (2503.20783)
+def rewards_of(groups):
+    """[B, G]"""
+    return torch.tensor([group.rewards for group in groups])
 
-def advantages(rewards, normalize_std=False):
-    """A = r − mean over the group [B, G]; exactly 0 for a group of equal rewards. Std, if asked for, has ddof 0."""
+
+def group_advantage(rewards):
+    """A = r − mean over the group [B, G]; exactly 0 for a group of equal rewards, whatever the mean rounds to."""
     equal = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
-    a = rewards - rewards.mean(1, keepdim=True)
-    if normalize_std:
-        a = a / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
-    return a.masked_fill(equal, 0.0)
+    return (rewards - rewards.mean(1, keepdim=True)).masked_fill(equal, 0.0)
 
 
 def leave_one_out(rewards):
-    """A_k = r_k − mean of the others' rewards [B, G]: an unbiased baseline (2402.14740)."""
+    """A_k = r_k − mean of the others' rewards [M, G]: an unbiased baseline for the meta loss (2402.14740)."""
     n = rewards.shape[1]
     return (rewards - rewards.mean(1, keepdim=True)) * n / (n - 1)
 
 
-def token_loss(logp, old, advantage, ref=None, beta=0.0, clip=(0.2, 0.28)):
-    """The per-token GRPO loss [T].
-
-        f_t = −min(ρ_t A, clip(ρ_t, 1−ε_low, 1+ε_high) A) + β (e^d − d − 1),   ρ_t = π_θ/π_old,  d = log π_ref − log π_θ
-
-    clip None is f without the clip, for the central difference: there the perturbed ρ must be allowed to move.
-    """
-    ratio = (logp - old).exp()
-    objective = ratio * advantage
-    if clip:
-        objective = torch.minimum(objective, ratio.clamp(1 - clip[0], 1 + clip[1]) * advantage)
-    if not beta:
-        return -objective
-    d = ref - logp
-    return -objective + beta * (d.exp() - d - 1)
-
+# ---------------------------------------------------------------- the GRPO loss (2402.03300), as in Dr. GRPO (2503.20783)
 
 @dataclass
 class Batch:
-    """What a step knows about its rollouts when it comes to the loss."""
-    packs: list               # of the judgments that have a gradient
-    n: int                    # B
-    advantage: torch.Tensor   # [B·G]
-    scale: torch.Tensor       # [] 1 / (G · max_new_tokens)
-    beta: float               # of the KL term
-    ref: list                 # for each pack, log π_ref [T] or None
-    old: list                 # for each pack, log π of the rollout policy [T], frozen (None until first scored)
-    drawn: torch.Tensor       # [B·G] log π of whole judgments under an earlier policy that they come from, or None
-    ratio: torch.Tensor       # [B·G] π/π_drawn, the importance of a judgment; 1 without `drawn`
+    """The judgments of B pairs as they are scored. Judgment k of pair i is sample i·G + k."""
+    packs: list                      # kernels.packing.Pack, T answer tokens each
+    n_pairs: int                     # B, of this process
+    advantage: torch.Tensor          # [B·G]
+    logprob_sampled: torch.Tensor    # [B·G] fp64, log π of each whole judgment under the judge that sampled it
+    scale: torch.Tensor              # [] 1 / (G · max_new_tokens)
 
 
-def make_batch(judge, rollouts, advantage, s, beta=0.0, off_policy=False):
-    """rollouts and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored."""
-    dropped = rollouts.truncated & s.drop_truncated
-    keep = ((advantage != 0) | bool(beta)) & ~dropped
-    packs = make_packs(rollouts.prompts, [c.ids for c in rollouts.completions], judge.pad, s.micro_tokens, s.device, keep)
-    ref = [judge.reference(p) if beta else None for p in packs]
-    drawn = torch.tensor([c.drawn for c in rollouts.completions], dtype=torch.float64, device=s.device) if off_policy else None
-    advantage, scale = advantage.flatten().to(s.device), torch.tensor(1 / (advantage.shape[1] * s.max_new_tokens), device=s.device)
-    return Batch(packs, len(rollouts.prompts), advantage, scale, beta, ref, [None] * len(packs), drawn, torch.ones_like(advantage))
+def make_batch(judge, groups, advantage, micro_tokens=None):
+    """Groups and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored."""
+    cfg = judge.cfg
+    prompts = [group.prompt for group in groups]
+    completions = [completion for group in groups for completion in group.completions]
+    answers = [completion.ids for completion in completions]
+    packs = make_packs(prompts, answers, judge.pad, micro_tokens or cfg.micro_tokens, cfg.device, keep=advantage != 0)
+    logprob_sampled = [completion.logprob_sampled for completion in completions]
+    return Batch(
+        packs=packs,
+        n_pairs=len(groups),
+        advantage=advantage.flatten().to(cfg.device),
+        logprob_sampled=torch.tensor(logprob_sampled, dtype=torch.float64, device=cfg.device),
+        scale=torch.tensor(1 / (advantage.shape[1] * cfg.max_new_tokens), device=cfg.device),
+    )
 
 
-def losses(judge, batch, clip=(0.2, 0.28), dtype=None):
-    """Yields, pack by pack, what it adds to ℓ [B]:   ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens)."""
-    for j, pack in enumerate(batch.packs):
-        logp = judge.score(pack)
-        if batch.old[j] is None:  # the first look at these rollouts
-            batch.old[j] = logp.detach()
-            if batch.drawn is not None:  # they come from another θ: each counts π_θ/π_drawn times, as a whole and unclipped
-                here = pack.sample.unique()
-                total = sample_logprob(logp.detach(), pack.sample, len(batch.ratio), dtype=torch.float64)
-                batch.ratio[here] = (total - batch.drawn)[here].exp().to(batch.ratio)
-        f = token_loss(logp, batch.old[j], (batch.ratio * batch.advantage)[pack.sample], batch.ref[j], batch.beta, clip)
-        per_sample = sample_logprob(f, pack.sample, len(batch.ratio), token_weight=batch.scale, dtype=dtype)
-        yield per_sample.view(batch.n, -1).sum(1)
+def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
+    """The GRPO loss of each token [T]:  f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old.
+
+    logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are part of.
+    clip None leaves the clip out: in a finite difference the perturbed ρ must be free to move.
+    """
+    ratio = (logp - old_logp).exp()
+    objective = ratio * advantage
+    if clip is not None:
+        epsilon_low, epsilon_high = clip
+        clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
+        objective = torch.minimum(objective, clipped)
+    return -objective
 
 
-def total_losses(judge, batch):
-    """ℓ [B] in fp64, without the clip and without gradients."""
-    with torch.no_grad():
-        return sum(losses(judge, batch, None, torch.float64), torch.zeros(batch.n, dtype=torch.float64, device=batch.ratio.device))
+def pair_losses(f, pack, batch, dtype=None):
+    """What the token losses f [T] of one pack add to ℓ [B]:  ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens).
+
+    dtype: of the sums, float64 where two nearly equal ones are subtracted.
+    """
+    n_judgments = len(batch.advantage)
+    by_judgment = sample_logprob(f, pack.sample, n_judgments, token_weight=batch.scale, dtype=dtype)    # [B·G]
+    return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
-# ---------------------------------------------------------------- Adam, its Jacobian, and the hypergradient
+def inner_gradient(judge, parameters, batch, a):
+    """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss and log π_θ of every token, [T] a pack.
 
-class FlatAdam:
-    """The trainable parameters as one vector θ, and Adam on it.
+    a: [B] the weights of the pairs of all processes. With one optimizer step for each batch, the policy that sampled is θ
+    itself, so the ratio is 1 here. It stands in the loss because its gradient is the policy gradient, and because the
+    hypergradient looks at the same loss from θ ± hṽ, where it is not 1.
+    """
+    parameters.grad.zero_()
+    total = torch.zeros(1, device=parameters.grad.device)
+    old_logp = []
+    for pack in batch.packs:
+        logp = judge.score(pack)                                               # [T]
+        old_logp.append(logp.detach())
+        f = token_loss(logp, old_logp[-1], batch.advantage[pack.sample])       # [T]
+        losses = pair_losses(f, pack, batch)                                   # [B]
+        loss = (here(a).to(losses) * losses).sum() / len(a)
+        loss.backward()
+        total += loss.detach()
+    all_sum(parameters.grad)
+    return float(all_sum(total)), old_logp
 
-        m ← β₁m + (1−β₁)g    n ← β₂n + (1−β₂)g²    U(g) = (m/c₁) / (q + ε),  q = √(n/c₂),  c_k = 1 − β_kᵗ
+
+# ---------------------------------------------------------------- the hypergradient: v, and s from ṽ
+
+def meta_gradient(judge, parameters, batch, n_pairs, half=None):
+    """v = ∇L_meta(θ') [parameters] for the meta judgments of θ, and their importance π_θ'/π_θ [M·G].
+
+    L_meta = (1/M) Σ_i Σ_k Σ_t −w_k A_k log π_θ'(t) / (G · max_new_tokens): a policy gradient in which each judgment as a
+    whole, unclipped, counts w_k = π_θ'/π_θ times, because θ and not θ' has sampled it.
+
+    n_pairs: M, of all processes. half: 0 or 1 takes every second pair alone, twice; for checks.
+    """
+    pairs = slice(None) if half is None else slice(half, None, 2)
+    times = 1 if half is None else 2
+    importance = torch.ones_like(batch.advantage)
+    parameters.grad.zero_()
+    for pack in batch.packs:
+        logp = judge.score(pack)                                               # [T]
+        scored = pack.sample.unique()
+        judgment_logp = sample_logprob(logp.detach(), pack.sample, len(importance), dtype=torch.float64)
+        importance[scored] = (judgment_logp - batch.logprob_sampled)[scored].exp().to(importance)
+        f = token_loss(logp, logp.detach(), (importance * batch.advantage)[pack.sample])
+        losses = pair_losses(f, pack, batch)                                   # [M]
+        (losses[pairs].sum() * times / n_pairs).backward()
+    return all_sum(parameters.grad).clone(), importance
+
+
+def effective_share(importance, batch):
+    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²): 1 if θ' judges as θ does."""
+    w = importance[batch.advantage != 0]
+    share = float(w.sum() ** 2 / (w ** 2).sum() / len(w)) if len(w) else 1.0
+    return min(gather([share]))
+
+
+def central_difference(judge, parameters, theta, v_tilde, batch, old_logp):
+    """s_i = [ℓ_i(θ + hṽ) − ℓ_i(θ − hṽ)] / 2h for all pairs at once, [B] fp64. Leaves the parameters as they were.
+
+    Two forward passes without gradients; ‖hṽ‖ is --difference-size times ‖θ‖.
+    """
+    norm = v_tilde.norm()
+    if not norm > 0:
+        return gather(torch.zeros(batch.n_pairs, dtype=torch.float64))
+    h = float(judge.cfg.difference_size * theta.norm() / norm)
+    before = parameters.theta.clone()
+    parameters.set(theta + h * v_tilde)
+    above = pair_losses_of(judge, batch, old_logp)
+    parameters.set(theta - h * v_tilde)
+    below = pair_losses_of(judge, batch, old_logp)
+    parameters.set(before)  # from a copy: adding and subtracting hṽ would not restore them
+    return gather(((above - below) / (2 * h)).cpu())
+
+
+@torch.no_grad()
+def pair_losses_of(judge, batch, old_logp, importance=1.0):
+    """ℓ [B] fp64 at the parameters as they are, without the clip. old_logp: [T] for each pack, of the ratio."""
+    losses = torch.zeros(batch.n_pairs, dtype=torch.float64, device=batch.advantage.device)
+    weighted_advantage = importance * batch.advantage
+    for pack, old in zip(batch.packs, old_logp):
+        f = token_loss(judge.score(pack), old, weighted_advantage[pack.sample], clip=None)
+        losses += pair_losses(f, pack, batch, dtype=torch.float64)
+    return losses
+
+
+# ---------------------------------------------------------------- Adam, and its Jacobian
+
+class FlatParameters:
+    """The trainable parameters as one vector θ, and their gradient as another.
+
+    The model's own parameters are views into `theta`, and their .grad into `grad`: to set θ is to set the model.
     """
 
-    def __init__(self, parameters, s):
-        self.s, self.t = s, 0
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.theta = torch.cat([p.data.flatten() for p in self.parameters])
-        self.grad, self.m, self.n = (torch.zeros_like(self.theta) for _ in range(3))
-        at = 0
-        for p in self.parameters:  # parameters and gradients become views: a step on θ is a step of the model
-            p.data = self.theta[at:at + p.numel()].view_as(p)
-            p.grad = self.grad[at:at + p.numel()].view_as(p)
-            at += p.numel()
+    def __init__(self, model):
+        self.tensors = [p for p in model.parameters() if p.requires_grad]
+        self.theta = torch.cat([p.data.flatten() for p in self.tensors])
+        self.grad = torch.zeros_like(self.theta)
+        start = 0
+        for p in self.tensors:
+            end = start + p.numel()
+            p.data = self.theta[start:end].view_as(p)
+            p.grad = self.grad[start:end].view_as(p)
+            start = end
+
+    def set(self, theta):
+        self.theta.copy_(theta)
+
+
+class Adam:
+    """Adam with a clip of the gradient's norm, by hand, so that its Jacobian is in plain sight.
+
+        g ← g · min(1, C/‖g‖)
+        m ← β₁m + (1−β₁)g          n ← β₂n + (1−β₂)g²           (exp_avg, exp_avg_sq)
+        U(g) = (m/c₁) / (q + ε)    with q = √(n/c₂) and the bias corrections c_k = 1 − β_kᵗ
+    """
+
+    def __init__(self, parameters, cfg):
+        self.parameters = parameters
+        self.cfg = cfg
+        self.exp_avg = torch.zeros_like(parameters.theta)
+        self.exp_avg_sq = torch.zeros_like(parameters.theta)
+        self.t = 0
+        self.raw_grad = torch.zeros_like(parameters.theta)  # of the last step, before the clip
+        self.grad_norm = 0.0                                # its norm
+        self.clipped = False
+
+    def restart(self):
+        self.exp_avg.zero_()
+        self.exp_avg_sq.zero_()
+        self.t = 0
 
     def step(self):
-        """θ' = θ − η U(g) with g clipped to norm C; self.norm is ‖g‖ before the clip."""
-        s, g = self.s, self.grad
-        self.norm = float(g.norm())
-        self.clipped = bool(s.clip_grad) and self.norm > s.clip_grad
-        if self.clipped:
-            self.unit = g / self.norm
-            g = g * (s.clip_grad / self.norm)
-        self.g, self.t = g.clone(), self.t + 1
-        self.m.mul_(s.beta1).add_(g, alpha=1 - s.beta1)
-        self.n.mul_(s.beta2).addcmul_(g, g, value=1 - s.beta2)
-        c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
-        self.theta.sub_(s.lr * (self.m / c1) / ((self.n / c2).sqrt() + s.adam_eps))
+        """θ' = θ − η U(g), with the gradient that is in parameters.grad."""
+        cfg = self.cfg
+        self.raw_grad.copy_(self.parameters.grad)
+        self.grad_norm = float(self.raw_grad.norm())
+        self.clipped = cfg.clip_grad > 0 and self.grad_norm > cfg.clip_grad
+        self.t += 1
+        g = self.clipped_grad()
+        self.exp_avg.mul_(cfg.beta1).add_(g, alpha=1 - cfg.beta1)
+        self.exp_avg_sq.mul_(cfg.beta2).addcmul_(g, g, value=1 - cfg.beta2)
+        c1, _ = self.bias_corrections()
+        self.parameters.theta.sub_(cfg.lr * (self.exp_avg / c1) / (self.q() + cfg.adam_eps))
+
+    def clipped_grad(self):
+        return self.raw_grad * (self.cfg.clip_grad / self.grad_norm) if self.clipped else self.raw_grad
+
+    def bias_corrections(self):
+        return 1 - self.cfg.beta1 ** self.t, 1 - self.cfg.beta2 ** self.t
+
+    def q(self):
+        _, c2 = self.bias_corrections()
+        return (self.exp_avg_sq / c2).sqrt()
 
     def jacobian_transpose(self, v):
         """ṽ = (∂U/∂g)ᵀ v at the step just taken.
 
-            frozen  D₀ = (1−β₁) / (c₁(q+ε))                              the preconditioner taken as given
-            exact   D  = D₀ − m(1−β₂)g / (c₁c₂ q(q+ε)²)
-            an active clip:  ṽ ← (C/‖g‖)(ṽ − ĝ⟨ĝ,ṽ⟩),  ĝ = g/‖g‖
+        Adam works by coordinate, so its Jacobian is a diagonal D and its transpose the same:
+
+            frozen    D = (1−β₁) / (c₁(q+ε))                      the preconditioner q taken as given
+            exact     D = the same − m(1−β₂)g / (c₁c₂ q(q+ε)²)    q moves with g, too
+            an active clip, which comes first in U and so last here:
+                      ṽ ← (C/‖g‖) (ṽ − ĝ⟨ĝ, ṽ⟩)                   ĝ = g/‖g‖ before the clip
         """
-        s = self.s
-        c1, c2 = 1 - s.beta1 ** self.t, 1 - s.beta2 ** self.t
-        q = (self.n / c2).sqrt()
-        d = (1 - s.beta1) / (c1 * (q + s.adam_eps))
-        if s.jacobian == "exact":
-            second = self.m * (1 - s.beta2) * self.g / (c1 * c2 * q * (q + s.adam_eps) ** 2)
-            d = d - second
-        # q = 0: no gradient has ever reached this parameter, so no ∇ℓ_i has a part in it; v may have (of LoRA's A, at the first
-        # steps), and times 1/ε it would be all of the direction
-        v = torch.where(q > 0, d * v, 0.0)
+        cfg = self.cfg
+        c1, c2 = self.bias_corrections()
+        q = self.q()
+        D = (1 - cfg.beta1) / (c1 * (q + cfg.adam_eps))
+        if cfg.jacobian == "exact":
+            numerator = self.exp_avg * (1 - cfg.beta2) * self.clipped_grad()
+            D = D - numerator / (c1 * c2 * q * (q + cfg.adam_eps) ** 2)
+        # Where q = 0 no gradient has ever arrived (LoRA's A while B = 0), so ∇ℓ_i is 0 there and s does not depend on ṽ.
+        # These coordinates are dropped: D would be 1/ε, and they would be all of the direction.
+        v_tilde = torch.where(q > 0, D * v, 0.0)
         if self.clipped:
-            v = (s.clip_grad / self.norm) * (v - self.unit * (self.unit @ v))
-        return v
-
-
-def central_difference(judge, flat, theta, direction, batch, s):
-    """s_i = [ℓ_i(θ+hṽ) − ℓ_i(θ−hṽ)] / 2h for all i at once [B] fp64, ‖hṽ‖ = rho·‖θ‖. Leaves θ' as it was.
-
-    Two forward passes without gradients. θ comes back from a copy: adding and subtracting hṽ would not restore it.
-    """
-    norm = direction.norm()
-    if not norm > 0:
-        return torch.zeros(batch.n, dtype=torch.float64)
-    h, stepped, ends = float(s.rho * theta.norm() / norm), flat.theta.clone(), []
-    for sign in (1, -1):
-        flat.theta.copy_(theta + sign * h * direction)
-        ends.append(total_losses(judge, batch))
-    flat.theta.copy_(stepped)
-    return ((ends[0] - ends[1]) / (2 * h)).cpu()
-
-
-def separate_backward(judge, flat, theta, directions, rollouts, advantage, s):
-    """⟨∇ℓ_i(θ), ṽ⟩ by one backward pass for each instance, for several ṽ: [len(directions), B]. The exact, slow way."""
-    stepped, found = flat.theta.clone(), torch.zeros(len(directions), len(advantage), dtype=torch.float64)
-    flat.theta.copy_(theta)
-    batch = make_batch(judge, rollouts, advantage, replace(s, micro_tokens=1), s.kl)  # one instance a pack
-    for pack, part in zip(batch.packs, losses(judge, batch, clip=None)):
-        flat.grad.zero_()
-        part.sum().backward()
-        for row, direction in zip(found, directions):
-            row[int(pack.sample[0]) // advantage.shape[1]] = float(flat.grad.double() @ direction.double())
-    flat.theta.copy_(stepped)
-    return found
+            unit = self.raw_grad / self.grad_norm
+            v_tilde = (cfg.clip_grad / self.grad_norm) * (v_tilde - unit * (unit @ v_tilde))
+        return v_tilde
 
 
 # ---------------------------------------------------------------- data weights
 
 class DataWeights:
-    """a_i(ω) ≥ 0 with mean one over the training set; they start uniform.
+    """The weights a_i(ω) ≥ 0 of N training pairs, with mean one over the training set. They start uniform.
 
-        uniform   a_i = 1
-        domain    z_i = ω_d(i)                      one number for each domain
-        instance  z_i = ω_d(i) + ω_i                pooled evidence first, individual evidence as it comes in
-        net       z_i = MLP(what the last visit of i showed)
-        draw      p_i = (1−f)·softmax(z)_i + f/N,   a_i = N p_i      chance of being drawn; the loss is not scaled
-        scale     a_i = N·softmax(z)_i (domain) or 2σ(z_i), normalised (instance, net)     in front of the loss
+        uniform    a_i = 1
+        domain     z_i = ω_domain(i)                    a number for each domain
+        instance   z_i = ω_domain(i) + ω_i              pooled evidence first, a pair's own as it comes in
+        net        z_i = MLP(what the last visit of i showed)
 
-    Every number of a table stays within ±3. The tables are updated only in the rows that were visited.
+        draw       p_i = (1−f)·softmax(z)_i + f/N,  a_i = N·p_i      a_i is the chance of being drawn, and not in the loss
+        scale      a_i = N·softmax(z)_i (domain) or 2σ(z_i) over its mean (instance, net)         in front of the loss
+
+    with f = --uniform-share. Every logit stays within ±BOUND; those of a pair and a domain that were not visited stay put.
     """
     BOUND = 3.0
-    FEATURES = ("visited", "reward", "variance", "nll", "tokens", "verdict_nll")
+    FEATURES = ("visited", "reward", "variance", "nll", "tokens", "verdict_nll")  # of the network
 
-    def __init__(self, pairs, s):
-        self.s, n = s, len(pairs)
-        names = sorted({p.group for p in pairs})
-        self.domain = torch.tensor([names.index(p.group) for p in pairs])
-        self.table = nn.ParameterDict({"domain": torch.zeros(len(names)), "instance": torch.zeros(n)})
-        self.features = torch.zeros(n, len(self.FEATURES))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(s.seed)
-            self.net = nn.Sequential(nn.Linear(len(self.FEATURES), 16), nn.Tanh(), nn.Linear(16, 1))
-        nn.init.zeros_(self.net[2].weight)
-        nn.init.zeros_(self.net[2].bias)
-        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=s.net_lr)
-        self.visits, self.informed = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long)
+    def __init__(self, pairs, cfg):
+        self.cfg = cfg
+        self.domains = sorted({pair.domain for pair in pairs})
+        self.domain_id = torch.tensor([self.domains.index(pair.domain) for pair in pairs])    # [N]
+        self.domain_logit = torch.zeros(len(self.domains))                                    # [D]
+        self.pair_logit = torch.zeros(len(pairs))                                             # [N]
+        self.features = torch.zeros(len(pairs), len(self.FEATURES))                           # [N, features]
+        self.net = weight_network(len(self.FEATURES), cfg.seed)
+        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=cfg.net_lr)
         self.magnitude = 0.0  # running mean of |s|
-        self.fixed = torch.tensor(shuffled_weights(n, s)) if s.shuffle_weights else torch.ones(n)  # of `uniform`
+        self.visits = torch.zeros(len(pairs), dtype=torch.long)
+        self.informed = torch.zeros(len(pairs), dtype=torch.long)  # visits that could teach something
+        self.fixed = shuffled_weights(len(pairs), cfg) if cfg.shuffle_weights else torch.ones(len(pairs))
 
     def logits(self):
-        """z(ω) [N], differentiable."""
-        if self.s.weights == "net":
-            x = self.features  # nats, tokens and rates: brought to one scale
-            z = self.net((x - x.mean(0)) / (x.std(0) + 1e-3))[:, 0]
+        """z(ω) [N]; differentiable in the network's parameters."""
+        if self.cfg.weights == "net":
+            # Features are nats, tokens and rates: bring them to one scale.
+            x = (self.features - self.features.mean(0)) / (self.features.std(0) + 1e-3)
+            z = self.net(x)[:, 0]
             return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
-        z = self.table["domain"][self.domain]
-        return z + self.table["instance"] if self.s.weights == "instance" else z
+        z = self.domain_logit[self.domain_id]
+        if self.cfg.weights == "instance":
+            z = z + self.pair_logit
+        return z
 
     @torch.no_grad()
     def weights(self):
         """a [N], mean one."""
-        z, n = self.logits(), len(self.domain)
-        if self.s.weights == "uniform":
+        cfg = self.cfg
+        n = len(self.domain_id)
+        if cfg.weights == "uniform":
             return self.fixed
-        if self.s.apply == "draw":
-            return (1 - self.s.floor) * n * z.softmax(0) + self.s.floor
-        a = n * z.softmax(0) if self.s.weights == "domain" else 2 * z.sigmoid()
+        z = self.logits()
+        if cfg.apply == "draw":
+            return (1 - cfg.uniform_share) * n * z.softmax(0) + cfg.uniform_share
+        a = n * z.softmax(0) if cfg.weights == "domain" else 2 * z.sigmoid()
         return a / a.mean()
 
-    def draw(self, generator):
-        """Indices of a batch [B], no instance twice, and the weight of each in the loss."""
-        a = self.weights()
-        chance = a if self.s.apply == "draw" else torch.ones_like(a)
-        index = torch.multinomial(chance, min(self.s.batch, len(a)), generator=generator)
-        return index, (torch.ones(len(index)) if self.s.apply == "draw" else a[index])
+    def domain_means(self):
+        """The mean weight of each domain, in the order of `domains`."""
+        total = torch.bincount(self.domain_id, self.weights().double())
+        return (total / torch.bincount(self.domain_id)).tolist()
 
-    def observe(self, index, facts):
-        """Remember what a visit showed: the features of `net`, detached by construction."""
-        self.features[index] = torch.stack([torch.ones(len(index)), *(facts[name] for name in self.FEATURES[1:])], 1)
+    def draw(self, generator):
+        """A batch: indices of B different pairs, and the weight of each in the loss, both [B]."""
+        a = self.weights()
+        size = min(self.cfg.batch, len(a))
+        if self.cfg.apply == "draw":
+            index = torch.multinomial(a, size, generator=generator)
+            return index, torch.ones(size)
+        index = torch.multinomial(torch.ones_like(a), size, generator=generator)
+        return index, a[index]
+
+    def observe(self, index, stats):
+        """Remember what a visit of these pairs [B] showed. Detached: the judge cannot move its weights through it."""
+        columns = [torch.ones(len(index))] + [stats[name] for name in self.FEATURES[1:]]
+        self.features[index] = torch.stack(columns, 1)
         self.visits[index] += 1
 
-    def update(self, index, s_i, informed):
-        """Move ω so that instances with s_i > 0 count more.
+    def update(self, index, s, informed):
+        """Move ω so that pairs with s_i > 0 count more.
 
-        s is divided by its running mean magnitude and clamped to ±3: only its sign and relative size are trusted.
-        draw:   ∂E_{i~p}[s_i]/∂ω = E[s_i ∂log p_i/∂ω], of which a visit of i is one sample: each visited logit moves by s_i
-                (p without its floor and, for tables, without its normaliser)
-        scale:  J(ω) = Σ_i a_i(ω)·stopgrad(s_i), the normaliser of a held fixed so that unvisited rows stay where they are
+        index, s, informed: [B] the pairs of the step, their s, and which of them had judgments of different rewards.
+
+        Only the sign and the relative size of s are trusted: it is divided by its running mean magnitude and clamped to ±3.
+        Then ω climbs J, in which s is a constant:
+
+            draw     J = Σ_i s_i log p_i, an unbiased step on the expected s of a drawn pair (p without its uniform share)
+            scale    J = Σ_i s_i a_i
+
+        Tables leave out the normaliser of the softmax, which would move every row: only visited rows shall move.
         """
-        self.informed[index[informed]] += 1
-        if self.s.weights == "uniform" or not bool(informed.any()):
+        if not s.any():
             return
-        now = float(s_i[informed].abs().mean())
-        self.magnitude = 0.8 * self.magnitude + 0.2 * now if self.magnitude else now
-        unit = (s_i / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed
+        self.informed[index[informed]] += 1
+        if not informed.any():
+            return
+        mean = float(s[informed].abs().mean())
+        self.magnitude = 0.8 * self.magnitude + 0.2 * mean if self.magnitude else mean
+        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed        # [B]
+        if self.cfg.weights == "net":
+            self.update_network(index, unit_s)
+        else:
+            self.update_tables(index, unit_s)
+
+    def update_tables(self, index, unit_s):
+        """ω ← ω + lr · ∂J/∂ω, with ∂J/∂z_i = s_i · ∂(log p_i or a_i)/∂z_i."""
+        cfg = self.cfg
         z = self.logits()
-        if self.s.apply == "scale":
-            gain = z.exp() * (len(z) / z.exp().sum()).detach() if self.s.weights == "domain" else 2 * z.sigmoid()
-        else:  # a table leaves out the softmax's normaliser, which moves every row: only visited rows shall move
-            gain = z.log_softmax(0) if self.s.weights == "net" else z
-        loss = -(unit * gain[index]).sum()
-        loss.backward()
-        if self.s.weights == "net":
-            self.net_adam.step()
-            self.net_adam.zero_grad()
-        with torch.no_grad():
-            for name, lr in (("domain", self.s.domain_lr), ("instance", self.s.instance_lr)):
-                table = self.table[name]
-                if table.grad is not None:  # it is part of these weights
-                    table.sub_(lr * table.grad).clamp_(-self.BOUND, self.BOUND)
-                    table.grad = None
+        if cfg.apply == "draw":
+            slope = torch.ones_like(z)                                  # ∂z_i/∂z_i
+        elif cfg.weights == "domain":
+            slope = z.exp() * (len(z) / z.exp().sum())                  # of N·softmax(z), the normaliser held fixed
+        else:
+            slope = 2 * z.sigmoid() * (1 - z.sigmoid())                 # of 2σ(z)
+        gradient = torch.zeros_like(z)                                  # ∂J/∂z [N]
+        gradient[index] = unit_s * slope[index]
+        by_domain = torch.zeros_like(self.domain_logit).index_add(0, self.domain_id, gradient)
+        self.domain_logit.add_(cfg.domain_lr * by_domain).clamp_(-self.BOUND, self.BOUND)
+        if cfg.weights == "instance":
+            self.pair_logit.add_(cfg.instance_lr * gradient).clamp_(-self.BOUND, self.BOUND)
+
+    def update_network(self, index, unit_s):
+        z = self.logits()
+        gain = z.log_softmax(0) if self.cfg.apply == "draw" else 2 * z.sigmoid()
+        J = (unit_s * gain[index]).sum()
+        self.net_adam.zero_grad()
+        (-J).backward()
+        self.net_adam.step()
 
     def state(self):
-        return {"table": self.table.state_dict(), "net": self.net.state_dict(), "net_adam": self.net_adam.state_dict(),
-                "features": self.features, "visits": self.visits, "informed": self.informed, "magnitude": self.magnitude}
+        return {
+            "domain_logit": self.domain_logit,
+            "pair_logit": self.pair_logit,
+            "features": self.features,
+            "net": self.net.state_dict(),
+            "net_adam": self.net_adam.state_dict(),
+            "magnitude": self.magnitude,
+            "visits": self.visits,
+            "informed": self.informed,
+        }
 
     def load(self, state):
-        for name in ("table", "net", "net_adam"):
-            getattr(self, name).load_state_dict(state[name])
-        self.features, self.visits, self.informed = state["features"], state["visits"], state["informed"]
-        self.magnitude = state["magnitude"]
+        self.net.load_state_dict(state["net"])
+        self.net_adam.load_state_dict(state["net_adam"])
+        for name in ("domain_logit", "pair_logit", "features", "magnitude", "visits", "informed"):
+            setattr(self, name, state[name])
+
+
+def weight_network(n_features, seed):
+    """A small MLP whose output starts at 0, so that weights start uniform. Its start depends on nothing but the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(n_features, 16), nn.Tanh(), nn.Linear(16, 1))
+    nn.init.zeros_(net[2].weight)
+    nn.init.zeros_(net[2].bias)
+    return net
+
+
+def shuffled_weights(n, cfg):
+    """--shuffle-weights: the n weights of another run, dealt out to random pairs [n]. As uneven, and knowing nothing."""
+    weights = [row["weight"] for row in read_rows(cfg.shuffle_weights)]
+    if len(weights) != n or cfg.weights != "uniform":
+        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: {len(weights)} weights for {n} pairs; it goes with "
+                        "--weights uniform and the weights.jsonl of a run on the same pairs")
+    random.Random(cfg.seed).shuffle(weights)
+    return torch.tensor(weights)
+
+
+# ---------------------------------------------------------------- the judge
+
+@dataclass
+class Group:
+    """G judgments of one pair."""
+    pair: Pair
+    prompt: list         # token ids
+    completions: list    # G sample.Completion
+    texts: list          # G
+    rewards: list        # G numbers
+
+
+class Judge:
+    """A language model with everything that sampling from it and scoring it needs."""
+
+    def __init__(self, name, cfg):
+        self.cfg = cfg
+        dtype = "auto" if cfg.lora_rank else cfg.dtype
+        self.model, self.tokenizer = load_model(name, cfg.device, dtype, flag="--judge")
+        # An embedding with a padding index leaves that row out of its gradient; prompts and answers may hold the token.
+        self.model.get_input_embeddings().padding_idx = None
+        self.ends = end_ids(self.model, self.tokenizer)
+        self.pad = pad_id(self.tokenizer, self.ends)
+        try:
+            self.kernel = resolve_kernel(cfg.kernel, cfg.device)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if cfg.lora_rank:
+            add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed)
+
+    def prompt_ids(self, pair):
+        chat = bool(self.tokenizer.chat_template)
+        return encode(self.tokenizer, judge_prompt(pair.problem, pair.a["code"], pair.b["code"], chat))
+
+    def rollout(self, pairs, streams, n):
+        """n sampled judgments of each pair, as [Group]. streams: a generator for each pair, so that its judgments are its own."""
+        prompts = [self.prompt_ids(pair) for pair in pairs]
+        uniforms = torch.cat([torch.rand(n, self.cfg.max_new_tokens, generator=g) for g in streams])   # [B·n, max_new_tokens]
+        completions = generate(self.model, prompts, uniforms, self.cfg.temperature, self.ends, self.pad)
+        groups = []
+        for k, (pair, prompt) in enumerate(zip(pairs, prompts)):
+            groups.append(self.group(pair, prompt, completions[k * n:(k + 1) * n]))
+        return groups
+
+    def group(self, pair, prompt, completions):
+        texts = [self.decode(completion) for completion in completions]
+        rewards = [float(reward(pair, text)) for text in texts]
+        return Group(pair, prompt, completions, texts, rewards)
+
+    def decode(self, completion):
+        """Its text, without the end token."""
+        return self.tokenizer.decode(completion.ids[:-1] if completion.finished else completion.ids)
+
+    def score(self, pack):
+        """log π(token) at the sampling temperature, [T] fp32, for the answer tokens of one Pack."""
+        hidden = self.model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+                                       use_cache=False).last_hidden_state      # [R, W, H]
+        hidden = hidden[pack.row, pack.column]                                 # [T, H] where each token is predicted
+        head = self.model.get_output_embeddings()
+        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        return token_logprob(hidden, head.weight, pack.target, bias=head.bias, temperature=self.cfg.temperature,
+                             softcap=softcap, kernel=self.kernel)
+
+    @torch.no_grad()
+    def verdict_nll(self, pairs):
+        """−log π of the right verdict said at once, without a judgment: [B]. A feature of the weight network."""
+        prompts = [self.prompt_ids(pair) for pair in pairs]
+        verdicts = [self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False).input_ids for pair in pairs]
+        total = torch.zeros(len(pairs))
+        for pack in make_packs(prompts, verdicts, self.pad, self.cfg.micro_tokens, self.cfg.device):
+            total -= sample_logprob(self.score(pack), pack.sample, len(pairs)).cpu()
+        return total
+
+
+def judgment_statistics(groups, judge):
+    """What the judgments of each pair show: {name: [B]}, of all processes. Metrics, and features of the weight network."""
+    rewards = rewards_of(groups)                                                                         # [B, G]
+    n = rewards.shape[1]
+    tokens = torch.tensor([[len(c.ids) for c in group.completions] for group in groups]).double()        # [B, G]
+    logprob = torch.tensor([[c.logprob_sampled for c in group.completions] for group in groups]).double()
+    has_verdict = torch.tensor([[parse_verdict(text) is not None for text in group.texts] for group in groups])
+    truncated = torch.tensor([[not c.finished for c in group.completions] for group in groups])
+    pairs = [group.pair for group in groups]
+    stats = {
+        "reward": rewards.mean(1),
+        "variance": rewards.var(1, correction=0),
+        "parse_rate": has_verdict.float().mean(1),
+        "truncated": truncated.float().mean(1),
+        "zero_variance": (rewards.amax(1) == rewards.amin(1)).float(),
+        "nll": -logprob.sum(1) / tokens.sum(1),
+        "tokens": tokens.sum(1) / n,
+        "verdict_nll": judge.verdict_nll(pairs) if judge.cfg.weights == "net" else torch.zeros(len(pairs)),
+    }
+    return {name: gather(values.double()).float() for name, values in stats.items()}
+
+
+# ---------------------------------------------------------------- checks of the hypergradient
+
+def check_hypergradient(trainer, theta, v, v_tilde, s, groups, advantage, meta_batch, importance):
+    """How good s was at this step, for metrics.jsonl. The parameters are θ', and are so again at the end.
+
+    check_relative_error, _cosine, _signs       s against a separate backward pass for each pair
+    split_half_cosine, split_half_correlation   s from one half of the meta pairs against s from the other: is it signal?
+    meta_change_predicted, _realised            ⟨v, θ' − θ⟩, and the change of the meta loss from θ to θ'
+    """
+    judge, parameters, adam = trainer.judge, trainer.parameters, trainer.adam
+    n_meta = min(trainer.cfg.meta_batch, len(trainer.meta_pairs))
+    theta_next = parameters.theta.clone()
+    halves = [meta_gradient(judge, parameters, meta_batch, n_meta, half)[0] for half in (0, 1)]
+    directions = [v_tilde] + [adam.jacobian_transpose(half) for half in halves]
+    exact, first, second = separate_backward(judge, parameters, theta, directions, groups, advantage)      # each [B]
+
+    with torch.no_grad():
+        meta_logp = [judge.score(pack) for pack in meta_batch.packs]  # at θ'
+    meta_loss = {}
+    for name, at in (("θ", theta), ("θ'", theta_next)):
+        parameters.set(at)
+        losses = pair_losses_of(judge, meta_batch, meta_logp, importance)
+        meta_loss[name] = float(all_sum(losses).sum()) / n_meta
+    return {
+        "check_relative_error": float((s - exact).norm() / exact.norm()),
+        "check_cosine": cosine(s, exact),
+        "check_signs": float((s.sign() == exact.sign()).double().mean()),
+        "split_half_cosine": cosine(first, second),
+        "split_half_correlation": float(torch.corrcoef(torch.stack([first, second]))[0, 1]),
+        "meta_change_predicted": float(v @ (theta_next - theta)),
+        "meta_change_realised": meta_loss["θ'"] - meta_loss["θ"],
+    }
+
+
+def separate_backward(judge, parameters, theta, directions, groups, advantage):
+    """⟨∇ℓ_i(θ), ṽ⟩ by one backward pass for each pair, for each of several ṽ: [directions, B]. The exact, slow way."""
+    before = parameters.theta.clone()
+    parameters.set(theta)
+    slopes = torch.zeros(len(groups), len(directions), dtype=torch.float64)
+    batch = make_batch(judge, groups, advantage, micro_tokens=1)  # one pair a pack
+    for pack in batch.packs:
+        logp = judge.score(pack)
+        f = token_loss(logp, logp.detach(), batch.advantage[pack.sample], clip=None)
+        parameters.grad.zero_()
+        pair_losses(f, pack, batch).sum().backward()
+        pair = int(pack.sample[0]) // advantage.shape[1]
+        for k, direction in enumerate(directions):
+            slopes[pair, k] = float(parameters.grad.double() @ direction.double())
+    parameters.set(before)
+    return gather(slopes).T
+
+
+def cosine(x, y):
+    return float(nn.functional.cosine_similarity(x, y, dim=0))
+
+
+# ---------------------------------------------------------------- cold start (J1, 2505.11875)
+
+class ColdStart:
+    """Supervised steps in front of GRPO, on judgments of the starting judge that came out right."""
+
+    def __init__(self, trainer, path):
+        self.trainer = trainer
+        self.groups, self.kept = read_or_make_traces(trainer, path)                # N groups, [N, G] bool
+
+    def step(self, step):
+        """One step, like GRPO's inner step with advantage 1 for every kept judgment. Returns its metrics."""
+        trainer = self.trainer
+        timer = Timer()
+        index, a = trainer.weights.draw(stream(trainer.cfg.seed, "draw", step))    # both [B]
+        groups = [self.groups[i] for i in here(index)]
+        kept = self.kept[here(index)].float()                                      # [B, G]
+        stats = judgment_statistics(groups, trainer.judge)
+        trainer.weights.observe(index, stats)
+        timer.lap("rollout")
+        batch = make_batch(trainer.judge, groups, advantage=kept)
+        loss, _ = inner_gradient(trainer.judge, trainer.parameters, batch, a)
+        trainer.must_be_finite(loss + float(trainer.parameters.grad.norm()), step, index)
+        trainer.adam.step()
+        timer.lap("gradient")
+        return {**trainer.step_metrics(step, loss, stats), **trainer.weight_metrics(), "seconds": timer.laps}
+
+
+def read_or_make_traces(trainer, path):
+    """G judgments of each training pair by the starting judge, and which are kept: ([Group] × N, [N, G] bool).
+
+    From `path` (cold_start.jsonl) if a run has already written them there. Kept are judgments whose last verdict is right
+    and that are no longer than later judgments may be. Raises UserError if there is none.
+    """
+    cfg = trainer.cfg
+    judge = trainer.judge
+    if path.exists():
+        rows = read_rows(path)
+    else:
+        rows = sum(gather(make_traces(judge, here(list(enumerate(trainer.train_pairs))))), [])
+        if RANK == 0:
+            write_rows(path, rows)
+    groups = []
+    for k, pair in enumerate(trainer.train_pairs):
+        completions = [completion_of(row) for row in rows[k * cfg.group:(k + 1) * cfg.group]]
+        groups.append(judge.group(pair, judge.prompt_ids(pair), completions))
+    kept = torch.tensor([row["kept"] for row in rows]).view(-1, cfg.group)
+    n_kept = int(kept.sum())
+    n_second = sum(WAIT in row["text"] for row in rows if row["kept"])
+    print0(f"cold start: {n_kept} of {len(rows)} judgments are kept, {n_second} of them with a second thought ({path})")
+    if not n_kept:
+        raise UserError("--cold-start: no judgment of the starting judge was right and short enough; "
+                        "raise --max-new-tokens or --group")
+    return groups, kept
+
+
+def completion_of(row):
+    """The completion of a row of cold_start.jsonl."""
+    return Completion(ids=row["ids"], logprob=row["logprob"], finished=row["finished"],
+                      logprob_sampled=row["logprob_sampled"], self_certainty=row["self_certainty"])
+
+
+def make_traces(judge, numbered_pairs):
+    """The rows of cold_start.jsonl for these (number, Pair): a list of G for each pair."""
+    cfg = judge.cfg
+    rows = []
+    starts = range(0, len(numbered_pairs), cfg.batch)
+    for start in tqdm(starts, desc="cold start: judgments", unit="batch", disable=RANK > 0 or None):
+        some = numbered_pairs[start:start + cfg.batch]
+        streams = [stream(cfg.seed, "cold start", number) for number, _ in some]
+        groups = judge.rollout([pair for _, pair in some], streams, cfg.group)
+        think_again(judge, groups, [stream(cfg.seed, "second thought", number) for number, _ in some])
+        for group in groups:
+            rows.append([trace_row(group.pair, c, judge.decode(c), cfg) for c in group.completions])
+    return rows
+
+
+def trace_row(pair, completion, text, cfg):
+    kept = parse_verdict(text) == pair.right and len(completion.ids) <= cfg.max_new_tokens
+    return {"instance_id": pair.instance_id, "kept": kept, "text": text, **asdict(completion)}
+
+
+def think_again(judge, groups, streams):
+    """Let every finished judgment with a wrong verdict go on after a WAIT, so that reflection is in the data (J1, section 3)."""
+    cfg = judge.cfg
+    wrong = []  # (group, k) of the judgments
+    uniforms = []
+    for group, generator in zip(groups, streams):
+        for k, completion in enumerate(group.completions):
+            if completion.finished and parse_verdict(group.texts[k]) != group.pair.right:
+                wrong.append((group, k))
+                uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
+    if not wrong:
+        return
+    prompts = [think_on(judge.tokenizer, group.prompt, group.completions[k]) for group, k in wrong]
+    more = generate(judge.model, prompts, torch.stack(uniforms), cfg.temperature, judge.ends, judge.pad)
+    for (group, k), prompt, second in zip(wrong, prompts, more):
+        first = group.completions[k]
+        group.completions[k] = replace(
+            second,
+            ids=prompt[len(group.prompt):] + second.ids,  # the first thought, WAIT, the second thought
+            logprob=first.logprob + second.logprob,
+            logprob_sampled=first.logprob_sampled + second.logprob_sampled,
+            self_certainty=first.self_certainty + second.self_certainty,
+        )
+
+
+# ---------------------------------------------------------------- a run: its folder, its evaluations, its loop
+
+class Run:
+    """A training run in its folder. All that a killed run needs to go on is in state.pt."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.out = Path(cfg.out)
+        (train_pairs, meta_pairs, self.eval_pairs), notes = read_pairs(cfg)
+        for note in notes:
+            print0(note)
+        self.trainer = Trainer(cfg, train_pairs, meta_pairs)
+        self.step = 0          # steps taken, those of a cold start included
+        self.metrics = []      # rows of metrics.jsonl
+        self.transcripts = []  # rows of transcripts.jsonl
+        if (self.out / "state.pt").exists():
+            self.resume()
+        elif cfg.cold_start:
+            self.save()  # so that its judgments are known by their settings
+        self.cold_start = ColdStart(self.trainer, self.out / "cold_start.jsonl") if self.step < cfg.cold_start else None
+        print0(f"{len(train_pairs)} training, {len(meta_pairs)} meta and {len(self.eval_pairs)} {cfg.eval_split} pairs from "
+               f"{cfg.labelled}; {len(self.trainer.parameters.theta):,} trainable parameters; "
+               f"kernel {self.trainer.judge.kernel}; device {cfg.device}")
+
+    def train(self):
+        """Every step that is left, then the judge and the report."""
+        cfg = self.cfg
+        last = cfg.cold_start + cfg.steps
+        if not self.metrics:
+            self.metrics.append({"step": 0, **self.evaluate()})
+        bar = tqdm(total=last, initial=self.step, desc=f"{cfg.weights}, seed {cfg.seed}", unit="step", smoothing=0.1,
+                   disable=RANK > 0)
+        with bar:
+            while self.step < last:
+                self.one_step()
+                bar.set_postfix(self.progress(), refresh=False)
+                bar.update()
+        if RANK == 0:
+            self.save_judge()
+            report(cfg, self.metrics, self.weight_rows(), len(self.eval_pairs))
+
+    def one_step(self):
+        """A step, what is measured after it, and a checkpoint if it is time."""
+        cfg = self.cfg
+        last = cfg.cold_start + cfg.steps
+        if self.step < cfg.cold_start:
+            row = self.cold_start.step(self.step)
+        else:
+            if self.step == cfg.cold_start:
+                self.trainer.adam.restart()
+            row = self.trainer.train_step(self.step)
+        self.step += 1
+        if self.step in (cfg.cold_start, last) or (cfg.eval_every and self.step % cfg.eval_every == 0):
+            row |= self.evaluate()
+        self.metrics.append(row)
+        if self.step == last or self.step % cfg.save_every == 0:
+            self.save()
+
+    def progress(self):
+        """The numbers beside the progress bar."""
+        row = self.metrics[-1]
+        accuracy = [m["eval_accuracy"] for m in self.metrics if "eval_accuracy" in m]
+        return {"reward": f"{row['reward']:.2f}", "tokens": f"{row['tokens']:.0f}",
+                self.cfg.eval_split: f"{accuracy[0]:.2f} → {accuracy[-1]:.2f}"}
+
+    def evaluate(self):
+        """The judge on held-out pairs, each in both orders, one sampled judgment an order. The transcripts are kept."""
+        cfg = self.cfg
+        judge = self.trainer.judge
+        both_orders = [shown for pair in self.eval_pairs for shown in (pair, pair.flipped())]
+        numbered = here(list(enumerate(both_orders)))
+        size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
+        rows = []
+        for start in range(0, len(numbered), size):
+            some = numbered[start:start + size]
+            streams = [stream(cfg.seed, "evaluate", self.step, number) for number, _ in some]
+            for group in judge.rollout([pair for _, pair in some], streams, 1):
+                rows.append(self.transcript(group))
+        rows = gather(rows)
+        self.transcripts += rows
+        return {f"eval_{name}": value for name, value in accuracy_of(rows).items()}
+
+    def transcript(self, group):
+        (completion,), (text,) = group.completions, group.texts
+        return {"step": self.step, "instance_id": group.pair.instance_id, "right": group.pair.right,
+                "verdict": parse_verdict(text), "tokens": len(completion.ids), "text": text}
+
+    def weight_rows(self):
+        """The rows of weights.jsonl."""
+        weights = self.trainer.weights
+        a = weights.weights().tolist()
+        visits = weights.visits.tolist()
+        informed = weights.informed.tolist()
+        return [{**pair.description(), "weight": a[i], "visits": visits[i], "informed": informed[i]}
+                for i, pair in enumerate(self.trainer.train_pairs)]
+
+    def save(self):
+        """Everything so far. state.pt comes last and appears at once, so that a kill leaves the old or the new state."""
+        if RANK > 0:
+            return
+        trainer = self.trainer
+        write_rows(self.out / "metrics.jsonl", self.metrics)
+        write_rows(self.out / "transcripts.jsonl", self.transcripts)
+        write_rows(self.out / "weights.jsonl", self.weight_rows())
+        state = {
+            "settings": asdict(self.cfg),
+            "pairs": self.pair_ids(),
+            "step": self.step,
+            "theta": trainer.parameters.theta,
+            "exp_avg": trainer.adam.exp_avg,
+            "exp_avg_sq": trainer.adam.exp_avg_sq,
+            "t": trainer.adam.t,
+            "weights": trainer.weights.state(),
+        }
+        torch.save(state, self.out / "state.new")
+        (self.out / "state.new").replace(self.out / "state.pt")
+
+    def resume(self):
+        """Go on from state.pt. Raises UserError if it belongs to a run with other settings or other pairs."""
+        state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
+        differs = [flag_of(Settings, name) for name, value in asdict(self.cfg).items()
+                   if name not in MAY_CHANGE and state["settings"].get(name) != value]
+        differs += [f"the {name} pairs" for name, ids in self.pair_ids().items() if state["pairs"].get(name) != ids]
+        if differs:
+            raise UserError(f"{self.out} holds a run with other settings ({', '.join(differs)}): "
+                            "give another --out, or delete the folder")
+        trainer = self.trainer
+        self.step = state["step"]
+        trainer.parameters.set(state["theta"])
+        trainer.adam.exp_avg.copy_(state["exp_avg"])
+        trainer.adam.exp_avg_sq.copy_(state["exp_avg_sq"])
+        trainer.adam.t = state["t"]
+        trainer.weights.load(state["weights"])
+        # Rows after the checkpoint will be made again, the same.
+        self.metrics = [row for row in read_rows(self.out / "metrics.jsonl") if row["step"] <= self.step]
+        self.transcripts = [row for row in read_rows(self.out / "transcripts.jsonl") if row["step"] <= self.step]
+        print0(f"{self.out}: going on from step {self.step}")
+
+    def pair_ids(self):
+        splits = {"training": self.trainer.train_pairs, "meta": self.trainer.meta_pairs, self.cfg.eval_split: self.eval_pairs}
+        return {name: [pair.instance_id for pair in pairs] for name, pairs in splits.items()}
+
+    def save_judge(self):
+        """A plain checkpoint: adapters become part of the weights."""
+        judge = self.trainer.judge
+        merge_lora(judge.model)
+        judge.model.save_pretrained(self.out / "judge")
+        judge.tokenizer.save_pretrained(self.out / "judge")
+
+
+class Timer:
+    """Seconds of each part of a step, for metrics.jsonl."""
+
+    def __init__(self):
+        self.last = time.time()
+        self.laps = {"rollout": 0.0, "gradient": 0.0, "outer": 0.0}
+
+    def lap(self, name):
+        now = time.time()
+        self.laps[name] = round(now - self.last, 3)
+        self.last = now
+
+
+def accuracy_of(rows):
+    """A judge's figures {name: number} from transcripts in which the two orders of a pair stand side by side."""
+    right = [row["verdict"] == row["right"] for row in rows]
+    both = [first and second for first, second in zip(right[0::2], right[1::2])]
+    has_verdict = [row["verdict"] is not None for row in rows]
+    tokens = [row["tokens"] for row in rows]
+    return {
+        "accuracy": sum(right) / len(right),
+        "both_orders": sum(both) / len(both),
+        "parse_rate": sum(has_verdict) / len(rows),
+        "tokens": sum(tokens) / len(rows),
+    }
+
+
+# ---------------------------------------------------------------- the report
+
+def report(cfg, metrics, weight_rows, n_pairs):
+    """Print the judge before and after, the weights by domain, how good the hypergradient was, and what to run next."""
+    evaluations = [row for row in metrics if "eval_accuracy" in row]
+    checks = [row for row in metrics if "check_cosine" in row]
+    print(f"\njudge on {n_pairs} {cfg.eval_split} pairs, both orders{'':14}before   after")
+    for title, name, form in (("accuracy", "eval_accuracy", ".1%"), ("right in both orders", "eval_both_orders", ".1%"),
+                              ("verdict parsed", "eval_parse_rate", ".1%"), ("tokens a judgment", "eval_tokens", ".1f")):
+        print(f"  {title:<44}{evaluations[0][name]:>9{form}}{evaluations[-1][name]:>8{form}}")
+    report_weights(cfg, weight_rows)
+    if checks:
+        report_checks(checks)
+    never = sum(not row["informed"] for row in weight_rows)
+    print(f"{never} of {len(weight_rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
+
+    out = Path(cfg.out)
+    print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
+    if cfg.labelled in (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl")):
+        print(f"next: python select.py --judge {out / 'judge'}")
+    else:
+        print(f"next: python select.py --problems {' '.join(cfg.problems)} --labelled {cfg.labelled} "
+              f"--max-new-tokens {cfg.max_new_tokens} --judge {out / 'judge'}")
+
+
+def report_weights(cfg, weight_rows):
+    """A line for each domain, the heaviest first. Effective size: (Σa)²/Σa², how many pairs of equal weight it amounts to."""
+    by_domain = {}
+    for row in weight_rows:
+        by_domain.setdefault(row["group"], []).append(row)
+
+    def mean(rows, field):
+        return sum(row[field] for row in rows) / len(rows)
+
+    print(f"\n{' × '.join(cfg.domain_key):<34}pairs  mean weight  effective size  visits  informed")
+    for name, rows in sorted(by_domain.items(), key=lambda item: -mean(item[1], "weight")):
+        total = sum(row["weight"] for row in rows)
+        squares = sum(row["weight"] ** 2 for row in rows)
+        print(f"{name:<34}{len(rows):>5}  {mean(rows, 'weight'):>11.2f}  {total ** 2 / max(squares, 1e-30):>14.1f}  "
+              f"{mean(rows, 'visits'):>6.1f}  {mean(rows, 'informed'):>8.1f}")
+
+
+def report_checks(checks):
+    def mean(name):
+        return sum(row[name] for row in checks) / len(checks)
+
+    print(f"hypergradient, {len(checks)} checks: relative error {mean('check_relative_error'):.1e} against separate backward "
+          f"passes, split-half correlation {mean('split_half_correlation'):.2f},\n"
+          f"  change of the meta loss by a step {mean('meta_change_predicted'):+.1e} predicted, "
+          f"{mean('meta_change_realised'):+.1e} realised")
 
 
 # ---------------------------------------------------------------- LoRA (2106.09685)
 
 class LoRALinear(nn.Module):
-    """y = W x + (α/r) B A x, with W frozen. A: [r, in] gaussian of deviation 1/√r, B: [out, r] zero, both fp32."""
+    """y = W x + (α/r) B A x with W frozen. A: [r, in], gaussian of deviation 1/√r; B: [out, r], zero; both fp32."""
 
     def __init__(self, linear, rank, alpha, generator):
         super().__init__()
-        self.linear, self.scale, self.on = linear.requires_grad_(False), alpha / rank, True
-        self.a = nn.Parameter((torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)).to(linear.weight.device))
-        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=linear.weight.device))
+        self.linear = linear.requires_grad_(False)
+        self.scale = alpha / rank
+        device = linear.weight.device
+        a = torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)
+        self.a = nn.Parameter(a.to(device))
+        self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
 
     def forward(self, x):
         y = self.linear(x)
-        return y + (self.scale * (x.to(self.a.dtype) @ self.a.T @ self.b.T)).to(y.dtype) if self.on else y
+        adapted = self.scale * (x.to(self.a.dtype) @ self.a.T @ self.b.T)
+        return y + adapted.to(y.dtype)
 
     @torch.no_grad()
     def merge(self):
@@ -491,15 +1218,13 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(model, rank, alpha, seed):
-    """Put an adapter on every linear layer below the head; everything else is frozen. Returns the adapters."""
+    """Put an adapter on every linear layer below the head; everything else is frozen."""
     model.requires_grad_(False)
-    generator, adapters = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
     for parent in list(model.base_model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
-                adapters.append(LoRALinear(child, rank, alpha, generator))
-                setattr(parent, name, adapters[-1])
-    return adapters
+                setattr(parent, name, LoRALinear(child, rank, alpha, generator))
 
 
 def merge_lora(model):
@@ -509,226 +1234,62 @@ def merge_lora(model):
                 setattr(parent, name, child.merge())
 
 
-# ---------------------------------------------------------------- the run
+# ---------------------------------------------------------------- several processes (torchrun)
+# Each process samples and scores a share of the pairs; gradients are summed, everything by pair is gathered. What is drawn
+# and learned is then the same in all of them.
 
-class Run:
-    """One training run and its folder: everything that a killed run needs to go on is in state.pt."""
+def join_processes(device):
+    """Meet torchrun's other processes, if there are any. Returns this one's device."""
+    if WORLD_SIZE > 1:
+        cuda = device.startswith("cuda")
+        if cuda:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if cuda else "gloo")
+    return device
 
-    def __init__(self, s):
-        self.s, self.out = s, Path(s.out)
-        self.train, self.meta, self.test = read_pairs(s)
-        self.judge = Judge(s.judge, s)
-        self.flat = FlatAdam(self.judge.model.parameters(), s)
-        self.weights = DataWeights(self.train, s)
-        self.step, self.metrics, self.transcripts = 0, [], []
-        if (self.out / "state.pt").exists():
-            self.resume()
-        elif s.cold_start:
-            self.save()  # so that its traces are known by their settings
-        self.traces = self.cold_start_traces() if s.cold_start and self.step <= s.cold_start else None
-        say(f"{len(self.train)} training, {len(self.meta)} meta and {len(self.test)} {s.eval_split} pairs from {s.labelled}; "
-            f"{len(self.flat.theta):,} trainable parameters; kernel {self.judge.kernel}; device {s.device}")
 
-    def resume(self):
-        s, state = self.s, torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
-        changed = [k for k, v in asdict(s).items() if k not in ("steps", "save_every", "micro_tokens", "device") and state["settings"].get(k) != v]
-        other = [name for name, then, now in zip(("training", "meta", s.eval_split), state["pairs"], self.pair_ids()) if then != now]
-        if changed or other:
-            what = ", ".join([*(flag_of(Settings, name) for name in changed), *(f"the {name} pairs" for name in other)])
-            raise UserError(f"{self.out} holds a run with other settings ({what}): give another --out, or delete the folder")
-        self.step, self.flat.t = state["step"], state["t"]
-        for name in ("theta", "m", "n"):
-            getattr(self.flat, name).copy_(state[name])
-        self.weights.load(state["weights"])
-        for name in ("metrics", "transcripts"):  # rows after the checkpoint will be made again, the same
-            setattr(self, name, [r for r in read_rows(self.out / f"{name}.jsonl") if r["step"] <= self.step])
-        say(f"{self.out}: going on from step {self.step}")
+def here(items):
+    """This process's share of a list or tensor that is the same everywhere: of five, 0, 2, 4 on rank 0 and 1, 3 on rank 1."""
+    return items[RANK::WORLD_SIZE]
 
-    def save(self):
-        if RANK:
-            return
-        write_rows(self.out / "metrics.jsonl", self.metrics)
-        write_rows(self.out / "transcripts.jsonl", self.transcripts)
-        write_rows(self.out / "weights.jsonl", self.weight_rows())
-        state = {"settings": asdict(self.s), "pairs": self.pair_ids(), "step": self.step, "t": self.flat.t,
-                 "theta": self.flat.theta, "m": self.flat.m, "n": self.flat.n, "weights": self.weights.state()}
-        torch.save(state, self.out / "state.new")
-        (self.out / "state.new").replace(self.out / "state.pt")
 
-    def pair_ids(self):
-        return [[p.instance_id for p in pairs] for pairs in (self.train, self.meta, self.test)]
+def gather(items):
+    """The shares of all processes back in the common order, a list or a tensor along its first dimension: undoes `here`."""
+    if WORLD_SIZE == 1:
+        return items
+    if torch.is_tensor(items):
+        return torch.tensor(gather(items.tolist()), dtype=items.dtype)
+    shares = [None] * WORLD_SIZE
+    distributed.all_gather_object(shares, items)
+    whole = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        whole[rank::WORLD_SIZE] = share
+    return whole
 
-    def weight_rows(self):
-        a, visits, informed = (x.tolist() for x in (self.weights.weights(), self.weights.visits, self.weights.informed))
-        return [{**pair.about(), "weight": a[i], "visits": visits[i], "informed": informed[i]} for i, pair in enumerate(self.train)]
 
-    def look(self):
-        """The judge on held-out pairs, each in both orders, one sampled judgment an order. The transcripts are kept."""
-        s, rows = self.s, []
-        both = [q for p in self.test for q in (p, p.flipped())]
-        mine, size = list(enumerate(both))[SHARE], max(1, 4096 // s.max_new_tokens)
-        for start in range(0, len(mine), size):
-            numbers, pairs = zip(*mine[start:start + size])
-            r = self.judge.rollout(pairs, 1, [stream(s.seed, "evaluate", self.step, k) for k in numbers])
-            rows += [{"step": self.step, "instance_id": p.instance_id, "right": p.right, "verdict": parse_verdict(text),
-                      "tokens": len(c.ids), "text": text} for p, text, c in zip(pairs, r.texts, r.completions)]
-        rows = gather(rows)
-        self.transcripts += rows
-        return {f"eval_{name}": value for name, value in summary(rows).items()}
+def all_sum(x):
+    """The sum of a tensor over all processes, in place."""
+    if WORLD_SIZE > 1:
+        distributed.all_reduce(x)
+    return x
 
-    def cold_start_traces(self):
-        """J1's cold start: Rollouts of the starting judge on all training pairs, with reward 1 where they are kept."""
-        rows, judge = cold_start_rows(self.judge, self.train, self.out / "cold_start.jsonl", self.s), self.judge
-        completions = [Completion(**{f.name: row[f.name] for f in fields(Completion)}) for row in rows]
-        traces = judge.read(self.train, [p.prompt(judge.tokenizer) for p in self.train], completions)
-        traces.rewards = torch.tensor([row["kept"] for row in rows]).float().view(traces.rewards.shape)
-        return traces
 
-    def train_step(self):
-        """One inner and one outer step. Returns its metrics."""
-        s, judge, flat, clock = self.s, self.judge, self.flat, [time.time()]
-        cold, step = self.step < s.cold_start, self.step - s.cold_start
-        if step == 0:  # Adam starts anew with GRPO
-            flat.t, flat.m[:], flat.n[:] = 0, 0, 0
-        index, a = self.weights.draw(stream(s.seed, "draw", self.step))
-        learns = s.weights != "uniform" and (not cold or s.cold_start_weights)
-        meta = torch.randperm(len(self.meta), generator=stream(s.seed, "meta", self.step))[:s.meta_batch if learns else 0]
-        # Training and meta judgments in one go: decoding twice the batch costs less than decoding twice.
-        pairs = [self.train[i] for i in index]
-        asked = [] if cold else list(enumerate(pairs))[SHARE]
-        n = len(asked)
-        asked += [(f"meta {k}", self.meta[i]) for k, i in enumerate(meta)][SHARE]
-        made = asked and judge.rollout([p for _, p in asked], s.group, [stream(s.seed, "rollout", self.step, k) for k, _ in asked])
-        rollouts = self.traces.pick(index[SHARE].tolist()) if cold else made.pick(range(n))
-        meta_rollouts = made and made.pick(range(n, len(asked)))
-        facts = self.facts(rollouts, pairs[SHARE])
-        clock.append(time.time())
+def print0(text):
+    """Print in one process only."""
+    if RANK == 0:
+        print(text)
 
-        # g = (1/B) Σ_i a_i ∇ℓ_i(θ), with advantage 1 for every kept trace of the cold start
-        advantage = rollouts.rewards if cold else advantages(rollouts.rewards, s.normalize_std)
-        batch = make_batch(judge, rollouts, advantage, s, s.kl)
-        flat.grad.zero_()
-        total = torch.zeros(1, device=s.device)
-        for part in losses(judge, batch):
-            loss = (a[SHARE].to(part) * part).sum() / len(pairs)
-            loss.backward()
-            total += loss.detach()
-        all_sum(flat.grad)
-        theta, total = flat.theta.clone(), float(all_sum(total))
-        self.must_be_finite(total + float(flat.grad.norm()), theta, pairs)
-        if self.step and self.step % s.save_every == 0:
-            self.save()  # here, because only now is θ known to give a finite loss and gradient
-        flat.step()                                                            # θ' = θ − η U(g)
-        clock.append(time.time())
 
-        row = {"step": self.step + 1, "cold": cold, "loss": total, "grad_norm": flat.norm, "clipped": flat.clipped,
-               **{name: float(facts[name].mean()) for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens")},
-               # the mean of −log π over sampled tokens: an unbiased estimate of the entropy, but for the cold start's older judgments
-               "entropy": float((facts["nll"] * facts["tokens"]).sum() / facts["tokens"].sum())}
-        informed = gather((advantage != 0).any(1))
-        self.weights.observe(index, facts)
-        if learns:
-            s_i, more = self.hypergradient(theta, batch, rollouts, advantage, meta_rollouts)
-            row |= more
-            self.must_be_finite(float(s_i.sum()), theta, pairs)
-            if cold or 2 * step >= s.look_ahead:  # before that, Adam's averages are too young for D₀ to mean much
-                self.weights.update(index, s_i, informed & bool(s_i.any()))
-        if 0 <= step < s.look_ahead:
-            flat.theta.copy_(theta)
-        clock.append(time.time())
-
-        row["weight"] = {name: sum(r["weight"] for r in rows) / len(rows) for name, rows in sorted(by_group(self.weight_rows()).items())}
-        row["seconds"] = dict(zip(("rollout", "gradient", "outer"), (round(y - x, 3) for x, y in zip(clock, clock[1:]))))
-        return row
-
-    def facts(self, r, pairs):
-        """What the judgments show, by pair: {name: [B]}, the same in every process."""
-        n = r.rewards.shape[1]
-        tokens = torch.tensor([len(c.ids) for c in r.completions]).view(-1, n).double().sum(1)
-        nll = -torch.tensor([c.drawn for c in r.completions]).view(-1, n).double().sum(1)
-        facts = {"reward": r.rewards.mean(1), "variance": r.rewards.var(1, correction=0), "parse_rate": r.parsed.float().mean(1),
-                 "truncated": r.truncated.float().mean(1), "zero_variance": (r.rewards.amax(1) == r.rewards.amin(1)).float(),
-                 "nll": nll / tokens, "tokens": tokens / n,
-                 "verdict_nll": self.judge.verdict_nll(pairs) if self.s.weights == "net" else torch.zeros(len(pairs))}
-        return dict(zip(facts, gather(torch.stack([x.double() for x in facts.values()], 1)).float().T))
-
-    def must_be_finite(self, value, theta, pairs):
-        """Stop, with θ as it was before the step, where the step made NaN or infinity."""
-        if math.isfinite(value):
-            return
-        self.flat.theta.copy_(theta)
-        raise UserError(f"step {self.step}: the loss, its gradient or the log-probs after the step are not finite, on "
-                       f"{', '.join(p.instance_id for p in pairs)}; the last good checkpoint, if there is one, is {self.out / 'state.pt'}: "
-                       "try a smaller --lr, --clip-grad or --rho")
-
-    def hypergradient(self, theta, batch, rollouts, advantage, meta_rollouts):
-        """s [B] at θ for the step to θ' just taken, and metrics."""
-        s, judge, flat, count = self.s, self.judge, self.flat, min(self.s.meta_batch, len(self.meta))
-        # v = ∇L_meta(θ'): plain rewards, leave-one-out baseline; the judgments are θ's, so each counts π_θ'/π_θ times
-        meta = make_batch(judge, meta_rollouts, leave_one_out(meta_rollouts.rewards), s, off_policy=True)
-
-        def gradient(first, every):
-            """Of the mean loss of every second, or every, meta pair."""
-            flat.grad.zero_()
-            for part in losses(judge, meta):
-                (part[first::every].sum() * every / count).backward()
-            return all_sum(flat.grad).clone()
-
-        v = gradient(0, 1)
-        direction = flat.jacobian_transpose(v)
-        ratio = meta.ratio[meta.advantage != 0]
-        share = float(ratio.sum() ** 2 / (ratio ** 2).sum() / len(ratio)) if len(ratio) else 1.0  # effective sample size by the number of samples
-        row = {"meta_reward": sum(gather(meta_rollouts.rewards.mean(1).tolist())) / count, "meta_grad_norm": float(v.norm()),
-               "meta_effective_share": min(gather([share]))}
-        if row["meta_effective_share"] < 0.5:  # θ' is too far from θ for θ's judgments: say nothing
-            return torch.zeros(len(advantage), dtype=torch.float64), row
-        s_i = gather(central_difference(judge, flat, theta, direction, batch, s))
-        if s.check_hypergradient and self.step % s.check_hypergradient == 0 and bool(s_i.any()):
-            halves = [flat.jacobian_transpose(gradient(k, 2)) for k in (0, 1)]
-            exact, one, two = gather(separate_backward(judge, flat, theta, [direction, *halves], rollouts, advantage, s).T).T
-            stepped, values = flat.theta.clone(), []
-            for at in (theta, stepped):
-                flat.theta.copy_(at)
-                values.append(float(all_sum(total_losses(judge, meta)).sum()) / count)
-            cosine = nn.functional.cosine_similarity
-            row |= {"check_relative_error": float((s_i - exact).norm() / exact.norm()), "check_cosine": float(cosine(s_i, exact, 0)),
-                    "check_signs": float((s_i.sign() == exact.sign()).double().mean()),
-                    "split_half_cosine": float(cosine(one, two, 0)), "split_half_correlation": float(torch.corrcoef(torch.stack([one, two]))[0, 1]),
-                    "meta_change_predicted": float(v @ (stepped - theta)), "meta_change_realised": values[1] - values[0]}
-        return s_i, row
-
-    def go(self):
-        s = self.s
-        if not self.metrics:
-            self.metrics.append({"step": 0, **self.look()})
-        last = s.cold_start + s.steps
-        with tqdm(total=last, initial=self.step, desc=f"{s.weights}, seed {s.seed}", unit="step", smoothing=0.1, disable=RANK > 0) as bar:
-            while self.step < last:
-                row = self.train_step()
-                self.step += 1
-                if (s.eval_every and self.step % s.eval_every == 0) or self.step in (s.cold_start, last):
-                    row |= self.look()
-                self.metrics.append(row)
-                if self.step == last:
-                    self.save()
-                seen = [m["eval_accuracy"] for m in self.metrics if "eval_accuracy" in m]
-                bar.set_postfix({"reward": f"{row['reward']:.2f}", "tokens": f"{row['tokens']:.0f}",
-                                 s.eval_split: f"{seen[0]:.2f} → {seen[-1]:.2f}"}, refresh=False)
-                bar.update()
-        if RANK == 0:
-            merge_lora(self.judge.model)
-            self.judge.model.save_pretrained(self.out / "judge")
-            self.judge.tokenizer.save_pretrained(self.out / "judge")
-            show_training(s, self.metrics, self.weight_rows(), len(self.test))
-
+# ---------------------------------------------------------------- the command
 
 def main(argv=None):
-    s = parse(Settings, __doc__, argv)
-    s.device = join(s.device)
+    cfg = parse(Settings, __doc__, argv)
+    cfg.device = join_processes(cfg.device)
     try:
-        Run(s).go()
+        Run(cfg).train()
     except KeyboardInterrupt:
-        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {s.out} (every {s.save_every} steps)")
+        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} (every {cfg.save_every} steps)")
 
 
 if __name__ == "__main__":
