@@ -865,9 +865,10 @@ def test_18_slopes_are_right_in_fp32_from_the_first_step_on(trainer, lora_rank):
     """As it is used: fp32, the tiny judge, real judgments, the default settings; against separate backward passes.
 
     At t = 1 the preconditioner is 1/(|g| + ε), so ṽ leans on coordinates that hardly have a gradient, along which ℓ is
-    curved. LoRA's A has no gradient while B is 0, but v has a part there: 1/ε times it must not be the direction.
+    curved. LoRA's A has no gradient while B is 0, as it is here for two steps, but v has a part there: 1/ε times it
+    must not be the direction.
     """
-    here = trainer(lora_rank=lora_rank, check_hypergradient=1, group=6, max_new_tokens=32, batch=6, meta_batch=6,
+    here = trainer(lora_rank=lora_rank, freeze_judge_steps=1, check_hypergradient=1, group=6, max_new_tokens=32, batch=6, meta_batch=6,
                    train_only=["policy=strong"])
     rows = [here.train_step(step) for step in range(3)]
     errors = [row["check_relative_error"] for row in rows]
