@@ -27,9 +27,10 @@ How does it change with each weight? What the weights do not move is held fixed:
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
 η/B is positive and the same for every pair, so only s_i is kept: where s_i > 0, a larger weight would have made the step
-better for the meta set, and the weight grows. It is cheap. v is one backward pass over the meta judgments; Adam works
-coordinate by coordinate, so ∂U/∂g is a vector; and s, for all pairs at once, is the slope of ℓ at θ along ṽ. Nothing
-second-order passes through the model. tests/test_grpo_checks.py (test_18_...) checks s against brute force.
+better for the meta set, and the weight grows. It is cheap. v is one backward pass over the meta judgments. Adam works
+coordinate by coordinate, so ∂U/∂g is a vector of factors. And the ∇ℓ_i(θ) are the parts that g is the sum of: the inner
+step computes them pair by pair and keeps them, a matrix of [B, P] numbers for P trained parameters; s is that matrix times
+ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...) checks s against brute force.
 
 What deviates, on purpose
 -------------------------
@@ -49,15 +50,15 @@ from the textbook's bilevel step:
   * s is divided by its running mean magnitude and clamped to ±3, and every learned logit stays within ±3.
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
   * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ times at θ'. If that
-    leaves less than half of them as an effective sample, the step teaches the weights nothing.
+    leaves less than half of them as an effective sample, the weights stay where they are, and the run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not), and leaves out coordinates that no gradient
     has reached yet.
   * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says nothing here (see above).
 from J1 (2505.11875):
   * --cold-start N puts N supervised steps on the judge's own right judgments in front.
 
-Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D domains, T answer tokens
-in a pack. `torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result is the same.
+Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D domains, P trained
+parameters, T answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result is the same.
 """
 import math
 import os
@@ -131,9 +132,7 @@ class Settings:
 
     heading("hypergradient")
     jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"])
-    difference_size: float = flag(0.0, "‖hṽ‖ / ‖θ‖ of the central difference (default 1e-3; with adapters, which "
-                                  "move the model more, 1e-5)", least=0)
-    check_hypergradient: int = flag(20, "steps between checks of s against B backward passes; 0 never", least=0)
+    check_hypergradient: int = flag(20, "steps between checks of how noisy s is; 0 never", least=0)
 
     heading("controls of the evidence")
     train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
@@ -156,8 +155,6 @@ class Settings:
         check_bounds(self)
         if not self.out:
             self.out = str(ROOT / f"runs/tiny-{self.weights}")
-        if not self.difference_size:
-            self.difference_size = 1e-5 if self.lora_rank else 1e-3
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.steps and self.freeze_judge_steps >= self.steps:
@@ -195,12 +192,18 @@ class Trainer:
         advantage = group_advantage(rewards_of(groups))                        # [B, G]
         stats = judgment_statistics(groups, judge)
         self.weights.observe(index, stats)
+        if learns:
+            meta_batch = make_batch(judge, meta_groups, leave_one_out(rewards_of(meta_groups)))
+            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ of each  [M·G]
         timer.lap("rollout")
 
-        # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ), and θ' = θ − η U(g).
+        # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
-        batch = make_batch(judge, groups, advantage)
-        loss, old_logp = inner_gradient(judge, parameters, batch, a)
+        batch = make_batch(judge, groups, advantage, pair_by_pair=learns)
+        if learns:
+            loss, gradients = pair_gradients(judge, parameters, batch, a)      # ∇ℓ_i(θ) [B, P]; g in parameters.grad
+        else:
+            loss = batch_gradient(judge, parameters, batch, a)                 # the same g; nobody asks for its parts
         self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
         self.adam.step()
         timer.lap("gradient")
@@ -208,22 +211,23 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            meta_batch = make_batch(judge, meta_groups, leave_one_out(rewards_of(meta_groups)))
-            v, importance = meta_gradient(judge, parameters, meta_batch, len(meta_index))   # ∇L_meta(θ')
-            v_tilde = self.adam.jacobian_transpose(v)                                       # (∂U/∂g)ᵀ v
-            s = central_difference(judge, parameters, theta, v_tilde, batch, old_logp)      # ⟨∇ℓ_i(θ), ṽ⟩  [B]
-            share = effective_share(importance, meta_batch)
+            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)      # ∇L_meta(θ')  [P]
+            v_tilde = self.adam.jacobian_transpose(v)                                       # (∂U/∂g)ᵀ v  [P]
+            s = gather(gradients @ v_tilde)                                                 # ⟨∇ℓ_i(θ), ṽ⟩  [B]
             self.must_be_finite(float(s.sum()), step, index, theta)
-            if share >= MIN_EFFECTIVE_SHARE and grpo_step >= cfg.freeze_judge_steps / 2:
+            share = effective_share(importance, meta_batch)
+            if share < MIN_EFFECTIVE_SHARE:
+                say_gate_closed(step, share)
+            elif grpo_step >= cfg.freeze_judge_steps / 2:
                 informed = gather((advantage != 0).any(1))                                  # [B]
                 self.weights.update(index, s, informed)
             outer = {
-                "meta_reward": sum(gather(rewards_of(meta_groups).mean(1)).tolist()) / len(meta_index),
+                "meta_reward": mean(gather(rewards_of(meta_groups).mean(1)).tolist()),
                 "meta_grad_norm": float(v.norm()),
                 "meta_effective_share": share,
             }
-            if cfg.check_hypergradient and step % cfg.check_hypergradient == 0 and s.any():
-                outer |= check_hypergradient(self, theta, v, v_tilde, s, groups, advantage, meta_batch, importance)
+            if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
+                outer |= check_hypergradient(self, theta, v, gradients, meta_batch, meta_logprob)
         if grpo_step < cfg.freeze_judge_steps:
             parameters.set(theta)
         timer.lap("outer")
@@ -274,7 +278,13 @@ class Trainer:
         pairs = ", ".join(self.train_pairs[i].instance_id for i in index)
         raise UserError(f"step {step}: the loss, its gradient or the hypergradient is not finite, on {pairs}; the last good "
                         f"checkpoint, if there is one, is {Path(self.cfg.out) / 'state.pt'}: "
-                        "try a smaller --lr, --clip-grad or --difference-size")
+                        "try a smaller --lr or --clip-grad")
+
+
+def say_gate_closed(step, share):
+    if RANK == 0:
+        tqdm.write(f"step {step}: the weights learn nothing, θ' judges too differently from θ (effective share {share:.2f} of "
+                   f"the meta judgments, less than {MIN_EFFECTIVE_SHARE}); if this goes on, try a smaller --lr")
 
 
 # ---------------------------------------------------------------- reward and advantage
@@ -309,26 +319,28 @@ def leave_one_out(rewards):
 @dataclass
 class Batch:
     """The judgments of B pairs as they are scored. Judgment k of pair i is sample i·G + k."""
-    packs: list                      # kernels.packing.Pack, T answer tokens each
-    n_pairs: int                     # B, of this process
-    advantage: torch.Tensor          # [B·G]
-    logprob_sampled: torch.Tensor    # [B·G] fp64, log π of each whole judgment under the judge that sampled it
-    scale: torch.Tensor              # [] 1 / (G · max_new_tokens)
+    packs: list                # kernels.packing.Pack, T answer tokens each
+    n_pairs: int               # B, of this process
+    n_all: int                 # of all processes
+    advantage: torch.Tensor    # [B·G]
+    scale: torch.Tensor        # [] 1 / (G · max_new_tokens)
 
 
-def make_batch(judge, groups, advantage, micro_tokens=None):
-    """Groups and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored."""
+def make_batch(judge, groups, advantage, pair_by_pair=False):
+    """Groups and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored.
+
+    pair_by_pair: a pack holds the judgments of one pair.
+    """
     cfg = judge.cfg
     prompts = [group.prompt for group in groups]
-    completions = [completion for group in groups for completion in group.completions]
-    answers = [completion.ids for completion in completions]
-    packs = make_packs(prompts, answers, judge.pad, micro_tokens or cfg.micro_tokens, cfg.device, keep=advantage != 0)
-    logprob_sampled = [completion.logprob_sampled for completion in completions]
+    answers = [completion.ids for group in groups for completion in group.completions]
+    most_tokens = 1 if pair_by_pair else cfg.micro_tokens  # a row, which is a pair, is never split
+    packs = make_packs(prompts, answers, judge.pad, most_tokens, cfg.device, keep=advantage != 0)
     return Batch(
         packs=packs,
         n_pairs=len(groups),
+        n_all=sum(gather([len(groups)])),
         advantage=advantage.flatten().to(cfg.device),
-        logprob_sampled=torch.tensor(logprob_sampled, dtype=torch.float64, device=cfg.device),
         scale=torch.tensor(1 / (advantage.shape[1] * cfg.max_new_tokens), device=cfg.device),
     )
 
@@ -337,72 +349,102 @@ def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
     """The GRPO loss of each token [T]:  f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old.
 
     logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are part of.
-    clip None leaves the clip out: in a finite difference the perturbed ρ must be free to move.
     """
+    epsilon_low, epsilon_high = clip
     ratio = (logp - old_logp).exp()
-    objective = ratio * advantage
-    if clip is not None:
-        epsilon_low, epsilon_high = clip
-        clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
-        objective = torch.minimum(objective, clipped)
-    return -objective
+    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
 
 
-def pair_losses(f, pack, batch, dtype=None):
-    """What the token losses f [T] of one pack add to ℓ [B]:  ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens).
+def pair_losses(judge, pack, batch):
+    """What one pack adds to ℓ [B]:  ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens), k over judgments and t over their tokens.
 
-    dtype: of the sums, float64 where two nearly equal ones are subtracted.
+    There is one optimizer step for each batch, so the judge that sampled is the judge that is scored, and ρ = 1. The ratio
+    stands in the loss because its gradient is the policy gradient: ∇f = −A ∇log π.
     """
-    n_judgments = len(batch.advantage)
-    by_judgment = sample_logprob(f, pack.sample, n_judgments, token_weight=batch.scale, dtype=dtype)    # [B·G]
+    logp = judge.score(pack)                                                             # [T]
+    f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                    # [T]
+    by_judgment = sample_logprob(f, pack.sample, len(batch.advantage), token_weight=batch.scale)    # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
-def inner_gradient(judge, parameters, batch, a):
-    """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss and log π_θ of every token, [T] a pack.
+def pair_gradients(judge, parameters, batch, a):
+    """∇ℓ_i(θ) of each pair of this process [B, P], and the loss. Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
 
-    a: [B] the weights of the pairs of all processes. With one optimizer step for each batch, the policy that sampled is θ
-    itself, so the ratio is 1 here. It stands in the loss because its gradient is the policy gradient, and because the
-    hypergradient looks at the same loss from θ ± hṽ, where it is not 1.
+    batch: made pair by pair; a: [B] the weights of the pairs of all processes. A backward pass for each pair instead of one
+    for many, and B·P numbers kept: that is all that the hypergradient costs at θ.
     """
-    parameters.grad.zero_()
-    total = torch.zeros(1, device=parameters.grad.device)
-    old_logp = []
+    a = here(a).to(parameters.theta)
+    losses = torch.zeros_like(a)
+    gradients = torch.zeros(batch.n_pairs, len(parameters.theta), device=a.device, dtype=a.dtype)
     for pack in batch.packs:
-        logp = judge.score(pack)                                               # [T]
-        old_logp.append(logp.detach())
-        f = token_loss(logp, old_logp[-1], batch.advantage[pack.sample])       # [T]
-        losses = pair_losses(f, pack, batch)                                   # [B]
-        loss = (here(a).to(losses) * losses).sum() / len(a)
+        i = int(pack.sample[0]) * batch.n_pairs // len(batch.advantage)  # its pair
+        loss = pair_losses(judge, pack, batch)[i]
+        parameters.grad.zero_()
+        loss.backward()
+        gradients[i] = parameters.grad
+        losses[i] = loss.detach()
+    parameters.grad.copy_(a @ gradients / batch.n_all)
+    all_sum(parameters.grad)
+    return float(all_sum(a @ losses / batch.n_all)), gradients
+
+
+def batch_gradient(judge, parameters, batch, a):
+    """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss. a: [B] the weights of all processes' pairs."""
+    a = here(a).to(parameters.theta)
+    total = torch.zeros(1, device=a.device)
+    parameters.grad.zero_()
+    for pack in batch.packs:
+        loss = (a * pair_losses(judge, pack, batch)).sum() / batch.n_all
         loss.backward()
         total += loss.detach()
     all_sum(parameters.grad)
-    return float(all_sum(total)), old_logp
+    return float(all_sum(total))
 
 
-# ---------------------------------------------------------------- the hypergradient: v, and s from ṽ
+# ---------------------------------------------------------------- the meta loss and its gradient v
 
-def meta_gradient(judge, parameters, batch, n_pairs, half=None):
-    """v = ∇L_meta(θ') [parameters] for the meta judgments of θ, and their importance π_θ'/π_θ [M·G].
+def meta_losses(judge, pack, batch, logprob):
+    """What one pack adds to L_meta, and the importance w [M·G] of its judgments (0 for those of other packs).
 
-    L_meta = (1/M) Σ_i Σ_k Σ_t −w_k A_k log π_θ'(t) / (G · max_new_tokens): a policy gradient in which each judgment as a
-    whole, unclipped, counts w_k = π_θ'/π_θ times, because θ and not θ' has sampled it.
+        L_meta(θ') = −(1/M) Σ_i Σ_k w_k A_k / (G · max_new_tokens),   w_k = π_θ'(judgment k) / π_θ(judgment k)
 
-    n_pairs: M, of all processes. half: 0 or 1 takes every second pair alone, twice; for checks.
+    The expected reward of the judge at θ', estimated from judgments of θ: w makes up for who has sampled them. Its
+    gradient is the policy gradient, ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
     """
-    pairs = slice(None) if half is None else slice(half, None, 2)
-    times = 1 if half is None else 2
-    importance = torch.ones_like(batch.advantage)
+    logp = judge.score(pack)                                                                 # [T]
+    now = sample_logprob(logp, pack.sample, len(logprob), dtype=torch.float64)               # [M·G]
+    w = torch.zeros_like(now)
+    scored = pack.sample.unique()
+    w[scored] = (now - logprob)[scored].exp()
+    return -(w * batch.advantage).sum() * batch.scale / batch.n_all, w.detach()
+
+
+def meta_gradient(judge, parameters, batch, logprob):
+    """v = ∇L_meta(θ') [P] at the parameters as they are, and the importance of the meta judgments [M·G]."""
+    importance = torch.zeros_like(logprob)
     parameters.grad.zero_()
     for pack in batch.packs:
-        logp = judge.score(pack)                                               # [T]
-        scored = pack.sample.unique()
-        judgment_logp = sample_logprob(logp.detach(), pack.sample, len(importance), dtype=torch.float64)
-        importance[scored] = (judgment_logp - batch.logprob_sampled)[scored].exp().to(importance)
-        f = token_loss(logp, logp.detach(), (importance * batch.advantage)[pack.sample])
-        losses = pair_losses(f, pack, batch)                                   # [M]
-        (losses[pairs].sum() * times / n_pairs).backward()
+        loss, w = meta_losses(judge, pack, batch, logprob)
+        loss.backward()
+        importance += w
     return all_sum(parameters.grad).clone(), importance
+
+
+@torch.no_grad()
+def logprob_of_judgments(judge, groups, batch):
+    """log π_θ of each whole judgment, [M·G] fp64, with the rounding that the scorer has.
+
+    The sampler has summed it up, too. In fp32 the two agree to 1e-5 (test_12), and its sums save a forward pass. In half
+    precision they do not: over 1,024 tokens the difference alone would halve the effective sample.
+    """
+    if judge.model.dtype in (torch.float32, torch.float64):
+        sampled = [completion.logprob_sampled for group in groups for completion in group.completions]
+        return torch.tensor(sampled, dtype=torch.float64, device=batch.advantage.device)
+    total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=batch.advantage.device)
+    for pack in batch.packs:
+        total += sample_logprob(judge.score(pack), pack.sample, len(total), dtype=torch.float64)
+    return total
 
 
 def effective_share(importance, batch):
@@ -410,35 +452,6 @@ def effective_share(importance, batch):
     w = importance[batch.advantage != 0]
     share = float(w.sum() ** 2 / (w ** 2).sum() / len(w)) if len(w) else 1.0
     return min(gather([share]))
-
-
-def central_difference(judge, parameters, theta, v_tilde, batch, old_logp):
-    """s_i = [ℓ_i(θ + hṽ) − ℓ_i(θ − hṽ)] / 2h for all pairs at once, [B] fp64. Leaves the parameters as they were.
-
-    Two forward passes without gradients; ‖hṽ‖ is --difference-size times ‖θ‖.
-    """
-    norm = v_tilde.norm()
-    if not norm > 0:
-        return gather(torch.zeros(batch.n_pairs, dtype=torch.float64))
-    h = float(judge.cfg.difference_size * theta.norm() / norm)
-    before = parameters.theta.clone()
-    parameters.set(theta + h * v_tilde)
-    above = pair_losses_of(judge, batch, old_logp)
-    parameters.set(theta - h * v_tilde)
-    below = pair_losses_of(judge, batch, old_logp)
-    parameters.set(before)  # from a copy: adding and subtracting hṽ would not restore them
-    return gather(((above - below) / (2 * h)).cpu())
-
-
-@torch.no_grad()
-def pair_losses_of(judge, batch, old_logp, importance=1.0):
-    """ℓ [B] fp64 at the parameters as they are, without the clip. old_logp: [T] for each pack, of the ratio."""
-    losses = torch.zeros(batch.n_pairs, dtype=torch.float64, device=batch.advantage.device)
-    weighted_advantage = importance * batch.advantage
-    for pack, old in zip(batch.packs, old_logp):
-        f = token_loss(judge.score(pack), old, weighted_advantage[pack.sample], clip=None)
-        losses += pair_losses(f, pack, batch, dtype=torch.float64)
-    return losses
 
 
 # ---------------------------------------------------------------- Adam, and its Jacobian
@@ -802,58 +815,45 @@ def judgment_statistics(groups, judge):
 
 # ---------------------------------------------------------------- checks of the hypergradient
 
-def check_hypergradient(trainer, theta, v, v_tilde, s, groups, advantage, meta_batch, importance):
-    """How good s was at this step, for metrics.jsonl. The parameters are θ', and are so again at the end.
+def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
+    """Is s signal, and does v point downhill? For metrics.jsonl. The parameters are θ', and are so again at the end.
 
-    check_relative_error, _cosine, _signs       s against a separate backward pass for each pair
-    split_half_cosine, split_half_correlation   s from one half of the meta pairs against s from the other: is it signal?
-    meta_change_predicted, _realised            ⟨v, θ' − θ⟩, and the change of the meta loss from θ to θ'
+    split_half_cosine, split_half_correlation   s from one half of the meta pairs against s from the other
+    meta_change_predicted, _realised            ⟨v, θ' − θ⟩, and L_meta(θ') − L_meta(θ)
     """
-    judge, parameters, adam = trainer.judge, trainer.parameters, trainer.adam
-    n_meta = min(trainer.cfg.meta_batch, len(trainer.meta_pairs))
+    judge = trainer.judge
+    parameters = trainer.parameters
+    s_of_half = []
+    for half in (0, 1):
+        pair = torch.arange(len(meta_batch.advantage), device=theta.device) * meta_batch.n_pairs // len(meta_batch.advantage)
+        own = 2 * meta_batch.advantage * (pair % 2 == half)  # twice: the mean is still over all pairs
+        v_half, _ = meta_gradient(judge, parameters, replace(meta_batch, advantage=own), meta_logprob)
+        s_of_half.append(gather(gradients @ trainer.adam.jacobian_transpose(v_half)))
+    first, second = s_of_half
     theta_next = parameters.theta.clone()
-    halves = [meta_gradient(judge, parameters, meta_batch, n_meta, half)[0] for half in (0, 1)]
-    directions = [v_tilde] + [adam.jacobian_transpose(half) for half in halves]
-    exact, first, second = separate_backward(judge, parameters, theta, directions, groups, advantage)      # each [B]
-
-    with torch.no_grad():
-        meta_logp = [judge.score(pack) for pack in meta_batch.packs]  # at θ'
-    meta_loss = {}
-    for name, at in (("θ", theta), ("θ'", theta_next)):
-        parameters.set(at)
-        losses = pair_losses_of(judge, meta_batch, meta_logp, importance)
-        meta_loss[name] = float(all_sum(losses).sum()) / n_meta
+    after = meta_loss(judge, meta_batch, meta_logprob)
+    parameters.set(theta)
+    before = meta_loss(judge, meta_batch, meta_logprob)
+    parameters.set(theta_next)
     return {
-        "check_relative_error": float((s - exact).norm() / exact.norm()),
-        "check_cosine": cosine(s, exact),
-        "check_signs": float((s.sign() == exact.sign()).double().mean()),
-        "split_half_cosine": cosine(first, second),
+        "split_half_cosine": float(nn.functional.cosine_similarity(first, second, dim=0)),
         "split_half_correlation": float(torch.corrcoef(torch.stack([first, second]))[0, 1]),
         "meta_change_predicted": float(v @ (theta_next - theta)),
-        "meta_change_realised": meta_loss["θ'"] - meta_loss["θ"],
+        "meta_change_realised": after - before,
     }
 
 
-def separate_backward(judge, parameters, theta, directions, groups, advantage):
-    """⟨∇ℓ_i(θ), ṽ⟩ by one backward pass for each pair, for each of several ṽ: [directions, B]. The exact, slow way."""
-    before = parameters.theta.clone()
-    parameters.set(theta)
-    slopes = torch.zeros(len(groups), len(directions), dtype=torch.float64)
-    batch = make_batch(judge, groups, advantage, micro_tokens=1)  # one pair a pack
+@torch.no_grad()
+def meta_loss(judge, batch, logprob):
+    """L_meta at the parameters as they are."""
+    total = torch.zeros(1, dtype=torch.float64, device=logprob.device)
     for pack in batch.packs:
-        logp = judge.score(pack)
-        f = token_loss(logp, logp.detach(), batch.advantage[pack.sample], clip=None)
-        parameters.grad.zero_()
-        pair_losses(f, pack, batch).sum().backward()
-        pair = int(pack.sample[0]) // advantage.shape[1]
-        for k, direction in enumerate(directions):
-            slopes[pair, k] = float(parameters.grad.double() @ direction.double())
-    parameters.set(before)
-    return gather(slopes).T
+        total += meta_losses(judge, pack, batch, logprob)[0]
+    return float(all_sum(total))
 
 
-def cosine(x, y):
-    return float(nn.functional.cosine_similarity(x, y, dim=0))
+def mean(values):
+    return sum(values) / len(values)
 
 
 # ---------------------------------------------------------------- cold start (J1, 2505.11875)
@@ -876,7 +876,7 @@ class ColdStart:
         trainer.weights.observe(index, stats)
         timer.lap("rollout")
         batch = make_batch(trainer.judge, groups, advantage=kept)
-        loss, _ = inner_gradient(trainer.judge, trainer.parameters, batch, a)
+        loss = batch_gradient(trainer.judge, trainer.parameters, batch, a)
         trainer.must_be_finite(loss + float(trainer.parameters.grad.norm()), step, index)
         trainer.adam.step()
         timer.lap("gradient")
@@ -1144,7 +1144,7 @@ def accuracy_of(rows):
 def report(cfg, metrics, weight_rows, n_pairs):
     """Print the judge before and after, the weights by domain, how good the hypergradient was, and what to run next."""
     evaluations = [row for row in metrics if "eval_accuracy" in row]
-    checks = [row for row in metrics if "check_cosine" in row]
+    checks = [row for row in metrics if "split_half_cosine" in row]
     print(f"\njudge on {n_pairs} {cfg.eval_split} pairs, both orders{'':14}before   after")
     for title, name, form in (("accuracy", "eval_accuracy", ".1%"), ("right in both orders", "eval_both_orders", ".1%"),
                               ("verdict parsed", "eval_parse_rate", ".1%"), ("tokens a judgment", "eval_tokens", ".1f")):
@@ -1152,6 +1152,9 @@ def report(cfg, metrics, weight_rows, n_pairs):
     report_weights(cfg, weight_rows)
     if checks:
         report_checks(checks)
+    closed = [row for row in metrics if row.get("meta_effective_share", 1.0) < MIN_EFFECTIVE_SHARE]
+    if closed:
+        print(f"in {len(closed)} of {len(metrics) - 1} steps the weights learned nothing: θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
     print(f"{never} of {len(weight_rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
 
@@ -1170,25 +1173,23 @@ def report_weights(cfg, weight_rows):
     for row in weight_rows:
         by_domain.setdefault(row["group"], []).append(row)
 
-    def mean(rows, field):
-        return sum(row[field] for row in rows) / len(rows)
+    def mean_of(rows, field):
+        return mean([row[field] for row in rows])
 
     print(f"\n{' × '.join(cfg.domain_key):<34}pairs  mean weight  effective size  visits  informed")
-    for name, rows in sorted(by_domain.items(), key=lambda item: -mean(item[1], "weight")):
+    for name, rows in sorted(by_domain.items(), key=lambda item: -mean_of(item[1], "weight")):
         total = sum(row["weight"] for row in rows)
         squares = sum(row["weight"] ** 2 for row in rows)
-        print(f"{name:<34}{len(rows):>5}  {mean(rows, 'weight'):>11.2f}  {total ** 2 / max(squares, 1e-30):>14.1f}  "
-              f"{mean(rows, 'visits'):>6.1f}  {mean(rows, 'informed'):>8.1f}")
+        print(f"{name:<34}{len(rows):>5}  {mean_of(rows, 'weight'):>11.2f}  {total ** 2 / max(squares, 1e-30):>14.1f}  "
+              f"{mean_of(rows, 'visits'):>6.1f}  {mean_of(rows, 'informed'):>8.1f}")
 
 
 def report_checks(checks):
-    def mean(name):
-        return sum(row[name] for row in checks) / len(checks)
-
-    print(f"hypergradient, {len(checks)} checks: relative error {mean('check_relative_error'):.1e} against separate backward "
-          f"passes, split-half correlation {mean('split_half_correlation'):.2f},\n"
-          f"  change of the meta loss by a step {mean('meta_change_predicted'):+.1e} predicted, "
-          f"{mean('meta_change_realised'):+.1e} realised")
+    correlation = mean([row["split_half_correlation"] for row in checks])
+    predicted = mean([row["meta_change_predicted"] for row in checks])
+    realised = mean([row["meta_change_realised"] for row in checks])
+    print(f"hypergradient, {len(checks)} checks: split-half correlation {correlation:.2f}; "
+          f"change of the meta loss by a step {predicted:+.1e} predicted, {realised:+.1e} realised")
 
 
 # ---------------------------------------------------------------- LoRA (2106.09685)
