@@ -262,9 +262,8 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
 STEP_METRICS = {"loss", "reward", "grad_norm", "clipped", "entropy", "tokens", "truncated", "parse_rate",
                 "zero_variance", "weight", "seconds"}
-OUTER_METRICS = {"meta_reward", "meta_grad_norm", "meta_effective_share", "check_relative_error", "check_cosine",
-                 "check_signs", "split_half_cosine", "split_half_correlation", "meta_change_predicted",
-                 "meta_change_realised"}
+OUTER_METRICS = {"meta_reward", "meta_grad_norm", "meta_effective_share", "split_half_cosine",
+                 "split_half_correlation", "meta_change_predicted", "meta_change_realised"}
 
 
 @pytest.mark.parametrize("apply", ["draw", "scale"])
@@ -318,6 +317,19 @@ def test_the_judge_stays_while_it_is_frozen(trainer):
     assert moved == [False, False, False, False, True]
     assert learned == [False, False, True, True, True]
     assert here.adam.t == 5
+
+
+def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(settings, capsys):
+    """θ' so far from θ that the meta judgments, which θ has sampled, say nothing about it."""
+    run = tb.Run(settings(lr=0.1, steps=1))
+    run.train()
+    row = run.metrics[-1]
+    assert row["meta_effective_share"] < tb.MIN_EFFECTIVE_SHARE
+    assert set(run.trainer.weights.weights().tolist()) == {1.0}
+    assert int(run.trainer.weights.informed.sum()) == 0
+    printed = capsys.readouterr().out
+    assert "step 0: the weights learn nothing" in printed
+    assert "in 1 of 1 steps the weights learned nothing" in printed
 
 
 def test_the_judge_that_is_written_is_the_judge_that_was_trained(settings, tmp_path):
@@ -810,10 +822,7 @@ for flags in json.loads(sys.argv[2]):
 
 
 def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path):
-    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5, the same rows.
-
-    In fp32 s is as exact as its rounding, so there data weights agree to 1e-2.
-    """
+    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5, the same rows."""
     def flags(processes, dtype):
         return command(settings(
             judge=guessing_judge, cold_start=1, steps=3, batch=5, group=6, check_hypergradient=2, dtype=dtype,
@@ -827,7 +836,7 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("training, ") == 2  # of both processes one prints
 
-    for dtype, tolerance in (("float64", 1e-5), ("float32", 1e-2)):
+    for dtype in ("float64", "float32"):
         tb.main(flags("one", dtype))
         one = tmp_path / f"one-{dtype}"
         two = tmp_path / f"two-{dtype}"
@@ -839,7 +848,7 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
         rows_of_one = strict_rows(one / "weights.jsonl")
         rows_of_two = strict_rows(two / "weights.jsonl")
         for x, y in zip(rows_of_one, rows_of_two, strict=True):
-            assert y.pop("weight") == pytest.approx(x["weight"], abs=tolerance)
+            assert y.pop("weight") == pytest.approx(x["weight"], abs=1e-5)
             assert y == {name: value for name, value in x.items() if name != "weight"}
         assert len({row["weight"] for row in rows_of_one}) > 2
 
