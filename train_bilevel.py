@@ -147,7 +147,8 @@ class Settings:
     heading("machine")
     micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out", least=1)
     kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
-    dtype: str = flag("float32", "of a judge without adapters; float64 is for checks", choices=["float32", "float64"])
+    dtype: str = flag("auto", "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
+                      choices=["auto", "float32", "bfloat16", "float64"])
     seed: int = flag(0, "of pairs, batches and judgments")
     device: str = flag(DEVICE, "torch device")
 
@@ -157,6 +158,8 @@ class Settings:
             self.out = str(ROOT / f"runs/tiny-{self.weights}")
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
+        if self.dtype == "bfloat16" and not self.lora_rank:
+            raise UserError("--dtype bfloat16: what is trained must be fp32, so it goes with --lora-rank, whose adapters are")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -734,8 +737,10 @@ class Judge:
 
     def __init__(self, name, cfg):
         self.cfg = cfg
-        dtype = "auto" if cfg.lora_rank else cfg.dtype
+        dtype = "float32" if cfg.dtype == "auto" and not cfg.lora_rank else cfg.dtype
         self.model, self.tokenizer = load_model(name, cfg.device, dtype, flag="--judge")
+        if self.model.dtype == torch.float16:
+            raise UserError(f"--judge {name}: a float16 checkpoint, whose small gradients would be 0: add --dtype bfloat16")
         # An embedding with a padding index leaves that row out of its gradient; prompts and answers may hold the token.
         self.model.get_input_embeddings().padding_idx = None
         self.ends = end_ids(self.model, self.tokenizer)
@@ -745,7 +750,7 @@ class Judge:
         except ValueError as error:
             raise UserError(str(error)) from None
         if cfg.lora_rank:
-            add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed)
+            print0(add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed))
 
     def prompt_ids(self, pair):
         chat = bool(self.tokenizer.chat_template)
@@ -1219,13 +1224,28 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(model, rank, alpha, seed):
-    """Put an adapter on every linear layer below the head; everything else is frozen."""
+    """Put an adapter on every nn.Linear below the head; everything else is frozen. Returns a note on what has none.
+
+    Raises UserError for a model without such layers.
+    """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
+    n_adapters = 0
     for parent in list(model.base_model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
+            if type(child) is nn.Linear:  # a subclass may return more than a product: some routers do
                 setattr(parent, name, LoRALinear(child, rank, alpha, generator))
+                n_adapters += 1
+    if not n_adapters:
+        raise UserError(f"--lora-rank {rank}: {type(model).__name__} has no nn.Linear layers to adapt; "
+                        "train all of its parameters (--lora-rank 0), or take another judge")
+    left_out = set()  # other weights that multiply: the experts of a mixture, its router, convolutions
+    embeddings = {id(p) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for p in module.parameters()}
+    for name, p in model.base_model.named_parameters():
+        if p.dim() > 1 and not p.requires_grad and ".linear." not in name and id(p) not in embeddings:
+            left_out.add(".".join(part for part in name.split(".") if not part.isdigit()))
+    note = f"adapters on {n_adapters} linear layers"
+    return note + (f"; none on {', '.join(sorted(left_out))}" if left_out else "")
 
 
 def merge_lora(model):
