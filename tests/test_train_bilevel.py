@@ -806,55 +806,53 @@ def guessing_judge(random_judge, few_rows, settings, tmp_path):
     return str(tmp_path / "guessing")
 
 
-SEVERAL_RUNS = """
-import json
-import sys
-
-import torch
-
-sys.path.insert(0, sys.argv[1])
-import train_bilevel
-
-for flags in json.loads(sys.argv[2]):
-    train_bilevel.main(flags)
-    torch.distributed.destroy_process_group()
-"""
+def torchrun(script, *flags, processes):
+    """What `torchrun script flags` has printed after a good end; nothing of it is left running after a bad one."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    try:
+        printed, errors = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-2000:]
+    return printed
 
 
 def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path):
-    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5, the same rows."""
-    def flags(processes, dtype):
+    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5, the same rows.
+
+    In fp64, because Adam's first steps make much of gradients that are nothing but rounding.
+    """
+    def flags(out):
         return command(settings(
-            judge=guessing_judge, cold_start=1, steps=3, batch=5, group=6, check_hypergradient=2, dtype=dtype,
-            lr=1e-3, adam_eps=1e-6, clip_grad=0.01, out=str(tmp_path / f"{processes}-{dtype}")))
-    (tmp_path / "driver.py").write_text(SEVERAL_RUNS)
-    both = [flags("two", "float64"), flags("two", "float32")]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(tmp_path / "driver.py"), str(ROOT), json.dumps(both)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("training, ") == 2  # of both processes one prints
+            judge=guessing_judge, cold_start=1, steps=3, batch=5, group=6, check_hypergradient=2,
+            dtype="float64", lr=1e-3, adam_eps=1e-6, clip_grad=0.01, out=str(out)))
+    one = tmp_path / "one"
+    two = tmp_path / "two"
+    tb.main(flags(one))
+    printed = torchrun("train_bilevel.py", *flags(two), processes=2)
+    assert printed.count("training, ") == 1  # one of them speaks
 
-    for dtype in ("float64", "float32"):
-        tb.main(flags("one", dtype))
-        one = tmp_path / f"one-{dtype}"
-        two = tmp_path / f"two-{dtype}"
-        state_of_one = torch.load(one / "state.pt", weights_only=True)
-        state_of_two = torch.load(two / "state.pt", weights_only=True)
-        for name in ("theta", "exp_avg", "exp_avg_sq"):
-            assert torch.allclose(state_of_one[name], state_of_two[name], atol=1e-5, rtol=0), name
+    state_of_one = torch.load(one / "state.pt", weights_only=True)
+    state_of_two = torch.load(two / "state.pt", weights_only=True)
+    for name in ("theta", "exp_avg", "exp_avg_sq"):
+        assert torch.allclose(state_of_one[name], state_of_two[name], atol=1e-5, rtol=0), name
 
-        rows_of_one = strict_rows(one / "weights.jsonl")
-        rows_of_two = strict_rows(two / "weights.jsonl")
-        for x, y in zip(rows_of_one, rows_of_two, strict=True):
-            assert y.pop("weight") == pytest.approx(x["weight"], abs=1e-5)
-            assert y == {name: value for name, value in x.items() if name != "weight"}
-        assert len({row["weight"] for row in rows_of_one}) > 2
+    rows_of_one = strict_rows(one / "weights.jsonl")
+    rows_of_two = strict_rows(two / "weights.jsonl")
+    weights_of_one = [row.pop("weight") for row in rows_of_one]
+    weights_of_two = [row.pop("weight") for row in rows_of_two]
+    assert weights_of_two == pytest.approx(weights_of_one, abs=1e-5)
+    assert len(set(weights_of_one)) > 2
+    assert rows_of_two == rows_of_one
+    for name in ("cold_start.jsonl", "transcripts.jsonl"):
+        texts_of_one = [row["text"] for row in strict_rows(one / name)]
+        assert [row["text"] for row in strict_rows(two / name)] == texts_of_one
 
-        texts_of_one = [row["text"] for row in strict_rows(one / "transcripts.jsonl")]
-        assert [row["text"] for row in strict_rows(two / "transcripts.jsonl")] == texts_of_one
-        last_of_one = metrics_of(one)[-1]
-        last_of_two = metrics_of(two)[-1]
-        for name in ("loss", "grad_norm", "reward", "entropy", "tokens", "meta_reward", "meta_grad_norm"):
-            assert last_of_two[name] == pytest.approx(last_of_one[name], rel=1e-3, abs=1e-6), name
+    for x, y in zip(metrics_of(one), metrics_of(two), strict=True):
+        assert y.keys() == x.keys()
+        for name in x.keys() - {"weight"}:
+            assert y[name] == pytest.approx(x[name], rel=1e-3, abs=1e-6), name
