@@ -99,8 +99,6 @@ else:
             check_server_flags(self)
             if any(self.waits) and "rounds" not in self.aggregate:
                 raise UserError("--waits: thinking on is compared within --aggregate rounds: name that, too")
-            if self.explain and self.judge == "none" and not self.api_base:
-                raise UserError("--explain: there is nothing to explain without a --judge")
 
 
 # ---------------------------------------------------------------- the judge's choice: votes
@@ -514,7 +512,7 @@ def judge_methods(label, judge, problems, candidates, cache, cfg):
         # The control: no wait, but as many rounds as cost at least as many tokens.
         rounds = cfg.rounds
         control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
-        while tables.tokens_of(control) < tables.tokens_of(thought_on):
+        while 0 < tables.tokens_of(control) < tables.tokens_of(thought_on):
             estimate = rounds * tables.tokens_of(thought_on) // tables.tokens_of(control)
             rounds = max(rounds + 1, estimate)
             control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
@@ -878,6 +876,8 @@ def main(argv=None, judges=None):
     cfg = parse(Settings, __doc__, argv)
     if judges is None:
         judges = judges_of(cfg)
+    if cfg.explain and not judges:
+        raise UserError("--explain: there is nothing to explain without a --judge")
     problems, candidates = load_candidates(cfg)
     with Appender(cfg.out.with_name("judgments.jsonl"), JUDGMENT_KEY) as file:
         cache = Judgments(file)
