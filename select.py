@@ -4,31 +4,33 @@
     python select.py --explain PROBLEM_ID                why the judge chose what it chose
     python select.py --problems P.jsonl --labelled L.jsonl --judge runs/NAME/judge --out S.jsonl
     python select.py --api-base http://127.0.0.1:8000/v1 --api-model NAME ...
-    python select.py --aggregate rounds round-robin --waits 0 1 2 4 --n 1 2 4 8       all it compares
+    python select.py --aggregate rounds round-robin --waits 0 1 2 4 --n 1 2 4 8     all it compares
 
 Reads   problems and labelled candidates. A candidate's label scores a choice; it never makes one.
 Writes  selections.jsonl, a row for each problem, method and N:
 
     {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8, "candidate_id": "strong-1",
-     "passed": 1.0, "votes": {"strong-0": [5, 16], "strong-1": [13, 16]}, "judge_calls": 48, ...}
+     "passed": 1.0, "votes": {"strong-0": [2, 4], "strong-1": [4, 4], "strong-7": [0, 4]},
+     "judge_calls": 6, "judge_tokens": 240, "judge_seconds": 0.0674, "transcript": "trace: ...", ...}
 
-        and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and pair.
-        So a killed run goes on, and all methods draw on the same judgments.
+        and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and
+        pair. So a killed run goes on, and all methods draw on the same judgments.
 
-The judge's choice is DaJ's (arXiv 2601.22230): in each of R rounds the programs are paired at random, and
-the program that wins the largest share of its judgments is chosen. Both orders of a pair are judged, so a
-judge that always says "A" gains nothing. `--waits` is J1's simple test-time scaling (2505.11875): where its
-answer ends, the judge has to think on. The control is more rounds, for as many tokens.
+The judge's choice is DaJ's (arXiv 2601.22230): in each of R rounds the programs are paired at
+random, and the one that wins the largest share of its judgments is chosen. Both orders of a pair are
+judged, so a judge that always says "A" gains nothing. `--waits` is J1's simple test-time scaling
+(2505.11875): where its answer ends, the judge has to think on. The control is more rounds, for as
+many tokens.
 
-Every method gives each candidate a probability; those that it cannot tell apart share it. So "random" is
-its exact expectation, and no method's number hangs on how ties were broken.
+Every method gives each candidate a probability; those that it cannot tell apart share it. So
+"random" is its exact expectation, and no method's number hangs on how ties were broken.
 """
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 if __name__ == "select":
-    # Whoever imports the standard library's `select` from this folder (subprocess does) finds this file
-    # first, for its name. Hand out the real module: what stands in sys.modules at the end is imported.
+    # Whoever imports the standard library's `select` in this folder, as subprocess does, finds this
+    # file first. Hand out the real module: an import returns what stands in sys.modules at its end.
     import os
     from importlib import machinery, util
 
@@ -58,15 +60,17 @@ else:
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import encode, end_ids, generate, load_model, logits_of, pad_id, stream
 
+    def tiny_problems():
+        return [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+
     # Settings stands here because it is built from what was imported above.
     @dataclass
     class Settings(ServerFlags):
         heading("candidates")
-        problems: list = flag(lambda: [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"],
-                              "problem files")
+        problems: list = flag(tiny_problems, "problem files")
         labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
         split: str = flag("test", "the split to choose on")
-        n: list = flag(list, "choose among only the first so many candidates, too", type=int, least=1)
+        n: list = flag(list, "choose among the first so many candidates, too", type=int, least=1)
 
         heading("judge")
         judge: str = flag(None, "trained judge, or none: the simple ways alone "
@@ -77,15 +81,17 @@ else:
         max_new_tokens: int = flag(72, "most tokens of a judgment", least=1)
 
         heading("choosing")
-        aggregate: list = flag(lambda: ["rounds"], "which pairs are judged", choices=["rounds", "round-robin"])
+        aggregate: list = flag(lambda: ["rounds"], "which pairs are judged",
+                               choices=["rounds", "round-robin"])
         rounds: int = flag(8, "R: rounds of random pairing", least=1)
-        waits: list = flag(lambda: [0], "how often the judge thinks on, as in 0 1 2 4", type=int, least=0)
+        waits: list = flag(lambda: [0], "how often the judge thinks on, as in 0 1 2 4",
+                           type=int, least=0)
 
         heading("output")
-        out: Path = flag(ROOT / "runs/tiny/selections.jsonl", "where selections go, judgments beside them")
+        out: Path = flag(ROOT / "runs/tiny/selections.jsonl", "selections, judgments beside them")
         against: str = flag(None, "the method that p compares the others with "
                                   "(default the judge, else random)", type=str, metavar="METHOD")
-        explain: str = flag(None, "print why the judge chose as it did on one problem, and nothing else",
+        explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
                             type=str, metavar="PROBLEM_ID")
 
         heading("run")
@@ -98,7 +104,8 @@ else:
             check_bounds(self)
             check_server_flags(self)
             if any(self.waits) and "rounds" not in self.aggregate:
-                raise UserError("--waits: thinking on is compared within --aggregate rounds: name that, too")
+                raise UserError("--waits: thinking on is compared within --aggregate rounds: "
+                                "name that, too")
 
 
 # ---------------------------------------------------------------- the judge's choice: votes
@@ -117,6 +124,12 @@ class Call:
         """How often the judge has been made to think on."""
         return self.before["wait"] + 1 if self.before else 0
 
+    @property
+    def key(self):
+        """What tells it from the other calls of a judge."""
+        b = self.b["candidate_id"] if self.b else None
+        return self.problem["problem_id"], self.draw, self.a["candidate_id"], b, self.wait
+
 
 def programs(candidates):
     """The different programs among a problem's candidates, each as the first candidate that has it.
@@ -132,7 +145,7 @@ def programs(candidates):
 def random_rounds(problem, contenders, rounds, seed):
     """DaJ's calls: in each round every program meets one rival, drawn at random, in both orders.
 
-    With an odd number of programs one sits out, another in each round. Two rounds of x, y and z may be
+    With an odd number of programs one, drawn anew, sits out. Two rounds of x, y and z may be
 
         x-z  z-x   y-z  z-y
 
@@ -163,8 +176,9 @@ def both_orders(problem, a, b, draw=0):
 
 
 def tally(contenders, judgments):
-    """W, M [n, n]: W[i, j] is how many judgments between programs i and j were won by i, M[i, j] how many
-    there were. One without a verdict is nobody's. Two programs, x and y, and three judgments:
+    """W, M [n, n]: of M[i, j] judgments between programs i and j, W[i, j] were for i.
+
+    One without a verdict is for neither. Two programs, x and y, and three judgments:
 
         A is x, B is y: "A"              W = [[0, 2],     M = [[0, 3],
         A is y, B is x: "B"                   [0, 0]]          [3, 0]]
@@ -190,8 +204,8 @@ def most_votes(W, M, present=None):
 
         Σ_j W_ij / Σ_j M_ij
 
-    over the programs that are `present` [n] (all, if None). A share, for a program that sat out has fewer
-    judgments. One that was never judged comes after all that were.
+    over the programs that are `present` [n] (all, if None). A share, not a count, for a program that
+    sat out has fewer judgments. One that was never judged comes after all that were.
     """
     if present is None:
         present = np.full(len(W), True)
@@ -209,7 +223,8 @@ def by_votes(candidates, judgments):
     return np.array([p_of.get(candidate["candidate_id"], 0.0) for candidate in candidates])
 
 
-# ---------------------------------------------------------------- the simple ways: candidates -> probabilities
+# ---------------------------------------------------------------- the simple ways
+# Each is a function of a problem's candidates: the probabilities [N] with which it chooses them.
 
 def best(scores):
     """Probability 1 shared by the highest scores."""
@@ -265,9 +280,9 @@ def majority(candidates):
 def minimum_bayes_risk(candidates):
     """argmax_y Σ_y' p(y') [y and y' agree on the public inputs], over the different programs y'.
 
-    A row has one digest of all outputs, so agreement is 0 or 1. With p(y') a program's share of the samples
-    (Shi et al., 2204.11454) this is the majority. Here p(y') ∝ Π_t π(y'_t), the policy's own probability
-    (model-based MBR, 2311.05263).
+    A row has one digest of all outputs, so agreement is 0 or 1. With p(y') a program's share of the
+    samples (Shi et al., 2204.11454) this is the majority. Here p(y') ∝ Π_t π(y'_t), the policy's
+    own probability (model-based MBR, 2311.05263).
     """
     logp = {}      # of each program text
     digest = {}
@@ -320,30 +335,39 @@ class LocalJudge:
 
     def load(self):
         if self.model is None:
-            self.model, self.tokenizer = load_model(self.path, self.cfg.device, self.cfg.dtype, flag="--judge")
+            cfg = self.cfg
+            self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
 
     def compare(self, calls):
         """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}."""
         self.load()
-        ends = end_ids(self.model, self.tokenizer)
-        pad = pad_id(self.tokenizer, ends)
         for start in range(0, len(calls), self.cfg.batch_size):
             batch = calls[start:start + self.cfg.batch_size]
             begun = time.monotonic()
-            prompts = [self.prompt(call) for call in batch]
-            uniforms = [torch.rand(self.cfg.max_new_tokens, generator=random_stream(call, self.cfg.seed))
-                        for call in batch]
-            completions = generate(self.model, prompts, torch.stack(uniforms), self.cfg.temperature, ends, pad)
+            completions = self.complete(batch)
             seconds = round((time.monotonic() - begun) / len(batch), 4)
             for completion in completions:
                 ids = completion.ids[:-1] if completion.finished else completion.ids
                 yield {"text": self.tokenizer.decode(ids), "tokens": len(completion.ids),
                        "finished": completion.finished, "seconds": seconds}
 
+    def complete(self, calls):
+        """A Completion for each call of a batch."""
+        prompts = [self.prompt(call) for call in calls]
+        uniforms = []
+        for call in calls:
+            rng = random_stream(call, self.cfg.seed)
+            uniforms.append(torch.rand(self.cfg.max_new_tokens, generator=rng))
+        ends = end_ids(self.model, self.tokenizer)
+        pad = pad_id(self.tokenizer, ends)
+        uniforms = torch.stack(uniforms)     # [calls, max_new_tokens]
+        return generate(self.model, prompts, uniforms, self.cfg.temperature, ends, pad)
+
     def prompt(self, call):
-        """Token ids that ask for a judgment; where it is thought on, with all that was said before."""
+        """Token ids that ask for a judgment; to think on, with all that was said before."""
         chat = bool(self.tokenizer.chat_template)
-        ids = encode(self.tokenizer, judge_prompt(call.problem, call.a["code"], call.b["code"], chat))
+        text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat)
+        ids = encode(self.tokenizer, text)
         if call.before:
             # Thought by thought: a tokenizer might join the end of one with the WAIT behind it.
             for thought in call.before["text"].split(WAIT):
@@ -352,13 +376,13 @@ class LocalJudge:
         return ids
 
     def rate(self, calls):
-        """Yield an answer to "Is A correct?" for each call, as `compare` does, with P(Yes) as "yes"."""
+        """Yield an answer to "Is A correct?" for each call: as `compare`, with P(Yes) as "yes"."""
         self.load()
         for start in range(0, len(calls), self.cfg.batch_size):
             prompts = []
             for call in calls[start:start + self.cfg.batch_size]:
-                question = f"{call.problem['prompt'].rstrip()}\n{call.a['code'].rstrip()}\n{IS_CORRECT}"
-                prompts.append(encode(self.tokenizer, question))
+                text = [call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT]
+                prompts.append(encode(self.tokenizer, "\n".join(text)))
             for p in self.p_yes(prompts):
                 yield {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p}
 
@@ -392,12 +416,14 @@ class ServedJudge:
         """As LocalJudge.compare."""
         bodies = []
         for call in calls:
-            text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat=not self.cfg.api_plain)
+            chat = not self.cfg.api_plain
+            text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat)
             begun = call.before["text"] + WAIT if call.before else ""
             seed = random_stream(call, self.cfg.seed).initial_seed()
             bodies.append(request_body(self.cfg, text, seed, begun))
         for answer in complete(self.cfg.api_base, bodies, self.cfg.in_flight):
-            yield asdict(answer)
+            yield {"text": answer.text, "tokens": answer.tokens,
+                   "finished": answer.finished, "seconds": answer.seconds}
 
 
 IS_CORRECT = "Is this correct? Answer Yes or No.\n"
@@ -405,8 +431,7 @@ IS_CORRECT = "Is this correct? Answer Yes or No.\n"
 
 def random_stream(call, seed):
     """A judgment's own random numbers: the same in any batch, and in a run that goes on."""
-    b = call.b and call.b["candidate_id"]
-    return stream(seed, "judgment", call.problem["problem_id"], call.draw, call.a["candidate_id"], b, call.wait)
+    return stream(seed, "judgment", *call.key)
 
 
 def sampling_settings(cfg):
@@ -414,12 +439,14 @@ def sampling_settings(cfg):
 
 
 def fingerprint(path):
-    """A judge's path with a digest of what decides its answers: trained again in its folder, it is another."""
+    """A judge's path and a digest of what decides its answers: trained again, it is another."""
     digest = hashlib.sha256()
     for file in sorted(Path(path).glob("*")):
-        if file.suffix in (".safetensors", ".bin", ".jinja") or file.name in ("config.json", "tokenizer.json"):
+        decides = file.suffix in (".safetensors", ".bin", ".jinja")
+        if decides or file.name in ("config.json", "tokenizer.json"):
             with open(file, "rb") as content:
-                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+                digest.update(file.name.encode())
+                digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"{path}@{digest.hexdigest()[:8]}"
 
 
@@ -433,9 +460,7 @@ def judgment_key(judge, call):
     code_b = call.b["code"] if call.b else ""
     text = PROTOCOL + judge_prompt(call.problem, call.a["code"], code_b) + WAIT * call.wait
     prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
-    b = call.b and call.b["candidate_id"]
-    return (judge.name, judge.settings, call.problem["problem_id"], call.draw,
-            call.a["candidate_id"], b, call.wait, prompt)
+    return judge.name, judge.settings, *call.key, prompt
 
 
 class Judgments:
@@ -448,8 +473,8 @@ class Judgments:
     def collect(self, judge, answers_to, calls):
         """A row for each call, in their order.
 
-        answers_to: judge.compare or judge.rate; asked about the calls that are missing. Each row is kept as
-        soon as it is there.
+        answers_to: judge.compare or judge.rate, which is asked about the calls that are missing.
+        Each row is kept as soon as it is there.
         """
         keys = [judgment_key(judge, call) for call in calls]
         missing = [call for key, call in zip(keys, calls) if key not in self.rows]
@@ -464,7 +489,7 @@ class Judgments:
 
 
 def judgment(call, answer):
-    """What a row says of an answer. Where it was thought on from another, text and costs are of both."""
+    """What a row says of an answer. Where it thinks on from another, text and costs are of both."""
     row = dict(answer)
     if call.before:
         row["text"] = call.before["text"] + WAIT + answer["text"]
@@ -493,7 +518,11 @@ class Method:
 
 def simple_methods(lacking, count):
     """The simple ways, but for those whose fields all candidates lack; see `lacking_fields`."""
-    return [Method(name, choose) for name, choose in BASELINES.items() if lacking.get(name) != count]
+    methods = []
+    for name, choose in BASELINES.items():
+        if lacking.get(name) != count:
+            methods.append(Method(name, choose))
+    return methods
 
 
 def judge_methods(label, judge, problems, candidates, cache, cfg):
@@ -577,7 +606,7 @@ def pass_at_1(p, candidates):
 
 
 def take_one(p, candidates, seed):
-    """One candidate, drawn from p [N] by a number u that is the same for all methods of a problem."""
+    """One candidate, drawn from p [N] by a number u that all methods share on a problem."""
     rng = stream(seed, "tie", candidates[0]["problem_id"])
     u = float(torch.rand((), generator=rng, dtype=torch.float64))
     drawn = np.searchsorted(np.cumsum(p), u, side="right")
@@ -589,8 +618,13 @@ def selection_row(method, candidates, n, seed):
     """The row of selections.jsonl for a method's choice among a problem's candidates."""
     p = method.probabilities(candidates)
     pid = candidates[0]["problem_id"]
-    row = {"problem_id": pid, "method": method.name, "n": n,
-           "candidate_id": take_one(p, candidates, seed)["candidate_id"], "passed": pass_at_1(p, candidates)}
+    row = {
+        "problem_id": pid,
+        "method": method.name,
+        "n": n,
+        "candidate_id": take_one(p, candidates, seed)["candidate_id"],
+        "passed": pass_at_1(p, candidates),
+    }
     if method.judgments is None:
         return row
     judgments = method.judgments[pid]
@@ -623,7 +657,7 @@ def ranking(votes):
 
 
 def deciding_judgment(votes, judgments):
-    """The first that the winner won against the best-placed rival that it beat; None if it won none."""
+    """The first for the winner over the best-placed rival that it beat; None if it won none."""
     ranked = ranking(votes)
     won = [row for row in judgments if winner(row) == ranked[0]]
     return min(won, key=lambda row: ranked.index(loser(row)), default=None)
@@ -639,7 +673,7 @@ def loser(judgment):
 
 
 def after_each_round(candidates, judgments):
-    """[(judge tokens, pass@1)] after 1, 2, ... R rounds: what fewer rounds cost, and what they choose.
+    """[(judge tokens, pass@1)] after 1, 2, ... R rounds: what fewer rounds cost, what they choose.
 
     judgments: round after round, each with the same number of judgments.
     """
@@ -657,15 +691,18 @@ def after_each_round(candidates, judgments):
 def resample(candidates, methods, seed, draws=40):
     """pass@1 of each method on other samples of one problem, [draws, methods].
 
-    A sample is as many candidates, drawn with replacement (and again, until some pass and some fail), and as
-    many verdicts in each pair of programs, also drawn with replacement. It is the same for all methods.
+    A sample is as many candidates, drawn with replacement (and again, until some pass and some fail),
+    and as many verdicts in each pair of programs, also with replacement. All methods share it.
     """
     if not is_mixed(candidates):
         return np.full((draws, len(methods)), float(candidates[0]["passed"]))
     pid = candidates[0]["problem_id"]
     rng = np.random.default_rng([seed, *pid.encode(errors="replace")])
     contenders = programs(candidates)
-    tallies = {method.name: tally(contenders, method.judgments[pid]) for method in methods if method.judgments}
+    tallies = {}
+    for method in methods:
+        if method.judgments is not None:
+            tallies[method.name] = tally(contenders, method.judgments[pid])
 
     scores = []
     while len(scores) < draws:
@@ -687,10 +724,10 @@ def resample(candidates, methods, seed, draws=40):
 
 
 def resample_votes(W, M, rng):
-    """W [n, n] as other verdicts would have made it: those of each pair drawn anew, with replacement.
+    """W [n, n] as other verdicts would make it: those of each pair drawn anew, with replacement.
 
-    Of the M_ij judgments of a pair W_ij are for i, W_ji for j and the rest for neither. So the new ones are
-    a multinomial draw: M_ij judgments, each for i, for j or for neither with these shares.
+    Of the M_ij judgments of a pair W_ij are for i, W_ji for j and the rest for neither. So the new
+    ones are a multinomial draw: M_ij judgments, each for i, for j or for neither with these shares.
     """
     i, j = np.triu_indices(len(W), 1)                                    # [pairs], i < j
     judged = M[i, j]                                                     # [pairs]
@@ -708,13 +745,14 @@ def resample_votes(W, M, rng):
 # ---------------------------------------------------------------- the command
 
 def judges_of(cfg):
-    """{label: judge} of the judges that the flags name. Raises UserError if the default one is missing."""
+    """{label: judge} of those that the flags name. Raises UserError if the default is missing."""
     trained = cfg.judge
     if trained is None and not cfg.api_base:
         trained = str(ROOT / "runs/tiny-instance/judge")
         if not Path(trained).exists():
-            raise UserError(f"--judge: {trained} is not there yet: run `python train_bilevel.py --weights instance` "
-                            "first, or name a judge (--judge none shows the simple ways alone)")
+            raise UserError(f"--judge: {trained} is not there yet: run `python train_bilevel.py "
+                            "--weights instance` first, or name a judge (--judge none shows the "
+                            "simple ways alone)")
     untrained = cfg.base_judge
     tiny_world = (TINY / "labelled.jsonl", ROOT / "runs/tiny/labelled.jsonl")
     if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in tiny_world:
@@ -731,33 +769,35 @@ def judges_of(cfg):
 
 
 def load_candidates(cfg):
-    """(problems of the split, {problem_id: candidates with a verdict}). Raises UserError if none are mixed."""
+    """(problems of the split, {problem_id: candidates with a verdict}).
+
+    Raises UserError where there is nothing to choose.
+    """
     candidates = defaultdict(list)
     rows = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
-    without_verdict = 0
+    for row in rows:
+        if row["passed"] is not None:
+            candidates[row["problem_id"]].append(row)
+    without_verdict = len(rows) - sum(map(len, candidates.values()))
+    if without_verdict:
+        print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no "
+              "verdict and are left out")
+
     problems = {}
     for pid, problem in read_problems(cfg.problems).items():
-        if problem["split"] == cfg.split:
+        if problem["split"] == cfg.split and pid in candidates:
             problems[pid] = problem
-    for row in rows:
-        if row["passed"] is None:
-            without_verdict += 1
-        else:
-            candidates[row["problem_id"]].append(row)
-    if without_verdict:
-        print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no verdict "
-              "and are left out")
-    problems = {pid: problem for pid, problem in problems.items() if pid in candidates}
     if not problems:
         files = " ".join(map(str, cfg.problems))
-        raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} (--split)")
+        raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} "
+                        "(--split)")
     if not any(is_mixed(candidates[pid]) for pid in problems):
-        raise UserError(f"{cfg.labelled}, split {cfg.split!r}: no problem has both a passing and a failing candidate, "
-                        "so every way of choosing is the same: sample more candidates (sample.py --n), "
-                        "or take other problems")
+        raise UserError(f"{cfg.labelled}, split {cfg.split!r}: no problem has both a passing and a "
+                        "failing candidate, so every way of choosing is the same: sample more "
+                        "candidates (sample.py --n), or take other problems")
     if cfg.explain and cfg.explain not in problems:
-        raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split {cfg.split!r} "
-                        f"in {cfg.labelled}")
+        raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split "
+                        f"{cfg.split!r} in {cfg.labelled}")
     return problems, candidates
 
 
@@ -782,13 +822,13 @@ def all_methods(judges, problems, candidates, lacking, cache, cfg):
     return simple[:-1] + rated + voted + simple[-1:]
 
 
-def compare_methods(judges, problems, everyones, cache, cfg):
-    """Choose among the first n candidates of each problem, for all n; write selections.jsonl, print the tables."""
-    most = max(len(everyones[pid]) for pid in problems)
+def compare_methods(judges, problems, all_candidates, cache, cfg):
+    """Choose among the first n candidates of each problem, for each n; write and print it."""
+    most = max(len(all_candidates[pid]) for pid in problems)
     sizes = sorted({min(n, most) for n in [*cfg.n, most]})
     rows = []
     for n in sizes:
-        candidates = {pid: everyones[pid][:n] for pid in problems}
+        candidates = {pid: all_candidates[pid][:n] for pid in problems}
         shown = [candidate for pid in problems for candidate in candidates[pid]]
         lacking = lacking_fields(shown)
         methods = all_methods(judges, problems, candidates, lacking, cache, cfg)
@@ -806,24 +846,29 @@ def compare_methods(judges, problems, everyones, cache, cfg):
     for name, count in lacking.items():
         if count:
             left_out = "" if name in names else "; it is left out"
-            print(f"note: “{name}” needs {' and '.join(NEEDS[name])}, which {count} of {len(shown)} candidates "
-                  f"of {cfg.labelled} lack{left_out}")
+            fields = " and ".join(NEEDS[name])
+            print(f"note: “{name}” needs {fields}, which {count} of {len(shown)} candidates of "
+                  f"{cfg.labelled} lack{left_out}")
     print(f"\nselections: {cfg.out}\njudgments:  {cache.file.path}")
     if judges:
         print(f"next: the same command with --explain {next(iter(problems))}")
 
 
 def report(rows, resampled, methods, judges, problems, candidates, cfg):
-    """Print the tables. rows: selections; resampled [problems, samples, methods]: pass@1 on other samples."""
+    """Print the tables.
+
+    rows: of selections.jsonl.   resampled: [problems, samples, methods] pass@1 on other samples.
+    """
     names = [method.name for method in methods]
     judged = {method.name: method.judgments for method in methods if method.judgments is not None}
     mixed = [pid for pid in problems if is_mixed(candidates[pid])]
     score = {}    # {(method, problem_id): pass@1}
     right = {}    # {(method, problem_id): did the one candidate that it takes pass?}
-    passed = {(pid, row["candidate_id"]): row["passed"] for pid in problems for row in candidates[pid]}
     for row in rows:
-        score[row["method"], row["problem_id"]] = row["passed"]
-        right[row["method"], row["problem_id"]] = passed[row["problem_id"], row["candidate_id"]]
+        pid = row["problem_id"]
+        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
+        score[row["method"], pid] = row["passed"]
+        right[row["method"], pid] = passed[row["candidate_id"]]
     against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
 
     print(f"\n{cfg.labelled}, split {cfg.split}, R = {cfg.rounds}: {len(problems)} problems, "
@@ -847,7 +892,8 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
     if about_judges:
         print()
         tables.print_table(about_judges)
-        print("right: of mixed pairs; same choice: in both orders of a pair; calls, tokens and seconds a problem")
+        print("right: of mixed pairs; same choice: in both orders of a pair; "
+              "calls, tokens and seconds a problem")
 
     if any(cfg.waits):
         for label in judges:

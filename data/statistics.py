@@ -5,14 +5,15 @@ import numpy as np
 
 
 def bootstrap(score, resampled, seed, draws=2000):
-    """Means over problems as other samples would give them, [draws, methods]; a sample serves all methods.
+    """Means over problems as other samples would give them, [draws, methods].
 
     score:     [problems, methods] as it was.
-    resampled: [problems, samples, methods]: what varies inside each problem, its candidates and verdicts.
+    resampled: [problems, samples, methods] on other candidates and verdicts of each problem.
 
-    A draw takes as many problems, with replacement, and one of its samples for each. Candidates drawn with
-    replacement hold fewer different ones, which shifts the mean: the draws are centred on that of `score`.
-    They are a little wide, since what varies inside a problem varies between problems, too.
+    A draw takes as many problems, with replacement, and one of its samples for each; all methods share
+    it. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so the
+    draws are centred on that of `score`. They are a little wide, since what varies inside a problem
+    varies between problems, too.
     """
     rng = np.random.default_rng(seed)
     problems, samples, _ = resampled.shape
@@ -25,7 +26,7 @@ def bootstrap(score, resampled, seed, draws=2000):
 
 
 def interval(samples, least=0.0):
-    """(low, high) of the middle 95 % of samples of a share, or of a difference of shares (least = -1)."""
+    """(low, high) of the middle 95 % of samples of a share, or of a difference (least = -1)."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return max(low, least), min(high, 1.0)
 
@@ -33,7 +34,9 @@ def interval(samples, least=0.0):
 def mcnemar(a, b):
     """Exact two-sided p of McNemar's test on paired right / wrong outcomes.
 
-    Of n = b + c problems on which only one of the two is right: p = min(1, 2 Σ_{k <= min(b, c)} C(n, k) / 2^n).
+    Of n = b + c problems on which only one of the two is right:
+
+        p = min(1, 2 Σ_{k <= min(b, c)} C(n, k) / 2^n)
     """
     only_a = sum(x and not y for x, y in zip(a, b))
     only_b = sum(y and not x for x, y in zip(a, b))
@@ -43,7 +46,10 @@ def mcnemar(a, b):
 
 
 def holm(ps):
-    """Several p, corrected (Holm 1979): in ascending order, p_(i) -> max_{j <= i} min(1, (m − j + 1) p_(j))."""
+    """m p-values, corrected (Holm 1979): in ascending order,
+
+        p_(i) -> max_{j <= i} min(1, (m − j + 1) p_(j))
+    """
     ascending = sorted(range(len(ps)), key=ps.__getitem__)
     corrected = [0.0] * len(ps)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""The tables that stage 4 prints. Each is made as rows, {column: text}, and printed by `print_table`."""
+"""The tables that stage 4 prints: made as rows, {column: text}, and printed by `print_table`."""
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data.statistics import bootstrap, holm, interval, mcnemar
 
 
 def print_table(rows):
-    """Print rows of equal keys, {column: text}: the first column to the left, the others to the right."""
+    """Print rows of equal keys, {column: text}. The first column is set left, the others right."""
     widths = {}
     for column in rows[0]:
         widths[column] = max(len(text) for text in (column, *(row[column] for row in rows)))
@@ -26,7 +26,7 @@ def percent(values):
 
 
 def with_interval(mean, samples, least=0.0):
-    """A share, or a difference of shares, and the middle 95 % of its bootstrap samples, in percent."""
+    """A share, or a difference of shares, and the middle 95 % of its bootstrap samples, in %."""
     low, high = interval(samples, least)
     return f"{100 * mean:.1f} [{100 * low:5.1f}, {100 * high:5.1f}]"
 
@@ -34,7 +34,7 @@ def with_interval(mean, samples, least=0.0):
 # ---------------------------------------------------------------- methods
 
 def methods_table(names, score, right, resampled, mixed, against, seed):
-    """A row for each method: pass@1 with intervals, its distance to random, p and the gap that it closes.
+    """A row for each method: pass@1 with intervals, how far over random, p, the gap that it closes.
 
     score:     [problems, methods] pass@1.
     right:     [problems, methods] whether the one candidate that it takes passed; for the test.
@@ -52,11 +52,12 @@ def methods_table(names, score, right, resampled, mixed, against, seed):
     rows = []
     for k, name in enumerate(names):
         over = mean[k] - mean[random]
+        over_samples = on_mixed[:, k] - on_mixed[:, random]
         rows.append({
             "chosen by": name,
             "all: pass@1 %": with_interval(score[:, k].mean(), on_all[:, k]),
             "mixed: pass@1 %": with_interval(mean[k], on_mixed[:, k]),
-            "mixed, over random": with_interval(over, on_mixed[:, k] - on_mixed[:, random], least=-1),
+            "mixed, over random": with_interval(over, over_samples, least=-1),
             "p": p[name],
             "gap closed": f"{over / (mean[oracle] - mean[random]):.0%}",
         })
@@ -64,7 +65,7 @@ def methods_table(names, score, right, resampled, mixed, against, seed):
 
 
 def p_values(names, right, against):
-    """{method: p of its comparison with the method `against`, as text}; right [problems, methods]."""
+    """{method: p of comparing it with `against`, as text}; right [problems, methods]."""
     others = [name for name in names if name != against]
     ps = []
     for name in others:
@@ -91,13 +92,14 @@ def groups_table(names, score, groups):
 
 
 def group_problems(pids, problems, candidates):
-    """{"difficulty easy": problem ids, ...} by domain, difficulty and policy, where those differ."""
+    """{"difficulty easy": problem ids, ...} by domain, difficulty and policy where they differ."""
     groups = defaultdict(list)
     for field in ("domain", "difficulty", "policy"):
         value = {}
         for pid in pids:
             if field == "policy":
-                value[pid] = "+".join(sorted({candidate["policy"] for candidate in candidates[pid]}))
+                policies = {candidate["policy"] for candidate in candidates[pid]}
+                value[pid] = "+".join(sorted(policies))
             else:
                 value[pid] = problems[pid][field]
         if len(set(value.values())) > 1:
@@ -113,11 +115,16 @@ def tokens_of(judgments):
     return sum(row["tokens"] for rows in judgments.values() for row in rows)
 
 
+def outcomes(candidates):
+    """{candidate_id: did it pass?} of a problem's candidates."""
+    return {candidate["candidate_id"]: candidate["passed"] for candidate in candidates}
+
+
 def right_verdicts(judgments, candidates):
-    """{(problem_id, draw, a, b): is the verdict right?} of the judgments between a passing and a failing program."""
+    """{(problem_id, draw, a, b): is it right?} of judgments between a passing and a failing program."""
     right = {}
     for pid, rows in judgments.items():
-        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
+        passed = outcomes(candidates[pid])
         for row in rows:
             if passed[row["a"]] != passed[row["b"]]:
                 answer = "A" if passed[row["a"]] else "B"
@@ -125,14 +132,17 @@ def right_verdicts(judgments, candidates):
     return right
 
 
-def in_both_orders(rows):
-    """[(judgment, the one of the same programs in the other order)]."""
-    found = {(row["problem_id"], row["draw"], row["a"], row["b"]): row for row in rows}
-    pairs = []
-    for (pid, draw, a, b), row in found.items():
-        if a < b:
-            pairs.append((row, found[pid, draw, b, a]))
-    return pairs
+def same_choices(rows):
+    """For each pair that was judged in both orders: is the same program chosen in both?"""
+    verdict = {}
+    for row in rows:
+        verdict[row["problem_id"], row["draw"], row["a"], row["b"]] = row["verdict"]
+    same = []
+    for pid, draw, a, b in verdict:
+        if a < b:   # each pair once
+            # "A" of a against b, and "B" of b against a, are the same choice
+            same.append({verdict[pid, draw, a, b], verdict[pid, draw, b, a]} == {"A", "B"})
+    return same
 
 
 def judges_table(judged, candidates):
@@ -146,24 +156,23 @@ def judges_table(judged, candidates):
         if not rows:
             continue
         right = right_verdicts(judgments, candidates)
-        a_passed = {}
-        for pid in judgments:
-            for candidate in candidates[pid]:
-                a_passed[pid, candidate["candidate_id"]] = candidate["passed"]
-        both = []
-        for pid, draw, a, b in right:
-            if a < b:
-                both.append(right[pid, draw, a, b] and right[pid, draw, b, a])
-        # Said of the same programs in both orders, "A" and "B" are the same choice.
-        same = [{one["verdict"], other["verdict"]} == {"A", "B"} for one, other in in_both_orders(rows)]
+        where_a_passed = []
+        where_b_passed = []
+        in_both_orders = []
+        for (pid, draw, a, b), is_right in right.items():
+            if outcomes(candidates[pid])[a]:
+                where_a_passed.append(is_right)
+                in_both_orders.append(is_right and right[pid, draw, b, a])
+            else:
+                where_b_passed.append(is_right)
         problems = len(judgments)
         table.append({
             "judgments, %": name,
             "right": percent(list(right.values())),
-            "where A passed": percent([ok for (pid, _, a, _), ok in right.items() if a_passed[pid, a]]),
-            "where B did": percent([ok for (pid, _, a, _), ok in right.items() if not a_passed[pid, a]]),
-            "in both orders": percent(both),
-            "same choice": percent(same),
+            "where A passed": percent(where_a_passed),
+            "where B did": percent(where_b_passed),
+            "in both orders": percent(in_both_orders),
+            "same choice": percent(same_choices(rows)),
             "parsed": percent([row["verdict"] is not None for row in rows]),
             "cut off": percent([not row["finished"] for row in rows]),
             "calls": f"{len(rows) / problems:.0f}",
@@ -179,10 +188,10 @@ def waits_name(count):
 
 
 def waits_table(label, counts, judged, score, candidates, mixed):
-    """A row for each number of waits: what they changed, and what more votes for as many tokens make of it.
+    """A row for each number of waits: what they changed, and what votes for as many tokens choose.
 
     counts: numbers of waits, ascending, from 0.   judged: as in `judges_table`.
-    score:  {(method, problem_id): pass@1}.        mixed:  ids of problems with passing and failing candidates.
+    score:  {(method, problem_id): pass@1}.        mixed:  ids of the mixed problems.
     """
     table = []
     before = None
@@ -229,7 +238,8 @@ def print_explanation(problem, candidates, method, votes, ranked, deciding):
     if deciding is None:
         print("\nno judgment was needed")
     else:
-        print(f"\nthe deciding judgment (A is {deciding['a']}, B is {deciding['b']}):\n{deciding['text']}")
+        print(f"\nthe deciding judgment (A is {deciding['a']}, B is {deciding['b']}):")
+        print(deciding["text"])
 
 
 # ---------------------------------------------------------------- stage 3

@@ -1,11 +1,11 @@
-"""The README's results from the files of reproduce.sh: tables on the terminal, two figures in docs/.
+"""The results from the files of reproduce.sh: tables on the terminal, two figures in docs/.
 
-    python docs/figures.py runs/results                     all tables, training.png and selection.png
-    python docs/figures.py runs/tiny/selections.jsonl ...   selection.png: accuracy by N and by judge tokens
+    python docs/figures.py runs/results                     all tables and both figures
+    python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
 
-The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl and waits-JUDGE-SEED/selections.jsonl;
-the second what `python select.py --aggregate rounds round-robin --waits 1 2 4 --n 1 2 4 8` wrote, one file
-or one for each seed. Needs matplotlib.
+The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl and
+waits-JUDGE-SEED/selections.jsonl; the second what `python select.py --aggregate rounds round-robin
+--waits 1 2 4 --n 1 2 4 8` wrote, one file or one for each seed. Needs matplotlib.
 """
 import sys
 from collections import defaultdict
@@ -52,10 +52,13 @@ def mean_interval(shares):
 
 
 def paired_bootstrap(a, b, draws=10000):
-    """Mean of a − b, both [seeds, problems], with a 95 % interval over problems, the same in every seed."""
-    difference = 100 * (np.array(a) - np.array(b)).mean(0)                                # [problems]
+    """Mean of a − b, both [seeds, problems], with a 95 % interval over problems, as text.
+
+    Every seed has the same problems, so they are drawn for all seeds at once.
+    """
+    difference = 100 * (np.array(a) - np.array(b)).mean(0)                # [problems]
     rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(difference), (draws, len(difference)))                    # [draws, problems]
+    drawn = rng.integers(0, len(difference), (draws, len(difference)))    # [draws, problems]
     low, high = np.percentile(difference[drawn].mean(1), [2.5, 97.5])
     return f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -79,7 +82,7 @@ def print_markdown(rows):
 # ---------------------------------------------------------------- reading
 
 def selections(path):
-    """Rows of a selections.jsonl that chose among all candidates (select.py --n adds smaller choices)."""
+    """Rows of a selections.jsonl that chose among all candidates (--n adds smaller choices)."""
     rows = read_rows(path)
     most = max(row["n"] for row in rows)
     return [row for row in rows if row["n"] == most]
@@ -87,8 +90,13 @@ def selections(path):
 
 def mixed_problems(rows):
     """Problems of a selections.jsonl with passing and failing candidates."""
-    some_pass = {row["problem_id"] for row in rows if row["method"] == "oracle" and row["passed"] > 0.5}
-    some_fail = {row["problem_id"] for row in rows if row["method"] == "random" and row["passed"] < 1 - 1e-9}
+    some_pass = set()
+    some_fail = set()
+    for row in rows:
+        if row["method"] == "oracle" and row["passed"] > 0.5:
+            some_pass.add(row["problem_id"])
+        if row["method"] == "random" and row["passed"] < 1 - 1e-9:
+            some_fail.add(row["problem_id"])
     return some_pass & some_fail
 
 
@@ -98,11 +106,13 @@ def load(folder):
     for method in METHODS:
         for path in sorted(folder.glob(f"{method}-*")):
             if path.is_dir():
-                run = {name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "transcripts", "weights")}
-                run["selections"] = selections(path / "selections.jsonl")
+                run = {"selections": selections(path / "selections.jsonl")}
+                for name in ("metrics", "transcripts", "weights"):
+                    run[name] = read_rows(path / f"{name}.jsonl")
                 runs[method].append(run)
     if not all(runs[method] for method in METHODS):
-        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
+        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; "
+                        "make them with bash reproduce.sh")
     return runs
 
 
@@ -138,15 +148,17 @@ def source(group):
 # ---------------------------------------------------------------- tables
 
 def accuracy_table(runs, untrained, mixed):
-    """Accuracy on target pairs and Best-of-N of every method, and how far each is above uniform weights."""
-    # The evaluation pairs depend on the seed, so problems are compared within a seed: those that all share.
+    """Accuracy on target pairs and Best-of-N of every method, and how far over uniform weights."""
+    # The evaluation pairs depend on the seed. Problems are compared within a seed: those in all seeds.
     accuracy = {method: [last_accuracy(run) for run in runs[method]] for method in METHODS}
-    shared = sorted(set.intersection(*(set(found) for method in METHODS for found in accuracy[method])))
+    shared = set.intersection(*(set(run) for of_method in accuracy.values() for run in of_method))
     on_pairs = {}     # {method: [seeds, problems]}
     best_of_n = {}    # {method: [seeds, problems]}
     for method in METHODS:
-        on_pairs[method] = [[found[problem_id] for problem_id in shared] for found in accuracy[method]]
-        best_of_n[method] = [passed_by("judge, trained", run["selections"], mixed) for run in runs[method]]
+        on_pairs[method] = [[run[pid] for pid in sorted(shared)] for run in accuracy[method]]
+        best_of_n[method] = []
+        for run in runs[method]:
+            best_of_n[method].append(passed_by("judge, trained", run["selections"], mixed))
 
     first = [evaluations(run)[0] for run in runs["uniform"]]
     before = passed_by("judge, trained", untrained, mixed)   # named so, for it was given as --judge
@@ -160,17 +172,19 @@ def accuracy_table(runs, untrained, mixed):
     }]
     for method in METHODS:
         last = [evaluations(run)[-1] for run in runs[method]]
+        chosen = [np.mean(passed) for passed in best_of_n[method]]
         row = {
             "weights": method,
             "target pair accuracy, %": mean_interval([row["eval_accuracy"] for row in last]),
             "pairs over uniform": "",
-            "Best-of-8, mixed problems, %": mean_interval([np.mean(passed) for passed in best_of_n[method]]),
+            "Best-of-8, mixed problems, %": mean_interval(chosen),
             "Best-of-8 over uniform": "",
             "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in last]):.0f}",
         }
         if method != "uniform":
             row["pairs over uniform"] = paired_bootstrap(on_pairs[method], on_pairs["uniform"])
-            row["Best-of-8 over uniform"] = paired_bootstrap(best_of_n[method], best_of_n["uniform"])
+            over = paired_bootstrap(best_of_n[method], best_of_n["uniform"])
+            row["Best-of-8 over uniform"] = over
         rows.append(row)
     return rows
 
@@ -205,10 +219,11 @@ def weights_table(runs):
 
 
 def waits_table(folder):
-    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside votes for as many tokens."""
+    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside the control."""
     runs = {}
     for judge in JUDGES:
-        runs[judge] = [selections(path / "selections.jsonl") for path in sorted(folder.glob(f"waits-{judge}-*"))]
+        folders = sorted(folder.glob(f"waits-{judge}-*"))
+        runs[judge] = [selections(path / "selections.jsonl") for path in folders]
     rows = []
     for count in WAITS:
         row = {"waits": str(count)}
@@ -222,7 +237,7 @@ def waits_table(folder):
 
 
 def pass_and_tokens(method, runs):
-    """pass@1 on mixed problems with its interval over seeds, and the judge tokens of all problems."""
+    """pass@1 on mixed problems with its interval over seeds, and the judge tokens on all."""
     passed = [np.mean(passed_by(method, rows, mixed_problems(rows))) for rows in runs]
     tokens = [row["judge_tokens"] for rows in runs for row in rows if row["method"] == method]
     return f"{mean_interval(passed)} ({np.mean(tokens):.0f})"
@@ -273,7 +288,10 @@ def print_transcripts(run):
 # ---------------------------------------------------------------- training.png
 
 def draw_training(runs, out=HERE / "training.png"):
-    """Target accuracy, share of tracing and mean weight by source over the steps: bold means, faint seeds."""
+    """Target accuracy, share of tracing and mean weight by source, step by step.
+
+    A bold line is the mean over seeds, a faint one a seed.
+    """
     plt.rcParams.update(STYLE)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
     for method in METHODS:
@@ -283,7 +301,8 @@ def draw_training(runs, out=HERE / "training.png"):
         for run in runs[method]:
             accuracy.append([100 * row["eval_accuracy"] for row in evaluations(run)])
         draw_seeds(left, steps, accuracy, COLOURS[method], label)
-        draw_seeds(middle, steps, [tracing(run, steps) for run in runs[method]], COLOURS[method], label)
+        traces = [tracing(run, steps) for run in runs[method]]
+        draw_seeds(middle, steps, traces, COLOURS[method], label)
 
     sources = {
         "strong": ("target-like (strong policy)", "#e15759"),
@@ -345,8 +364,8 @@ def save(figure, path):
 def selection_curves(rows):
     """Rows of a selections.jsonl as curves of means over problems.
 
-    Returns {method: [(N, pass@1)]} and, for the methods that ask a judge, {method: [(judge tokens, pass@1)]} at
-    the largest N: a point for each number of rounds where a judge votes in rounds, else one.
+    Returns {method: [(N, pass@1)]} and, for the methods that ask a judge, {method: [(judge tokens,
+    pass@1)]} at the largest N: a point for each round where a judge votes in rounds, else one.
     """
     most = max(row["n"] for row in rows)
     cells = defaultdict(list)
@@ -362,12 +381,12 @@ def selection_curves(rows):
 
 
 def is_judge(method):
-    """"judge, trained" is a judge that votes in rounds; "judge, trained, 1 wait" is a variant of it."""
+    """"judge, trained" is a judge that votes in rounds, "judge, trained, 1 wait" a variant."""
     return method.count(", ") == 1
 
 
 def token_curve(rows, each_round):
-    """[(judge tokens, pass@1)] after each round, or only at the end; means over the problems' rows."""
+    """[(judge tokens, pass@1)] after each round, or only at the end; means over the rows."""
     rounds = max(len(row.get("by_round", [])) for row in rows) if each_round else 0
     curves = []
     for row in rows:
@@ -388,7 +407,7 @@ def marker_of(method):
 
 
 def draw_selection(paths, out=HERE / "selection.png"):
-    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, more thought."""
+    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, waits."""
     runs = [selection_curves(read_rows(path)) for path in paths]
     first_by_n, first_by_tokens = runs[0]
     judges = sorted({method for _, by_tokens in runs for method in by_tokens if is_judge(method)})

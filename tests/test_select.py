@@ -1,8 +1,9 @@
-"""select.py: judges that are known get what they deserve, judgments are paid for once, a choice can be explained."""
+"""select.py: known judges get what they deserve, judgments are paid for once, choices are explained."""
 import importlib.util
 import itertools
 import json
 import threading
+import time
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -41,12 +42,13 @@ def met(calls):
 
 
 def judged(calls, judge):
-    """The rows of these calls as judgments.jsonl has them; judge(a, b) -> "A", "B" or None on candidates."""
+    """The rows of these calls, as judgments.jsonl has them; judge(a, b) -> "A", "B" or None."""
     rows = []
     for call in calls:
         a, b = call.a["candidate_id"], call.b["candidate_id"]
-        rows.append({"problem_id": "p", "draw": call.draw, "a": a, "b": b, "wait": 0, "text": f"{a} or {b}",
-                     "tokens": 10, "finished": True, "seconds": 0.5, "verdict": judge(call.a, call.b)})
+        rows.append({"problem_id": "p", "draw": call.draw, "a": a, "b": b, "wait": 0,
+                     "text": f"{a} or {b}", "tokens": 10, "finished": True, "seconds": 0.5,
+                     "verdict": judge(call.a, call.b)})
     return rows
 
 
@@ -263,7 +265,8 @@ def test_where_a_simple_way_sees_no_difference_all_share(method):
 
 
 def test_majority_counts_samples_and_mbr_a_text_once_with_its_probability():
-    often = [candidate(f"c{k}", code="often", mean_logprob=-3.0, n_tokens=1, output_digest="u") for k in range(3)]
+    unlikely = {"code": "often", "mean_logprob": -3.0, "n_tokens": 1, "output_digest": "u"}
+    often = [candidate(f"c{k}", **unlikely) for k in range(3)]
     sure = candidate("c3", code="sure", mean_logprob=-0.5, n_tokens=1, output_digest="v")
     assert select.majority([*often, sure]).tolist() == [1 / 3, 1 / 3, 1 / 3, 0]
     assert select.minimum_bayes_risk([*often, sure]).tolist() == [0, 0, 0, 1]
@@ -338,7 +341,8 @@ def test_what_a_sample_cannot_change_is_not_changed():
 def test_resampling_draws_candidates_and_leaves_a_mixed_problem_mixed():
     found = select.resample(ONE_OF_FOUR, [RANDOM], seed=0, draws=400)[:, 0]
     assert set(found) == {.25, .5, .75}
-    # of 4 drawn with replacement k ~ Binomial(4, 1/4) pass, given 1 <= k <= 3: in 108, 54 and 12 of 174 cases
+    # Of 4 drawn with replacement k ~ Binomial(4, 1/4) pass; given 1 <= k <= 3, k is 1, 2 and 3 in 108, 54
+    # and 12 of 174 cases.
     assert found.mean() == pytest.approx((108 * .25 + 54 * .5 + 12 * .75) / 174, abs=0.03)
 
 
@@ -350,7 +354,8 @@ def test_resampling_draws_verdicts():
 
 
 def test_resampled_verdicts_are_as_many_and_on_average_the_same():
-    W = np.array([[0, 6], [2, 0]])      # of 12 judgments 6 are for the first, 2 for the second, 4 for neither
+    # Of 12 judgments 6 are for the first, 2 for the second, 4 for neither.
+    W = np.array([[0, 6], [2, 0]])
     M = np.array([[0, 12], [12, 0]])
     rng = np.random.default_rng(0)
     found = np.array([select.resample_votes(W, M, rng) for _ in range(2000)])
@@ -472,7 +477,8 @@ class Scripted:
             self.asked.append(call)
             verdict = self.verdict(call)
             text = f"thought, <best>{verdict}</best>" if verdict else "no idea"
-            yield {"text": text, "tokens": {"A": 4, "B": 3, None: 2}[verdict], "finished": True, "seconds": 0.1}
+            tokens = {"A": 4, "B": 3, None: 2}[verdict]
+            yield {"text": text, "tokens": tokens, "finished": True, "seconds": 0.1}
 
     def verdict(self, call):
         return self.says("good" in call.a["code"], "good" in call.b["code"])
@@ -514,12 +520,14 @@ def world(tmp_path):
     problems = []
     rows = []
     for pid, labels in LABELS.items():
-        problems.append({"problem_id": pid, "prompt": f"Task {pid}\n", "entry_point": "f", "public_tests": [],
-                         "tests": [], "domain": "d", "difficulty": "easy", "split": "test"})
+        problems.append({"problem_id": pid, "prompt": f"Task {pid}\n", "entry_point": "f",
+                         "public_tests": [], "tests": [], "domain": "d", "difficulty": "easy",
+                         "split": "test"})
         for k, good in enumerate(labels):
             code = f"# {'good' if good else 'bad'} {k}\n"
-            rows.append(candidate(f"c{k}", bool(good), problem_id=pid, code=code, mean_logprob=-1.0, n_tokens=3,
-                                  self_certainty=1.0, public_passed=True, output_digest="u"))
+            rows.append(candidate(f"c{k}", bool(good), problem_id=pid, code=code, mean_logprob=-1.0,
+                                  n_tokens=3, self_certainty=1.0, public_passed=True,
+                                  output_digest="u"))
     return ["--problems", str(dump(tmp_path / "p.jsonl", problems)),
             "--labelled", str(dump(tmp_path / "l.jsonl", rows)),
             "--judge", "none", "--out", str(tmp_path / "s.jsonl")]
@@ -536,7 +544,8 @@ def selections(folder):
 
 
 def scores(folder, method):
-    return {row["problem_id"]: row["passed"] for row in read_rows(folder / "s.jsonl") if row["method"] == method}
+    rows = read_rows(folder / "s.jsonl")
+    return {row["problem_id"]: row["passed"] for row in rows if row["method"] == method}
 
 
 def timeless(path):
@@ -616,7 +625,8 @@ def test_another_judge_or_setting_is_judged_anew(name, value, world):
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_new_tokens": 9}])
 def test_what_decides_a_judgment_is_among_its_settings(change):
-    assert select.sampling_settings(select.Settings(**change)) != select.sampling_settings(select.Settings())
+    changed = select.sampling_settings(select.Settings(**change))
+    assert changed != select.sampling_settings(select.Settings())
 
 
 def test_other_programs_under_the_same_names_are_judged_anew(world, tmp_path):
@@ -862,7 +872,8 @@ def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def tiny_judge():
     """The tiny world's judge on the CPU, loaded."""
-    judge = select.LocalJudge(str(TINY / "judge"), select.Settings(judge="none", batch_size=4, device="cpu"))
+    cfg = select.Settings(judge="none", batch_size=4, device="cpu")
+    judge = select.LocalJudge(str(TINY / "judge"), cfg)
     judge.load()
     return judge
 
@@ -887,7 +898,7 @@ def two_rounds_with_a_wait(judge, problems, candidates, path):
     with Appender(path, select.JUDGMENT_KEY) as file:
         cache = select.Judgments(file)
         for wait in (0, 1):
-            found[wait] = select.judge_in_rounds(judge, problems, candidates, cache, rounds=2, seed=0, wait=wait)
+            found[wait] = select.judge_in_rounds(judge, problems, candidates, cache, 2, seed=0, wait=wait)
     return found
 
 
@@ -909,10 +920,10 @@ def test_a_checkpoint_thinks_on_from_what_it_said(tiny_judge, three_programs, tm
             assert first["verdict"] in ("A", "B")
 
 
-def test_a_checkpoint_is_loaded_when_it_is_first_asked_and_never_where_all_is_known(three_programs, tmp_path):
+def test_a_checkpoint_is_not_loaded_where_all_is_known(three_programs, tmp_path):
     cfg = select.Settings(judge="none", batch_size=64, device="cpu")
     judge = select.LocalJudge(str(TINY / "judge"), cfg)
-    assert judge.model is None
+    assert judge.model is None      # it is loaded when it is first asked
     two_rounds_with_a_wait(judge, *three_programs, tmp_path / "j.jsonl")
     assert judge.model is not None
     again = select.LocalJudge(str(TINY / "judge"), cfg)
@@ -958,7 +969,7 @@ def test_a_judge_saved_again_from_the_same_weights_is_the_same_judge(tmp_path):
 # ---------------------------------------------------------------- a judge behind a server
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the server's says(body), or with the next status of its `failures`."""
+    """Answers with the server's says(body) after delay(body) seconds, or fails as `failures` say next."""
 
     protocol_version = "HTTP/1.1"
 
@@ -970,12 +981,23 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.asked.append((self.path, body, self.headers.get("Authorization")))
+            server.times.append(time.monotonic())
+            server.busy += 1
+            server.busiest = max(server.busy, server.busiest)
             status = next(server.failures, 200)
-        text = server.says(body)
-        choice = {"message": {"content": text}} if "messages" in body else {"text": text}
-        choice["finish_reason"] = "stop"
-        answer = {"choices": [choice], "usage": {"completion_tokens": 3}}
-        if status != 200:
+        time.sleep(server.delay(body))
+        with server.lock:
+            server.busy -= 1
+        if status == "hang up":
+            self.close_connection = True
+            self.connection.close()
+            return
+        if status == 200:
+            text = server.says(body)
+            choice = {"message": {"content": text}} if "messages" in body else {"text": text}
+            choice["finish_reason"] = "stop"
+            answer = {"choices": [choice], "usage": {"completion_tokens": 3}}
+        else:
             answer = {"error": {"message": f"sorry, {status}"}}
         content = json.dumps(answer).encode()
         self.send_response(status)
@@ -995,10 +1017,15 @@ def reads(body):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.request_queue_size = 64
     server.lock = threading.Lock()
-    server.asked = []
+    server.asked = []          # (path, body, key)
+    server.times = []          # at which it was asked
+    server.busy = 0            # requests in hand
+    server.busiest = 0
     server.failures = iter(())
     server.says = reads
+    server.delay = lambda body: 0
     server.base = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -1096,10 +1123,12 @@ def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
     """Greedy, so that both must agree; a plain model, so /completions; then it thinks on."""
     name = str(TINY / "judge")
     with transformers_serve(name) as base:
-        cfg = select.Settings(judge="none", temperature=0.0, batch_size=64, device="cpu", api_base=base,
-                              api_model=name, api_plain=True, in_flight=4)
-        ours = two_rounds_with_a_wait(select.LocalJudge(name, cfg), *three_programs, tmp_path / "ours.jsonl")
-        theirs = two_rounds_with_a_wait(select.ServedJudge(cfg), *three_programs, tmp_path / "theirs.jsonl")
+        cfg = select.Settings(judge="none", temperature=0.0, batch_size=64, device="cpu",
+                              api_base=base, api_model=name, api_plain=True, in_flight=4)
+        local = select.LocalJudge(name, cfg)
+        ours = two_rounds_with_a_wait(local, *three_programs, tmp_path / "ours.jsonl")
+        remote = select.ServedJudge(cfg)
+        theirs = two_rounds_with_a_wait(remote, *three_programs, tmp_path / "theirs.jsonl")
         for wait in (0, 1):
             for pid in ours[wait]:
                 for here, there in zip(ours[wait][pid], theirs[wait][pid]):
@@ -1109,6 +1138,71 @@ def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
         chat = [{"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}]
         with pytest.raises(servers.ApiError, match="a model without a chat template wants --api-plain"):
             list(servers.complete(base, chat, tries=1))
+
+
+# ---------------------------------------------------------------- the client of servers
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(servers, "PAUSE", 0.04)
+
+
+def test_answers_come_in_order_with_many_requests_in_flight(server):
+    server.delay = lambda body: 0.05 if int(body["prompt"]) % 7 == 0 else 0.01
+    server.says = lambda body: body["prompt"]
+    bodies = [{"prompt": str(k)} for k in range(60)]
+    answers = list(servers.complete(server.base, bodies, in_flight=12))
+    assert [answer.text for answer in answers] == [str(k) for k in range(60)]
+    assert all(answer.tokens == 3 for answer in answers)
+    assert all(answer.finished for answer in answers)
+    assert all(answer.seconds > 0 for answer in answers)
+    assert 2 <= server.busiest <= 12
+
+
+def test_what_passes_by_itself_is_tried_again_with_growing_pauses(server, short_pauses):
+    server.says = lambda body: "at last"
+    server.failures = iter([429, 500, "hang up", 503])
+    answer, = servers.complete(server.base, [{"prompt": "x"}])
+    assert answer.text == "at last"
+    assert len(server.asked) == 5
+    pauses = np.diff(server.times)      # of 0.04, 0.08, 0.16 and 0.32 seconds, up to a quarter less
+    assert (pauses > [0.03, 0.06, 0.12, 0.24]).all()
+
+
+@pytest.mark.parametrize("status, tries, says", [
+    (401, 1, "OPENAI_API_KEY"),
+    (404, 1, "/v1"),
+    (503, 3, "sorry, 503"),
+])
+def test_a_server_that_cannot_be_used_is_an_error_that_names_the_address(
+        status, tries, says, server, short_pauses):
+    server.failures = itertools.repeat(status)
+    with pytest.raises(servers.ApiError) as caught:
+        list(servers.complete(server.base, [{"messages": []}], tries=3))
+    message = str(caught.value)
+    assert message.startswith(f"--api-base {server.base}")
+    assert says in message
+    assert "\n" not in message
+    assert caught.value.status == status
+    assert len(server.asked) == tries
+
+
+def test_no_server_is_an_error_in_one_line(short_pauses):
+    with pytest.raises(servers.ApiError, match="--api-base http://127.0.0.1:1/v1, completions: .*refused"):
+        list(servers.complete("http://127.0.0.1:1/v1", [{"prompt": "x"}], tries=2))
+
+
+def test_a_caller_that_stops_asks_for_nothing_more(server):
+    server.says = lambda body: "x"
+    server.delay = lambda body: 0.01
+    answers = servers.complete(server.base, [{"prompt": str(k)} for k in range(500)], in_flight=4)
+    next(answers)
+    answers.close()
+    time.sleep(0.1)       # what was in flight ends
+    asked = len(server.asked)
+    time.sleep(0.1)
+    assert len(server.asked) == asked
+    assert asked < 500
 
 
 # ---------------------------------------------------------------- the figure
@@ -1137,7 +1231,8 @@ def test_the_curves_of_the_figure_are_means_over_problems(world, tmp_path, figur
 
 
 def test_the_figure_is_drawn_from_the_selections(world, tmp_path, figures):
-    run(world, Scripted(good_over_bad), "--n", "1", "2", "--waits", "1", "--aggregate", "rounds", "round-robin")
+    flags = ["--n", "1", "2", "--waits", "1", "--aggregate", "rounds", "round-robin"]
+    run(world, Scripted(good_over_bad), *flags)
     figures.draw_selection([tmp_path / "s.jsonl"], tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 5000
 
@@ -1150,8 +1245,9 @@ def test_a_test_set_without_mixed_outcomes_is_noticed_before_the_judge_works(wor
     judge = Scripted(good_over_bad)
     with pytest.raises(UserError) as caught:
         run(world, judge)
-    assert str(caught.value).startswith(f"{tmp_path / 'l.jsonl'}, split 'test': no problem has both a passing "
-                                        "and a failing candidate")
+    where = f"{tmp_path / 'l.jsonl'}, split 'test': "
+    what = "no problem has both a passing and a failing candidate"
+    assert str(caught.value).startswith(where + what)
     assert "(sample.py --n)" in str(caught.value)
     assert not judge.asked
 
@@ -1171,7 +1267,7 @@ def test_a_test_set_without_mixed_outcomes_is_noticed_before_the_judge_works(wor
     (["--against", "best"], "--against best: expected one of: random; first"),
     (["--labelled", "/no/such.jsonl"], "/no/such.jsonl: no such file"),
     (["--problems", "/no/such.jsonl"], "/no/such.jsonl: no such file"),
-    (["--api-base", "127.0.0.1:8000", "--api-model", "m"], "--api-base 127.0.0.1:8000: expected an address"),
+    (["--api-base", "127.0.0.1:80", "--api-model", "m"], "--api-base 127.0.0.1:80: expected an address"),
     (["--api-model", "m"], "--api-base and --api-model go together"),
 ])
 def test_a_mistake_is_named_in_one_line(flags, message, world):
