@@ -53,12 +53,14 @@ else:
     from tqdm import tqdm
 
     from data import tables
+    from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
-    from data.judge import PROTOCOL, WAIT, judge_prompt, parse_verdict
+    from data.judge import WAIT, judge_prompt, parse_verdict
     from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, Appender, UserError, read_problems,
                            read_rows, stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
-    from sample import encode, end_ids, generate, load_model, logits_of, pad_id, stream
+    from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
+                        stream)
 
     def tiny_problems():
         return [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
@@ -332,6 +334,8 @@ class LocalJudge:
         self.model = None
         self.name = fingerprint(path)
         self.settings = sampling_settings(cfg)
+        if cfg.dtype != "float32" and not (cfg.dtype == "auto" and cfg.device == "cpu"):
+            self.settings += f"/{cfg.dtype}"
 
     def load(self):
         if self.model is None:
@@ -339,28 +343,46 @@ class LocalJudge:
             self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
 
     def compare(self, calls):
-        """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}."""
+        """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}.
+
+        That of a pair that the model cannot read has, besides, "refused": the reason.
+        """
         self.load()
         for start in range(0, len(calls), self.cfg.batch_size):
-            batch = calls[start:start + self.cfg.batch_size]
-            begun = time.monotonic()
-            completions = self.complete(batch)
-            seconds = round((time.monotonic() - begun) / len(batch), 4)
-            for completion in completions:
-                ids = completion.ids[:-1] if completion.finished else completion.ids
-                yield {"text": self.tokenizer.decode(ids), "tokens": len(completion.ids),
-                       "finished": completion.finished, "seconds": seconds}
+            yield from self.compare_batch(calls[start:start + self.cfg.batch_size])
 
-    def complete(self, calls):
-        """A Completion for each call of a batch."""
+    def compare_batch(self, calls):
+        begun = time.monotonic()
         prompts = [self.prompt(call) for call in calls]
+        answers = [self.refusal(prompt, self.cfg.max_new_tokens) for prompt in prompts]
+        fitting = [k for k, answer in enumerate(answers) if answer is None]
+        completions = []
+        if fitting:
+            completions = self.complete([prompts[k] for k in fitting], [calls[k] for k in fitting])
+        seconds = round((time.monotonic() - begun) / len(calls), 4)
+        for k, completion in zip(fitting, completions):
+            ids = completion.ids[:-1] if completion.finished else completion.ids
+            answers[k] = {"text": self.tokenizer.decode(ids), "tokens": len(completion.ids),
+                          "finished": completion.finished, "seconds": seconds}
+        return answers
+
+    def refusal(self, prompt, new_tokens):
+        """The answer to a prompt that does not fit into the model's context; None if it does."""
+        context = context_length(self.model)
+        if len(prompt) + new_tokens <= context:
+            return None
+        return refused(f"a prompt of {len(prompt)} tokens and {new_tokens} new ones exceed the model's "
+                       f"context of {context}")
+
+    def complete(self, prompts, calls):
+        """A Completion of each prompt, with the random numbers of its call."""
         uniforms = []
         for call in calls:
             rng = random_stream(call, self.cfg.seed)
             uniforms.append(torch.rand(self.cfg.max_new_tokens, generator=rng))
         ends = end_ids(self.model, self.tokenizer)
         pad = pad_id(self.tokenizer, ends)
-        uniforms = torch.stack(uniforms)     # [calls, max_new_tokens]
+        uniforms = torch.stack(uniforms)     # [prompts, max_new_tokens]
         return generate(self.model, prompts, uniforms, self.cfg.temperature, ends, pad)
 
     def prompt(self, call):
@@ -379,15 +401,27 @@ class LocalJudge:
         """Yield an answer to "Is A correct?" for each call: as `compare`, with P(Yes) as "yes"."""
         self.load()
         for start in range(0, len(calls), self.cfg.batch_size):
-            prompts = []
-            for call in calls[start:start + self.cfg.batch_size]:
-                text = [call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT]
-                prompts.append(encode(self.tokenizer, "\n".join(text)))
-            for p in self.p_yes(prompts):
-                yield {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p}
+            yield from self.rate_batch(calls[start:start + self.cfg.batch_size])
 
-    def p_yes(self, prompts):
-        """P(Yes) / (P(Yes) + P(No)) of the first token after each prompt, a list of ids."""
+    def rate_batch(self, calls):
+        yes = self.tokenizer("Yes", add_special_tokens=False).input_ids[0]
+        no = self.tokenizer("No", add_special_tokens=False).input_ids[0]
+        if yes == no:
+            reason = 'its "Yes" and its "No" begin with one and the same token'
+            return [refused(reason) for _ in calls]
+        prompts = []
+        for call in calls:
+            text = [call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT]
+            prompts.append(encode(self.tokenizer, "\n".join(text)))
+        answers = [self.refusal(prompt, new_tokens=0) for prompt in prompts]
+        fitting = [k for k, answer in enumerate(answers) if answer is None]
+        if fitting:
+            for k, p in zip(fitting, self.p_yes([prompts[k] for k in fitting], yes, no)):
+                answers[k] = {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p}
+        return answers
+
+    def p_yes(self, prompts, yes, no):
+        """P(yes) / (P(yes) + P(no)) of the token after each prompt, a list of ids."""
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)   # [prompts, longest]
         for row, prompt in enumerate(prompts):
@@ -397,8 +431,6 @@ class LocalJudge:
             hidden = self.model.base_model(input_ids=ids.to(self.model.device)).last_hidden_state
             last = hidden[torch.arange(len(prompts)), lengths - 1]              # [prompts, H]
             logits = logits_of(self.model, last)                                # [prompts, V]
-        yes = self.tokenizer("Yes", add_special_tokens=False).input_ids[0]
-        no = self.tokenizer("No", add_special_tokens=False).input_ids[0]
         return torch.sigmoid(logits[:, yes] - logits[:, no]).tolist()
 
 
@@ -422,11 +454,19 @@ class ServedJudge:
             seed = random_stream(call, self.cfg.seed).initial_seed()
             bodies.append(request_body(self.cfg, text, seed, begun))
         for answer in complete(self.cfg.api_base, bodies, self.cfg.in_flight):
-            yield {"text": answer.text, "tokens": answer.tokens,
-                   "finished": answer.finished, "seconds": answer.seconds}
+            if answer.error:
+                yield refused(answer.error)
+            else:
+                yield {"text": answer.text, "tokens": answer.tokens,
+                       "finished": answer.finished, "seconds": answer.seconds}
 
 
 IS_CORRECT = "Is this correct? Answer Yes or No.\n"
+
+
+def refused(reason):
+    """The answer of a judge that cannot judge this."""
+    return {"text": "", "tokens": 0, "finished": False, "seconds": 0.0, "refused": reason}
 
 
 def random_stream(call, seed):
@@ -438,18 +478,6 @@ def sampling_settings(cfg):
     return f"{cfg.seed}/{cfg.temperature}/{cfg.max_new_tokens}"
 
 
-def fingerprint(path):
-    """A judge's path and a digest of what decides its answers: trained again, it is another."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*")):
-        decides = file.suffix in (".safetensors", ".bin", ".jinja")
-        if decides or file.name in ("config.json", "tokenizer.json"):
-            with open(file, "rb") as content:
-                digest.update(file.name.encode())
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-    return f"{path}@{digest.hexdigest()[:8]}"
-
-
 # ---------------------------------------------------------------- judgments.jsonl
 
 JUDGMENT_KEY = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "prompt")
@@ -458,7 +486,7 @@ JUDGMENT_KEY = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "pr
 def judgment_key(judge, call):
     """What a judgment is filed under. Which method wants it is not part of it."""
     code_b = call.b["code"] if call.b else ""
-    text = PROTOCOL + judge_prompt(call.problem, call.a["code"], code_b) + WAIT * call.wait
+    text = judge_prompt(call.problem, call.a["code"], code_b, chat=True) + WAIT * call.wait
     prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
     return judge.name, judge.settings, *call.key, prompt
 
@@ -477,15 +505,33 @@ class Judgments:
         Each row is kept as soon as it is there.
         """
         keys = [judgment_key(judge, call) for call in calls]
+        for key, call in zip(keys, calls):
+            if call.before and "refused" in call.before:     # there is nothing to think on from
+                self.rows[key] = {**call.before, "wait": call.wait}
         missing = [call for key, call in zip(keys, calls) if key not in self.rows]
         if missing:
-            answers = tqdm(answers_to(missing), f"judge {judge.name.split('@')[0]}", len(missing),
-                           unit="judgment", delay=0.5)
-            for call, answer in zip(missing, answers):
-                key = judgment_key(judge, call)
-                self.rows[key] = {**dict(zip(JUDGMENT_KEY, key)), **judgment(call, answer)}
-                self.file.append(self.rows[key])
-        return [self.rows[key] for key in keys]
+            self.fill(judge, answers_to, missing)
+        rows = [self.rows[key] for key in keys]
+        for call, row in zip(calls, rows):
+            row["verdict"] = verdict_of(call, row)    # by today's rule, whoever wrote the row
+        return rows
+
+    def fill(self, judge, answers_to, calls):
+        """Judge these calls. What is refused is not written, so the next run asks again."""
+        answers = tqdm(answers_to(calls), f"judge {judge.name.split('@')[0]}", len(calls),
+                       unit="judgment", delay=0.5)
+        refusals = []
+        for call, answer in zip(calls, answers):
+            key = judgment_key(judge, call)
+            row = {**dict(zip(JUDGMENT_KEY, key)), **judgment(call, answer)}
+            self.rows[key] = row
+            if "refused" in row:
+                refusals.append(row)
+            else:
+                self.file.append(row)
+        if refusals:
+            print(f"note: {len(refusals)} of {len(calls)} judgments of {judge.name} were refused and count "
+                  f"as no verdict; the first, on {refusals[0]['problem_id']}: {refusals[0]['refused']}")
 
 
 def judgment(call, answer):
@@ -495,8 +541,18 @@ def judgment(call, answer):
         row["text"] = call.before["text"] + WAIT + answer["text"]
         row["tokens"] = call.before["tokens"] + answer["tokens"]
         row["seconds"] = round(call.before["seconds"] + answer["seconds"], 4)
-    row["verdict"] = parse_verdict(row["text"])
+    row["verdict"] = verdict_of(call, row)
     return row
+
+
+def verdict_of(call, row):
+    """The verdict of a judgment; of one that thinks on and ends without another, the one before."""
+    if "refused" in row:
+        return None
+    if not call.before:
+        return parse_verdict(row["text"], row["finished"])
+    thought = row["text"][len(call.before["text"] + WAIT):]
+    return parse_verdict(thought, row["finished"]) or call.before["verdict"]
 
 
 # ---------------------------------------------------------------- methods
@@ -579,14 +635,17 @@ def by_problem(rows, problems):
 
 
 def pointwise(label, judge, problems, candidates, cache):
-    """The judge's P(Yes) for each program without a rival, as a method."""
+    """[the method that chooses by the judge's P(Yes) for each program alone]; [] if it has none."""
     calls = []
     for pid, problem in problems.items():
         calls += [Call(problem, program, None) for program in programs(candidates[pid])]
     p_yes = {}   # {(problem_id, program text): P(Yes)}
     for call, row in zip(calls, cache.collect(judge, judge.rate, calls)):
+        if "refused" in row:
+            print(f"note: “{label}, pointwise” is left out")
+            return []
         p_yes[row["problem_id"], call.a["code"]] = row["yes"]
-    return Method(f"{label}, pointwise", partial(highest_p_yes, p_yes))
+    return [Method(f"{label}, pointwise", partial(highest_p_yes, p_yes))]
 
 
 def highest_p_yes(p_yes, candidates):
@@ -818,7 +877,7 @@ def all_methods(judges, problems, candidates, lacking, cache, cfg):
     for label, judge in judges.items():
         voted += judge_methods(label, judge, problems, candidates, cache, cfg)
         if label == "judge, untrained":
-            rated.append(pointwise(label, judge, problems, candidates, cache))
+            rated += pointwise(label, judge, problems, candidates, cache)
     return simple[:-1] + rated + voted + simple[-1:]
 
 

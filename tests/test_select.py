@@ -3,9 +3,9 @@ import importlib.util
 import itertools
 import json
 import threading
-import time
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -937,39 +937,136 @@ def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(tiny_judge):
                for text in ("Steps: sort.\n", "Steps: sort, double, drop last.\n0778 -> 80\n")]
     yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
     assert yes != no
-    for prompt, p in zip(prompts, tiny_judge.p_yes(prompts)):
+    for prompt, p in zip(prompts, tiny_judge.p_yes(prompts, yes, no)):
         logits = tiny_judge.model(select.torch.tensor([prompt])).logits[0, -1]
         assert p == pytest.approx(logits[[yes, no]].softmax(0)[0].item(), abs=1e-4)
 
 
-def test_a_judge_retrained_in_its_folder_is_another_judge(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
-    first = select.fingerprint(str(tmp_path))
-    assert first == select.fingerprint(str(tmp_path))
-    assert first.startswith(f"{tmp_path}@")
-    (tmp_path / "model.safetensors").write_bytes(b"b" * 100)
-    assert select.fingerprint(str(tmp_path)) != first
+@pytest.mark.parametrize("cfg, other", [
+    ({"device": "cpu", "dtype": "auto"}, {"device": "cpu", "dtype": "bfloat16"}),
+    ({"device": "cpu", "dtype": "auto"}, {"device": "cuda", "dtype": "auto"}),
+])
+def test_another_precision_is_another_setting(cfg, other):
+    name = str(TINY / "judge")
+    here = select.LocalJudge(name, select.Settings(judge="none", **cfg))
+    there = select.LocalJudge(name, select.Settings(judge="none", **other))
+    assert here.settings != there.settings
 
 
-def test_two_large_checkpoints_that_begin_alike_are_two_judges(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"one")
-    first = select.fingerprint(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"two")
-    assert select.fingerprint(str(tmp_path)) != first
+# ---------------------------------------------------------------- what cannot be judged
+
+LONG = "def f(x):\n" + "    x = sorted(x)\n" * 2000 + "    return x\n"
 
 
-def test_a_judge_saved_again_from_the_same_weights_is_the_same_judge(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
-    (tmp_path / "tokenizer_config.json").write_text('{"local_files_only": true}')
-    first = select.fingerprint(str(tmp_path))
-    (tmp_path / "tokenizer_config.json").write_text('{"local_files_only": false}')
-    assert select.fingerprint(str(tmp_path)) == first
+def test_a_pair_that_does_not_fit_the_context_costs_its_own_judgments(
+        tiny_judge, three_programs, tmp_path, capsys):
+    problems, candidates = three_programs
+    first, second = candidates
+    longer = {first: candidates[first], second: candidates[second][:2] + [candidate("c2", code=LONG)]}
+    path = tmp_path / "j.jsonl"
+    with Appender(path, select.JUDGMENT_KEY) as file:
+        cache = select.Judgments(file)
+        found = select.judge_every_pair(tiny_judge, problems, longer, cache)
+    refused = [row for row in found[second] if "c2" in (row["a"], row["b"])]
+    assert len(refused) == 4
+    assert all(row["verdict"] is None for row in refused)
+    assert all("exceed the model's context of 1024" in row["refused"] for row in refused)
+    assert len(read_rows(path)) == 6 + 6 - 4         # what was refused is not kept
+    note = capsys.readouterr().out
+    assert "4 of 12 judgments" in note
+    assert second in note
+
+
+def test_yes_and_no_that_begin_with_the_same_token_are_refused(tiny_judge, three_programs):
+    class Prefixing:
+        """A tokenizer that begins every word with one and the same token, as SentencePiece may."""
+        def __call__(self, text, add_special_tokens):
+            return SimpleNamespace(input_ids=[1, *map(ord, text)])
+
+    judge = select.LocalJudge(tiny_judge.path, tiny_judge.cfg)
+    judge.model, judge.tokenizer = tiny_judge.model, Prefixing()
+    problems, candidates = three_programs
+    pid = next(iter(problems))
+    answer, = judge.rate([select.Call(problems[pid], candidates[pid][0], None)])
+    assert "one and the same token" in answer["refused"]
+    assert "yes" not in answer
+
+
+class Refusing(Scripted):
+    """A judge that cannot read the program c1 of t/2, nor rate any program."""
+
+    def compare(self, calls):
+        for call, answer in zip(calls, super().compare(calls)):
+            of_t2 = call.problem["problem_id"] == "t/2"
+            if of_t2 and "c1" in (call.a["candidate_id"], call.b["candidate_id"]):
+                answer = select.refused("too long")
+            yield answer
+
+    def rate(self, calls):
+        return [select.refused("no such question") for _ in calls]
+
+
+def test_what_is_refused_is_no_verdict_and_is_counted_and_shown(world, tmp_path, capsys):
+    run(world, Refusing(good_over_bad))
+    row = selections(tmp_path)["t/2", JUDGE, 4]
+    assert row["votes"]["c1"][0] == 0
+    assert row["candidate_id"] == "c2"
+    printed = capsys.readouterr().out
+    assert f"of {judgments_of(8)} judgments of scripted@0 were refused and count as no verdict" in printed
+    assert "the first, on t/2: too long" in printed
+
+
+def test_what_is_refused_is_asked_again_by_the_next_run_alone(world, tmp_path):
+    judge = Refusing(good_over_bad)
+    run(world, judge, "--n", "3", "4")
+    kept = len(read_rows(tmp_path / "judgments.jsonl"))
+    refused = len(judge.asked) - kept
+    assert refused > 0
+    again = Scripted(good_over_bad)
+    run(world, again, "--n", "3", "4")
+    assert len(again.asked) == refused
+    assert len(read_rows(tmp_path / "judgments.jsonl")) == kept + refused
+
+
+def test_nothing_is_thought_on_from_what_was_refused(world):
+    judge = Refusing(good_over_bad)
+    run(world, judge, "--waits", "1", "--rounds", "2")
+    thought_on = [call for call in judge.asked if call.before]
+    assert thought_on
+    assert not any("refused" in call.before for call in thought_on)
+
+
+def test_a_judge_that_cannot_rate_a_program_is_not_chosen_by_that(world, tmp_path, capsys):
+    select.main(world, {"judge, untrained": Refusing(good_over_bad)})
+    methods = {method for _, method, _ in selections(tmp_path)}
+    assert "judge, untrained, pointwise" not in methods
+    assert "judge, untrained" in methods
+    assert "“judge, untrained, pointwise” is left out" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- verdicts that are read again
+
+@pytest.mark.parametrize("text, finished, verdict", [
+    ("I restate: <best>A</best> or <best>B</best>. First", False, None),
+    ("Its comment says <best>A</best>", False, None),
+    ("<best>A</best>, then", True, None),
+    ("<best>B</best>", True, "B"),
+])
+def test_kept_judgments_are_read_by_the_rule_of_today(text, finished, verdict, tmp_path):
+    judge = Scripted(good_over_bad)
+    call = select.Call(PROBLEM, *some(1, 0))
+    row = {"text": text, "tokens": 9, "finished": finished, "seconds": 0.1, "verdict": "A"}
+    key = dict(zip(select.JUDGMENT_KEY, select.judgment_key(judge, call)))
+    with Appender(dump(tmp_path / "j.jsonl", [{**key, **row}]), select.JUDGMENT_KEY) as file:
+        found, = select.Judgments(file).collect(judge, judge.compare, [call])
+    assert not judge.asked
+    assert found["verdict"] == verdict
 
 
 # ---------------------------------------------------------------- a judge behind a server
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the server's says(body) after delay(body) seconds, or fails as `failures` say next."""
+    """Answers with the server's says(body), or with the status that status(body) or `failures` name."""
 
     protocol_version = "HTTP/1.1"
 
@@ -981,21 +1078,11 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.asked.append((self.path, body, self.headers.get("Authorization")))
-            server.times.append(time.monotonic())
-            server.busy += 1
-            server.busiest = max(server.busy, server.busiest)
-            status = next(server.failures, 200)
-        time.sleep(server.delay(body))
-        with server.lock:
-            server.busy -= 1
-        if status == "hang up":
-            self.close_connection = True
-            self.connection.close()
-            return
+            status = server.status(body) or next(server.failures, 200)
         if status == 200:
             text = server.says(body)
             choice = {"message": {"content": text}} if "messages" in body else {"text": text}
-            choice["finish_reason"] = "stop"
+            choice["finish_reason"] = server.finish_reason
             answer = {"choices": [choice], "usage": {"completion_tokens": 3}}
         else:
             answer = {"error": {"message": f"sorry, {status}"}}
@@ -1017,15 +1104,12 @@ def reads(body):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.request_queue_size = 64
     server.lock = threading.Lock()
     server.asked = []          # (path, body, key)
-    server.times = []          # at which it was asked
-    server.busy = 0            # requests in hand
-    server.busiest = 0
     server.failures = iter(())
     server.says = reads
-    server.delay = lambda body: 0
+    server.finish_reason = "stop"
+    server.status = lambda body: None
     server.base = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -1105,6 +1189,23 @@ def test_a_served_chat_judge_thinks_on_from_what_it_said(served, server):
         assert body["add_generation_prompt"] is False
 
 
+def test_a_request_that_the_server_refuses_costs_one_judgment(served, server, tmp_path, capsys):
+    server.status = lambda body: 400 if "Task t/0" in json.dumps(body) else None
+    select.main(served)
+    assert scores(tmp_path, "judge, served") == {**ORACLE, "t/0": CHANCE["t/0"]}
+    assert len(read_rows(tmp_path / "judgments.jsonl")) == judgments_of(8) - 16
+    printed = capsys.readouterr().out
+    assert f"note: 16 of {judgments_of(8)} judgments" in printed
+    assert "sorry, 400" in printed
+
+
+def test_answers_that_were_cut_off_after_a_restated_instruction_are_no_votes(served, server, tmp_path):
+    server.says = lambda body: "It must end with <best>A</best> or <best>B</best>. First,"
+    server.finish_reason = "length"
+    select.main([*served, "--rounds", "1"])
+    assert {row["verdict"] for row in read_rows(tmp_path / "judgments.jsonl")} == {None}
+
+
 def test_a_server_that_cannot_go_on_is_said_plainly(served, server):
     server.failures = iter([200] * judgments_of(1) + [422] * 99)
     with pytest.raises(UserError, match="422.*--waits needs --api-plain or a local --judge"):
@@ -1138,71 +1239,6 @@ def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
         chat = [{"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}]
         with pytest.raises(servers.ApiError, match="a model without a chat template wants --api-plain"):
             list(servers.complete(base, chat, tries=1))
-
-
-# ---------------------------------------------------------------- the client of servers
-
-@pytest.fixture
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(servers, "PAUSE", 0.04)
-
-
-def test_answers_come_in_order_with_many_requests_in_flight(server):
-    server.delay = lambda body: 0.05 if int(body["prompt"]) % 7 == 0 else 0.01
-    server.says = lambda body: body["prompt"]
-    bodies = [{"prompt": str(k)} for k in range(60)]
-    answers = list(servers.complete(server.base, bodies, in_flight=12))
-    assert [answer.text for answer in answers] == [str(k) for k in range(60)]
-    assert all(answer.tokens == 3 for answer in answers)
-    assert all(answer.finished for answer in answers)
-    assert all(answer.seconds > 0 for answer in answers)
-    assert 2 <= server.busiest <= 12
-
-
-def test_what_passes_by_itself_is_tried_again_with_growing_pauses(server, short_pauses):
-    server.says = lambda body: "at last"
-    server.failures = iter([429, 500, "hang up", 503])
-    answer, = servers.complete(server.base, [{"prompt": "x"}])
-    assert answer.text == "at last"
-    assert len(server.asked) == 5
-    pauses = np.diff(server.times)      # of 0.04, 0.08, 0.16 and 0.32 seconds, up to a quarter less
-    assert (pauses > [0.03, 0.06, 0.12, 0.24]).all()
-
-
-@pytest.mark.parametrize("status, tries, says", [
-    (401, 1, "OPENAI_API_KEY"),
-    (404, 1, "/v1"),
-    (503, 3, "sorry, 503"),
-])
-def test_a_server_that_cannot_be_used_is_an_error_that_names_the_address(
-        status, tries, says, server, short_pauses):
-    server.failures = itertools.repeat(status)
-    with pytest.raises(servers.ApiError) as caught:
-        list(servers.complete(server.base, [{"messages": []}], tries=3))
-    message = str(caught.value)
-    assert message.startswith(f"--api-base {server.base}")
-    assert says in message
-    assert "\n" not in message
-    assert caught.value.status == status
-    assert len(server.asked) == tries
-
-
-def test_no_server_is_an_error_in_one_line(short_pauses):
-    with pytest.raises(servers.ApiError, match="--api-base http://127.0.0.1:1/v1, completions: .*refused"):
-        list(servers.complete("http://127.0.0.1:1/v1", [{"prompt": "x"}], tries=2))
-
-
-def test_a_caller_that_stops_asks_for_nothing_more(server):
-    server.says = lambda body: "x"
-    server.delay = lambda body: 0.01
-    answers = servers.complete(server.base, [{"prompt": str(k)} for k in range(500)], in_flight=4)
-    next(answers)
-    answers.close()
-    time.sleep(0.1)       # what was in flight ends
-    asked = len(server.asked)
-    time.sleep(0.1)
-    assert len(server.asked) == asked
-    assert asked < 500
 
 
 # ---------------------------------------------------------------- the figure
