@@ -14,7 +14,8 @@ Writes  selections.jsonl, a row for each problem, method and N:
      "judge_calls": 6, "judge_tokens": 240, "judge_seconds": 0.0674, "transcript": "trace: ...", ...}
 
         and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and
-        pair. So a killed run goes on, and all methods draw on the same judgments.
+        pair. So a killed run goes on, and all methods draw on the same judgments. What a judge
+        cannot read, or its server refuses, counts as no verdict and is shown.
 
 The judge's choice is DaJ's (arXiv 2601.22230): in each of R rounds the programs are paired at
 random, and the one that wins the largest share of its judgments is chosen. Both orders of a pair are
@@ -549,10 +550,10 @@ def verdict_of(call, row):
     """The verdict of a judgment; of one that thinks on and ends without another, the one before."""
     if "refused" in row:
         return None
-    if not call.before:
-        return parse_verdict(row["text"], row["finished"])
-    thought = row["text"][len(call.before["text"] + WAIT):]
-    return parse_verdict(thought, row["finished"]) or call.before["verdict"]
+    verdict = parse_verdict(row["text"], row["finished"])
+    if verdict is None and call.before:
+        return call.before["verdict"]
+    return verdict
 
 
 # ---------------------------------------------------------------- methods
