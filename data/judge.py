@@ -37,7 +37,53 @@ def think_on(tokenizer, prompt_ids, completion):
     return prompt_ids + said + tokenizer(WAIT, add_special_tokens=False).input_ids
 
 
-def parse_verdict(text):
-    """"A", "B", or None if the text names neither. The last verdict counts."""
-    found = re.findall(VERDICT.format(r"\s*([AB])\s*"), text)
-    return found[-1] if found else None
+# ---------------------------------------------------------------- the verdict in an answer
+
+# "A" or "B" between the tags, also as **A**, `a` or "Solution A".
+TAG = VERDICT.format(r"[\s*_`'\"(]*(?:(?:candidate|solution|program)\s+)?([AB])[\s*_`'\".)]*")
+LAST = re.compile(TAG + r"[\s*_`.!]*\Z", re.IGNORECASE)
+# "<best>A</best> or <best>B</best>", "<best>A</best> / <best>B</best>": the instruction, not a choice.
+BETWEEN = r"(?:[\W_]*\b(?:or|and|else|otherwise)\b(?:[\W_]|with\b|by\b)*|[^\w\n.!?]+)"
+EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
+THOUGHTS_BEGIN = re.compile(r"^[ \t]*(?:<think>|<thinking>|<thought>|<reasoning>|\[THINK\])", re.MULTILINE)
+THOUGHTS_END = re.compile(r"</think>|</thinking>|</thought>|</reasoning>|\[/THINK\]")
+
+
+def parse_verdict(text, finished=True):
+    """"A" or "B", or None: only the verdict that ends a finished answer counts.
+
+    finished: False for an answer that was cut off; it decides nothing, whatever it has said so far.
+
+    So an instruction that is restated, a program that is quoted and a thought on the way are not taken for
+    a verdict. Formatting that leaves no doubt does no harm.
+
+        ... so the first is right. <best>A</best>                  A
+        ... **<best>b</best>**.                                    B
+        ... <best>A</best> No, it fails on []. <best>B</best>      B
+        ... end with <best>A</best> or <best>B</best>.             None: both
+        ... its comment says `# <best>A</best>`                    None: quoted
+        ... <best>A</best> because it sorts.                       None: not at the end
+        <think> ... <best>A</best>                                 None: still thinking
+    """
+    last = LAST.search(text)
+    if not finished or last is None or is_still_thinking(text):
+        return None
+    either = EITHER.search(text)
+    if either and either[1].upper() != either[2].upper():
+        return None
+    line = text[:last.start()].rpartition("\n")[2]
+    return None if is_quotation(line) else last[1].upper()
+
+
+def is_still_thinking(text):
+    """Do the last thoughts that begin, on a line of their own or at the start, never end?"""
+    begins = [match.end() for match in THOUGHTS_BEGIN.finditer(text)]
+    return bool(begins) and not THOUGHTS_END.search(text, begins[-1])
+
+
+def is_quotation(line):
+    """Does what stands before a verdict on its line make it a quotation, of a comment for example?"""
+    if not line.strip(" \t*_`>"):
+        return False       # it stands alone
+    in_code = line.count("`") % 2 == 1
+    return in_code or line.rstrip().endswith(("#", "//", '"', "'", "“", "‘"))

@@ -1,5 +1,6 @@
 """docs/RECIPE.md: every command in it is run, in its order, with tiny models and files in the place of the big ones. README: its commands parse."""
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import execute
 import sample
 import train_bilevel
+from data.flags import parse
 from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
 
 # What is big in the recipe, and what stands in its place here. Each is used, and nothing big is left: both are checked.
@@ -199,7 +201,7 @@ spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "se
 select = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(select)
 PARSERS = {"sample.py": sample.parse_args, "execute.py": execute.parse_arguments, "train_bilevel.py": train_bilevel.main,
-           "select.py": select.parse_args}
+           "select.py": functools.partial(parse, select.Settings, "")}
 
 
 def test_every_command_in_the_readme_parses(monkeypatch):
