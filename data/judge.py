@@ -13,12 +13,15 @@ Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VER
 
 """
 
+# A line that could be taken for one of judge_prompt's own.
+LIKE_OURS = re.compile(r"^\s*(?:A:|B:|```)", re.MULTILINE)
+
 # J1 (arXiv 2505.11875): this in place of the answer's end, so that the judge thinks again.
 WAIT = "\nWait\n"
 
 
 def judge_prompt(problem, code_a, code_b, chat=False):
-    """What the judge reads: the problem and the two programs, for a chat model below PROTOCOL.
+    """What the judge reads: the problem and the two programs, for a chat model below PROTOCOL and in fences.
 
         Steps: sort down, add one.
         8186 -> 9972
@@ -26,8 +29,18 @@ def judge_prompt(problem, code_a, code_b, chat=False):
         def f(x): ...
         B:
         def f(x): ...
+
+    No program can end its block: a fence is longer than any in the programs, and where a program has a line that looks
+    like one of the prompt's own, a plain model sees fences, too.
     """
-    text = f"{problem['prompt'].rstrip()}\nA:\n{code_a.rstrip()}\nB:\n{code_b.rstrip()}\n"
+    code_a = code_a.rstrip()
+    code_b = code_b.rstrip()
+    if chat or LIKE_OURS.search(code_a) or LIKE_OURS.search(code_b):
+        longest = max(map(len, re.findall("`+", code_a + " " + code_b)), default=0)
+        fence = "`" * max(3, longest + 1)
+        code_a = f"{fence}python\n{code_a}\n{fence}"
+        code_b = f"{fence}python\n{code_b}\n{fence}"
+    text = f"{problem['prompt'].rstrip()}\nA:\n{code_a}\nB:\n{code_b}\n"
     return PROTOCOL + text if chat else text
 
 

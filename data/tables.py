@@ -1,10 +1,8 @@
 """The tables that stage 4 prints: made as rows, {column: text}, and printed by `print_table`."""
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
-from data.rows import ROOT, TINY
 from data.statistics import bootstrap, holm, interval, mcnemar
 
 
@@ -241,44 +239,3 @@ def print_explanation(problem, candidates, method, votes, ranked, deciding):
     else:
         print(f"\nthe deciding judgment (A is {deciding['a']}, B is {deciding['b']}):")
         print(deciding["text"])
-
-
-# ---------------------------------------------------------------- stage 3
-
-def by_group(rows):
-    """Rows of weights.jsonl by the domain of their pair."""
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["group"]].append(row)
-    return groups
-
-
-def show_training(s, metrics, rows, pairs):
-    """The judge before and after, the data weights by domain, how good the hypergradient was, and what to run next.
-
-    s: the settings of the run; metrics and rows: those of metrics.jsonl and weights.jsonl; pairs: how many it was judged on.
-    """
-    looks, checks = ([m for m in metrics if name in m] for name in ("eval_accuracy", "check_cosine"))
-    print(f"\njudge on {pairs} {s.eval_split} pairs, both orders{'':14}before   after")
-    for name, key, form in (("accuracy", "accuracy", ".1%"), ("right in both orders", "both_orders", ".1%"),
-                            ("verdict parsed", "parse_rate", ".1%"), ("tokens a judgment", "tokens", ".1f")):
-        before, after = (look[f"eval_{key}"] for look in (looks[0], looks[-1]))
-        print(f"  {name:<44}{before:>9{form}}{after:>8{form}}")
-
-    print(f"\n{' × '.join(s.domain_key):<34}pairs  mean weight  effective size  visits  informed")
-    means = {name: [np.mean([r[field] for r in members]) for field in ("weight", "visits", "informed")] for name, members in by_group(rows).items()}
-    for name, members in sorted(by_group(rows).items(), key=lambda item: -means[item[0]][0]):
-        a, (weight, visits, informed) = np.array([r["weight"] for r in members]), means[name]
-        print(f"{name:<34}{len(a):>5}  {weight:>11.2f}  {a.sum() ** 2 / max((a * a).sum(), 1e-30):>14.1f}  {visits:>6.1f}  {informed:>8.1f}")
-
-    if checks:
-        error, correlation, predicted, realised = (np.mean([m[key] for m in checks]) for key in (
-            "check_relative_error", "split_half_correlation", "meta_change_predicted", "meta_change_realised"))
-        print(f"hypergradient, {len(checks)} checks: relative error {error:.1e} against separate backward passes, split-half correlation "
-              f"{correlation:.2f},\n  change of the meta loss by a step {predicted:+.1e} predicted, {realised:+.1e} realised")
-    never = sum(not r["informed"] for r in rows)
-    print(f"{never} of {len(rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
-    tiny = s.labelled in (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
-    files = "" if tiny else f" --problems {' '.join(s.problems)} --labelled {s.labelled} --max-new-tokens {s.max_new_tokens}"
-    print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {Path(s.out)}\n"
-          f"next: python select.py{files} --judge {Path(s.out) / 'judge'}")
