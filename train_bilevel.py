@@ -451,9 +451,18 @@ def logprob_of_judgments(judge, groups, batch):
 
 
 def effective_share(importance, batch):
-    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²): 1 if θ' judges as θ does."""
+    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²), the least of all processes.
+
+    1 if θ' judges as θ does; 0 if it would give none of these judgments any more.
+    """
     w = importance[batch.advantage != 0]
-    share = float(w.sum() ** 2 / (w ** 2).sum() / len(w)) if len(w) else 1.0
+    if not len(w):
+        share = 1.0
+    elif 0 < w.max() < math.inf:
+        w = w / w.max()  # no square underflows
+        share = float(w.sum() ** 2 / (w ** 2).sum() / len(w))
+    else:
+        share = 0.0
     return min(gather([share]))
 
 
