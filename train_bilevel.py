@@ -292,13 +292,13 @@ def say_gate_closed(step, share):
 
 # ---------------------------------------------------------------- reward and advantage
 
-def reward(pair, text, finished=True):
+def reward(pair, text):
     """What a judgment earns: 1 if its verdict names the program that passed, else 0, also for one without a verdict.
 
-    finished: False if it was cut off. This is the place for another reward, such as partial credit or a penalty; nothing
-    else takes it for a truth value.
+    text: the judgment, or "" if it was cut off: it earns what silence earns.
+    This is the place for another reward, such as partial credit or a penalty; nothing takes it for a truth value.
     """
-    return 1.0 if parse_verdict(text, finished) == pair.right else 0.0
+    return 1.0 if parse_verdict(text) == pair.right else 0.0
 
 
 def rewards_of(groups):
@@ -779,9 +779,9 @@ class Judge:
 
     def group(self, pair, prompt, completions):
         texts = [self.decode(completion) for completion in completions]
-        finished = [completion.finished for completion in completions]
-        verdicts = list(map(parse_verdict, texts, finished))
-        rewards = [float(reward(pair, *judgment)) for judgment in zip(texts, finished)]
+        decided = [text if completion.finished else "" for text, completion in zip(texts, completions)]
+        verdicts = [parse_verdict(text) for text in decided]
+        rewards = [float(reward(pair, text)) for text in decided]
         return Group(pair, prompt, completions, texts, verdicts, rewards)
 
     def decode(self, completion):

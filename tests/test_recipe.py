@@ -1,6 +1,8 @@
-"""docs/RECIPE.md: every command in it is run, in its order, with tiny models and files in the place of the big ones. README: its commands parse."""
+"""docs/RECIPE.md: its commands are run, in their order, with tiny models and files in place of the big ones.
+
+README: its commands parse.
+"""
 import contextlib
-import functools
 import importlib.util
 import json
 import os
@@ -10,7 +12,6 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,8 +23,13 @@ import train_bilevel
 from data.flags import parse
 from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
 
-# What is big in the recipe, and what stands in its place here. Each is used, and nothing big is left: both are checked.
-# {name}: a path made below. Models and presets stand for themselves wherever the recipe names them.
+spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
+select = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(select)
+STAGES = {"sample.py": sample, "execute.py": execute, "train_bilevel.py": train_bilevel, "select.py": select}
+
+# What is big in the recipe, and what stands in its place here. Each is used, and nothing big is left: both are
+# checked. {name}: a path made below. Models and presets stand for themselves wherever the recipe names them.
 STAND_INS = {
     "Qwen/Qwen2.5-Coder-3B-Instruct": "{cheap}",
     "Qwen/Qwen2.5-Coder-32B-Instruct": "{deployed}",
@@ -39,12 +45,15 @@ STAND_INS = {
     "--max-new-tokens 2048": "--max-new-tokens 128",
     "--max-new-tokens 1024": "--max-new-tokens 32",
     "--cold-start 20": "--cold-start 2",
-    "--steps 200": "--steps 2 --look-ahead 0 --check-hypergradient 0",
+    "--steps 200": "--steps 2 --freeze-judge-steps 0 --check-hypergradient 0",
     "--batch 32": "--batch 4",
     "--meta-batch 32": "--meta-batch 2",
     "--micro-tokens 5120": "--micro-tokens 1024",
-    "--site-packages": "--site-packages --without namespaces",  # execute.py wants that where this Python lies in /tmp
+    "--site-packages": "--site-packages --without namespaces",  # execute.py wants that where this Python is in /tmp
 }
+
+
+# ---------------------------------------------------------------- tiny models and benchmark files
 
 PROGRAM = """```python
 def task_func(a, b):
@@ -52,166 +61,340 @@ def task_func(a, b):
 
 print(task_func(*map(int, input().split())))
 ```"""
-TEMPLATE = "{% for m in messages %}{{ m['content'][-12:] }}{% endfor %}{% if add_generation_prompt %}\n> {% endif %}"
+ADDS_OR_SUBTRACTS = [PROGRAM.format("+"), PROGRAM.format("-")]
+SAYS_A_OR_B = ["Tried it.\n<best>A</best>", "Tried it.\n<best>B</best>"]
+TEMPLATE = ("{% for m in messages %}{{ m['content'][-12:] }}{% endfor %}"
+            "{% if add_generation_prompt %}\n> {% endif %}")
 
 
 def chat_model(folder, answers):
-    """A chat model that remembers the last 12 characters and gives one of the answers, each as often: a two-layer Llama, trained in seconds."""
+    """A chat model that gives one of two answers, each as often, whatever it is asked.
+
+    A two-layer Llama that remembers the last 12 characters, trained in seconds.
+    """
     tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
     tokenizer.chat_template = TEMPLATE
-    tokenizer.add_tokens([line for answer in answers for line in answer.splitlines(True) if len(line) > 16])  # to be learned soon
+    long_lines = [line for answer in answers for line in answer.splitlines(True) if len(line) > 16]
+    tokenizer.add_tokens(long_lines)  # a token each, to be learned soon
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
-    text, rng, adam = (ROOT / "sample.py").read_text(), random.Random(0), torch.optim.Adam(model.parameters())
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    adam = torch.optim.Adam(model.parameters())
+    text = (TINY / "problems_strong.jsonl").read_text(encoding="utf-8")
+    rng = random.Random(0)
     ends = [tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for answer in answers]
     for step in range(100):
+        rows = []
+        for k, start in enumerate(rng.choices(range(20000), k=8)):
+            rows.append((sample.encode(tokenizer, text[start:start + 12]), ends[k % 2]))
+        ids, labels = padded_batch(rows, tokenizer.pad_token_id)
         adam.param_groups[0]["lr"] = 1e-2 * (1 - step / 100)
-        rows = [(sample.encode(tokenizer, text[at:at + 12]), ends[k % len(ends)]) for k, at in enumerate(rng.choices(range(20000), k=8))]
-        width = max(len(prompt) + len(end) for prompt, end in rows)
-        ids, labels = torch.full((8, width), tokenizer.pad_token_id), torch.full((8, width), -100)
-        for k, (prompt, end) in enumerate(rows):
-            ids[k, :len(prompt) + len(end)], labels[k, len(prompt):len(prompt) + len(end)] = torch.tensor(prompt + end), torch.tensor(end)
         adam.zero_grad()
         model(input_ids=ids, labels=labels).loss.backward()
         adam.step()
-    model.generation_config.do_sample, model.generation_config.top_k = True, 0  # what `--generation-config vllm` asks of vLLM
+    model.generation_config.do_sample = True  # what `--generation-config vllm` asks of vLLM
+    model.generation_config.top_k = 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def padded_batch(rows, pad):
+    """Ids and labels [rows, width] of (prompt, answer) rows; only answers are labels."""
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), width), pad)
+    labels = torch.full((len(rows), width), -100)
+    for k, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[k, :end] = torch.tensor(prompt + answer)
+        labels[k, len(prompt):end] = torch.tensor(answer)
+    return ids, labels
+
+
 def lcb_row(k, date):
+    """A row of LiveCodeBench's file."""
     tests = [{"input": f"{a} {b}\n", "output": f"{a + b}\n", "testtype": "stdin"} for a, b in ((k, 2), (5, k))]
-    return {"question_title": "t", "question_content": f"Clerk {k} counts two heaps. How many coins are there?", "platform": "atcoder",
-            "question_id": f"q{k}", "contest_date": f"{date}T00:00:00", "starter_code": "", "difficulty": ["easy", "hard"][k % 2],
-            "public_test_cases": json.dumps(tests[:1]), "private_test_cases": json.dumps(tests[1:]), "metadata": "{}"}
+    return {
+        "question_title": "t",
+        "question_content": f"Clerk {k} counts two heaps. How many coins are there?",
+        "platform": "atcoder",
+        "question_id": f"q{k}",
+        "contest_date": f"{date}T00:00:00",
+        "starter_code": "",
+        "difficulty": ["easy", "hard"][k % 2],
+        "public_test_cases": json.dumps(tests[:1]),
+        "private_test_cases": json.dumps(tests[1:]),
+        "metadata": "{}",
+    }
+
+
+BCB_TEST = """import unittest
+
+class TestCases(unittest.TestCase):
+    def test_sum(self):
+        self.assertEqual(task_func({}, 2), {})
+"""
 
 
 def bcb_row(k):
-    words, code = f"Add two numbers, as clerk {k} does.", "def task_func(a, b):\n"
-    test = f"import unittest\n\nclass TestCases(unittest.TestCase):\n    def test_sum(self):\n        self.assertEqual(task_func({k}, 2), {k + 2})\n"
-    return {"task_id": f"BigCodeBench/{k}", "complete_prompt": f'{code}    """{words}"""\n', "instruct_prompt": words, "code_prompt": code,
-            "libs": "[]", "canonical_solution": "    return a + b\n", "test": test, "entry_point": "task_func"}
+    """A row of BigCodeBench's file."""
+    words = f"Add two numbers, as clerk {k} does."
+    code = "def task_func(a, b):\n"
+    return {
+        "task_id": f"BigCodeBench/{k}",
+        "complete_prompt": f'{code}    """{words}"""\n',
+        "instruct_prompt": words,
+        "code_prompt": code,
+        "libs": "[]",
+        "canonical_solution": "    return a + b\n",
+        "test": BCB_TEST.format(k, k + 2),
+        "entry_point": "task_func",
+    }
 
 
-DAYS = {"train": ["2023-09-02", "2024-01-07", "2024-03-03", "2024-05-05", "2024-06-02", "2024-07-31"],
-        "meta": ["2024-08-01", "2024-10-05", "2024-11-30"], "dev": ["2024-12-01", "2025-01-31"], "test": ["2025-02-01", "2025-03-09", "2025-05-01"]}
+DAYS = {
+    "train": ["2023-09-02", "2024-01-07", "2024-03-03", "2024-05-05", "2024-06-02", "2024-07-31"],
+    "meta": ["2024-08-01", "2024-10-05", "2024-11-30"],
+    "dev": ["2024-12-01", "2025-01-31"],
+    "test": ["2025-02-01", "2025-03-09", "2025-05-01"],
+}
+AFTER_THE_TEST = "2025-05-02"
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """{name: path} of the stand-ins."""
     folder = tmp_path_factory.mktemp("recipe")
-    for name, answers in (("cheap", [PROGRAM.format(sign) for sign in "+-"]), ("judge", [f"Tried it.\n<best>{x}</best>" for x in "AB"])):
-        chat_model(folder / name, answers)
+    chat_model(folder / "cheap", ADDS_OR_SUBTRACTS)
+    chat_model(folder / "judge", SAYS_A_OR_B)
     os.symlink(folder / "cheap", folder / "deployed")
-    days = [day for split in DAYS.values() for day in split] + ["2025-05-02"]
-    (folder / "lcb.jsonl").write_text("".join(json.dumps(lcb_row(k, day)) + "\n" for k, day in enumerate(days)))
-    (folder / "bcb.jsonl").write_text("".join(json.dumps(bcb_row(k)) + "\n" for k in (13, 15, 17)))
-    return {name: folder / name for name in ("cheap", "deployed", "judge", "runs")} | {"lcb": folder / "lcb.jsonl", "bcb": folder / "bcb.jsonl"}
+    days = [day for split in DAYS.values() for day in split] + [AFTER_THE_TEST]
+    return {
+        "cheap": folder / "cheap",
+        "deployed": folder / "deployed",
+        "judge": folder / "judge",
+        "runs": folder / "runs",
+        "lcb": write_lines(folder / "lcb.jsonl", [lcb_row(k, day) for k, day in enumerate(days)]),
+        "bcb": write_lines(folder / "bcb.jsonl", [bcb_row(k) for k in (13, 15, 17)]),
+    }
 
+
+# ---------------------------------------------------------------- the recipe's commands
 
 def commands(document):
     """The commands of its shell blocks, a line each (continued lines joined). Elsewhere it has none."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)
-    left = re.sub(r"^```sh\n.*?^```", "", text, flags=re.S | re.M)
-    assert not re.findall(r"^(?:```\w|\s*(?:\$ )?(?:python|torchrun|vllm|cat|pip|bash|for) ).*", left, re.M), "a command outside of the ```sh blocks"
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    block = re.compile(r"^```sh\n(.*?)^```", re.S | re.M)
+    outside = re.findall(r"^(?:```\w|\s*(?:\$ )?(?:python|torchrun|vllm|cat|pip|bash|for) ).*",
+                         block.sub("", text), re.M)
+    assert not outside, "a command outside of the ```sh blocks"
+    lines = "\n".join(block.findall(text)).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def with_stand_ins(command, places, servers, unused):
+    """The command with tiny things for big ones; those that it needed are taken out of `unused`."""
+    for big, tiny in STAND_INS.items():
+        if big in command:
+            unused.discard(big)
+            command = re.sub(rf"{re.escape(big)}(?!\w|\.\d)", tiny.format(**places), command)
+    for port, address in servers.items():
+        command = command.replace(f"http://127.0.0.1:{port}/v1", address)
+    assert not re.search(r"Qwen/|runs/daj|:800\d", command), f"nothing stands in for a part of: {command}"
+    return command
+
+
+# In this shell `python` and `torchrun` only print the words that the shell has made of their line.
+RECORD_CALLS = """
+python() { printf '%s\\0' python "$@"; printf '\\n\\0'; }
+torchrun() { printf '%s\\0' torchrun "$@"; printf '\\n\\0'; }
+"""
+
+
+def calls_of(command, variables):
+    """The calls of python and torchrun in a shell command, each a list of words. Its other parts are run."""
+    script = "\n".join([RECORD_CALLS, *variables, command])
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    calls = []
+    words = []
+    for word in done.stdout.split("\0")[:-1]:
+        if word == "\n":
+            calls.append(words)
+            words = []
+        else:
+            words.append(word)
+    return calls
+
+
+def run_process(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
+
+
+class Recipe:
+    """Runs calls of stages. To save starts of Python and torch, most of them run here, as main(flags): of each
+    stage the first call under torchrun is a torchrun of its own, and execute.py is always a process."""
+
+    def __init__(self):
+        self.ran = Counter()  # {script: calls}
+        self.under_torchrun = set()
+
+    def run(self, words):
+        launcher = words[0]
+        at = next(k for k, word in enumerate(words) if word in STAGES)
+        script = words[at]
+        flags = words[at + 1:]
+        self.ran[script] += 1
+        if launcher == "torchrun" and script not in self.under_torchrun:
+            self.under_torchrun.add(script)
+            run_process(TORCHRUN + words[1:at] + [str(ROOT / script)] + flags)
+        elif script == "execute.py":
+            run_process([sys.executable, str(ROOT / script), *flags])
+        else:
+            assert STAGES[script].main(flags) in (None, 0)
 
 
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="the sandbox needs Linux")
-def test_every_command_of_the_recipe_runs_with_tiny_stand_ins(places, transformers_serve):
-    unused, servers, variables, ran = set(STAND_INS), {}, [], Counter()
-    bin_folder = places["runs"].parent / "bin"  # `python` and `torchrun` of this Python
-    bin_folder.mkdir()
-    for name, module in (("python", ""), ("torchrun", "-m torch.distributed.run")):
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {module} "$@"\n')
-        (bin_folder / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def test_every_command_of_the_recipe_runs_with_tiny_stand_ins(places, transformers_serve, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    unused = set(STAND_INS)
+    servers = {}    # {port in the recipe: address here}
+    variables = []  # lines such as JUDGE="..."
+    recipe = Recipe()
     with contextlib.ExitStack() as running:
-        for command in commands("docs/RECIPE.md"):
-            for big, tiny in STAND_INS.items():
-                if big in command:
-                    unused.discard(big)
-                    command = re.sub(rf"{re.escape(big)}(?!\w|\.\d)", tiny.format(**places), command)
-            for port, address in servers.items():
-                command = command.replace(f"http://127.0.0.1:{port}/v1", address)
-            assert not re.search(r"Qwen/|runs/daj|:800\d", command), f"nothing stands in for a part of: {command}"
-            if served := re.fullmatch(r"vllm serve (\S+) (?:--tensor-parallel-size 8 )?--generation-config vllm --port (\d+)", command):
-                servers[served[2]] = running.enter_context(transformers_serve(served[1]))
-                ran["vllm"] += 1
+        for line in commands("docs/RECIPE.md"):
+            command = with_stand_ins(line, places, servers, unused)
+            served = re.fullmatch(r"vllm serve (\S+) (?:--tensor-parallel-size 8 )?"
+                                  r"--generation-config vllm --port (\d+)", command)
+            if served:
+                model, port = served.groups()
+                servers[port] = running.enter_context(transformers_serve(model))
             elif re.match(r"[A-Z]+=", command):
                 variables.append(command)
             else:
-                done = subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join([*variables, command])], cwd=ROOT, env=environment,
-                                      capture_output=True, text=True, timeout=300)
-                assert done.returncode == 0 and "Traceback" not in done.stderr, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-                ran[re.search(r"\w+\.py|cat", command)[0]] += 1
+                for words in calls_of(command, variables):
+                    recipe.run(words)
     assert not unused, f"not in the recipe any more: {unused}"
-    assert set(ran) == {"vllm", "sample.py", "cat", "execute.py", "train_bilevel.py", "select.py"}
-    check_outputs(places["runs"])
+    assert len(servers) == 2
+    assert set(recipe.ran) == set(STAGES)
+    assert recipe.under_torchrun == {"sample.py", "train_bilevel.py"}
+    check_candidates(places["runs"])
+    check_judges(places["runs"])
+    check_selections(places["runs"])
 
 
-def check_outputs(runs):
-    """What the recipe is said to leave behind."""
-    splits = {split: read_problems(runs / split / "problems.jsonl") for split in (*DAYS, "bcb")}
+# ---------------------------------------------------------------- what the recipe is said to leave behind
+
+KEY = ("problem_id", "candidate_id")
+
+
+def problems_of(runs):
+    """{split: {problem_id: problem}}, with BigCodeBench as one more split."""
+    return {split: read_problems(runs / split / "problems.jsonl") for split in (*DAYS, "bcb")}
+
+
+def labelled_of(runs):
+    """{(problem_id, candidate_id): row}"""
+    rows = []
+    for folder in (runs, runs / "bcb"):
+        rows += read_rows(folder / "labelled.jsonl", LABELLED, key=KEY)
+    return {tuple(row[name] for name in KEY): row for row in rows}
+
+
+def check_candidates(runs):
+    """Problems of the right days, eight candidates of each from the right policies, some right and some wrong."""
+    splits = problems_of(runs)
     for split, days in DAYS.items():
-        assert [row["date"] for row in splits[split].values()] == days and {row["split"] for row in splits[split].values()} == {split}
-    key = ("problem_id", "candidate_id")
-    labelled = {row: value for folder in (runs, runs / "bcb") for row, value in
-                ((tuple(r[name] for name in key), r) for r in read_rows(folder / "labelled.jsonl", LABELLED, key=key))}
-    policies = Counter((split, row["policy"]) for (pid, _), row in labelled.items() for split in splits if pid in splits[split])
-    assert policies == {("train", "cheap"): 6 * 8, ("train", "deployed"): 3 * 8, ("meta", "deployed"): 3 * 8, ("dev", "deployed"): 2 * 8,
-                        ("test", "deployed"): 3 * 8, ("bcb", "deployed"): 3 * 8}
-    for split in splits:
-        assert {row["passed"] for (pid, _), row in labelled.items() if pid in splits[split]} == {True, False}, split
-    assert len(read_rows(runs / "train" / "candidates.jsonl", CANDIDATE, key=key)) == 6 * 8 + 3 * 8
+        assert [row["date"] for row in splits[split].values()] == days
+        assert {row["split"] for row in splits[split].values()} == {split}
 
+    split_of = {problem_id: split for split, problems in splits.items() for problem_id in problems}
+    policies = Counter()
+    verdicts = {split: set() for split in splits}
+    for row in labelled_of(runs).values():
+        split = split_of[row["problem_id"]]
+        policies[split, row["policy"]] += 1
+        verdicts[split].add(row["passed"])
+    assert policies == {
+        ("train", "cheap"): 6 * 8, ("train", "deployed"): 3 * 8, ("meta", "deployed"): 3 * 8,
+        ("dev", "deployed"): 2 * 8, ("test", "deployed"): 3 * 8, ("bcb", "deployed"): 3 * 8}
+    for split, found in verdicts.items():
+        assert found == {True, False}, split
+    assert len(read_rows(runs / "train" / "candidates.jsonl", CANDIDATE, key=KEY)) == 6 * 8 + 3 * 8
+
+
+def check_judges(runs):
+    """Three judges, trained in two stages; plain checkpoints whose linear layers have moved; learned weights."""
+    before, _ = sample.load_model(str(runs.parent / "judge"))
+    before = dict(before.named_parameters())
     weights = {}
     for name in ("domain", "instance", "uniform"):
         metrics = read_rows(runs / name / "metrics.jsonl")
-        assert [(m["step"], m.get("cold")) for m in metrics] == [(0, None), (1, True), (2, True), (3, False), (4, False)]
-        assert all(m["grad_norm"] > 0 for m in metrics[1:]) and len([m for m in metrics if "eval_accuracy" in m]) == 3  # before, after each stage
-        weights[name] = {row["instance_id"]: row["weight"] for row in read_rows(runs / name / "weights.jsonl")}
-        before, _ = sample.load_model(str(runs.parent / "judge"))
+        stages = [(row["step"], row.get("cold")) for row in metrics]
+        assert stages == [(0, None), (1, True), (2, True), (3, False), (4, False)]
+        assert all(row["grad_norm"] > 0 for row in metrics[1:])
+        evaluated = [row["step"] for row in metrics if "eval_accuracy" in row]
+        assert evaluated == [0, 2, 4]  # before, and after each stage
+
         after, tokenizer = sample.load_model(str(runs / name / "judge"))
-        assert tokenizer.chat_template == TEMPLATE and not any("lora" in part or ".a" == part[-2:] for part, _ in after.named_parameters())
-        moved = {part: float((value - dict(before.named_parameters())[part]).detach().abs().max()) for part, value in after.named_parameters()}
-        assert moved["model.layers.0.mlp.up_proj.weight"] > 0 and moved["model.embed_tokens.weight"] == 0
-    assert set(weights["uniform"].values()) == {1.0} and len({*map(len, weights.values())}) == 1
+        after = dict(after.named_parameters())
+        assert tokenizer.chat_template == TEMPLATE
+        assert after.keys() == before.keys()
+        assert not torch.equal(after["model.layers.0.mlp.up_proj.weight"], before["model.layers.0.mlp.up_proj.weight"])
+        assert torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+        weights[name] = {row["instance_id"]: row["weight"] for row in read_rows(runs / name / "weights.jsonl")}
+    assert set(weights["uniform"].values()) == {1.0}
     for name in ("domain", "instance"):
+        assert weights[name].keys() == weights["uniform"].keys()
         assert len(set(weights[name].values())) > 1, f"no weight of {name} has moved"
 
-    for folder, judges, problems in ((runs / "test", {"judge, served"}, splits["test"]), (runs / "bcb", {"judge, served"}, splits["bcb"]),
-                                     (runs / "waits", {"judge, trained, 2 waits", "judge, trained", "judge, untrained, 1 wait"}, splits["test"])):
-        rows = {(row["problem_id"], row["method"]): row for row in read_rows(folder / "selections.jsonl", key=("problem_id", "method", "n"))}
-        assert {pid for pid, _ in rows} <= problems.keys()
-        for pid in {pid for pid, _ in rows}:
-            for method in judges:
-                assert (pid, rows[pid, method]["candidate_id"]) in labelled, method
-                assert (rows[pid, method]["judge_calls"] > 0) == (len(rows[pid, method]["votes"]) > 1)
-        assert {judgment["verdict"] for judgment in read_rows(folder / "judgments.jsonl")} >= {"A", "B"}
+
+def check_selections(runs):
+    """Each judge has chosen a labelled candidate of each problem, by votes where there was a choice."""
+    splits = problems_of(runs)
+    labelled = labelled_of(runs)
+    served = {"judge, served"}
+    in_process = {"judge, trained, 2 waits", "judge, trained", "judge, untrained, 1 wait"}
+    for name, methods, problems in (("test", served, splits["test"]), ("bcb", served, splits["bcb"]),
+                                    ("waits", in_process, splits["test"])):
+        rows = read_rows(runs / name / "selections.jsonl", key=("problem_id", "method", "n"))
+        assert {row["problem_id"] for row in rows} <= problems.keys()
+        judged = [row for row in rows if row["method"] in methods]
+        assert {row["method"] for row in judged} == methods
+        assert len({row["problem_id"] for row in judged}) == len({row["problem_id"] for row in rows})
+        for row in judged:
+            assert (row["problem_id"], row["candidate_id"]) in labelled
+            assert (row["judge_calls"] > 0) == (len(row["votes"]) > 1)
+        verdicts = {judgment["verdict"] for judgment in read_rows(runs / name / "judgments.jsonl")}
+        assert verdicts >= {"A", "B"}
 
 
 # ---------------------------------------------------------------- the README's commands
 
-spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
-select = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(select)
-PARSERS = {"sample.py": sample.parse_args, "execute.py": execute.parse_arguments, "train_bilevel.py": train_bilevel.main,
-           "select.py": functools.partial(parse, select.Settings, "")}
-
-
-def test_every_command_in_the_readme_parses(monkeypatch):
+def test_every_command_in_the_readme_parses():
     """`...` stands for file names there. Commands without flags are left to the other tests."""
-    monkeypatch.setattr(train_bilevel, "Run", lambda settings: SimpleNamespace(go=lambda: None))  # its flags are looked at, no run is begun
-    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     seen = Counter()
     for line in lines:
-        if called := re.search(r"(?:python|torchrun --nproc-per-node \d+(?: --)?) (\w+\.py)\s+(--.*)", line):
-            PARSERS[called[1]](shlex.split(called[2].replace("...", "x.jsonl"), comments=True))
+        called = re.search(r"(?:python|torchrun --nproc-per-node \d+(?: --)?) (\w+\.py)\s+(--.*)", line)
+        if called and called[1] in STAGES:
+            stage = STAGES[called[1]]
+            flags = shlex.split(called[2].replace("...", "x.jsonl"), comments=True)
+            parse(stage.Settings, stage.__doc__, flags)
             seen[called[1]] += 1
-    assert set(seen) == set(PARSERS) and seen.total() >= 9
+    assert set(seen) == set(STAGES)
+    assert seen.total() >= 9
