@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast 
 
 from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip, slips,  # noqa: E402
                              trace)
-from sample import solution_prompt  # noqa: E402
+from data.benchmarks import solution_prompt  # noqa: E402
 from data.judge import WAIT, judge_prompt  # noqa: E402
 
 PAD, END = "<|pad|>", "<|end|>"
