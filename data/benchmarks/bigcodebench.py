@@ -1,10 +1,10 @@
 """BigCodeBench (Zhuo et al., 2406.15877): functions that use many libraries, judged by unittest classes."""
 import ast
-import re
 import sys
 
-from data.benchmarks.answers import FENCED, parse
+from data.benchmarks.answers import defines, without_control_tokens
 from data.benchmarks.files import Source
+from data.benchmarks.markdown import bare_programs, fenced_blocks, lines_of, parse
 from data.rows import UserError
 
 PARQUET = ["data/v0.1.4-00000-of-00001.parquet"]
@@ -75,11 +75,12 @@ def extract(text, problem, chat):
     """The longest block that is Python, reduced to what its function needs."""
     if not chat:
         return None
+    text = without_control_tokens(text.replace("\r\n", "\n"))
     stub = problem["setup"].removesuffix("    pass\n").strip("\n") + "\n"
     text = text.replace("```python\n    ", f"```python\n{stub}    ")  # an answer that goes on after the signature
-    blocks = FENCED.findall(text)
-    blocks += re.findall(r"^```\w*[ \t]*\n(.*?)(?:^```|\Z)", text, re.S | re.M)  # a docstring may hold fences
-    programs = [block for block in blocks or [text] if parse(block)]
+    programs = [block.code for block in fenced_blocks(text) if parse(block.code)]
+    if not programs:
+        programs = [run for run in bare_programs(text) if parse(run) and defines(run, problem["entry_point"])]
     if not programs:
         return None
     return needed(max(programs, key=written_lines), problem["entry_point"])
@@ -107,8 +108,8 @@ def needed(code, entry_point):
     for statement in statements:
         is_import = isinstance(statement, (ast.Import, ast.ImportFrom))
         if is_import or defined_by(statement) & reached:
-            first = min([statement.lineno] + [line.lineno for line in getattr(statement, "decorator_list", [])])
-            kept += lines[first - 1:statement.end_lineno]
+            first, last = lines_of(statement)
+            kept += lines[first - 1:last]
     return "\n".join(kept) + "\n"
 
 
