@@ -13,6 +13,7 @@ import pytest
 from data import rows
 from data.benchmarks import (PRESETS, extract_code, fetch, load_benchmark, read_benchmark,
                              solution_prompt)
+from data.benchmarks.answers import thoughts_are_open
 from data.benchmarks.livecodebench import private_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,10 @@ def original_file(name):
     if not (DATA / name).exists():
         pytest.skip(f"{DATA / name} does not exist; set DAJ_BENCHMARK_DATA to the folder of the original files")
     return DATA / name
+
+
+def without_blank_lines(text):
+    return [line for line in text.split("\n") if line.strip()]
 
 
 # ---------------------------------------------------------------- original rows, as the tests make them
@@ -195,17 +200,87 @@ def test_functional_arguments_are_json_lines(lcb_problem):
     assert problem["tests"] == [{"type": "call", "args": [[1, 2], "a"], "expected": {"k": [1]}}]
 
 
-def test_full_mbpp_rows_are_read_with_their_setup_and_line_ends(mbpp_problem):
-    problem = mbpp_problem(
-        code="class P:\r\n  pass\r\ndef add(a, b):\r\n  return a + b",
-        test_setup_code="root = 1\r\n",
-        test_list=["assert add(1, 2) == 3", "assert add(P(), 2)"],
-        challenge_test_list=["assert add(1, 1) == 2"])
-    assert "\r" not in json.dumps(problem)
+def test_full_mbpp_rows_are_read_with_unix_line_ends(mbpp_problem):
+    problem = mbpp_problem(code="def add(a, b):\r\n  return a + b", test_setup_code="one = 1\r\n",
+                           test_list=["assert add(one, 2) == 3\r\n"],
+                           challenge_test_list=["assert add(1, 1) == 2"])
+    assert "\\r" not in json.dumps(problem)
     assert problem["entry_point"] == "add"
-    assert problem["setup"] == "root = 1\n"
-    inside = [test.get("inside") for test in problem["public_tests"] + problem["tests"]]
-    assert inside == [None, True, None]
+    assert len(problem["tests"]) == 1
+
+
+CHAIN = """\
+class Link:
+    def __init__(self, number, after=None):
+        self.number = number
+        self.after = after
+
+def total(link):
+    return link.number + total(link.after) if link else 0
+"""
+
+
+def test_mbpp_s_setup_code_runs_after_the_program_whose_classes_it_uses(mbpp_problem):
+    problem = mbpp_problem(code=CHAIN, test_setup_code="chain = Link(1, Link(2))",
+                           test_list=["assert total(chain) == 3"])
+    scope = {}
+    exec(problem.get("setup", ""), scope)
+    exec(problem["canonical_solution"], scope)
+    exec(problem["public_tests"][0]["source"], scope)
+    assert scope["chain"].number == 1
+
+
+@pytest.mark.parametrize("setup, line", [
+    ("", "assert add(1, 2) == 3"),
+    ("one = [1]", "assert add(one, [2]) == [1, 2]"),
+    ("", "assert sorted(add([2], list('a')), key=len) == [1]"),
+    ("import math", "assert math.isclose(add(0.1, 0.2), 0.3)"),
+    ("", "assert isinstance(add(1, 2), int)"),
+])
+def test_asserts_that_call_functions_with_plain_values_run_apart(setup, line, mbpp_problem):
+    test, = mbpp_problem(test_setup_code=setup, test_list=[line])["public_tests"]
+    assert "inside" not in test
+
+
+@pytest.mark.parametrize("setup, line", [
+    ("", "assert add(P(), 2)"),  # a class of the candidate's
+    ("p = P()", "assert add(p, 2)"),
+    ("", "assert add([1, 'a'], int) == [1]"),
+    ("", "assert add(lambda x: x, 2)"),
+    ("", "assert add(map(str, [1]), 2)"),
+    ("", "assert add((x for x in [1]), 2)"),
+    ("", "assert add(add, b=2)"),
+    ("", "assert add(1, b=len)"),
+])
+def test_asserts_that_hand_over_more_than_plain_values_run_inside(setup, line, mbpp_problem):
+    code = "class P:\n  pass\ndef add(a, b):\n  return a + b"
+    test, = mbpp_problem(code=code, test_setup_code=setup, test_list=[line])["public_tests"]
+    assert test["inside"] is True
+
+
+@pytest.mark.parametrize("source", [
+    "def test_one():\n    assert task_func(1) == 1\n",  # pytest's style
+    "class TestCases:\n    def test_one(self):\n        assert task_func(1) == 1\n",
+    "import unittest\nclass TestCases(unittest.TestCase):\n    pass\n",
+])
+def test_a_bigcodebench_row_without_a_test_that_unittest_finds_is_refused(source, tmp_path):
+    path = write(tmp_path / "b.jsonl", bcb_row(test=source))
+    with pytest.raises(rows.UserError, match="b.jsonl, row 1: `test` holds no test methods"):
+        load_benchmark("bigcodebench", path)
+
+
+def test_a_bigcodebench_row_with_another_name_for_testcase_is_kept(tmp_path):
+    source = BCB_TEST.replace("import unittest", "from unittest import TestCase as Case")
+    source = source.replace("unittest.TestCase", "Case")
+    assert len(load_benchmark("bigcodebench", write(tmp_path / "b.jsonl", bcb_row(test=source)))) == 1
+
+
+def test_rows_say_whose_rule_makes_an_output_right(lcb_problem, mbpp_problem, tmp_path):
+    contest = {"id": 1, "content": "c", "labels": {}, "test": [{"input": {"stdin": ""}, "output": {"stdout": ""}}]}
+    problem, = load_benchmark("codecontests", write(tmp_path / "c.jsonl", contest))
+    assert problem["compare"] == "codecontests"
+    assert lcb_problem()["compare"] == "livecodebench"
+    assert "compare" not in mbpp_problem()
 
 
 @pytest.mark.parametrize("content, message", [
@@ -470,11 +545,12 @@ AGAIN = "def f(xs: List[int]) -> int:\n" + BODY
     f"```py\n{AGAIN}",  # cut off
     f"```python\nf([1])\n```\nIn full:\n```python\n{AGAIN}```",
     f"```python\n{AGAIN}```\nTry it:\n```python\nprint(f)\n```",
-    f"```bash\npip install x\n```\n```python\n{AGAIN}```\n```python\ndef f(xs):\n    return 'second'\n```",
+    f"```bash\npip install x\n```\n```python\n{AGAIN}```",
     AGAIN,  # no fence
     f"{AGAIN}```\nThis adds.",  # one bare fence, which end is it?
     f"Sure!\n```\n{AGAIN}",
     f"```python\n{BODY}```",  # the body alone
+    f"```python\n{BODY.strip()}\n```",  # without its indentation
 ])
 def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
     code = extract_code(text, FUNCTION, chat=True)
@@ -484,7 +560,7 @@ def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
 
 
 def test_a_function_whose_name_only_begins_alike_is_not_the_entry_point():
-    text = f"```python\ndef fast(xs):\n    return 0\n```\n```python\n{AGAIN}```"
+    text = f"```python\n{AGAIN}```\n```python\ndef fast(xs):\n    return 0\n```"
     assert result(extract_code(text, FUNCTION, chat=True)) == 3
 
 
@@ -506,10 +582,227 @@ def test_the_word_def_in_a_docstring_is_no_signature():
     assert result(extract_code(text, {**FUNCTION, "starter_code": starter}, chat=True)) == 3
 
 
-def test_thoughts_are_not_taken_for_the_answer():
-    draft = "```python\ndef f(xs):\n    return 'draft'\n```"
-    text = f"<think>\nMaybe\n{draft}\n</think>\n```python\n{AGAIN}```"
+def test_helpers_that_the_prompt_gave_come_back():
+    starter = 'import math\n\ndef twice(x):\n    return 2 * x\n\ndef f(xs):\n    """ Half of the doubles. """\n'
+    text = "```python\ndef f(xs):\n    return math.floor(sum(map(twice, xs)) / 2)\n```"
+    assert result(extract_code(text, {**FUNCTION, "starter_code": starter}, chat=True)) == 3
+
+
+def test_a_helper_that_the_answer_repeats_stands_there_once():
+    starter = 'def twice(x):\n    return 2 * x\n\ndef f(xs):\n    """ Double. """\n'
+    text = "```python\ndef twice(x):\n    return x + x\n\ndef f(xs):\n    return twice(sum(xs))\n```"
+    code = extract_code(text, {**FUNCTION, "starter_code": starter}, chat=True)
+    assert code.count("def twice") == 1
+    assert result(code) == 6
+
+
+def test_a_future_import_comes_before_the_prompt_s_imports():
+    text = "```python\nfrom __future__ import annotations\n\ndef f(xs: Unknown):\n    return sum(xs)\n```"
     assert result(extract_code(text, FUNCTION, chat=True)) == 3
+
+
+# The program that the answers below hold: it reads stdin and prints.
+READS = """\
+a, b = map(int, input().split())
+if a > b:
+    a, b = b, a
+print(a + b)
+"""
+NOT_IT = "print('not it')\n"
+
+
+def indented(text, prefix):
+    return "".join(prefix + line for line in text.splitlines(keepends=True))
+
+
+def program(answer, problem=WHOLE):
+    """What is extracted, but for blank lines."""
+    return "".join(line + "\n" for line in without_blank_lines(extract_code(answer, problem, chat=True)))
+
+
+@pytest.mark.parametrize("info", [
+    "", "python", "Python", "PYTHON", "py", "python3", "Python 3", " python", 'python title="a.py"', "{python}",
+    "{.python .numberLines}", "python:main.py", "main.py"])
+@pytest.mark.parametrize("marks", ["```", "````", "~~~"])
+def test_fences_of_all_kinds_are_fences(marks, info):
+    assert program(f"Here:\n{marks}{info}\n{READS}{marks}\nDone.") == READS
+
+
+@pytest.mark.parametrize("answer", [
+    f"```python\n{READS}```\n".replace("\n", "\r\n"),
+    "1. Code:\n\n   ```python\n" + indented(READS, "   ") + "   ```\n",
+    "1. ```python\n" + indented(READS, "   ") + "   ```\n",
+    "> ```python\n" + indented(READS, "> ") + "> ```\n",
+    "- Code:\n\t```python\n" + indented(READS, "\t") + "\t```\n",
+    "```python\n" + indented(READS, "    ") + "```\n",
+    f"```\npython\n{READS}```\n",
+    f"```python\n{READS.rstrip()}```\nDone.",
+    f"````markdown\nThe program:\n```python\n{READS}```\n````\n",
+    f"```markdown\nThe program:\n```python\n{READS}```\n```\n",
+    f"```python\n# a draft that is not finished\nThe program:\n```python\n{READS}```\n",
+    f"Here is the program:\n\n{READS}\nIt reads two numbers, and that's it.",
+    f"Solution\n\n{READS}\nExplanation\n",
+    f"<answer>\n{READS}</answer>",
+    f"[PYTHON]\n{READS}[/PYTHON]",
+])
+def test_a_program_is_found_however_it_is_set(answer):
+    assert program(answer) == READS
+
+
+@pytest.mark.parametrize("lines", [
+    "FENCE = '```'\n",
+    "TEXT = '''\n```\n2 3\n```\n'''\n",
+    '"""\n```\n2 3\n```\n"""\n',
+])
+@pytest.mark.parametrize("marks", ["```", "~~~"])
+def test_fences_within_strings_do_not_end_a_block(lines, marks):
+    answer = f"{marks}python\n{lines}{READS}{marks}\nThe output:\n{marks}\n5\n{marks}"
+    assert program(answer) == lines + READS
+
+
+@pytest.mark.parametrize("answer", [
+    f"For\n```\n2 3\n```\nit is 5.\n```python\n{READS}```",
+    f"```bash\npython3 a.py\n```\n```python\n{READS}```",
+    f"```\n{READS}```\n```\n5\n```",
+    f"A draft:\n```python\n{NOT_IT}```\nThat is wrong. Better:\n```python\n{READS}```",
+    f"```python\n{READS}```\nTry:\n```python\n{NOT_IT}```",
+    f"```python\n{READS}```\nIt takes\n```text\ntime O(1)\n```",
+])
+def test_of_several_blocks_the_last_that_reads_and_prints_is_the_program(answer):
+    assert program(answer) == READS
+
+
+def test_a_program_in_several_blocks_is_put_together():
+    pieces = [
+        "from sys import stdin\n",
+        "def read():\n    return int(stdin.readline())\n",
+        "print(read())\n",
+    ]
+    assert program("\n".join(f"```python\n{piece}```" for piece in pieces)) == "".join(pieces)
+
+
+BARE = {**FUNCTION, "starter_code": "", "prompt": "Add."}
+F = "def f(xs):\n    return sum(xs)\n"
+ADD = "def add(a, b):\n    return a + b\n\nprint(add(1, 2))\n"
+USES_ADD = "def f(xs):\n    return add(xs[0], xs[1])\n"
+REDUCES = "def f(xs):\n    return reduce(int.__add__, xs)\n"
+
+
+@pytest.mark.parametrize("answer", [
+    f"```python\ndef f(xs):\n    return max(xs)\n```\nNo:\n```python\n{F}```",
+    "```\nf([1, 2]) -> 3\n```\n```python\nf = lambda xs: sum(xs)\n```",
+    f"```python\n{ADD}```\n```python\n{USES_ADD}```",
+    f"```python\n{USES_ADD}```\nwith\n```python\n{ADD}```",
+    f"```python\nfrom functools import reduce\n```\n```python\n{REDUCES}```",
+    f"```python\nfrom functools import *\n```\n```python\n{REDUCES}```",
+    f"```python\n{F}```\n```python\nfrom solution import f\nassert f([1]) == 1\n```",
+])
+def test_the_last_definition_counts_with_what_it_needs_from_other_blocks(answer):
+    assert result(extract_code(answer, BARE, chat=True)) == 3
+
+
+def test_a_mistake_in_the_last_block_is_not_mended_by_a_draft():
+    answer = f"```python\n{F}```\nBetter:\n```python\ndef f(xs)\n    return sum(xs)\n```"
+    with pytest.raises(SyntaxError):
+        result(extract_code(answer, BARE, chat=True))
+
+
+def test_a_mistake_in_a_program_without_fences_is_not_cut_off():
+    code = extract_code(f"Here:\n\n{READS}for x in range(3):\n    print((\n", WHOLE, chat=True)
+    with pytest.raises(SyntaxError):
+        compile(code, "program", "exec")
+
+
+# ---------------------------------------------------------------- thoughts and left-over tokens
+
+THOUGHTS = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+]
+DRAFT = "```python\ndef f(xs):\n    return 'draft'\n```"
+
+
+@pytest.mark.parametrize("begin, end", THOUGHTS)
+@pytest.mark.parametrize("answer", [
+    "{begin}\nMaybe\n{draft}\n{end}\n{final}",
+    "Maybe\n{draft}\n{end}\n{final}",  # the prompt had opened them
+    "{begin}it's short{end}Here's the code:\n{final}",
+    "{begin}\n```python\nnot finished\n{end}\n{final}",
+    "{begin}One.{end}\n{begin}Two.\n{draft}\n{end}\n{final}",
+    "{begin}\nI may not print '{end}'.\n{draft}\n{end}\n{final}",
+    "<|im_start|>assistant\n{begin}\n{draft}\n{end}\n{final}<|im_end|>",
+])
+def test_thoughts_are_not_taken_for_the_answer(begin, end, answer):
+    text = answer.format(begin=begin, end=end, draft=DRAFT, final=f"```python\n{AGAIN}```")
+    assert result(extract_code(text, FUNCTION, chat=True)) == 3
+
+
+@pytest.mark.parametrize("begin, end", THOUGHTS)
+@pytest.mark.parametrize("answer", [
+    "{begin}\n{draft}\nHmm",
+    "{begin}\n{draft}\n{end}\n",
+    "{draft}\n{begin}\nNo, wait",
+])
+def test_an_answer_cut_off_within_its_thoughts_is_no_program(begin, end, answer):
+    text = answer.format(begin=begin, end=end, draft=DRAFT)
+    assert extract_code(text, FUNCTION, chat=True) == ""
+
+
+def test_it_is_seen_whether_a_prompt_opens_thoughts():
+    assert thoughts_are_open("<|assistant|>\n<think>\n")
+    assert not thoughts_are_open("<think>\n\n</think>\n\n")
+
+
+def test_thoughts_that_the_prompt_opened_may_be_cut_off_too():
+    assert extract_code(DRAFT, FUNCTION, chat=True, thoughts_open=True) == ""
+    text = f"{DRAFT}</think>\n```python\n{AGAIN}```"
+    assert result(extract_code(text, FUNCTION, chat=True, thoughts_open=True)) == 3
+
+
+def test_only_the_final_channel_of_the_harmony_format_is_the_answer():
+    text = f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant"
+    assert extract_code(text, FUNCTION, chat=True) == ""
+    text += f"<|channel|>final<|message|>```python\n{AGAIN}```<|return|>"
+    assert result(extract_code(text, FUNCTION, chat=True)) == 3
+
+
+@pytest.mark.parametrize("printed", ["</think>", "<think>x</think>", "<|im_end|>", "</s>"])
+@pytest.mark.parametrize("before, after", [("```python\n", "```"), ("", "")], ids=["fenced", "bare"])
+def test_a_program_may_print_what_looks_like_a_tag_or_a_token(printed, before, after):
+    code = f"{READS}print('{printed}')\n"
+    assert program(before + code + after) == code
+
+
+TOKENS = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+          f"<|im_end|>\n<|im_start|>user\nAnother problem:\n{DRAFT}"]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("answer", [
+    "{code}{token}",
+    "{code}\n{token}",
+    "```python\n{code}\n```{token}",
+    "```python\n{code}{token}",
+])
+def test_left_over_tokens_and_what_follows_them_are_no_code(token, answer):
+    text = answer.format(code=F.rstrip(), token=token)
+    assert result(extract_code(text, BARE, chat=True)) == 3
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_left_over_tokens_end_a_plain_model_s_text_too(token):
+    assert result(extract_code(F.rstrip() + token, BARE)) == 3
+    assert result(extract_code(BODY.rstrip() + token, FUNCTION)) == 3
+
+
+@pytest.mark.parametrize("repeated", [
+    "```python\n", "```\n2 3\n```\n", "x = 1\nfoo bar\n", "It is (really.\n", "<think>a</think>\n",
+    "def f(x)\n    return 1\n"])
+def test_an_answer_that_repeats_itself_without_end_comes_to_an_end(repeated):
+    """Work that grows with the square of the length would take minutes here."""
+    assert isinstance(extract_code(repeated * 1000, WHOLE, chat=True), str)
 
 
 # ---------------------------------------------------------------- the benchmarks' own cuts
@@ -562,10 +855,6 @@ def task_func(x):
     """
     return x
 '''
-
-
-def without_blank_lines(text):
-    return [line for line in text.split("\n") if line.strip()]
 
 
 @pytest.mark.parametrize("subset", [[], ["instruct"]])

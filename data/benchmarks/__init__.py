@@ -158,13 +158,15 @@ def solution_prompt(problem, chat=False):
     return f"{ASK}{problem['prompt']}\n\nBegin with this code:\n```python\n{starter}\n```"
 
 
-def extract_code(text, problem, chat=False):
+def extract_code(text, problem, chat=False, thoughts_open=False):
     """The program in an answer, by the benchmark's own rule where it has one, else by the general one (answers.py).
 
-    chat: did a chat model answer, or did a plain model continue the prompt?
+    chat:          did a chat model answer, or did a plain model continue the prompt?
+    thoughts_open: did the prompt end within thoughts? (answers.thoughts_are_open)
+    Returns "" where there is no answer: an answer that was cut off within its thoughts gives no program.
     """
     if chat:
-        text = answers.without_thoughts(text)
+        text = answers.without_thoughts(text, thoughts_open)
     benchmark = BENCHMARKS.get(problem.get("source"))
     own = benchmark.extract(text, problem, chat) if benchmark else None
     if own is not None:

@@ -18,6 +18,7 @@ import warnings
 from data.benchmarks.markdown import bare_programs, fenced_blocks, is_program, lines_of, parse
 
 # What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
+MOST_BLOCKS = 50  # more are a loop
 STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
 
 
@@ -40,7 +41,7 @@ def from_chat(text, problem):
     blocks = python_blocks(tagged) or python_blocks(text)
     if not blocks:  # no Python: whatever there is instead
         blocks = [block.code for block in fenced_blocks(text)] or [text]
-    return completed(chosen(blocks, entry_point), starter, entry_point)
+    return completed(chosen(blocks[-MOST_BLOCKS:], entry_point), starter, entry_point)
 
 
 def python_blocks(text):
@@ -83,49 +84,48 @@ def without_thoughts(text, opened=False):
         return text.rpartition(ANSWER_CHANNEL)[2]
     if "<|channel|>analysis" in text:
         return ""
-    while True:
-        opening = first_outside_programs(OPENING, text)
-        closing = first_outside_programs(CLOSING, text)
-        if closing and (not opening or closing.start() < opening.start()):
-            text = text[closing.end():]  # the prompt had opened them
-        elif opening or opened:
-            start = opening.start() if opening else 0
-            closing = first_outside_programs(CLOSING, text, start)
-            if not closing:
-                return ""
-            text = text[:start] + text[closing.end():]
-        else:
-            return text
-        opened = False
+    tags = outside_programs(OPENING, text) + outside_programs(CLOSING, text)
+    kept = []
+    begin = 0  # of what is not yet kept
+    for tag in sorted(tags, key=lambda tag: tag.start()):
+        is_opening = bool(OPENING.fullmatch(tag[0]))
+        if is_opening and not opened:
+            kept.append(text[begin:tag.start()])
+            opened = True
+        elif not is_opening:
+            if not opened:  # the prompt had opened them
+                kept = []
+            begin = tag.end()
+            opened = False
+    return "" if opened else "".join(kept) + text[begin:]
 
 
 def without_control_tokens(text):
     """An answer up to the first token that ends a turn: a tokenizer or a server may leave them in."""
     text = TURN_BEGINS.sub("", text, count=1)
-    token = first_outside_programs(TOKEN, text)
-    return text[:token.start()] if token else text
+    tokens = outside_programs(TOKEN, text)
+    return text[:tokens[0].start()] if tokens else text
 
 
-def first_outside_programs(pattern, text, start=0):
-    """The first match at or after `start` that is not quoted and not within a fenced block of Python."""
-    matches = list(pattern.finditer(text, start))
+def outside_programs(pattern, text):
+    """The matches of a pattern that are not within a fenced block of Python, nor in a string on their line.
+
+    print("</think>") does not end any thoughts.
+    """
+    matches = list(pattern.finditer(text))
     if not matches:
-        return None
-    programs = [block for block in fenced_blocks(text) if parse(block.code)]
+        return []
+    blocks = [block for block in fenced_blocks(text) if parse(block.code)]
+    in_blocks = {number for block in blocks for number in range(block.first, block.end)}
+    lines = text.split("\n")
+    found = []
     for match in matches:
         number = text.count("\n", 0, match.start())
-        in_program = any(block.first <= number < block.end for block in programs)
-        if not in_program and not is_quoted(text, match):
-            return match
-    return None
-
-
-def is_quoted(text, match):
-    """Does it stand in a string on its line, as in print("</think>")?"""
-    begin = text.rfind("\n", 0, match.start()) + 1
-    line = text[begin:].partition("\n")[0]
-    strings = STRING.finditer(line)
-    return any(string.start() < match.start() - begin < string.end() for string in strings)
+        column = match.start() - (text.rfind("\n", 0, match.start()) + 1)
+        in_string = any(string.start() < column < string.end() for string in STRING.finditer(lines[number]))
+        if number not in in_blocks and not in_string:
+            found.append(match)
+    return found
 
 
 ANSWER_TAGS = re.compile(

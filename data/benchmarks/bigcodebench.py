@@ -55,7 +55,18 @@ def libraries_of(row):
 
 
 def tests(row):
+    if not may_hold_tests(row["test"]):
+        raise UserError("`test` holds no test methods in a class of unittest.TestCase: every program would pass")
     return [], [{"type": "unittest", "source": row["test"]}]
+
+
+def may_hold_tests(source):
+    """Could unittest find a test? It takes methods called test* of classes with a base, not functions as pytest does."""
+    nodes = list(ast.walk(ast.parse(source)))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    methods = [node for owner in classes for node in ast.walk(owner)
+               if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test")]
+    return bool(methods) and any(owner.bases for owner in classes)
 
 
 def prompt(problem, chat):

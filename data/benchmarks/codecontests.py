@@ -12,6 +12,7 @@ def describe(row, subset):
         "prompt": row["content"],
         "domain": str(labels.get("source", "codecontests")).lower(),
         "difficulty": str(labels.get("difficulty", "unknown")).lower(),
+        "compare": "codecontests",
     }
 
 

@@ -41,6 +41,7 @@ def describe(row, subset):
         "title": row["question_title"],
         "setup": SETUP,
         "time_limit": TIME_LIMIT,
+        "compare": "livecodebench",
     }
 
 

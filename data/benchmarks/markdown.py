@@ -10,24 +10,30 @@ make of them: a closing fence at the end of a line of code, or none. A fence wit
 of several lines that could close it, the first counts that leaves Python.
 """
 import ast
-import keyword
+import codeop
+import functools
 import re
 import textwrap
 import warnings
 from dataclasses import dataclass
+from itertools import chain
 
 # Indentation, list markers ("1. ", "- ") and quotation marks ("> "); the fence; and what follows it on the line.
 FENCE = re.compile(r"(?P<prefix>[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 ON_ONE_LINE = re.compile(r"\s*```\s*(py\w*\s+)?(?P<code>[^`]+)```\s*")  # ```print(1)```
 LANGUAGE = re.compile(r"[\s{.]*(?:lang(?:uage)?[-=])?(?P<word>[\w+#-]*)")
 PYTHON = re.compile(r"i?py(thon)?[\d.]*|pypy\d?", re.I)
-MOST_FENCES_IN_A_BLOCK = 20  # so that an endless answer does not take endless time
+# So that an endless answer does not take endless time:
+MOST_FENCES_IN_A_BLOCK = 20
+MOST_CHUNKS_IN_A_STATEMENT = 50
 
 # A line that is surely meant as code, not as a sentence.
 CODE_LINE = re.compile(
     r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print\(|return\b"
     r"|(else|try|finally):|((if|elif|while|except|with) .*|for \w+(, ?\w+)* in .*):\s*(#.*)?$"
     r"|\w[\w.\[\]]*(, ?\w[\w.\[\]]*)* ?[-+*/%&|^]{0,2}= ?\S)")
+GOES_ON = re.compile(r"^(#|[rfRF]?['\"]|" + CODE_LINE.pattern + r")|[(\[{,:\\]\s*(#.*)?$")  # on the next line, maybe
+CLAUSE = re.compile(r"(else|elif|except|finally)\b")
 BROKEN_CODE = re.compile(r"(import|from|(async )?def|class) \w|@\w")  # code even where it is not Python
 
 
@@ -44,6 +50,7 @@ class Block:
         return bool(PYTHON.fullmatch(self.language)) or not self.language and is_program(self.code)
 
 
+@functools.lru_cache(maxsize=256)
 def parse(code):
     """A program's top-level statements; none if it is not Python."""
     try:
@@ -106,11 +113,11 @@ def read_block(lines, opening, fence):
     """(the block that this line opens, number of the line at which to go on)"""
     language = language_of(fence["info"])
     first = opening + 1
-    closings, reopened = lines_that_close(lines, first, fence["marks"])
+    closings, reopened, all_seen = lines_that_close(lines, first, fence["marks"])
     may_be_python = not language or PYTHON.fullmatch(language)
 
     if may_be_python:
-        for closing in closings[:MOST_FENCES_IN_A_BLOCK] + [len(lines)]:
+        for closing in closings + [len(lines)] * all_seen:
             block = block_of(lines, first, closing, language, fence)
             if is_program(block.code):
                 return block, closing + 1
@@ -130,18 +137,22 @@ def depth(line):
 
 
 def lines_that_close(lines, first, marks):
-    """(numbers of the lines that may close a block, number of the first that opens another, or None)"""
+    """(numbers of the lines that may close a block, number of the first that opens another or None, are these all?)"""
     closings = []
-    reopened = None
+    openings = []
     for number in range(first, len(lines)):
+        if marks not in lines[number]:
+            continue
         other = fence_of(lines[number])
-        if other and other["marks"].startswith(marks) and not other["info"].strip():
+        if not other:  # return x```
             closings.append(number)
-        elif other and other["marks"].startswith(marks) and reopened is None:
-            reopened = number
-        elif not other and marks in lines[number]:  # return x```
-            closings.append(number)
-    return closings, reopened
+        elif other["marks"].startswith(marks):
+            which = openings if other["info"].strip() else closings
+            which.append(number)
+        if len(closings) + len(openings) >= MOST_FENCES_IN_A_BLOCK:
+            break
+    all_seen = len(closings) + len(openings) < MOST_FENCES_IN_A_BLOCK
+    return closings, openings[0] if openings else None, all_seen
 
 
 def block_of(lines, first, end, language, fence):
@@ -194,56 +205,80 @@ def bare_programs(text):
 
 
 def runs_of_python(lines):
-    whole = "\n".join(lines)
-    if is_program(whole) and not any(map(is_word, lines)):
-        return [whole]
-    runs = []
-    # Where a top-level statement may begin or end.
-    borders = [number for number, line in enumerate(lines) if line.strip() and not line[0].isspace()]
-    done = 0
-    body = "\n".join(lines[:borders[0]] if borders else lines)
-    if is_program(body):  # it goes on after a signature
-        runs.append(body)
-    for start in borders:
-        if start < done or is_word(lines[start]) or all(map(is_mere_value, parse(lines[start]) or [None])):
-            continue
-        done = end_of_run(lines, start, borders)
-        if done > start:
-            runs.append("\n".join(lines[start:done]).rstrip() + "\n")
+    """Runs of top-level statements. Where code rather than prose breaks one off, it goes on to the end.
+
+    For a program with a mistake must not become one without.
+    """
+    body, chunks = in_chunks(lines)
+    runs = ["\n".join(body)] if is_program("\n".join(body)) else []  # it goes on after a signature
+    run = []
+    position = 0
+    while position < len(chunks):
+        size = statement_at(chunks, position)
+        first_line = chunks[position][0]
+        if size:
+            run += chain(*chunks[position:position + size])
+        elif BROKEN_CODE.match(first_line) or run and CODE_LINE.match(first_line):
+            run += chain(*chunks[position:])
+            break
+        elif run:
+            runs.append("\n".join(run).rstrip() + "\n")
+            run = []
+        position += size or 1
+    if run:
+        runs.append("\n".join(run).rstrip() + "\n")
     return runs
 
 
-def is_word(line):
-    """Is it one word, which Python would take for a name?"""
-    return bool(re.fullmatch(r"[^\W\d]\w*\s*", line)) and not keyword.iskeyword(line.strip())
+def in_chunks(lines):
+    """(the lines before the first unindented one, a list of lines for each unindented one with those below it)"""
+    body = []
+    chunks = []
+    for line in lines:
+        if line.strip() and not line[0].isspace():
+            chunks.append([line])
+        else:
+            (chunks[-1] if chunks else body).append(line)
+    return body, chunks
 
 
-def end_of_run(lines, start, borders):
-    """Number of the line after the longest Python that begins at `start`; `start` itself if there is none.
+def statement_at(chunks, position):
+    """How many chunks from here make up a statement that is more than a word or a number; 0 if none do."""
+    source = ""
+    for size, chunk in enumerate(chunks[position:position + MOST_CHUNKS_IN_A_STATEMENT], 1):
+        source += "\n".join(chunk) + "\n"
+        statements = parse(source)
+        if statements:
+            if all(is_mere_value(statement) and not is_text(statement) for statement in statements):
+                return 0
+            return size + clauses_at(source, chunks, position + size)
+        if not GOES_ON.search(chunks[position][0]) or not is_unfinished(source):
+            return 0
+    return 0
 
-    Python that breaks off in code rather than in prose goes on to the end of the lines: a program with a mistake must not
-    become one without.
-    """
-    end = next((border for border in borders if border > start and is_word(lines[border])), len(lines))
-    while end > start:
-        error = line_of_error("\n".join(lines[start:end]))
-        if error is None:
+
+def clauses_at(source, chunks, position):
+    """How many chunks from here are clauses (`else: ...`) of the statement before them."""
+    count = 0
+    for chunk in chunks[position:position + MOST_CHUNKS_IN_A_STATEMENT]:
+        source += "\n".join(chunk) + "\n"
+        if not CLAUSE.match(chunk[0]) or not parse(source):
             break
-        end = max([border for border in borders if start <= border < min(end, start + error)], default=start)
-    if end == start:
-        return len(lines) if BROKEN_CODE.match(lines[start]) else start
-    stopped_by_code = end < len(lines) and CODE_LINE.match(lines[end])
-    return len(lines) if stopped_by_code else end
+        count += 1
+    return count
 
 
-def line_of_error(code):
-    """Number of the first line, from 1, that is not Python; None if all are."""
+def is_text(statement):
+    return isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+
+
+def is_unfinished(source):
+    """Could it become Python if lines were added: an open bracket or string, `try:`, a decorator, a comment?"""
+    if all(line.startswith("#") or not line.strip() for line in source.split("\n")):
+        return True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(code)
-        return None
-    except SyntaxError as error:
-        return error.lineno or 1
-    except (ValueError, RecursionError, MemoryError):
-        return 1
+            return codeop.compile_command(source, "answer", "exec") is None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return False

@@ -20,7 +20,6 @@ def describe(row, subset):
         "prompt": f"{text.strip()} Your code should pass these tests:\n\n{asserts_of(row)[0]}\n",
         "entry_point": entry_point_of(row),
         "domain": "mbpp",
-        "setup": unix_lines(row.get("test_setup_code") or ""),
         "canonical_solution": unix_lines(row["code"]),
     }
 
@@ -30,12 +29,14 @@ def tests(row):
 
     The paper shows them all.
     """
-    imports = "\n".join(row.get("test_imports") or [])
+    # The benchmark runs these after the program, whose classes they may use, and before the asserts.
+    before = [*(row.get("test_imports") or []), unix_lines(row.get("test_setup_code") or "")]
+    functions = functions_of(row)
     converted = []
     for line in asserts_of(row):
-        test = {"type": "assert", "source": f"{imports}\n{line}".strip()}
-        if not is_about_functions(test["source"], functions_of(row)):
-            test["inside"] = True  # the test handles objects of the candidate's own classes
+        test = {"type": "assert", "source": "\n".join([*before, line]).strip()}
+        if not only_calls_functions(test["source"], functions):
+            test["inside"] = True
         converted.append(test)
     return converted[:1], converted[1:]
 
@@ -64,18 +65,49 @@ def entry_point_of(row):
     return None
 
 
-def is_about_functions(source, functions):
-    """Does a test need nothing from the candidate but calls of its functions?"""
+# Builtins whose results are plain values: numbers, texts, lists, tuples, sets and dicts of them.
+PLAIN = {"abs", "bin", "bool", "bytes", "chr", "complex", "dict", "divmod", "float", "frozenset", "hex", "int", "len",
+         "list", "max", "min", "oct", "ord", "pow", "repr", "round", "set", "sorted", "str", "sum", "tuple"}
+
+
+def only_calls_functions(source, functions):
+    """Does a test need nothing from the candidate but calls of its functions with plain values?
+
+    Such a test can run apart from the candidate. Others handle objects of the candidate's own classes, or pass on what
+    is more than a value (`f([1, "a"], int)`, `f(lambda x: x)`): they must run beside it ("inside").
+    """
+    tree = ast.parse(source)
     known = set(functions)
     used = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             used.add(node.id)
         elif isinstance(node, ast.Name):
             known.add(node.id)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             known |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    return all(name in known or hasattr(builtins, name) for name in used)
+    if not all(name in known or hasattr(builtins, name) for name in used):
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+            arguments = node.args + [keyword.value for keyword in node.keywords]
+            if not all(is_plain(argument, functions) for argument in arguments):
+                return False
+    return True
+
+
+def is_plain(argument, functions):
+    """Is the argument of a call surely a plain value, as far as its text says?"""
+    called = set()
+    for node in ast.walk(argument):
+        if isinstance(node, (ast.Lambda, ast.GeneratorExp)):
+            return False
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if hasattr(builtins, node.func.id) and node.func.id not in PLAIN:
+                return False  # map, iter, object, ...
+            called.add(node.func)
+    names = [node for node in ast.walk(argument) if isinstance(node, ast.Name) and node not in called]
+    return not any(name.id in functions or hasattr(builtins, name.id) for name in names)
 
 
 def prompt(problem, chat):
