@@ -1,30 +1,32 @@
-"""Public benchmarks: their original files as problem rows, what a model is shown, and the program in its answer.
+"""Public benchmarks: original files as problem rows, what a model is shown, the program in its answer.
 
-    load_benchmark("humaneval", "HumanEval.jsonl.gz")              ->  [problem, ...]
-    read_benchmark("livecodebench", fetch("livecodebench"))        the same as a stream, from the hub
-    solution_prompt(problem, chat)                                 what a model is shown
-    extract_code(text, problem, chat)                              the program in its answer
+    load_benchmark("humaneval", "HumanEval.jsonl.gz")            ->  [problem, ...]
+    read_benchmark("livecodebench", fetch("livecodebench"))      the same as a stream, from the hub
+    solution_prompt(problem, chat)                               what a model is shown
+    extract_code(text, problem, chat)                            the program in its answer
 
-A benchmark is one module of this folder, and everything that is particular to it stands there. To add one, write a
-module with these six names and put it into BENCHMARKS below; humaneval.py is the shortest example.
+A benchmark is one module of this folder, and all that is particular to it stands there. To add one,
+write a module with these six names and put it into BENCHMARKS below; humaneval.py is the shortest:
 
-    SOURCES                        {"": Source(...)}: where its files come from (files.py); {} if only by hand.
-                                   A subset with files of its own has an entry under its name.
-    SUBSETS                        what --subset may name, [] if there is nothing to choose
-    describe(row, subset)          an original row -> the fields of its problem row, all but the tests
-    tests(row)                     an original row -> (public tests, hidden tests); asked only for rows that are wanted,
-                                   because LiveCodeBench's tests are gigabytes
-    prompt(problem, chat)          the benchmark's own words to a model, or None: the general ones below are used
-    extract(text, problem, chat)   the program in an answer by the benchmark's own rule, or None: the general rule
+    SOURCES                       {"": Source(...)}: where its files come from (files.py); {} if they
+                                  must be fetched by hand. A subset with files of its own has an entry
+                                  under its name.
+    SUBSETS                       what --subset may name, [] if there is nothing to choose
+    describe(row, subset)         an original row -> the fields of its problem row but for the tests
+    tests(row)                    an original row -> (public tests, hidden tests); called only for rows
+                                  that are wanted, because LiveCodeBench's tests are gigabytes
+    prompt(problem, chat)         the benchmark's own words to a model, or None: the general ones
+    extract(text, problem, chat)  the program in an answer by its own rule, or None: the general rule
 
-`describe` and `tests` may raise UserError, KeyError, TypeError, ValueError or SyntaxError; file and row are added here.
-A problem row's fields are described in data/rows.py. Those that `describe` leaves out have the defaults in
-`read_benchmark`. `canonical_solution`, where the benchmark has one, is what a candidate's `code` should look like:
+`describe` and `tests` may raise UserError, KeyError, TypeError, ValueError or SyntaxError; file and
+row are added here. A problem row's fields are described in data/rows.py; those that `describe` leaves
+out have the defaults in `read_benchmark`. What a candidate's `code` is (and `canonical_solution`,
+where the benchmark has one):
 
     humaneval      the whole program: the prompt (signature and docstring) and the completion after it
     mbpp           the whole program, with the functions that the asserts call
-    bigcodebench   the whole program: complete_prompt and the completion; or a program that answers instruct_prompt
-    livecodebench  functional: a program with `class Solution` (or a plain function); stdin: a whole program
+    bigcodebench   the whole program: complete_prompt and the completion, or one for instruct_prompt
+    livecodebench  functional: a program with `class Solution` (or a function); stdin: a whole program
     codecontests   a program that reads stdin
 """
 import contextlib

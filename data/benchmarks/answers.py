@@ -182,27 +182,37 @@ def acts(code):
 
 
 def with_missing_names(code, blocks):
-    """A block, below those statements of the other blocks that give it names it uses but does not have.
+    """A block below those statements of the other blocks that give it names it uses but lacks.
 
-    ["from functools import reduce", "def f(xs):\\n    return reduce(max, xs)"]: the second one gets the import.
+    ["from functools import reduce", "def f(xs):\\n    return reduce(max, xs)"]: the second one
+    gets the import.
     """
     others = [(block, statement) for block in blocks if block != code for statement in parse(block)]
     missing = free_names(parse(code))
-    taken = set()  # positions in `others`
     looked_up = set()
+    taken = set()  # positions in `others`
     while missing - looked_up:
         name = min(missing - looked_up)
         looked_up.add(name)
-        binding = [position for position, (_, statement) in enumerate(others) if name in bound_by(statement)]
-        if not binding:  # `from math import *` may have it
-            binding = [position for position, (_, statement) in enumerate(others) if "*" in bound_by(statement)]
-        for position in binding:
-            # A later block corrects an earlier one.
-            if others[position][0] == others[binding[-1]][0]:
-                taken.add(position)
-                missing |= free_names([others[position][1]])
-    pieces = [source_of(statement, block) for position, (block, statement) in enumerate(others) if position in taken]
+        for position in givers(name, others):
+            taken.add(position)
+            missing |= free_names([others[position][1]])
+    pieces = [source_of(others[position][1], others[position][0]) for position in sorted(taken)]
     return "".join(pieces) + code
+
+
+def givers(name, others):
+    """Positions of the statements that bind a name, or might by a star import.
+
+    Only those of the last block that has any: it corrects the earlier ones.
+    """
+    for wanted in (name, "*"):
+        found = [position for position, (_, statement) in enumerate(others)
+                 if wanted in bound_by(statement)]
+        if found:
+            last_block = others[found[-1]][0]
+            return [position for position in found if others[position][0] == last_block]
+    return []
 
 
 def source_of(statement, code):
