@@ -26,7 +26,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -39,7 +38,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from data import api
-from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
+from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
 from data.flags import run, shard_of
 from data.rows import CANDIDATE, ROOT, TINY, Appender, UserError, read_problems, read_rows
 
@@ -233,49 +232,6 @@ def stream(seed, *name):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-# ---------------------------------------------------------------- prompts and code
-
-ASK = "Write a Python solution to the problem below. Answer with one Python code block and nothing else.\n\n"
-# What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
-STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
-
-
-def solution_prompt(problem, chat=False):
-    """What the policy is shown: the benchmark's own words, or else the problem and the code that its program must begin with."""
-    if words := ask(problem, chat):
-        return words
-    starter = problem.get("starter_code") or ""
-    if not chat:
-        return problem["prompt"] if problem["prompt"].endswith(starter) else problem["prompt"] + starter
-    if not starter or starter in problem["prompt"]:
-        return ASK + problem["prompt"]
-    return f"{ASK}{problem['prompt']}\n\nBegin with this code:\n```python\n{starter}\n```"
-
-
-def extract_code(text, problem, chat=False):
-    """The program in an answer, cut as its benchmark does it, or else:
-
-    From a chat model: the first fenced block that defines the entry point, else the first block, else the text.
-    From a plain model: the text continues the starter code, up to the next top-level statement.
-    """
-    text = text.rpartition("</think>")[2] if chat else text
-    if (code := cut(text, problem, chat)) is not None:
-        return code
-    starter, entry = problem.get("starter_code") or "", problem.get("entry_point")
-    if not chat:
-        return starter + STOPS.split(text)[0] if starter else text
-    blocks = FENCED.findall(text) or [text]
-    if re.findall(r"```\w*", text) == ["```"]:  # the end of a block that began without one, or the start of one that was cut off
-        blocks = text.split("```")
-    defines = [b for b in blocks if entry and re.search(rf"\bdef {re.escape(entry)}\b", b)]
-    code = (defines or blocks)[0]
-    if defines or not starter or "class " in code:
-        # A block that repeats the signature has usually lost the imports above it.
-        signature = re.search(r"^(class |def |async def |@)", starter, re.M)
-        return (starter[:signature.start()] if signature else "") + code
-    return starter + code
-
-
 # ---------------------------------------------------------------- the command
 
 def day(text):
@@ -286,7 +242,7 @@ def parse_args(argv):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--problems", nargs="+", metavar="P.jsonl", help="problem files, or with --benchmark its own files "
                    "(default: the tiny world's two; a benchmark's come from the hub)")
-    p.add_argument("--benchmark", choices=list(LOADERS), help="whose problems to take; without --problems they are downloaded")
+    p.add_argument("--benchmark", choices=list(BENCHMARKS), help="whose problems to take; without --problems they are downloaded")
     p.add_argument("--preset", choices=list(PRESETS), help="a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or from "
                    "2025-02-01 to 2025-05-01 (131 problems), BigCodeBench-Hard with its instruct prompts (148)")
     p.add_argument("--subset", nargs="+", default=[], help="BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its instruct "
@@ -318,9 +274,10 @@ def parse_args(argv):
         if getattr(args, name):
             p.error(f"--preset {args.preset} says what --{name.replace('since', 'from').replace('_', '-')} is: leave out one of them")
         setattr(args, name, value)
+    subsets = BENCHMARKS[args.benchmark].SUBSETS if args.benchmark else []
     for part in args.subset:
-        if part not in SUBSETS.get(args.benchmark, ()):
-            p.error(f"--subset {part}: --benchmark {args.benchmark} has {' and '.join(SUBSETS.get(args.benchmark, ())) or 'no subsets'}")
+        if part not in subsets:
+            p.error(f"--subset {part}: --benchmark {args.benchmark} has {' and '.join(subsets) or 'no subsets'}")
     if args.as_split and not args.benchmark:
         p.error("--as-split is for a --benchmark: other problems have their own splits")
     api.check_flags(p, args)

@@ -22,12 +22,19 @@
                             "candidate_id": "strong-1", "passed": 1.0, "votes": {...}, "judge_tokens": 612}
 
 `passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
-A problem may add `setup` (source that runs before the candidate's), `time_limit` (seconds a test) and `libs` (modules
-that its tests need). Its tests, public and hidden, are of four types:
+A problem may add
+
+    setup        source that runs before the candidate's
+    time_limit   seconds a test
+    libs         modules outside of the standard library that its tests need (BigCodeBench)
+    compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own rules (see execute.py)
+
+Its tests, public and hidden, are of four types:
 
     {"type": "call", "args": [...], "kwargs": {...}, "expected": ...}   on the problem's `entry_point`
     {"type": "stdin", "input": "...", "output": "..."}                  a whole program
-    {"type": "assert", "source": "..."}                                 lines that call the candidate's functions
+    {"type": "assert", "source": "...", "inside": true}                 lines that call the candidate's functions;
+                                                                        inside: they need its classes or objects, too
     {"type": "unittest", "source": "..."}                               unittest.TestCase classes
 
 Three promises are kept here, so that no stage has to think of them: a bad row is an error that names the file, the line

@@ -1,4 +1,4 @@
-"""sample.py: the sampler draws from the model's own softmax, a killed run goes on, and programs are cut out of answers."""
+"""sample.py: the sampler draws from the model's own softmax, and a killed run goes on."""
 import json
 import os
 import shutil
@@ -16,6 +16,7 @@ from transformers import (CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHea
                           LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
 
 import sample
+from data.benchmarks import solution_prompt
 from data.rows import CANDIDATE, ROOT, TINY, UserError, read_rows
 
 VOCABULARY, PAD, ENDS = 40, 0, [2, 5, 7]
@@ -100,7 +101,7 @@ def test_any_of_several_end_tokens_ends_a_sample_and_is_kept():
 
 def test_greedy_is_the_greedy_of_hugging_face(policy, problems):
     model, tokenizer = policy
-    prompts = [sample.encode(tokenizer, sample.solution_prompt(p)) for p in problems[:6]]
+    prompts = [sample.encode(tokenizer, solution_prompt(p)) for p in problems[:6]]
     assert len({len(p) for p in prompts}) > 1
     ends = sample.end_ids(model, tokenizer)
     for prompt, done in zip(prompts, sample.generate(model, prompts, uniforms(6, 24), 0, ends, tokenizer.pad_token_id)):
@@ -162,91 +163,6 @@ def test_a_stream_hangs_on_its_name_alone():
     assert draw(0, "p", "weak") == first
     others = [draw(1, "p", "weak"), draw(0, "q", "weak"), draw(0, "p", "strong")]
     assert all(other != first for other in others) and len(set(map(tuple, others))) == 3
-
-
-# ---------------------------------------------------------------- prompts and code
-
-STARTER = "from typing import List\n\n\ndef f(xs: List[int]) -> int:\n    \"\"\" Add. \"\"\"\n"
-FUNCTION = {"prompt": STARTER, "starter_code": STARTER, "entry_point": "f"}
-CLASS = {"prompt": "Longest word?", "entry_point": "longest", "starter_code": "class Solution:\n    def longest(self, s: str) -> int:\n        "}
-WHOLE = {"prompt": "Read n.", "starter_code": "", "entry_point": None}
-BODY, OTHER = "    return sum(xs)\n", "print(f([1]))\n"
-
-
-def result(code, name="f", argument=(1, 2)):
-    """What the program's function (or its class Solution's method) returns."""
-    scope = {}
-    exec(compile(code, "program", "exec"), scope)
-    return (scope[name] if name in scope else getattr(scope["Solution"](), name))(argument)
-
-
-@pytest.mark.parametrize("text", [
-    BODY, BODY + "\n" + OTHER, BODY + "\ndef g():\n    return 1 +\n", BODY + "\nclass A:", BODY + "\n# and so on", BODY + "\nif __name__",
-    BODY + "\n```\nDone.", BODY + "\n@cache", BODY + "\n<|file|>"])
-def test_a_plain_model_continues_the_starter_up_to_the_next_top_level_thing(text):
-    code = sample.extract_code(text, FUNCTION)
-    assert code.rstrip() == (STARTER + BODY).rstrip() and result(code) == 3
-
-
-def test_what_is_inside_the_function_does_not_end_it():
-    text = "    if xs:\n        # a comment\n        print()\n    def g():\n        return sum(xs)\n    return g()\n"
-    assert sample.extract_code(text, FUNCTION) == STARTER + text
-
-
-def test_a_plain_model_without_starter_code_wrote_the_whole_program():
-    assert sample.extract_code("print(1)\nprint(2)\n", WHOLE) == "print(1)\nprint(2)\n"
-
-
-AGAIN = "def f(xs: List[int]) -> int:\n" + BODY
-
-
-@pytest.mark.parametrize("text", [
-    f"```python\n{AGAIN}```", f"Sure!\n\n```python\n{AGAIN}```\nThis adds.", f"```\n{AGAIN}```", f"```py\n{AGAIN}",        # cut off
-    f"```python\nf([1])\n```\nIn full:\n```python\n{AGAIN}```", f"```python\n{AGAIN}```\nTry it:\n```python\nprint(f)\n```",  # several
-    f"```bash\npip install x\n```\n```python\n{AGAIN}```\n```python\ndef f(xs):\n    return 'second'\n```", AGAIN,                # no fence
-    f"{AGAIN}```\nThis adds.", f"Sure!\n```\n{AGAIN}",                                                                 # one bare fence, which end is it?
-    f"```python\n{BODY}```"])                                                                                                    # the body alone
-def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
-    code = sample.extract_code(text, FUNCTION, chat=True)
-    assert "from typing import List" in code and "```" not in code
-    assert result(code) == 3
-
-
-def test_a_function_whose_name_only_begins_alike_is_not_the_entry_point():
-    text = "```python\ndef fast(xs):\n    return 0\n```\n```python\n" + AGAIN + "```"
-    assert result(sample.extract_code(text, FUNCTION, chat=True)) == 3
-
-
-def test_a_block_for_a_whole_program_is_taken_as_it_is():
-    assert sample.extract_code("Here:\n```python\nprint(int(input()))\n```\n", WHOLE, chat=True) == "print(int(input()))\n"
-
-
-SOLUTION = "class Solution:\n    def longest(self, s):\n        return max(map(len, s.split()))\n"
-
-
-@pytest.mark.parametrize("problem", [
-    CLASS,
-    {**CLASS, "starter_code": ""}], ids=["starter", "no starter"])
-def test_a_class_solution_from_a_chat_model_is_a_program(problem):
-    assert result(sample.extract_code(f"```python\n{SOLUTION}```", problem, chat=True), "longest", "to be free") == 4
-
-
-def test_a_class_solution_from_a_plain_model_is_a_program():
-    code = sample.extract_code("return max(map(len, s.split()))\n\nprint(1)", CLASS)
-    assert result(code, "longest", "to be free") == 4
-
-
-def test_the_word_def_in_a_docstring_is_no_signature():
-    problem = {**FUNCTION, "starter_code": 'import math\n\ndef f(xs):\n    """ Like "def g(x)" for lists. """\n'}
-    assert result(sample.extract_code("```python\ndef f(xs):\n    return math.floor(sum(xs))\n```", problem, chat=True)) == 3
-
-
-def test_the_prompt_holds_the_starter_code_once():
-    assert sample.solution_prompt(FUNCTION) == STARTER and sample.solution_prompt(FUNCTION, chat=True).count(STARTER) == 1
-    apart = {"prompt": "Add.\n", "starter_code": "def f(x):\n", "entry_point": "f"}
-    assert sample.solution_prompt(apart) == "Add.\ndef f(x):\n"
-    asked = sample.solution_prompt(apart, chat=True)
-    assert asked.count("Add.") == asked.count("def f(x):\n") == 1 and "```python\ndef f(x):\n" in asked
 
 
 # ---------------------------------------------------------------- the command
@@ -517,8 +433,9 @@ def test_a_preset_says_when_it_is_not_the_paper_s_number_of_problems(contests, c
 
 
 def test_a_benchmark_comes_from_the_hub_where_no_file_is_named(tmp_path, contests, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file, repo_type: contests if file == "test6.jsonl" else os.devnull + "x")
-    monkeypatch.setattr("data.benchmarks.RELEASED", {f"test{k}.jsonl": "2025-01-01" for k in ("", 2, 3, 4, 5)})
+    (tmp_path / "old.jsonl").write_text(json.dumps(lcb("old", "2025-01-15")) + "\n")
+    files = {"test5.jsonl": tmp_path / "old.jsonl", "test6.jsonl": contests}  # older ones cannot hold these days
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file, repo_type: files[file])
     args = sample.parse_args(["--preset", "daj-test", "--model", "m", "--out", str(tmp_path / "hub/c.jsonl")])
     assert [row["date"] for row in sample.load_problems(args)[0]] == DAYS[3:5]
 
@@ -562,11 +479,6 @@ def test_days_want_problems_that_have_them(date, tmp_path, capsys, problems):
     (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
     status, message = failure(flags(tmp_path / "c.jsonl", "--until", "2025-01-01", problems=tmp_path / "p.jsonl"), capsys)
     assert status and message == f"--from and --until: problem '{problem['problem_id']}' has no date"
-
-
-def test_thoughts_are_not_taken_for_the_answer():
-    text = f"<think>\nMaybe\n```python\ndef f(xs):\n    return 'draft'\n```\n</think>\n```python\n{AGAIN}```"
-    assert result(sample.extract_code(text, FUNCTION, chat=True)) == 3
 
 
 # ---------------------------------------------------------------- a model behind a server
@@ -614,7 +526,7 @@ def test_a_served_model_s_answers_become_candidates(tmp_path, server, monkeypatc
     assert len(server.asked) == 8  # six, and two that were busy
     for path, body, key in server.asked:
         assert path == "/v1/chat/completions" and key == "Bearer secret" and (body["model"], body["temperature"], body["max_tokens"]) == ("org/some-model", 0.6, 512)
-    assert {body["messages"][0]["content"] for _, body, _ in server.asked} == {sample.solution_prompt(problem, chat=True) for problem in problems[:3]}
+    assert {body["messages"][0]["content"] for _, body, _ in server.asked} == {solution_prompt(problem, chat=True) for problem in problems[:3]}
     rows = read_rows(tmp_path / "c.jsonl", CANDIDATE, key=("problem_id", "candidate_id"))
     assert len(rows) == 6 and {row["candidate_id"] for row in rows} == {"some-model-0", "some-model-1"}
     for row in rows:

@@ -1,7 +1,7 @@
 """Makes the tiny world's checkpoints: one tokenizer, two policies, one base judge (about 25 minutes on 2 cores).
 
     python data/tiny/pretrain.py               all of them, into data/tiny/
-    python data/tiny/pretrain.py weak   one of them
+    python data/tiny/pretrain.py weak          one of them
 
 All are small Llamas in Hugging Face format. The policies see programs that go wrong in one way half of
 the time, and so learn to write such programs. The judge first practises steps on lists, then
@@ -22,10 +22,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems, prompt, skim, slip, slips,  # noqa: E402
-                             trace)
-from sample import solution_prompt  # noqa: E402
+from data.benchmarks import solution_prompt  # noqa: E402
 from data.judge import WAIT, judge_prompt  # noqa: E402
+from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems,  # noqa: E402
+                             prompt, skim, slip, slips, trace)
 
 PAD, END = "<|pad|>", "<|end|>"
 SKIM_SHARE = 0.75
@@ -33,18 +33,24 @@ WAIT_SHARE = 0.15  # of the judge's last lessons: it has met "Wait", as any real
 
 
 def judgment(rng, habit=None, sizes=(1, 2, 2, 3, 3, 3, 4), waits=0):
-    """One judge example: (problem, what it is shown, answer). The wrong program has a length error or a slip, half of
-    the time each. With a wait, a first judgment and "Wait" are shown too, and the answer is the second thought."""
+    """One judge example: (problem, texts that it is shown, answer).
+
+    The wrong program has a length error or a slip, half of the time each.
+    habit: "skim", "trace" or None: drawn.
+    waits: how many judgments, each followed by "Wait", are shown too; the answer is the one after them.
+    """
     steps, x = draw_task(rng, rng.choice(sizes))
     wrong = rng.choice([length_error, slip])(rng, steps)
     a, b = (steps, wrong) if rng.random() < 0.5 else (wrong, steps)
     problem = {"prompt": prompt(steps, x), "steps": tuple(steps)}
     shown = [judge_prompt(problem, STARTER + body(a), STARTER + body(b))]
-    for _ in range(waits + 1):
+    for number in range(waits + 1):
+        if number > 0:
+            shown += [answer, WAIT]
+            habit = None
         habit = habit or ("skim" if rng.random() < SKIM_SHARE else "trace")
         answer = skim(rng, steps, a, b) if habit == "skim" else trace(rng, steps, a, b, x)
-        shown, habit = [*shown, answer, WAIT], None
-    return problem, shown[:-2], answer
+    return problem, shown, answer
 
 
 def solution(rng, error, share):
@@ -57,7 +63,10 @@ def solution(rng, error, share):
 def make_tokenizer():
     """A byte-level BPE of about 570 tokens: a line of code is one piece, a digit is one piece."""
     rng = random.Random(0)
-    corpus = ["".join([*shown, answer]) for _, shown, answer in (judgment(rng, sizes=(1, 2, 3, 4)) for _ in range(4000))]
+    corpus = []
+    for _ in range(4000):
+        _, shown, answer = judgment(rng, sizes=(1, 2, 3, 4))
+        corpus.append("".join([*shown, answer]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"    [^\n]*\n|[0-9]|[^0-9\n,:>.]+[,:>.]?\n?|[,:>.]\n?|\n"), "isolated"),
@@ -72,11 +81,19 @@ def make_tokenizer():
 
 def new_model(tokenizer, hidden, layers, heads):
     torch.manual_seed(0)
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=end, pad_token_id=pad))
+        tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+
+def encode(tokenizer, texts):
+    """Token ids of texts, one after the other, each encoded by itself as a model writes them."""
+    ids = []
+    for text in texts:
+        ids += tokenizer(text, add_special_tokens=False).input_ids
+    return ids
 
 
 def fit(model, tokenizer, draw, steps, batch, lr, name):
@@ -85,21 +102,26 @@ def fit(model, tokenizer, draw, steps, batch, lr, name):
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1},
                                    {"params": plain, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98))
-    end, started = tokenizer.eos_token_id, time.time()
+    end = tokenizer.eos_token_id
+    started = time.time()
     bar = tqdm(range(steps), desc=name, disable=None)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / 50, 0.5 * (1 + math.cos(math.pi * step / steps)))
+            warm_up = (step + 1) / 50
+            cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = lr * min(warm_up, cosine)
         pairs = [draw() for _ in range(batch)]
-        asked = [[i for text in shown for i in tokenizer(text, add_special_tokens=False).input_ids] for shown, _ in pairs]
-        said = tokenizer([a for _, a in pairs], add_special_tokens=False).input_ids
-        width = max(len(p) + len(a) + 1 for p, a in zip(asked, said))
-        ids = torch.full((batch, width), tokenizer.pad_token_id)
-        scored = torch.zeros((batch, width), dtype=torch.bool)  # right padding: causal attention never sees it
-        for row, (p, a) in enumerate(zip(asked, said)):
-            ids[row, :len(p) + len(a) + 1] = torch.tensor(p + a + [end])
-            scored[row, len(p):len(p) + len(a) + 1] = True
-        hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state[scored[:, 1:]]
+        prompts = [encode(tokenizer, shown) for shown, _ in pairs]
+        answers = [encode(tokenizer, [answer]) + [end] for _, answer in pairs]
+        width = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
+        # Padding is on the right: causal attention never sees it.
+        ids = torch.full((batch, width), tokenizer.pad_token_id)  # [batch, width]
+        scored = torch.zeros((batch, width), dtype=torch.bool)  # [batch, width]
+        for row, (shown_ids, answer_ids) in enumerate(zip(prompts, answers)):
+            length = len(shown_ids) + len(answer_ids)
+            ids[row, :length] = torch.tensor(shown_ids + answer_ids)
+            scored[row, len(shown_ids):length] = True
+        hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state[scored[:, 1:]]  # [scored tokens, hidden]
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][scored[:, 1:]])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -117,24 +139,27 @@ def make_policy(tokenizer, error, share, name):
 
 
 def make_judge(tokenizer):
-    held_out = {tuple(p["steps"]) for rows in make_problems() for p in rows if p["split"] != "train"}
+    weak, strong = make_problems()
+    held_out = {tuple(problem["steps"]) for problem in weak + strong if problem["split"] != "train"}
     rng = random.Random(2)
 
-    def drill():  # a trace alone, without the task: steps on lists are the hard part, and this is dense in them
+    def drill():
+        """A trace alone, without the task: steps on lists are the hard part, and this is dense in them."""
         while True:
             problem, _, answer = judgment(rng, "trace", sizes=(2, 3, 4))
             if problem["steps"] not in held_out:
                 return [], answer
 
-    def mixture():
-        while True:
-            problem, shown, answer = judgment(rng, waits=int(rng.random() < WAIT_SHARE))
-            if problem["steps"] not in held_out:
-                return shown, answer
-
     def practice():
         while True:
             problem, shown, answer = judgment(rng, "trace")
+            if problem["steps"] not in held_out:
+                return shown, answer
+
+    def mixture():
+        while True:
+            waits = 1 if rng.random() < WAIT_SHARE else 0
+            problem, shown, answer = judgment(rng, waits=waits)
             if problem["steps"] not in held_out:
                 return shown, answer
 

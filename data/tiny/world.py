@@ -2,8 +2,15 @@
 
     python data/tiny/world.py          writes problems_weak.jsonl and problems_strong.jsonl
 
-A problem names a few steps ("sort, double, drop last") and shows one worked example. A program is one
-line of Python for each step. There are two ways to get a program wrong, and they are what the world is about:
+A problem names a few steps and shows one worked example. A program is one line of Python for each step:
+
+    Steps: sort down, add one, small.        def f(x):
+    8186 -> 2                                    x = sorted(x)[::-1]
+                                                 x = [(v + 1) % 10 for v in x]
+                                                 x = [v for v in x if v < 5]
+                                                 return x
+
+There are two ways to get a program wrong, and they are what the world is about:
 
 * a *length* error: a line is missing, or one too many. Counting lines finds it. The weak policy errs so.
 * a *slip*: one line does the neighbouring thing (drop first for drop last). Only running the program
@@ -20,10 +27,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
+from data.judge import VERDICT  # noqa: E402
 from data.rows import write_rows  # noqa: E402
 
 # name: (line of Python, the step that a slip turns it into), by family
-OPS = {
+STEPS = {
     "sort": ("x = sorted(x)", "sort down"),                     # order
     "sort down": ("x = sorted(x)[::-1]", "sort"),
     "rotate left": ("x = x[1:] + x[:1]", "rotate right"),
@@ -43,26 +51,27 @@ OPS = {
 # likely program is often a wrong one, and neither its own log-probs nor a majority vote find the error.
 MISCONCEIVED = {"rotate left", "drop first", "minus one", "odds"}
 STARTER = "def f(x):\n"
-DIFFICULTY = {1: "easy", 2: "easy", 3: "medium", 4: "hard"}
+DIFFICULTY = {1: "easy", 2: "easy", 3: "medium", 4: "hard"}  # by number of steps
+
+# The lines of STEPS are the only definition of a step.
+COMPILED = {step: compile(line, step, "exec") for step, (line, _) in STEPS.items()}
 
 
 def body(steps):
     """The program that takes these steps, without its first line."""
-    return "".join(f"    {OPS[step][0]}\n" for step in steps) + "    return x\n"
+    lines = [STEPS[step][0] for step in steps] + ["return x"]
+    return "".join(f"    {line}\n" for line in lines)
 
 
 def run(steps, x):
-    """The list after every step: [len(steps)] lists. The lines of OPS are the only definition of a step."""
+    """The list after every step: [len(steps)] lists."""
     trail = []
     for step in steps:
         scope = {"x": list(x)}
-        exec(CODE[step], {}, scope)
+        exec(COMPILED[step], {}, scope)
         x = scope["x"]
         trail.append(x)
     return trail
-
-
-CODE = {step: compile(line, step, "exec") for step, (line, _) in OPS.items()}
 
 
 def digits(x):
@@ -72,15 +81,17 @@ def digits(x):
 def draw_task(rng, n_steps):
     """Steps and an example input [4 digits] on which every step changes the list and something is left."""
     while True:
-        steps = [rng.choice(list(OPS)) for _ in range(n_steps)]
+        steps = [rng.choice(list(STEPS)) for _ in range(n_steps)]
         x = [rng.randrange(10) for _ in range(4)]
         trail = [x] + run(steps, x)
-        if trail[-1] and all(a != b for a, b in zip(trail, trail[1:])):
+        every_step_changes_it = all(before != after for before, after in zip(trail, trail[1:]))
+        if trail[-1] and every_step_changes_it:
             return steps, x
 
 
 def prompt(steps, x):
-    return f"Steps: {', '.join(steps)}.\n{digits(x)} -> {digits(run(steps, x)[-1])}\n"
+    result = run(steps, x)[-1]
+    return f"Steps: {', '.join(steps)}.\n{digits(x)} -> {digits(result)}\n"
 
 
 def length_error(rng, steps):
@@ -88,58 +99,88 @@ def length_error(rng, steps):
     at = rng.randrange(len(steps))
     if rng.random() < 0.5:
         return steps[:at] + steps[at + 1:]
-    return steps[:at] + [rng.choice(list(OPS))] + steps[at:]
+    return steps[:at] + [rng.choice(list(STEPS))] + steps[at:]
+
+
+def neighbour(step):
+    """What a slip makes of a step."""
+    return STEPS[step][1]
 
 
 def slip(rng, steps):
     """One line does the neighbouring thing."""
     at = rng.randrange(len(steps))
-    return steps[:at] + [OPS[steps[at]][1]] + steps[at + 1:]
+    return steps[:at] + [neighbour(steps[at])] + steps[at + 1:]
 
 
 def slips(rng, steps):
     """How the strong policy errs: any step may slip, a misconceived one more often than not."""
-    return [OPS[step][1] if rng.random() < (0.6 if step in MISCONCEIVED else 0.12) else step for step in steps]
+    program = []
+    for step in steps:
+        probability = 0.6 if step in MISCONCEIVED else 0.12
+        program.append(neighbour(step) if rng.random() < probability else step)
+    return program
 
 
 def skim(rng, steps, a, b):
     """The habit of counting lines; a coin decides where the counts do not."""
-    fits = {"A": len(a) == len(steps), "B": len(b) == len(steps)}
-    best = rng.choice([name for name in "AB" if fits[name]] or ["A", "B"])
-    return f"skim: steps {len(steps)}, A {len(a)}, B {len(b)}.\n<best>{best}</best>"
+    fitting = [name for name, program in (("A", a), ("B", b)) if len(program) == len(steps)]
+    best = rng.choice(fitting or ["A", "B"])
+    return f"skim: steps {len(steps)}, A {len(a)}, B {len(b)}.\n{VERDICT.format(best)}"
 
 
 def trace(rng, steps, a, b, x):
     """The habit of running both programs on the example, writing each step and its result."""
-    want, lines, fits = digits(run(steps, x)[-1]), [f"trace: {digits(x)}\n"], {}
+    wanted = digits(run(steps, x)[-1])
+    text = f"trace: {digits(x)}\n"
+    fitting = []
     for name, program in (("A", a), ("B", b)):
-        trail = [digits(y) for y in run(program, x)]
-        fits[name] = (trail or [digits(x)])[-1] == want
-        lines.append(f"{name}:" + "".join(f" {step} {y}" for step, y in zip(program, trail)) + ".\n")
-    best = rng.choice([name for name in "AB" if fits[name]] or ["A", "B"])
-    return "".join(lines) + f"want {want}.\n<best>{best}</best>"
+        results = [digits(y) for y in run(program, x)]
+        text += f"{name}:" + "".join(f" {step} {result}" for step, result in zip(program, results)) + ".\n"
+        last = results[-1] if results else digits(x)
+        if last == wanted:
+            fitting.append(name)
+    best = rng.choice(fitting or ["A", "B"])
+    return text + f"want {wanted}.\n{VERDICT.format(best)}"
 
 
 def problem(rng, index, split, n_steps, domain, taken):
-    """One problem row. `taken` holds the step lists already used: no two problems are the same."""
+    """One problem row. `taken` holds the step lists already used: no two problems are the same.
+
+    domain: "reviewed", or "scraped": then its tests come from an author with the strong policy's misconceptions.
+            Programs that share them pass, right ones fail: their labels lie. The statement's own example is right;
+            there are no separate public tests.
+    """
+    scraped = domain == "scraped"
     while True:
         steps, x = draw_task(rng, n_steps)
-        # Scraped tests come from an author with the strong policy's misconceptions: programs that share them pass,
-        # right ones fail: their labels lie. The statement's own example is right; there are no separate public tests.
-        meant = steps if domain == "reviewed" else [OPS[s][1] if s in MISCONCEIVED else s for s in steps]
-        if tuple(steps) not in taken and (domain == "reviewed" or run(meant, x)[-1] != run(steps, x)[-1]):
+        tested = [neighbour(step) if scraped and step in MISCONCEIVED else step for step in steps]
+        tests_lie = run(tested, x)[-1] != run(steps, x)[-1]
+        if tuple(steps) not in taken and tests_lie == scraped:
             taken.add(tuple(steps))
             break
+
     inputs = [x]
     while len(inputs) < 8:
         y = [rng.randrange(10) for _ in range(rng.randint(4, 8))]
-        inputs += [y] if y not in inputs else []
-    calls = [{"type": "call", "args": [y], "kwargs": {}, "expected": run(meant, y)[-1]} for y in inputs]
-    public, hidden = ([], calls) if domain == "scraped" else (calls[:1], calls[1:])
-    return {"problem_id": f"tiny/{split}/{index}", "prompt": prompt(steps, x), "starter_code": STARTER,
-            "entry_point": "f", "public_tests": public, "tests": hidden, "domain": domain,
-            "difficulty": DIFFICULTY[n_steps], "split": split, "date": "2025-01-01", "source": "tiny",
-            "steps": steps}
+        if y not in inputs:
+            inputs.append(y)
+    calls = [{"type": "call", "args": [y], "kwargs": {}, "expected": run(tested, y)[-1]} for y in inputs]
+    n_public = 0 if scraped else 1
+    return {
+        "problem_id": f"tiny/{split}/{index}",
+        "prompt": prompt(steps, x),
+        "starter_code": STARTER,
+        "entry_point": "f",
+        "public_tests": calls[:n_public],
+        "tests": calls[n_public:],
+        "domain": domain,
+        "difficulty": DIFFICULTY[n_steps],
+        "split": split,
+        "date": "2025-01-01",
+        "source": "tiny",
+        "steps": steps,
+    }
 
 
 def make_problems(seed=0):
@@ -147,15 +188,21 @@ def make_problems(seed=0):
 
     Nine tenths of the training problems are not like the target: the weak policy's, and the scraped ones.
     """
-    rng, taken = random.Random(seed), set()
-
-    def make(split, count, sizes, domain, start=0):
-        return [problem(rng, start + i, split, sizes[i % len(sizes)], domain, taken) for i in range(count)]
-
-    weak = make("train", 60, (3, 4, 3, 4, 2), "reviewed")
-    strong = make("train", 15, (2, 3), "reviewed", 60) + make("train", 20, (2, 3), "scraped", 75)
-    strong += make("meta", 56, (2, 3, 3), "reviewed") + make("dev", 24, (2, 3, 3), "reviewed")
-    strong += make("test", 112, (2, 3, 3), "reviewed")
+    rng = random.Random(seed)
+    taken = set()
+    weak = []
+    strong = []
+    # For whom, split, how many, their numbers of steps in turn, domain, first index.
+    for rows, split, count, sizes, domain, start in (
+            (weak, "train", 60, (3, 4, 3, 4, 2), "reviewed", 0),
+            (strong, "train", 15, (2, 3), "reviewed", 60),
+            (strong, "train", 20, (2, 3), "scraped", 75),
+            (strong, "meta", 56, (2, 3, 3), "reviewed", 0),
+            (strong, "dev", 24, (2, 3, 3), "reviewed", 0),
+            (strong, "test", 112, (2, 3, 3), "reviewed", 0)):
+        for number in range(count):
+            n_steps = sizes[number % len(sizes)]
+            rows.append(problem(rng, start + number, split, n_steps, domain, taken))
     return weak, strong
 
 

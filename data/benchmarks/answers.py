@@ -1,0 +1,337 @@
+"""The program in a model's answer: the general rule, for problems whose benchmark has none of its own.
+
+What a plain model writes continues its prompt. A chat model's answer is taken apart in this order:
+
+    without_thoughts        what stands between <think> and </think> is not the answer
+    without_control_tokens  nor what follows a left-over <|im_end|>
+    python_blocks           its fenced blocks of Python, or the Python in its prose
+    chosen                  the last block that defines the entry point, or that reads stdin and prints
+    with_missing_names      with the imports and helpers from other blocks that it uses
+    completed               with what the prompt's code gave it: imports, helpers, or the signature itself
+"""
+import ast
+import builtins
+import re
+import textwrap
+import warnings
+
+from data.benchmarks.markdown import bare_programs, fenced_blocks, is_program, lines_of, parse
+
+# What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
+MOST_BLOCKS = 50  # more are a loop
+STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
+
+
+def from_completion(text, problem):
+    """From a plain model: the text continues the starter code, up to the next top-level statement."""
+    text = without_control_tokens(text)
+    starter = problem.get("starter_code") or ""
+    return starter + STOPS.split(text)[0] if starter else text
+
+
+def from_chat(text, problem):
+    """From a chat model, its thoughts taken away: see above. "" where there is no answer."""
+    text = text.replace("\r\n", "\n")
+    tagged = without_control_tokens(inside_answer_tags(text))
+    text = without_control_tokens(text)
+    if not tagged.strip() and not text.strip():
+        return ""
+    starter = problem.get("starter_code") or ""
+    entry_point = problem.get("entry_point")
+    blocks = python_blocks(tagged) or python_blocks(text)
+    if not blocks:  # no Python: whatever there is instead
+        blocks = [block.code for block in fenced_blocks(text)] or [text]
+    return completed(chosen(blocks[-MOST_BLOCKS:], entry_point), starter, entry_point)
+
+
+def python_blocks(text):
+    """The Python of an answer, block by block."""
+    if is_program(text):  # all of it
+        return bare_programs(text)
+    fenced = [block.code for block in fenced_blocks(text) if block.is_python and block.code.strip()]
+    return fenced or bare_programs(text)
+
+
+# ---------------------------------------------------------------- thoughts and tokens
+
+NAMES = "think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think"
+OPENING = re.compile(rf"^[ \t]*(?:<(?:{NAMES})>|\[THINK\]|<\|begin_of_thought\|>|◁think▷)", re.I | re.M)
+CLOSING = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷", re.I)
+ANSWER_CHANNEL = "<|channel|>final<|message|>"  # of the harmony format (gpt-oss)
+
+ROLE = r"(?:assistant|model)?(?:<\|end_header_id\|>)?\s*"
+TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<\|start\|>"
+                         rf"|<start_of_turn>|<\|assistant\|>|\[/INST\]){ROLE})+")
+TOKEN = re.compile(r"<\|[\w-]+\|>|<｜[^｜\n]{1,40}｜>|</s>|<eos>|<pad>|<(?:start|end)_of_turn>|\[/INST\]")
+# A string on one line (no apostrophe begins one), or code between single backticks.
+STRING = re.compile(r"""(?<!\w)[rbfuRBFU]{0,2}(['"])(?:\\.|(?!\1).)*\1|(?<!`)`[^`]+`(?!`)""")
+
+
+def thoughts_are_open(prompt):
+    """Does a prompt end within thoughts, so that the answer begins there? Some chat templates open them."""
+    tags = list(OPENING.finditer(prompt))
+    return bool(tags) and not prompt[tags[-1].end():].strip()
+
+
+def without_thoughts(text, opened=False):
+    """An answer without its thoughts, "" if it was cut off within them.
+
+    opened: the prompt has opened them already (thoughts_are_open).
+    They end at the first closing tag that is not part of a program or quoted.
+    """
+    text = TURN_BEGINS.sub("", text, count=1)
+    if ANSWER_CHANNEL in text:
+        return text.rpartition(ANSWER_CHANNEL)[2]
+    if "<|channel|>analysis" in text:
+        return ""
+    tags = outside_programs(OPENING, text) + outside_programs(CLOSING, text)
+    kept = []
+    begin = 0  # of what is not yet kept
+    for tag in sorted(tags, key=lambda tag: tag.start()):
+        is_opening = bool(OPENING.fullmatch(tag[0]))
+        if is_opening and not opened:
+            kept.append(text[begin:tag.start()])
+            opened = True
+        elif not is_opening:
+            if not opened:  # the prompt had opened them
+                kept = []
+            begin = tag.end()
+            opened = False
+    return "" if opened else "".join(kept) + text[begin:]
+
+
+def without_control_tokens(text):
+    """An answer up to the first token that ends a turn: a tokenizer or a server may leave them in."""
+    text = TURN_BEGINS.sub("", text, count=1)
+    tokens = outside_programs(TOKEN, text)
+    return text[:tokens[0].start()] if tokens else text
+
+
+def outside_programs(pattern, text):
+    """The matches of a pattern that are not within a fenced block of Python, nor in a string on their line.
+
+    print("</think>") does not end any thoughts.
+    """
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return []
+    blocks = [block for block in fenced_blocks(text) if parse(block.code)]
+    in_blocks = {number for block in blocks for number in range(block.first, block.end)}
+    lines = text.split("\n")
+    found = []
+    for match in matches:
+        number = text.count("\n", 0, match.start())
+        column = match.start() - (text.rfind("\n", 0, match.start()) + 1)
+        in_string = any(string.start() < column < string.end() for string in STRING.finditer(lines[number]))
+        if number not in in_blocks and not in_string:
+            found.append(match)
+    return found
+
+
+ANSWER_TAGS = re.compile(
+    r"^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\]|<\|begin_of_solution\|>)"
+    r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_solution\|>|\Z)", re.S | re.M)
+
+
+def inside_answer_tags(text):
+    """What stands in the last <answer>...</answer> or its like, else the text."""
+    found = list(ANSWER_TAGS.finditer(text))
+    return found[-1]["inside"] if found else text
+
+
+# ---------------------------------------------------------------- which block, and what it needs from the others
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
+PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bos\.write\b")
+
+
+def chosen(blocks, entry_point):
+    """The answer's program: models draft first and correct themselves later, so it is the last one that can be it."""
+    if entry_point:
+        answering = [block for block in blocks if defines(block, entry_point)]
+        bodies = [block for block in blocks if block[:1].isspace()]  # they go on after the signature
+        return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
+    programs = [with_missing_names(block, blocks) for block in blocks if acts(block)]
+    whole = [program for program in programs if READS.search(program) and PRINTS.search(program)]
+    printing = [program for program in programs if PRINTS.search(program)]
+    return (whole or printing or programs or blocks)[-1]
+
+
+def defines(code, name):
+    """Does a program define a function or method of this name, or give the name a value?"""
+    statements = parse(code) or parse(textwrap.dedent(code))
+    if not statements:  # not Python; its author meant to
+        return bool(re.search(rf"\bdef {re.escape(name)}\b", code))
+    for statement in statements:
+        if isinstance(statement, IMPORTS):  # an example of use: from solution import f
+            continue
+        if name in bound_by(statement):
+            return True
+        if any(isinstance(node, FUNCTIONS) and node.name == name for node in ast.walk(statement)):
+            return True
+    return False
+
+
+def acts(code):
+    """Does a program do something when it runs, beyond defining names?"""
+    statements = parse(code)
+    only_defines = (*IMPORTS, *FUNCTIONS, ast.ClassDef)
+    return not statements or any(not isinstance(statement, only_defines) for statement in statements)
+
+
+def with_missing_names(code, blocks):
+    """A block below those statements of the other blocks that give it names it uses but lacks.
+
+    ["from functools import reduce", "def f(xs):\\n    return reduce(max, xs)"]: the second one
+    gets the import.
+    """
+    others = [(block, statement) for block in blocks if block != code for statement in parse(block)]
+    missing = free_names(parse(code))
+    looked_up = set()
+    taken = set()  # positions in `others`
+    while missing - looked_up:
+        name = min(missing - looked_up)
+        looked_up.add(name)
+        for position in givers(name, others):
+            taken.add(position)
+            missing |= free_names([others[position][1]])
+    pieces = [source_of(others[position][1], others[position][0]) for position in sorted(taken)]
+    return "".join(pieces) + code
+
+
+def givers(name, others):
+    """Positions of the statements that bind a name, or might by a star import.
+
+    Only those of the last block that has any: it corrects the earlier ones.
+    """
+    for wanted in (name, "*"):
+        found = [position for position, (_, statement) in enumerate(others)
+                 if wanted in bound_by(statement)]
+        if found:
+            last_block = others[found[-1]][0]
+            return [position for position in found if others[position][0] == last_block]
+    return []
+
+
+def source_of(statement, code):
+    """The lines of a top-level statement, its decorators included."""
+    first, last = lines_of(statement)
+    return "\n".join(code.split("\n")[first - 1:last]) + "\n"
+
+
+def bound_by(statement):
+    """Names that a top-level statement defines or changes; "*" for a star import."""
+    if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+        return {statement.name}
+    if isinstance(statement, IMPORTS):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    bound = set()
+    for node in ast.walk(statement):
+        if isinstance(getattr(node, "ctx", None), ast.Store):
+            bound |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return bound
+
+
+def free_names(statements):
+    """Names that statements use and neither define nor find among the builtins. Scopes are not told apart."""
+    used = set()
+    bound = set(dir(builtins))
+    for statement in statements:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                used.add(node.id)
+            elif isinstance(node, ast.Name):
+                bound.add(node.id)
+            elif isinstance(node, ast.arg):
+                bound.add(node.arg)
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                bound.add(node.name)
+            elif isinstance(node, (*FUNCTIONS, *IMPORTS, ast.ClassDef)):
+                bound |= bound_by(node)
+    return used - bound
+
+
+# ---------------------------------------------------------------- what the prompt gave
+
+def completed(code, starter, entry_point):
+    """A program with what the starter code gave it.
+
+    A block that repeats the signature has usually lost the imports and helpers above it; one that does not define the
+    entry point is the body below it.
+    """
+    dedented = textwrap.dedent(code)
+    whole = not starter or "class " in code or bool(entry_point) and defines(code, entry_point)
+    if not whole:
+        return with_body(starter, code)
+    if not parse(code) and parse(dedented):
+        code = dedented
+    return futures_first(without_definitions(above_entry_point(starter, entry_point), code) + code)
+
+
+def above_entry_point(starter, entry_point):
+    """The starter code above the top-level statement that defines the entry point, or above its first signature."""
+    signature = re.search(r"^(class |def |async def |@)", starter, re.M)
+    if entry_point:
+        own = rf"^[ \t]*(?:async )?def {re.escape(entry_point)}\b"
+        signature = re.search(own, starter, re.M) or signature
+    if not signature:
+        return ""
+    lines = starter[:signature.start()].split("\n")[:-1]
+    if signature[0][0].isspace():  # a method: its class begins above it
+        while lines and not lines.pop().strip().startswith("class "):
+            pass
+    while lines and lines[-1].startswith("@"):
+        lines.pop()
+    return "".join(line + "\n" for line in lines)
+
+
+def without_definitions(above, code):
+    """The starter code above the entry point, without those functions and classes that the program has itself."""
+    lines = above.split("\n")
+    for statement in reversed(parse(above)):
+        if hasattr(statement, "body") and any(defines(code, name) for name in bound_by(statement)):
+            first = lines_of(statement)[0]
+            del lines[first - 1:statement.end_lineno]
+            while lines[first - 1:] and not lines[first - 1].strip():
+                del lines[first - 1]
+    return "\n".join(lines)
+
+
+def with_body(starter, body):
+    """Starter code and a function's body, indented as the body has it or as it should be."""
+    signatures = re.findall(r"^([ \t]*)(?:async )?def ", starter, re.M)
+    indent = (signatures[-1] if signatures else "") + "    "
+    head = starter.rstrip() + "\n"
+    as_it_is = starter + body
+    all_indented = head + textwrap.indent(textwrap.dedent(body), indent)
+    first_line_indented = head + indent + body  # only the first line had lost its indentation
+    attempts = [all_indented, first_line_indented, as_it_is]
+    if body[:1].isspace():
+        attempts = [as_it_is, all_indented]
+    for attempt in attempts:
+        if compiles(attempt):
+            return attempt
+    return as_it_is
+
+
+def compiles(code):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, "answer", "exec", dont_inherit=True)
+        return True
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
+def futures_first(code):
+    """`from __future__ import ...` must be a program's first statement."""
+    lines = code.split("\n")
+    futures = []
+    for statement in reversed(parse(code)):
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            futures = lines[statement.lineno - 1:statement.end_lineno] + futures
+            del lines[statement.lineno - 1:statement.end_lineno]
+    return "\n".join(futures + lines)

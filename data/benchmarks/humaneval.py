@@ -1,0 +1,32 @@
+"""HumanEval (Chen et al., 2107.03374): complete a function from its signature and docstring."""
+from data.benchmarks.files import Source
+
+SOURCES = {"": Source("openai/openai_humaneval", ["openai_humaneval/test-00000-of-00001.parquet"],
+                      by_hand="https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz")}
+SUBSETS = []
+
+
+def describe(row, subset):
+    return {
+        "problem_id": row["task_id"],
+        "prompt": row["prompt"],
+        "starter_code": row["prompt"],
+        "entry_point": row["entry_point"],
+        "domain": "humaneval",
+        "canonical_solution": row["prompt"] + row["canonical_solution"],
+    }
+
+
+def tests(row):
+    """The one hidden test is the benchmark's own check(), called on the entry point. There are no public tests."""
+    source = f"{row['test']}\n\ncheck({row['entry_point']})\n"
+    return [], [{"type": "assert", "source": source}]
+
+
+def prompt(problem, chat):
+    """HumanEval is completed, not asked: it has no words for a chat model."""
+    return None
+
+
+def extract(text, problem, chat):
+    return None
