@@ -2,25 +2,23 @@
 
     python sample.py                                                    the tiny world, both of its policies
     python sample.py --problems P.jsonl --model NAME_OR_PATH --n 8 --out C.jsonl
-    python sample.py --benchmark humaneval --problems HumanEval.jsonl.gz --model NAME_OR_PATH --out runs/he/candidates.jsonl
     python sample.py --preset daj-test --api-base http://127.0.0.1:8000/v1 --api-model NAME --out runs/daj/candidates.jsonl
-    torchrun --nproc-per-node 8 -- sample.py --problems P.jsonl --model NAME_OR_PATH --n 8 --out C.jsonl; cat C.*-of-8.jsonl > C.jsonl
+    torchrun --nproc-per-node 8 -- sample.py --problems P.jsonl --model NAME_OR_PATH --out C.jsonl; cat C.*-of-8.jsonl > C.jsonl
 
-Reads   problems (problem_id, prompt, starter_code, entry_point, ...; see data/rows.py), or a benchmark: its own files, or
-        without --problems those on the hub. Its rows are written to problems.jsonl beside --out.
-Writes  candidates (problem_id, candidate_id, policy, text, code, n_tokens, mean_logprob, self_certainty,
-        finish_reason, seed, sampling). A server tells no probabilities: its rows have `seconds` in place of those two.
+Reads   problems (data/rows.py has the fields), or a benchmark: its own files, or without --problems those on the hub.
+        A benchmark's rows are written to problems.jsonl beside --out.
+Writes  candidates, one row for each program (a server tells no probabilities: `seconds` stands in their place):
+        {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong", "code": "def f(x):\\n    ...",
+         "text": (what the model wrote), "n_tokens": 5, "mean_logprob": -0.437, "self_certainty": 13.9, ...}
 
 The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from the exact
 softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so that the probabilities
 the trainer scores are those that were sampled from. A checkpoint's own generation defaults are ignored.
-A prompt is prefilled once for all of its samples.
 
 Every candidate has its own random stream (seed, problem, candidate), and batches are cut from the whole problem
 list before finished ones are skipped or shards take theirs. So a killed run that is started again ends with the same
 rows, and so do shards, put together (with the same --n and --batch-size). With a server, as far as it honours seeds.
 """
-import argparse
 import datetime
 import hashlib
 import json
@@ -39,23 +37,26 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from data import api
+from data import servers
 from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
-from data.flags import run, shard_of
-from data.rows import CANDIDATE, ROOT, TINY, Appender, UserError, read_problems, read_rows
+from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
+from data.rows import CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError, read_problems, read_rows
 
 transformers_logging.disable_progress_bar()
 
+# Several processes, under torchrun: which one this is, and how many there are.
+RANK = int(os.environ.get("RANK", 0))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 
-# ---------------------------------------------------------------- several processes
 
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-SHARE = slice(RANK, None, WORLD)  # this process's part of anything that is in the same order everywhere
+# (until their move to train_bilevel.py)
+WORLD = WORLD_SIZE
+SHARE = slice(RANK, None, WORLD_SIZE)  # this process's part of anything that is in the same order everywhere
 
 
 def join(device):
     """Meet torchrun's other processes, if there are any. Returns this one's device."""
-    if WORLD > 1:
+    if WORLD_SIZE > 1:
         cuda = device.startswith("cuda")
         if cuda:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -66,7 +67,7 @@ def join(device):
 
 def all_sum(x):
     """The sum of x over all processes, in place."""
-    if WORLD > 1:
+    if WORLD_SIZE > 1:
         distributed.all_reduce(x)
     return x
 
@@ -75,10 +76,10 @@ def gather(rows):
     """Rows of every process's SHARE, back in their common order: a list, or a tensor along its first dimension."""
     if torch.is_tensor(rows):
         return torch.tensor(gather(rows.tolist()), dtype=rows.dtype)
-    parts = [rows] * WORLD
-    if WORLD > 1:
+    parts = [rows] * WORLD_SIZE
+    if WORLD_SIZE > 1:
         distributed.all_gather_object(parts, rows)
-    return [parts[k % WORLD][k // WORLD] for k in range(sum(map(len, parts)))]
+    return [parts[k % WORLD_SIZE][k // WORLD_SIZE] for k in range(sum(map(len, parts)))]
 
 
 def say(*words):
@@ -86,29 +87,209 @@ def say(*words):
         print(*words)
 
 
-# ---------------------------------------------------------------- models
+# ---------------------------------------------------------------- the sampler
+
+@dataclass
+class Completion:
+    ids: list                      # generated token ids, the end token included if there was one
+    logprob: float                 # sum over ids of log p(token) at temperature 1
+    finished: bool                 # ended by an end token (False: cut off at max_new_tokens)
+    logprob_sampled: float = 0.0   # sum over ids of log p(token) at the sampling temperature
+    self_certainty: float = 0.0    # sum over ids of KL(uniform ‖ p) (2502.18581)
+
+
+@torch.no_grad()
+def generate(model, prompts, uniforms, temperature, ends, pad):
+    """Sample n = len(uniforms) / len(prompts) completions of every prompt.
+
+    prompts:  P lists of token ids.
+    uniforms: [P·n, max_new_tokens] numbers in [0, 1), the only randomness: token = inverse CDF at u.
+              Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
+    ends:     ids of which any one ends a sample.   pad: fills up what is shorter; it is never looked at.
+    Returns P·n Completions in that order.
+    """
+    uniforms = uniforms.to(model.device)
+    samples, limit = uniforms.shape
+    must_fit_the_window(model, max(map(len, prompts)), limit)
+    batch = prefill(model, prompts, samples // len(prompts), pad)
+
+    # What is known of each of the P·n samples, in their order.
+    tokens = torch.full((samples, limit), pad, device=model.device)
+    length = torch.full((samples,), limit, device=model.device)
+    finished = torch.zeros(samples, dtype=torch.bool, device=model.device)
+    sums = torch.zeros(3, samples, dtype=torch.float64, device=model.device)  # of `measures`, over a sample's tokens
+    ends = torch.tensor(ends, device=model.device)
+
+    for t in range(limit):
+        logits = logits_of(model, batch.hidden)                             # [rows, V]
+        token = draw(logits, temperature, uniforms[batch.sample, t])        # [rows]
+        active = ~finished[batch.sample]  # a finished sample may stay in the batch for a while, but says nothing any more
+        sums[:, batch.sample] += torch.where(active, measures(logits, temperature, token), 0.0)
+        tokens[batch.sample, t] = token
+
+        just_finished = batch.sample[active & torch.isin(token, ends)]
+        finished[just_finished] = True
+        length[just_finished] = t + 1
+        active = ~finished[batch.sample]
+        if t + 1 == limit or not active.any():
+            break
+        # A finished row costs as much as an active one: drop them whenever they are a quarter of the batch.
+        if int((~active).sum()) * 4 >= len(active):
+            batch.keep(active.nonzero()[:, 0])
+            token = token[active]
+        decode(model, batch, token)
+
+    lists = zip(tokens.tolist(), length.tolist(), finished.tolist(), sums.T.tolist())
+    return [Completion(ids[:count], logprob, ended, logprob_sampled, self_certainty)
+            for ids, count, ended, (logprob, logprob_sampled, self_certainty) in lists]
+
+
+def draw(logits, temperature, uniform):
+    """A token for each row of logits [rows, V]: where the CDF of softmax(logits / temperature) reaches uniform [rows]."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = (logits / temperature).softmax(-1).double().cumsum(-1)            # [rows, V]
+    reach = uniform[:, None].double() * cdf[:, -1:]  # the last entry is 1 but for rounding
+    token = torch.searchsorted(cdf, reach, right=True)[:, 0]
+    return token.clamp(max=logits.shape[-1] - 1)
+
+
+def measures(logits, temperature, token):
+    """[3, rows] fp64: log p(token) at temperature 1, the same at the sampling temperature, and KL(uniform ‖ p)."""
+    logp = logits.log_softmax(-1)                                           # [rows, V]
+    logp_sampled = (logits / (temperature or 1.0)).log_softmax(-1)
+    certainty = -logp.mean(-1) - math.log(logp.shape[-1])  # KL(U ‖ p) = −log V − mean_v log p_v
+    chosen = token[:, None]
+    return torch.stack([logp.gather(-1, chosen)[:, 0], logp_sampled.gather(-1, chosen)[:, 0], certainty]).double()
+
+
+@dataclass
+class Batch:
+    """The samples that are being written, one a row, and what the model has to know to write on."""
+    sample: torch.Tensor     # [rows] which of the P·n samples it is
+    hidden: torch.Tensor     # [rows, H] the last hidden state: its head gives the next token
+    position: torch.Tensor   # [rows] of the next token
+    visible: torch.Tensor    # [rows, keys] bool: the cached keys that it may see, which are all but padding
+    cache: DynamicCache
+
+    def keep(self, rows):
+        """Go on with these rows only."""
+        self.sample = self.sample[rows]
+        self.position = self.position[rows]
+        self.visible = self.visible[rows]
+        for layer in self.cache.layers:
+            layer.keep(rows)
+
+
+def prefill(model, prompts, n, pad):
+    """Read each prompt once, for all of its n samples.
+
+    Padding is on the right: causal attention hides it from the prompt itself, and `visible` from what follows.
+
+        prompts   p q r     ids   p q r     visible   1 1 1     position of the next token   3
+                  s               s . .               1 . .                                  1
+    """
+    device = model.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    width = int(lengths.max())
+    ids = torch.full((len(prompts), width), pad, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
+    must_fit_the_window(model, width, limit=0)
+    cache = DynamicCache()
+    cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
+
+    hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # [P, width, H]
+    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)                         # [P·n]
+    for layer in cache.layers:
+        layer.keep(prompt_of)
+    position = lengths[prompt_of]
+    return Batch(
+        sample=torch.arange(len(prompt_of), device=device),
+        hidden=hidden[prompt_of, position - 1],
+        position=position,
+        visible=torch.arange(width, device=device)[None] < position[:, None],
+        cache=cache,
+    )
+
+
+def decode(model, batch, token):
+    """Let the model read one more token [rows] of each row."""
+    batch.visible = torch.cat([batch.visible, batch.visible.new_ones(len(token), 1)], 1)
+    batch.hidden = model.base_model(
+        input_ids=token[:, None],
+        position_ids=batch.position[:, None],
+        attention_mask=batch.visible[:, None, None],                        # [rows, 1, 1, keys]
+        past_key_values=batch.cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    batch.position = batch.position + 1
+
+
+class RoomyLayer(DynamicLayer):
+    """A key-value cache layer with spare room: a new token is written in place.
+
+    The library's own layer copies all keys for every token. With 32 samples of 400 tokens that takes 1.38 times as long.
+    """
+
+    room = None  # keys and values [rows, heads, more than are in use, head size]
+
+    def update(self, key, value, *_, **__):
+        """Append key and value [rows, heads, new, head size]. Returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key, value)
+        seen = self.get_seq_length()
+        need = seen + key.shape[-2]
+        if self.room is None or self.room[0].shape[-2] < need:
+            more = need + need // 2 + 32
+            self.room = [x.new_empty(*x.shape[:2], more, x.shape[-1]) for x in (key, value)]
+            if seen:
+                self.room[0][:, :, :seen] = self.keys
+                self.room[1][:, :, :seen] = self.values
+        self.room[0][:, :, seen:need] = key
+        self.room[1][:, :, seen:need] = value
+        self.keys = self.room[0][:, :, :need]
+        self.values = self.room[1][:, :, :need]
+        return self.keys, self.values
+
+    def keep(self, rows):
+        self.keys = self.keys[rows]
+        self.values = self.values[rows]
+        self.room = None
+
+
+def stream(seed, *name):
+    """A generator for one named purpose: the same numbers whatever else ran before."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *name))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+# ---------------------------------------------------------------- what a model must be
 
 def load_model(name, device="cpu", dtype="auto", flag="--model"):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder, or a .gguf file.
 
     dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises UserError naming `flag`.
     """
-    path, extra = Path(name), {}
+    path = Path(name)
+    gguf = {}
     if path.suffix == ".gguf":
-        name, extra = str(path.parent), {"gguf_file": path.name}
         if not path.exists():
             raise UserError(f"{flag} {path}: no such file")
-    elif (name.startswith((".", "/")) or path.parts[:1] in (("runs",), ("data",))) and not path.exists():
+        name = str(path.parent)
+        gguf = {"gguf_file": path.name}
+    elif looks_like_a_folder(name) and not path.exists():
         raise UserError(f"{flag} {name}: no such folder")
     if dtype == "auto":
         dtype = "float32" if str(device) == "cpu" else "auto"
     elif not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **extra)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **extra)
+        tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **gguf)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {reason}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
     model = model.to(device).eval()
@@ -116,18 +297,34 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
     return model, tokenizer
 
 
+def looks_like_a_folder(name):
+    """Is this meant as a folder, and not as a name on the hub?"""
+    return name.startswith((".", "/")) or Path(name).parts[:1] in (("runs",), ("data",))
+
+
 @torch.no_grad()
 def must_have_plain_logits(model, name, flag="--model"):
     """Sampling and scoring compute logits as softcap(head(hidden)): refuse a model that scales them in some other way."""
     ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
-    theirs, ours = model(input_ids=ids).logits.float(), logits_of(model, model.base_model(input_ids=ids).last_hidden_state)
+    theirs = model(input_ids=ids).logits.float()
+    ours = logits_of(model, model.base_model(input_ids=ids).last_hidden_state)
     if (theirs - ours).abs().max() > 1e-2 * theirs.abs().max():
-        raise UserError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits after the head, which is not supported")
+        raise UserError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits "
+                        "after the head, which is not supported")
+
+
+def must_fit_the_window(model, width, limit):
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True) and width + limit > window:
+        raise UserError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window "
+                        f"of {window}, which the sampler does not cut: shorten one of them")
 
 
 def logits_of(model, hidden):
     """Next-token logits [..., V] fp32 of hidden states [..., H]."""
-    logits, softcap = model.get_output_embeddings()(hidden).float(), getattr(model.config, "final_logit_softcapping", None)
+    logits = model.get_output_embeddings()(hidden).float()
+    softcap = getattr(model.config, "final_logit_softcapping", None)
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
@@ -135,7 +332,8 @@ def end_ids(model, tokenizer):
     """All ids that end an answer: some chat models have several."""
     ids = {tokenizer.eos_token_id}
     for config in (model.config, model.generation_config):
-        ids |= set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+        eos = config.eos_token_id
+        ids |= set(eos if isinstance(eos, list) else [eos])
     return sorted(ids - {None})
 
 
@@ -150,116 +348,6 @@ def encode(tokenizer, text):
         turns = [{"role": "user", "content": text}]
         return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
     return tokenizer(text).input_ids
-
-
-# ---------------------------------------------------------------- the sampler
-
-class RoomyLayer(DynamicLayer):
-    """A key-value cache layer with spare room: a new token is written in place, nothing is concatenated."""
-
-    room = None
-
-    def update(self, key, value, *_, **__):
-        if not self.is_initialized:
-            self.lazy_initialization(key, value)
-        seen, need = self.get_seq_length(), self.get_seq_length() + key.shape[-2]
-        if self.room is None or self.room[0].shape[-2] < need:
-            room = [x.new_empty(*x.shape[:2], need + need // 2 + 32, x.shape[-1]) for x in (key, value)]
-            if seen:
-                room[0][:, :, :seen], room[1][:, :, :seen] = self.keys, self.values
-            self.room = room
-        self.room[0][:, :, seen:need], self.room[1][:, :, seen:need] = key, value
-        self.keys, self.values = (x[:, :, :need] for x in self.room)
-        return self.keys, self.values
-
-    def select(self, rows):
-        self.keys, self.values, self.room = self.keys[rows], self.values[rows], None
-
-
-@dataclass
-class Completion:
-    ids: list            # generated token ids, the end token included if there was one
-    logprob: float       # sum over ids of log p(token) at temperature 1
-    finished: bool       # ended by an end token (False: cut off at max_new_tokens)
-    drawn: float = 0.0       # sum over ids of log p(token) at the sampling temperature
-    certainty: float = 0.0   # sum over ids of KL(uniform ‖ p): self-certainty (2502.18581)
-
-
-@torch.no_grad()
-def generate(model, prompts, uniforms, temperature, ends, pad):
-    """Sample len(uniforms) / len(prompts) completions of every prompt.
-
-    prompts:  P lists of token ids.
-    uniforms: [P·n, max_new_tokens] numbers in [0, 1), the only randomness: token = inverse CDF at u.
-              Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
-    Returns P·n Completions in that order.
-    """
-    device, n = model.device, len(uniforms) // len(prompts)
-    uniforms, limit = uniforms.to(device), uniforms.shape[1]
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    width = int(lengths.max())
-    # Padding is on the right: causal attention hides it from the prompt itself, and the mask from what follows.
-    ids = torch.full((len(prompts), width), pad, device=device)
-    for row, prompt in enumerate(prompts):
-        ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
-    cache = DynamicCache()
-    cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window and getattr(model.config.get_text_config(), "use_sliding_window", True) and width + limit > window:
-        raise UserError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window of {window}, which the "
-                       "sampler does not cut: shorten one of them")
-
-    hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    hidden = hidden[torch.arange(len(prompts), device=device), lengths - 1].repeat_interleave(n, 0)  # [P·n, H]
-    copies = torch.arange(len(prompts), device=device).repeat_interleave(n)
-    for layer in cache.layers:
-        layer.select(copies)
-    position = lengths.repeat_interleave(n)                                            # [P·n] of the next token
-    visible = torch.arange(width, device=device)[None] < position[:, None]             # [P·n, keys]
-    alive = torch.arange(len(uniforms), device=device)                                 # rows still in the batch
-    tokens = torch.full((len(uniforms), limit), pad, device=device)
-    sums = torch.zeros(3, len(uniforms), dtype=torch.float64, device=device)           # logprob, drawn, certainty
-    count = torch.full((len(uniforms),), limit, device=device)
-    finished = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
-    ends = torch.tensor(ends, device=device)
-    for t in range(limit):
-        logits = logits_of(model, hidden)                                              # [rows, V]
-        heated = logits / (temperature or 1.0)
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:
-            cdf = heated.softmax(-1).double().cumsum(-1)
-            token = torch.searchsorted(cdf, uniforms[alive, t, None].double() * cdf[:, -1:], right=True)[:, 0]
-            token = token.clamp(max=logits.shape[-1] - 1)
-        live = ~finished[alive]  # a row that ended stays in the batch for a while, but says nothing any more
-        logp, drawn = (x.log_softmax(-1) for x in (logits, heated))
-        chosen = [x.gather(-1, token[:, None])[:, 0] for x in (logp, drawn)]
-        certainty = -logp.mean(-1) - math.log(logp.shape[-1])                          # KL(U ‖ p) = −log V − mean_v log p_v
-        sums[:, alive] += torch.where(live, torch.stack([*chosen, certainty]).double(), 0.0)
-        tokens[alive, t] = token
-        ended = torch.isin(token, ends) & live
-        finished[alive[ended]], count[alive[ended]] = True, t + 1
-        done = finished[alive]
-        if t + 1 == limit or bool(done.all()):
-            break
-        # A finished row costs as much as a live one: drop them whenever they are a quarter of the batch.
-        if int(done.sum()) * 4 >= len(alive):
-            keep = (~done).nonzero()[:, 0]
-            alive, token, position, visible = alive[keep], token[keep], position[keep], visible[keep]
-            for layer in cache.layers:
-                layer.select(keep)
-        visible = torch.cat([visible, visible.new_ones(len(alive), 1)], 1)
-        hidden = model.base_model(input_ids=token[:, None], position_ids=position[:, None], past_key_values=cache,
-                                  attention_mask=visible[:, None, None], use_cache=True).last_hidden_state[:, -1]
-        position = position + 1
-    rows = zip(tokens.tolist(), count.tolist(), finished.tolist(), sums.T.tolist())
-    return [Completion(ids[:k], logprob, ok, drawn, certainty) for ids, k, ok, (logprob, drawn, certainty) in rows]
-
-
-def stream(seed, *name):
-    """A generator for one named purpose: the same numbers whatever else ran before."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *name))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 # ---------------------------------------------------------------- prompts and code
@@ -311,110 +399,292 @@ def day(text):
     return datetime.date.fromisoformat(text).isoformat()
 
 
-def parse_args(argv):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--problems", nargs="+", metavar="P.jsonl", help="problem files, or with --benchmark its own files "
-                   "(default: the tiny world's two; a benchmark's come from the hub)")
-    p.add_argument("--benchmark", choices=list(LOADERS), help="whose problems to take; without --problems they are downloaded")
-    p.add_argument("--preset", choices=list(PRESETS), help="a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or from "
-                   "2025-02-01 to 2025-05-01 (131 problems), BigCodeBench-Hard with its instruct prompts (148)")
-    p.add_argument("--subset", nargs="+", default=[], help="BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its instruct "
-                   "prompts; otherwise chat models too complete the code); MBPP on the hub: sanitized")
-    p.add_argument("--from", dest="since", type=day, metavar="DAY", help="only contests on or after this day, as in 2025-02-01")
-    p.add_argument("--until", type=day, metavar="DAY", help="only contests on or before this day")
-    p.add_argument("--difficulty", nargs="+", help="only these difficulties (LiveCodeBench: easy, medium, hard)")
-    p.add_argument("--as-split", choices=["train", "meta", "dev", "test"], help="what a benchmark's problems are to be (default test)")
-    p.add_argument("--split", nargs="+", help="only these splits")
-    p.add_argument("--limit", type=int, help="only the first so many problems of each file, or of the benchmark")
-    p.add_argument("--model", nargs="+", metavar="M", help="causal LM: one for all problem files or one for each, "
-                   "in order (default: the tiny world's weak and strong policy)")
-    api.add_flags(p)
-    p.add_argument("--n", type=int, default=8, help="candidates for each problem (default 8)")
-    p.add_argument("--out", type=Path, default=ROOT / "runs/tiny/candidates.jsonl", help="candidates file, appended "
-                   "to (default runs/tiny/candidates.jsonl)")
-    p.add_argument("--shard", metavar="I/N", help="make only the I-th of N parts, I from 0, into OUT with .I-of-N before its suffix; the "
-                   "N files can be concatenated. torchrun's processes do so by themselves")
-    p.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1.0)")
-    p.add_argument("--max-new-tokens", type=int, default=512, help="(default 512)")
-    p.add_argument("--batch-size", type=int, default=64, help="sequences at once; lower it where memory runs out "
-                   "(default 64)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 (auto: float32 on a CPU)")
-    args = p.parse_args(argv)
-    args.expected = None
-    for name, value in PRESETS[args.preset].items() if args.preset else ():
-        if getattr(args, name):
-            p.error(f"--preset {args.preset} says what --{name.replace('since', 'from').replace('_', '-')} is: leave out one of them")
-        setattr(args, name, value)
-    for part in args.subset:
-        if part not in SUBSETS.get(args.benchmark, ()):
-            p.error(f"--subset {part}: --benchmark {args.benchmark} has {' and '.join(SUBSETS.get(args.benchmark, ())) or 'no subsets'}")
-    if args.as_split and not args.benchmark:
-        p.error("--as-split is for a --benchmark: other problems have their own splits")
-    api.check_flags(p, args)
-    if args.api_base:
-        if args.model:
-            p.error("--model is for models that run here, --api-model for those behind --api-base: name one of them")
-        args.model = [args.api_model]
-    if args.problems is None and args.model is None and not args.benchmark:
-        args.problems = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
-        args.model = [str(TINY / "weak"), str(TINY / "strong")]
-    if not (args.problems or args.benchmark) or not args.model:
-        p.error("--problems and --model go together (or --api-base in its place): name both, or neither for the tiny world")
-    if args.benchmark and len(args.model) > 1:
-        p.error("--benchmark takes one --model; run it once for each, with the same --out")
-    if not args.benchmark and len(args.model) not in (1, len(args.problems)):
-        p.error(f"--model names {len(args.model)} models for {len(args.problems)} --problems files: one for all, or one each")
-    for flag, value, least in (("--n", args.n, 1), ("--limit", 1 if args.limit is None else args.limit, 1), ("--max-new-tokens", args.max_new_tokens, 1),
-                               ("--batch-size", args.batch_size, 1), ("--temperature", args.temperature, 0)):
-        if value < least:
-            p.error(f"{flag} {value}: must be at least {least}")
-    if len({policy_name(name) for name in args.model}) < len(args.model):
-        p.error("--model: two models with the same last name would be one policy; put them into folders of different names")
-    if args.shard and WORLD > 1:
-        p.error("--shard: leave it out under torchrun, whose processes are the shards")
-    shard = shard_of(args.shard or f"{RANK}/{WORLD}")
-    args.shard, args.whole = shard, args.out
-    if args.shard[1] > 1:
-        args.out = args.out.with_name(f"{args.out.stem}.{args.shard[0]}-of-{args.shard[1]}{args.out.suffix}")
-    if args.device == "cuda" and "LOCAL_RANK" in os.environ:
-        args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return args
+@dataclass
+class Settings(servers.ServerFlags):
+    heading("problems")
+    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the tiny world's two; a "
+                          "benchmark's come from the hub)", metavar="P.jsonl")
+    benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded", type=str,
+                          choices=list(LOADERS))
+    preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or from 2025-02-01 to "
+                       "2025-05-01 (131 problems), BigCodeBench-Hard with its instruct prompts (148)", type=str,
+                       choices=list(PRESETS))
+    subset: list = flag(list, "BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its instruct prompts; "
+                        "otherwise chat models too complete the code); MBPP on the hub: sanitized")
+    since: str = flag(None, "only contests on or after this day, as in 2025-02-01", type=day, name="--from", metavar="DAY")
+    until: str = flag(None, "only contests on or before this day", type=day, metavar="DAY")
+    difficulty: list = flag(list, "only these difficulties (LiveCodeBench: easy, medium, hard)")
+    as_split: str = flag(None, "what a benchmark's problems are to be (default test)", type=str,
+                         choices=["train", "meta", "dev", "test"])
+    split: list = flag(list, "only these splits")
+    limit: int = flag(None, "only the first so many problems of each file, or of the benchmark", type=int, least=1)
+
+    heading("a model that runs here")
+    model: list = flag(list, "causal LM: one for all problem files or one for each, in order (default: the tiny world's "
+                       "weak and strong policy)", metavar="M")
+    batch_size: int = flag(64, "sequences at once; lower it where memory runs out", least=1)
+    device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu", "where it runs: cpu, cuda, cuda:1")
+    dtype: str = flag("auto", "auto, float32, bfloat16 or float16 (auto: float32 on a CPU)")
+
+    heading("sampling")
+    n: int = flag(8, "candidates for each problem", least=1)
+    temperature: float = flag(1.0, "0 is greedy", least=0)
+    max_new_tokens: int = flag(512, "most tokens of a candidate", least=1)
+    seed: int = flag(0, "of all random streams")
+
+    heading("output")
+    out: Path = flag(ROOT / "runs/tiny/candidates.jsonl", "candidates file, appended to", type=Path)
+    shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with .I-of-N before its "
+                      "suffix; the N files can be concatenated. torchrun's processes do so by themselves", metavar="I/N")
+
+    def __post_init__(self):
+        check_bounds(self)
+        servers.check_server_flags(self)
+        self.take_preset()
+        self.check_benchmark()
+        self.take_model()
+        self.take_shard()
+
+    def take_preset(self):
+        preset = PRESETS[self.preset] if self.preset else {}
+        for name in preset.keys() - {"expected"}:
+            if getattr(self, name):
+                raise UserError(f"--preset {self.preset} says what {flag_of(Settings, name)} is: leave out one of them")
+            setattr(self, name, preset[name])
+
+    def check_benchmark(self):
+        subsets = SUBSETS.get(self.benchmark, [])
+        for part in self.subset:
+            if part not in subsets:
+                known = " and ".join(subsets) or "no subsets"
+                raise UserError(f"--subset {part}: --benchmark {self.benchmark} has {known}")
+        if self.as_split and not self.benchmark:
+            raise UserError("--as-split is for a --benchmark: other problems have their own splits")
+
+    def take_model(self):
+        """The tiny world's problems and models where nothing is named; else one model for each list of problems."""
+        if self.api_base and self.model:
+            raise UserError("--model is for models that run here, --api-model for those behind --api-base: "
+                            "name one of them")
+        if not (self.problems or self.model or self.benchmark or self.api_base):
+            self.problems = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+            self.model = [str(TINY / "weak"), str(TINY / "strong")]
+        if self.api_base:
+            self.model = [self.api_model]
+        if not (self.problems or self.benchmark) or not self.model:
+            raise UserError("--problems and --model go together (or --api-base in its place): name both, "
+                            "or neither for the tiny world")
+        if self.benchmark and len(self.model) > 1:
+            raise UserError("--benchmark takes one --model; run it once for each, with the same --out")
+        if not self.benchmark and len(self.model) not in (1, len(self.problems)):
+            raise UserError(f"--model names {len(self.model)} models for {len(self.problems)} --problems files: "
+                            "one for all, or one each")
+        if len(set(map(policy_name, self.model))) < len(self.model):
+            raise UserError("--model: two models with the same last name would be one policy; "
+                            "put them into folders of different names")
+
+    def take_shard(self):
+        if WORLD_SIZE > 1 and self.shard != f"{RANK}/{WORLD_SIZE}":
+            raise UserError("--shard: leave it out under torchrun, whose processes are the shards")
+        self.shard_index, self.shard_count = shard_of(self.shard)
+        if self.device == "cuda" and "LOCAL_RANK" in os.environ:
+            self.device = f"cuda:{os.environ['LOCAL_RANK']}"
+
+    @property
+    def my_out(self):
+        """The file that this shard writes: --out itself, or C.0-of-2.jsonl for C.jsonl."""
+        if self.shard_count == 1:
+            return self.out
+        return self.out.with_name(f"{self.out.stem}.{self.shard_index}-of-{self.shard_count}{self.out.suffix}")
+
+    def mine(self, parts):
+        """This shard's part of a list that all shards have."""
+        return parts[self.shard_index::self.shard_count]
 
 
-def load_problems(args):
+def policy_name(model_name):
+    return Path(model_name).name.removesuffix(".gguf")
+
+
+def main(argv=None):
+    cfg = parse(Settings, __doc__, argv)
+    lists = load_problems(cfg)
+    must_be_the_same_settings(cfg)
+    with Appender(cfg.my_out, CANDIDATE_KEY) as out:
+        try:
+            for problems, model_name in zip(lists, cfg.model * len(lists)):
+                if cfg.api_base:
+                    sample_served(problems, cfg, out)
+                else:
+                    sample_here(problems, model_name, cfg, out)
+        except KeyboardInterrupt:
+            sys.exit(f"\nstopped; {len(out.done)} candidates are kept in {cfg.my_out}: "
+                     "the same command goes on from there")
+    print(f"{len(out.done)} candidates in {cfg.my_out}")
+    say_what_is_next(cfg)
+
+
+def say_what_is_next(cfg):
+    if cfg.shard_count > 1:
+        shards = f"{cfg.out.with_suffix('')}.*-of-{cfg.shard_count}{cfg.out.suffix}"
+        print(f"when all {cfg.shard_count} shards are done: cat {shards} > {cfg.out}")
+    if cfg.out == ROOT / "runs/tiny/candidates.jsonl":
+        print("next: python execute.py")
+        return
+    files = [cfg.out.with_name("problems.jsonl")] if cfg.benchmark else cfg.problems
+    print(f"next: python execute.py --problems {' '.join(map(str, files))} --candidates {cfg.out} "
+          f"--out {cfg.out.with_name('labelled.jsonl')}")
+
+
+def sample_here(problems, model_name, cfg, out):
+    """All candidates of one list of problems from one model, or this shard's batches of them, appended to `out`."""
+    if not problems:
+        return
+    policy = policy_name(model_name)
+    candidate_ids = [f"{policy}-{k}" for k in range(cfg.n)]
+    if all((problem["problem_id"], cid) in out.done for problem in problems for cid in candidate_ids):
+        print(f"{policy}: all {len(problems)} x {cfg.n} candidates are already in {cfg.my_out}")
+        return
+    model, tokenizer = load_model(model_name, cfg.device, cfg.dtype)
+    chat = bool(tokenizer.chat_template)
+    ends = end_ids(model, tokenizer)
+    pad = pad_id(tokenizer, ends)
+    prompts = {problem["problem_id"]: encode(tokenizer, solution_prompt(problem, chat)) for problem in problems}
+
+    # Prompts of like lengths together: little padding.
+    ordered = sorted(problems, key=lambda problem: -len(prompts[problem["problem_id"]]))
+    size = max(1, cfg.batch_size // cfg.n)
+    batches = cfg.mine([ordered[start:start + size] for start in range(0, len(ordered), size)])
+    total = sum(map(len, batches)) * cfg.n
+    with tqdm(total=total, desc=policy, unit="candidate", disable=RANK > 0) as bar:
+        for batch in batches:
+            keys = [(problem["problem_id"], cid) for problem in batch for cid in candidate_ids]
+            if not all(key in out.done for key in keys):
+                uniforms = [torch.rand(cfg.max_new_tokens, generator=stream(cfg.seed, *key)) for key in keys]
+                completions = generate(model, [prompts[problem["problem_id"]] for problem in batch],
+                                       torch.stack(uniforms), cfg.temperature, ends, pad)
+                rows = []
+                for k, (key, completion) in enumerate(zip(keys, completions)):
+                    if key not in out.done:
+                        rows.append(local_candidate(batch[k // cfg.n], key[1], completion, tokenizer, cfg))
+                out.append(*rows)
+            bar.update(len(keys))
+
+
+def local_candidate(problem, candidate_id, completion, tokenizer, cfg):
+    """The row of a program that a model wrote here."""
+    ids = completion.ids
+    text = tokenizer.decode(ids[:-1] if completion.finished else ids)
+    return candidate(problem, candidate_id, text, bool(tokenizer.chat_template), len(ids), completion.finished, cfg,
+                     mean_logprob=completion.logprob / len(ids), self_certainty=completion.self_certainty / len(ids))
+
+
+def sample_served(problems, cfg, out):
+    """All candidates from the model behind --api-base, or this shard's problems of them; each is kept as it comes."""
+    chat = not cfg.api_plain
+    policy = policy_name(cfg.api_model)
+    jobs = [(problem, f"{policy}-{k}") for problem in cfg.mine(problems) for k in range(cfg.n)]
+    missing = [(problem, cid) for problem, cid in jobs if (problem["problem_id"], cid) not in out.done]
+    bodies = []
+    for problem, cid in missing:
+        seed = stream(cfg.seed, problem["problem_id"], cid).initial_seed()
+        bodies.append(servers.request_body(cfg, solution_prompt(problem, chat), seed))
+    answers = servers.complete(cfg.api_base, bodies, cfg.in_flight)
+    done = len(jobs) - len(missing)
+    with tqdm(total=len(jobs), initial=done, desc=policy, unit="candidate", disable=RANK > 0) as bar:
+        for (problem, cid), answer in zip(missing, answers):
+            out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, cfg,
+                                 seconds=answer.seconds))
+            bar.update()
+
+
+def candidate(problem, candidate_id, text, chat, tokens, finished, cfg, **measured):
+    """A row; `tokens` were generated, the end token included."""
+    return {
+        "problem_id": problem["problem_id"],
+        "candidate_id": candidate_id,
+        "policy": candidate_id.rpartition("-")[0],
+        "text": text,
+        "code": extract_code(text, problem, chat),
+        "n_tokens": tokens,
+        **measured,
+        "finish_reason": "stop" if finished else "length",
+        "seed": cfg.seed,
+        "sampling": {"temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens},
+    }
+
+
+def must_be_the_same_settings(cfg):
+    """Rows are known by problem and candidate: a file made with another seed or other settings is not to be continued."""
+    now = {"seed": cfg.seed, "temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens}
+    for row in read_rows(cfg.my_out, CANDIDATE) if cfg.my_out.exists() else []:
+        then = {"seed": row.get("seed"), **row.get("sampling", {})}
+        for name, value in now.items():
+            if then.get(name) != value:
+                raise UserError(f"{cfg.my_out}: it was made with {flag_of(Settings, name)} {then.get(name)}, "
+                                f"not {value}: give another --out, or delete it")
+
+
+# ---------------------------------------------------------------- the problems
+
+def load_problems(cfg):
     """One list of problems for each --problems file, or one for the benchmark, after the flags that choose among them."""
-    def wanted(row):
-        if (args.since or args.until) and not row.get("date"):
-            raise UserError(f"--from and --until: problem {row['problem_id']!r} has no date")
-        return ((not args.split or row["split"] in args.split) and (not args.difficulty or row["difficulty"] in args.difficulty)
-                and (not args.since or row["date"] >= args.since) and (not args.until or row["date"] <= args.until))
-
-    if args.benchmark:
-        paths = args.problems or fetch(args.benchmark, args.subset, args.since)
-        rows = read_benchmark(args.benchmark, paths, args.as_split or "test", args.subset, wanted)
-        lists = [write_problems(args.whole.with_name("problems.jsonl"), islice(rows, args.limit))]
-        if args.expected and not args.limit and not args.difficulty and len(lists[0]) != args.expected:
-            print(f"note: --preset {args.preset} is {args.expected} problems in the paper, {len(lists[0])} here", file=sys.stderr)
+    if cfg.benchmark:
+        paths = cfg.problems or fetch(cfg.benchmark, cfg.subset, cfg.since)
+        rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset, lambda row: is_wanted(row, cfg))
+        lists = [write_problems(cfg.out.with_name("problems.jsonl"), islice(rows, cfg.limit))]
+        say_if_it_is_not_the_papers_number(len(lists[0]), cfg)
     else:
-        lists = [list(filter(wanted, read_problems(path).values()))[:args.limit] for path in args.problems]
+        lists = []
+        for path in cfg.problems:
+            wanted = [row for row in read_problems(path).values() if is_wanted(row, cfg)]
+            lists.append(wanted[:cfg.limit])
     if not any(lists):
-        flags = {"--split": args.split, "--difficulty": args.difficulty, "--from": args.since and [args.since], "--until": args.until and [args.until]}
-        raise UserError(f"{' '.join(map(str, args.problems or [args.benchmark]))}: no problems are left after "
-                       + (" ".join(" ".join([flag, *values]) for flag, values in flags.items() if values) or "--split (all)"))
+        where = " ".join(map(str, cfg.problems or [cfg.benchmark]))
+        raise UserError(f"{where}: no problems are left after {choosing_flags(cfg)}")
     return lists
+
+
+def is_wanted(row, cfg):
+    """Is this one of the problems that the flags choose?"""
+    if (cfg.since or cfg.until) and not row.get("date"):
+        raise UserError(f"--from and --until: problem {row['problem_id']!r} has no date")
+    if cfg.split and row["split"] not in cfg.split:
+        return False
+    if cfg.difficulty and row["difficulty"] not in cfg.difficulty:
+        return False
+    if cfg.since and row["date"] < cfg.since:
+        return False
+    return not (cfg.until and row["date"] > cfg.until)
+
+
+def choosing_flags(cfg):
+    """Those flags that choose problems, as they were given."""
+    given = []
+    for name in ("split", "difficulty", "since", "until"):
+        value = getattr(cfg, name)
+        if value:
+            values = value if isinstance(value, list) else [value]
+            given.append(" ".join([flag_of(Settings, name), *values]))
+    return " ".join(given) or "--split (all)"
+
+
+def say_if_it_is_not_the_papers_number(number, cfg):
+    expected = PRESETS[cfg.preset].get("expected") if cfg.preset else None
+    if expected and number != expected and not cfg.limit and not cfg.difficulty:
+        print(f"note: --preset {cfg.preset} is {expected} problems in the paper, {number} here", file=sys.stderr)
 
 
 def write_problems(path, problems):
     """Write a benchmark's rows one by one, and return them without their tests: LiveCodeBench's are gigabytes."""
-    aside, kept = path.with_name(f"{path.name}.{os.getpid()}.new"), []  # the shards may write theirs at the same time
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")  # the shards may write theirs at the same time
+    kept = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "w", encoding="utf-8", errors="backslashreplace") as file:
             for problem in problems:
                 file.write(json.dumps(problem, ensure_ascii=False) + "\n")
-                kept.append({name: value for name, value in problem.items() if name not in ("tests", "public_tests")})
+                kept.append({name: problem[name] for name in problem if name not in ("tests", "public_tests")})
         if kept:
             os.replace(aside, path)
             print(f"problems: {path}")
@@ -424,88 +694,6 @@ def write_problems(path, problems):
         if aside.exists():
             aside.unlink()
     return kept
-
-
-def policy_name(model_name):
-    return Path(model_name).name.removesuffix(".gguf")
-
-
-def must_be_the_same_settings(args):
-    """Rows are known by problem and candidate: a file made with another seed or other settings is not to be continued."""
-    now = {"seed": args.seed, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
-    for row in read_rows(args.out, CANDIDATE) if args.out.exists() else []:
-        then = {"seed": row.get("seed"), **row.get("sampling", {})}
-        for name, value in now.items():
-            if then.get(name) != value:
-                raise UserError(f"{args.out}: it was made with --{name.replace('_', '-')} {then.get(name)}, not {value}: give another --out, or delete it")
-
-
-def candidate(problem, cid, text, chat, tokens, finished, args, **measured):
-    """A row; `tokens` were generated, the end token included."""
-    return {"problem_id": problem["problem_id"], "candidate_id": cid, "policy": cid.rpartition("-")[0],
-            "text": text, "code": extract_code(text, problem, chat), "n_tokens": tokens, **measured,
-            "finish_reason": "stop" if finished else "length", "seed": args.seed,
-            "sampling": {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}}
-
-
-def sample_file(problems, model_name, args, out):
-    """All candidates of one problem file from one model, or this shard's batches of them, appended to `out`."""
-    if not problems:
-        return
-    policy = policy_name(model_name)
-    cids = [f"{policy}-{k}" for k in range(args.n)]
-    if all((problem["problem_id"], cid) in out.done for problem in problems for cid in cids):
-        print(f"{policy}: all {len(problems)} x {args.n} candidates are already in {args.out}")
-        return
-    model, tokenizer = load_model(model_name, args.device, args.dtype)
-    chat, ends = bool(tokenizer.chat_template), end_ids(model, tokenizer)
-    pad = pad_id(tokenizer, ends)
-    prompts = {p["problem_id"]: encode(tokenizer, solution_prompt(p, chat)) for p in problems}
-    ordered = sorted(problems, key=lambda p: -len(prompts[p["problem_id"]]))  # like lengths together: little padding
-    size = max(1, args.batch_size // args.n)
-    batches = [ordered[start:start + size] for start in range(0, len(ordered), size)][args.shard[0]::args.shard[1]]
-    with tqdm(total=sum(map(len, batches)) * args.n, desc=policy, unit="candidate", disable=RANK > 0) as bar:
-        for batch in batches:
-            jobs = [(problem, cid) for problem in batch for cid in cids]
-            missing = [(problem["problem_id"], cid) not in out.done for problem, cid in jobs]
-            if any(missing):
-                uniforms = torch.stack([torch.rand(args.max_new_tokens, generator=stream(args.seed, problem["problem_id"], cid)) for problem, cid in jobs])
-                made = generate(model, [prompts[problem["problem_id"]] for problem in batch], uniforms, args.temperature, ends, pad)
-                out.append(*(candidate(problem, cid, tokenizer.decode(done.ids[:-1] if done.finished else done.ids), chat, len(done.ids), done.finished,
-                                       args, mean_logprob=done.logprob / len(done.ids), self_certainty=done.certainty / len(done.ids))
-                             for (problem, cid), done, new in zip(jobs, made, missing) if new))
-            bar.update(len(jobs))
-
-
-def sample_served(problems, args, out):
-    """All candidates from the model behind --api-base, or this shard's problems of them; each is kept as it comes."""
-    chat, policy = not args.api_plain, policy_name(args.api_model)
-    jobs = [(problem, f"{policy}-{k}") for problem in problems[args.shard[0]::args.shard[1]] for k in range(args.n)]
-    missing = [(problem, cid) for problem, cid in jobs if (problem["problem_id"], cid) not in out.done]
-    bodies = [api.body(args, solution_prompt(problem, chat), stream(args.seed, problem["problem_id"], cid).initial_seed()) for problem, cid in missing]
-    answers = api.complete(args.api_base, bodies, args.in_flight)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=policy, unit="candidate", disable=RANK > 0) as bar:
-        for (problem, cid), answer in zip(missing, answers):
-            out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, args, seconds=answer.seconds))
-            bar.update()
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    lists = load_problems(args)
-    must_be_the_same_settings(args)
-    with Appender(args.out, ("problem_id", "candidate_id")) as out:
-        try:
-            for problems, model_name in zip(lists, args.model * len(lists)):
-                sample_served(problems, args, out) if args.api_base else sample_file(problems, model_name, args, out)
-        except KeyboardInterrupt:
-            sys.exit(f"\nstopped; {len(out.done)} candidates are kept in {args.out}: the same command goes on from there")
-    print(f"{len(out.done)} candidates in {args.out}")
-    if args.shard[1] > 1:
-        print(f"when all {args.shard[1]} shards are done: cat {args.whole.with_suffix('')}.*-of-{args.shard[1]}{args.whole.suffix} > {args.whole}")
-    files = " ".join(map(str, [args.whole.with_name("problems.jsonl")] if args.benchmark else args.problems))
-    print("next: python execute.py" if args.whole == ROOT / "runs/tiny/candidates.jsonl" else
-          f"next: python execute.py --problems {files} --candidates {args.whole} --out {args.whole.with_name('labelled.jsonl')}")
 
 
 if __name__ == "__main__":
