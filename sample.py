@@ -20,6 +20,7 @@ list before finished ones are skipped or shards take theirs. So a killed run tha
 rows, and so do shards, put together (with the same --n and --batch-size). With a server, as far as it honours seeds.
 """
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import transformers
 from torch import distributed
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -41,8 +43,11 @@ from data import servers
 from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
 from data.rows import CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError, read_problems, read_rows
+from kernels.packing import make_packs
 
 transformers_logging.disable_progress_bar()
+# What a model's forward calls its key-value cache: version 5.24 of transformers has another name for it.
+CACHE = "cache" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24) else "past_key_values"
 
 # Several processes, under torchrun: which one this is, and how many there are.
 RANK = int(os.environ.get("RANK", 0))
@@ -106,11 +111,12 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     uniforms: [P·n, max_new_tokens] numbers in [0, 1), the only randomness: token = inverse CDF at u.
               Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
     ends:     ids of which any one ends a sample.   pad: fills up what is shorter; it is never looked at.
-    Returns P·n Completions in that order.
+    Returns P·n Completions in that order. Raises UserError where a prompt does not fit or the logits are NaN.
     """
     uniforms = uniforms.to(model.device)
     samples, limit = uniforms.shape
-    must_fit_the_window(model, max(map(len, prompts)), limit)
+    for prompt in prompts:
+        must_fit(model, prompt, limit)
     batch = prefill(model, prompts, samples // len(prompts), pad)
 
     # What is known of each of the P·n samples, in their order.
@@ -124,7 +130,11 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
         logits = logits_of(model, batch.hidden)                             # [rows, V]
         token = draw(logits, temperature, uniforms[batch.sample, t])        # [rows]
         active = ~finished[batch.sample]  # a finished sample may stay in the batch for a while, but says nothing any more
-        sums[:, batch.sample] += torch.where(active, measures(logits, temperature, token), 0.0)
+        measured = measures(logits, temperature, token)                     # [3, rows]
+        if (measured[0].isnan() & active).any():
+            raise UserError(f"the model's logits are NaN at token {t + 1} of an answer: "
+                            "try --dtype float32 or another checkpoint")
+        sums[:, batch.sample] += torch.where(active, measured, 0.0)
         tokens[batch.sample, t] = token
 
         just_finished = batch.sample[active & torch.isin(token, ends)]
@@ -137,7 +147,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
         if int((~active).sum()) * 4 >= len(active):
             batch.keep(active.nonzero()[:, 0])
             token = token[active]
-        decode(model, batch, token)
+        step(model, batch, token)
 
     lists = zip(tokens.tolist(), length.tolist(), finished.tolist(), sums.T.tolist())
     return [Completion(ids[:count], logprob, ended, logprob_sampled, self_certainty)
@@ -195,12 +205,11 @@ def prefill(model, prompts, n, pad):
     ids = torch.full((len(prompts), width), pad, device=device)
     for row, prompt in enumerate(prompts):
         ids[row, :len(prompt)] = torch.tensor(prompt, device=device)
-    must_fit_the_window(model, width, limit=0)
     cache = DynamicCache()
     cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
 
-    hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # [P, width, H]
-    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)                         # [P·n]
+    hidden = model.base_model(input_ids=ids, use_cache=True, **{CACHE: cache}).last_hidden_state  # [P, width, H]
+    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)                    # [P·n]
     for layer in cache.layers:
         layer.keep(prompt_of)
     position = lengths[prompt_of]
@@ -213,15 +222,15 @@ def prefill(model, prompts, n, pad):
     )
 
 
-def decode(model, batch, token):
+def step(model, batch, token):
     """Let the model read one more token [rows] of each row."""
     batch.visible = torch.cat([batch.visible, batch.visible.new_ones(len(token), 1)], 1)
     batch.hidden = model.base_model(
         input_ids=token[:, None],
         position_ids=batch.position[:, None],
         attention_mask=batch.visible[:, None, None],                        # [rows, 1, 1, keys]
-        past_key_values=batch.cache,
         use_cache=True,
+        **{CACHE: batch.cache},
     ).last_hidden_state[:, -1]
     batch.position = batch.position + 1
 
@@ -288,12 +297,11 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **gguf)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error).partition(". ")[0]
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {reason}") from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{flag} {name}: its tokenizer has no end token, so no sample would ever end")
     model = model.to(device).eval()
-    must_have_plain_logits(model, name, flag)
+    check_tokenizer(tokenizer, model, f"{flag} {name}")
+    check_model(model, f"{flag} {name}")
     return model, tokenizer
 
 
@@ -302,37 +310,172 @@ def looks_like_a_folder(name):
     return name.startswith((".", "/")) or Path(name).parts[:1] in (("runs",), ("data",))
 
 
+def check_tokenizer(tokenizer, model, name):
+    """Refuse a tokenizer with which this model cannot be sampled. name: the model's, for the message."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no end token, so no sample would ever end")
+    try:
+        ids = encode(tokenizer, "x")
+    except Exception as error:  # a template may raise anything
+        raise UserError(f"{name}: its chat template cannot be applied: {first_line(error)}") from None
+    embedded = model.get_input_embeddings().weight.shape[0]
+    ids.append(pad_id(tokenizer, [tokenizer.eos_token_id]))
+    if max(ids) >= embedded:
+        raise UserError(f"{name}: its tokenizer uses id {max(ids)}, but the model embeds {embedded} ids only: resize its "
+                        "embeddings, or give the tokenizer another pad token")
+
+
+def check_model(model, name):
+    """Refuse a model for which sampler, scorer and plain forward pass would not be one distribution.
+
+    The sampler reads prompts of unequal lengths into a cache and then token by token; the trainer scores packed rows under
+    a mask of their own (kernels/packing.py). Models with another state than keys and values, positions that are not
+    rotations or embeddings, windows, or logits changed behind the head are wrong in one of these, often without a word.
+    So both ways are tried here on a few tokens and compared with a plain forward pass. name: for the message.
+    """
+    kind = f"{name}: this architecture ({model.config.model_type})"
+    try:
+        wrong = first_difference(model)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's code raises at what it does not expect
+        raise UserError(f"{kind} does not run with the key-value cache and the masks of sampling and scoring, so it is "
+                        f"not supported ({type(error).__name__}: {first_line(error)})") from None
+    if wrong:
+        raise UserError(f"{kind} {wrong}, so it is not supported")
+
+
 @torch.no_grad()
-def must_have_plain_logits(model, name, flag="--model"):
-    """Sampling and scoring compute logits as softcap(head(hidden)): refuse a model that scales them in some other way."""
-    ids = torch.arange(1, 9, device=model.device)[None] % model.config.get_text_config().vocab_size
-    theirs = model(input_ids=ids).logits.float()
-    ours = logits_of(model, model.base_model(input_ids=ids).last_hidden_state)
-    if (theirs - ours).abs().max() > 1e-2 * theirs.abs().max():
-        raise UserError(f"{flag} {name}: this architecture ({model.config.model_type}) changes its logits "
-                        "after the head, which is not supported")
+def first_difference(model):
+    """In which way of computing them a model's logits are not those of a plain forward pass, or None.
+
+    Two sequences of random tokens that begin alike. 48 tokens are enough for windows, states and positions to show.
+    """
+    length = min(48, context_length(model))
+    half = length // 2
+    short = max(1, length // 6)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (2, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    ids[1, :half + 2] = ids[0, :half + 2]
+    first, second = ids.tolist()
+    plain = model(input_ids=ids, use_cache=False).logits.float()                        # [2, length, V]
+    if plain.isnan().any():
+        return "has logits that are NaN"
+
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    if differ(model, logits_of(model, hidden), plain, same_arithmetic=True):
+        return "does not compute its logits as the head of its last hidden state"
+
+    # As `generate` does it: a long and a short prompt, then three more tokens of each, with the rows changing places.
+    batch = prefill(model, [first[:length - 3], first[:short]], n=1, pad=0)
+    for t in range(3):
+        at = batch.position
+        if differ(model, logits_of(model, batch.hidden), plain[0, at - 1]):
+            return "gives other logits with a key-value cache than without"
+        batch.keep(torch.tensor([1, 0], device=model.device))
+        step(model, batch, ids[0, batch.position])
+
+    # As the trainer does it: two answers that part after two tokens behind one prompt, and a shorter row that is padded.
+    answers = [first[half:], second[half:], first[short:short + 2], second[short:short + 2]]
+    for pack in make_packs([first[:half], first[:short]], answers, 0, 10**6, model.device):
+        hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+                                  use_cache=False).last_hidden_state[pack.row, pack.column]
+        at = pack.position[pack.row, pack.column]
+        if differ(model, logits_of(model, hidden), plain[pack.sample % 2, at]):
+            return "gives other logits in packed rows than in rows of their own"
+    return None
 
 
-def must_fit_the_window(model, width, limit):
+def differ(model, logits, plain, same_arithmetic=False):
+    """Are these two logits [..., V] more than rounding apart?
+
+    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but for a soft cap).
+    In bf16 the median position decides: rounding sends some tokens to another expert of a mixture.
+    """
+    error = (logits - plain).abs().amax(-1).flatten() / plain.abs().max()
+    exact = model.dtype in (torch.float32, torch.float64)
+    if exact or same_arithmetic and not softcap_of(model):
+        return not bool((error <= 1e-3).all())  # a NaN is a difference
+    return not bool(error.median() <= 0.1)
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+# What limits how many tokens a model can look back on, by the names that its config may have for it.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "keep_window_size", "local_attention",
+           "window_size", "index_topk")
+
+
+def context_limits(model):
+    """{name: tokens} of all that limits a prompt and its answer together.
+
+    Windows are limits here, because a mask of our own takes the place of the model's. So is the length at which dynamic
+    and longrope scaling change the angles of all positions: behind it, cached keys have other angles than new ones.
+    """
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and width + limit > window:
-        raise UserError(f"a prompt of {width} tokens and --max-new-tokens {limit} exceed this model's sliding window "
-                        f"of {window}, which the sampler does not cut: shorten one of them")
+    limits = {name: getattr(config, name, None) for name in POSITIONS}
+    if not all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ["window"]):
+        limits |= {name: getattr(config, name, None) for name in WINDOWS}
+    if not getattr(config, "use_sliding_window", True):
+        limits["sliding_window"] = None
+    limits = {name: value for name, value in limits.items() if isinstance(value, int) and value > 0}
+    for rope in ropes_of(config):
+        original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind == "yarn" and original and rope.get("factor"):
+            extended = int(original * rope["factor"])
+            limits["max_position_embeddings"] = max(extended, limits.get("max_position_embeddings", 0))
+        if kind in ("dynamic", "longrope", "su") and original:
+            limits[f"length before {kind} scaling"] = original
+    return limits
+
+
+def ropes_of(config):
+    """The settings of a model's rotary positions; some models have several, by kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
+
+
+def context_length(model):
+    """Most tokens of a prompt and its answer together."""
+    return min(context_limits(model).values(), default=sys.maxsize)
+
+
+def must_fit(model, prompt, limit):
+    """Refuse a prompt that leaves no room for `limit` new tokens, or that the model cannot read."""
+    if not prompt:
+        raise UserError("a prompt has no tokens at all: there is nothing to go on from")
+    limits = context_limits(model)
+    name = min(limits, key=limits.get, default=None)
+    if name and len(prompt) + limit > limits[name]:
+        raise UserError(f"a prompt of {len(prompt)} tokens and --max-new-tokens {limit} exceed this model's "
+                        f"{name.replace('_', ' ')} of {limits[name]}: shorten one of them")
+    embedded = model.get_input_embeddings().weight.shape[0]
+    if max(prompt) >= embedded:
+        raise UserError(f"a prompt has token {max(prompt)}, but the model embeds {embedded} ids only: its tokenizer is "
+                        "not the model's")
 
 
 def logits_of(model, hidden):
     """Next-token logits [..., V] fp32 of hidden states [..., H]."""
     logits = model.get_output_embeddings()(hidden).float()
-    softcap = getattr(model.config, "final_logit_softcapping", None)
+    softcap = softcap_of(model)
     return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def softcap_of(model):
+    """The c of c·tanh(logits / c) that some models apply to their logits, or None."""
+    return getattr(model.config, "final_logit_softcapping", None)
 
 
 def end_ids(model, tokenizer):
     """All ids that end an answer: some chat models have several."""
     ids = {tokenizer.eos_token_id}
-    for config in (model.config, model.generation_config):
-        eos = config.eos_token_id
+    for config in (model.config, model.config.get_text_config(), model.generation_config):
+        eos = getattr(config, "eos_token_id", None)
         ids |= set(eos if isinstance(eos, list) else [eos])
     return sorted(ids - {None})
 
@@ -342,12 +485,66 @@ def pad_id(tokenizer, ends):
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
 
 
+# ---------------------------------------------------------------- text and tokens
+
+CUT = "\ufdd0"  # a character that no text may have: it marks where a control token's text is cut
+
+
 def encode(tokenizer, text):
-    """Token ids of a prompt: as one user turn where there is a chat template, else as plain text."""
+    """Token ids of a prompt: as one user turn where there is a chat template, else as plain text.
+
+    Whatever the text says, it stays text. "<|im_end|>" in a candidate's program would otherwise become the control token,
+    and a program could end its turn and write the judge's. So such words are cut and their parts encoded apart.
+    """
+    pieces = cut_control_tokens(tokenizer, servers.well_formed(text).replace(CUT, "\ufffd"))
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": text}]
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
-    return tokenizer(text).input_ids
+        turns = [{"role": "user", "content": CUT.join(pieces)}]
+        pieces = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False).split(CUT)
+        ids = tokenizer(pieces[0], add_special_tokens=False).input_ids
+    else:
+        ids = tokenizer(pieces[0]).input_ids
+        while len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:  # some tokenizers end every text
+            ids = ids[:-1]
+    for piece in pieces[1:]:
+        ids = ids + tokenizer(piece, add_special_tokens=False).input_ids
+    return ids
+
+
+def cut_control_tokens(tokenizer, text):
+    """The text in pieces, cut behind the first character of every control token: "a<|end|>" -> ["a<", "|end|>"]."""
+    control = control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    if not control:
+        return [text]
+    # A lookahead finds those that overlap, too.
+    cuts = [found.start() + 1 for found in re.finditer(f"(?={'|'.join(map(re.escape, control))})", text)]
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
+
+
+@functools.lru_cache(maxsize=8)
+def control_tokens(tokenizer, chat_template, size):
+    """Texts that the tokenizer turns into control tokens: the special ones, and what the chat template itself writes.
+
+    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some tokenizers add as
+    tokens, are no control tokens.) chat_template and size are the tokenizer's: it may change.
+    """
+    control = []
+    for token in tokenizer.added_tokens_decoder.values():
+        if len(token.content.strip()) > 1 and (token.special or token.content in chat_template):
+            control.append(token.content)
+    return control
+
+
+def answer_text(tokenizer, prompt, completion):
+    """What a model wrote, as it stands behind its prompt (token ids), without the end token.
+
+    Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's indentation.
+    """
+    ids = completion.ids[:-1] if completion.finished else completion.ids
+    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
+    whole = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
+    if whole.startswith(before):
+        return whole[len(before):]
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 # ---------------------------------------------------------------- prompts and code
@@ -550,6 +747,7 @@ def sample_here(problems, model_name, cfg, out):
     ends = end_ids(model, tokenizer)
     pad = pad_id(tokenizer, ends)
     prompts = {problem["problem_id"]: encode(tokenizer, solution_prompt(problem, chat)) for problem in problems}
+    problems = those_that_fit(problems, prompts, model, cfg)
 
     # Prompts of like lengths together: little padding.
     ordered = sorted(problems, key=lambda problem: -len(prompts[problem["problem_id"]]))
@@ -566,17 +764,32 @@ def sample_here(problems, model_name, cfg, out):
                 rows = []
                 for k, (key, completion) in enumerate(zip(keys, completions)):
                     if key not in out.done:
-                        rows.append(local_candidate(batch[k // cfg.n], key[1], completion, tokenizer, cfg))
+                        text = answer_text(tokenizer, prompts[key[0]], completion)
+                        rows.append(local_candidate(batch[k // cfg.n], key[1], text, chat, completion, cfg))
                 out.append(*rows)
             bar.update(len(keys))
 
 
-def local_candidate(problem, candidate_id, completion, tokenizer, cfg):
+def those_that_fit(problems, prompts, model, cfg):
+    """The problems whose prompts leave room for --max-new-tokens; says which do not."""
+    room = context_length(model) - cfg.max_new_tokens
+    too_long = {pid: len(ids) for pid, ids in prompts.items() if len(ids) > room}
+    if not too_long:
+        return problems
+    longest = max(too_long, key=too_long.get)
+    words = (f"with --max-new-tokens {cfg.max_new_tokens}, {len(too_long)} of {len(problems)} problems do not fit into this "
+             f"model's context of {context_length(model)} tokens (problem {longest!r} has {too_long[longest]})")
+    if len(too_long) == len(problems):
+        raise UserError(f"{words}: lower it, or take another model")
+    print(f"note: {words}: they are left out: {' '.join(too_long)}", file=sys.stderr)
+    return [problem for problem in problems if problem["problem_id"] not in too_long]
+
+
+def local_candidate(problem, candidate_id, text, chat, completion, cfg):
     """The row of a program that a model wrote here."""
-    ids = completion.ids
-    text = tokenizer.decode(ids[:-1] if completion.finished else ids)
-    return candidate(problem, candidate_id, text, bool(tokenizer.chat_template), len(ids), completion.finished, cfg,
-                     mean_logprob=completion.logprob / len(ids), self_certainty=completion.self_certainty / len(ids))
+    count = len(completion.ids)
+    return candidate(problem, candidate_id, text, chat, count, completion.finished, cfg,
+                     mean_logprob=completion.logprob / count, self_certainty=completion.self_certainty / count)
 
 
 def sample_served(problems, cfg, out):
@@ -590,12 +803,21 @@ def sample_served(problems, cfg, out):
         seed = stream(cfg.seed, problem["problem_id"], cid).initial_seed()
         bodies.append(servers.request_body(cfg, solution_prompt(problem, chat), seed))
     answers = servers.complete(cfg.api_base, bodies, cfg.in_flight)
+    refused = []
     done = len(jobs) - len(missing)
     with tqdm(total=len(jobs), initial=done, desc=policy, unit="candidate", disable=RANK > 0) as bar:
         for (problem, cid), answer in zip(missing, answers):
-            out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, cfg,
-                                 seconds=answer.seconds))
+            if answer.error:
+                refused.append(f"problem {problem['problem_id']!r}: {answer.error}")
+            else:
+                out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, cfg,
+                                     seconds=answer.seconds))
             bar.update()
+    if refused and not out.done:
+        raise UserError(f"all {len(refused)} requests were refused, the first for {refused[0]}")
+    if refused:
+        print(f"note: {len(refused)} of {len(missing)} requests were refused and have no candidate, the first for "
+              f"{refused[0]}", file=sys.stderr)
 
 
 def candidate(problem, candidate_id, text, chat, tokens, finished, cfg, **measured):

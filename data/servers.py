@@ -132,7 +132,7 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
 
     # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all that is in flight.
     for _ in range(min(in_flight, len(bodies))):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=work, daemon=True, name="request").start()
     goes_on = False  # with an assistant's turn that was begun
     try:
         for body, future in zip(bodies, answers):

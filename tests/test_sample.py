@@ -13,8 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from transformers import (CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM,
-                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import sample
 from data import servers
@@ -152,36 +151,6 @@ def test_a_number_at_the_very_end_of_the_range_still_names_a_token():
     for completion in sample.generate(llama(), PROMPTS, torch.full((3, 4), 1 - 2 ** -24), 1.0, [], PAD):
         assert len(completion.ids) == 4
         assert all(0 <= token < VOCABULARY for token in completion.ids)
-
-
-def granite():
-    torch.manual_seed(0)
-    return GraniteForCausalLM(GraniteConfig(**SIZES, **WIDE, logits_scaling=8.0)).eval()
-
-
-def cohere():
-    torch.manual_seed(0)
-    return CohereForCausalLM(CohereConfig(**SIZES, **WIDE)).eval()
-
-
-@pytest.mark.parametrize("build", [granite, cohere])
-def test_models_that_scale_their_logits_are_refused(build):
-    """They change their logits after the head: they would be sampled from another distribution than theirs."""
-    with pytest.raises(UserError, match="--model x: this architecture .* is not supported"):
-        sample.must_have_plain_logits(build(), "x")
-    sample.must_have_plain_logits(llama(), "x")
-
-
-def test_a_sliding_window_that_would_be_exceeded_is_refused():
-    def run(window):
-        torch.manual_seed(0)
-        model = MistralForCausalLM(MistralConfig(**SIZES, **WIDE, sliding_window=window)).eval()
-        completion, = sample.generate(model, PROMPTS[:1], uniforms(1, 8), 1.0, [], PAD)
-        logp = plain_forward(model, PROMPTS[0], completion.ids).log_softmax(-1)
-        assert completion.logprob == pytest.approx(float(logp[range(8), completion.ids].sum()), abs=1e-4)
-    run(len(PROMPTS[0]) + 8)
-    with pytest.raises(UserError, match="sliding window of 4"):
-        run(4)
 
 
 def test_all_end_tokens_of_a_model_are_known(policy):
@@ -709,7 +678,7 @@ def server(monkeypatch):
     server.asked = []
     server.failures = []  # statuses of the first answers, the last one first
     server.base = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(servers, "PAUSE", 0.01)
     yield server
     server.shutdown()
@@ -760,6 +729,25 @@ def test_a_served_run_goes_on_in_shards_and_asks_with_the_same_seeds(tmp_path, s
         sample.main(served(tmp_path / "c.jsonl", server.base, "--shard", f"{shard}/2"))
     assert len(server.asked) == 3
     assert texts(tmp_path / "c.0-of-2.jsonl", tmp_path / "c.1-of-2.jsonl") == texts(tmp_path / "whole.jsonl")
+
+
+def test_a_request_that_the_server_refuses_costs_its_own_candidate(tmp_path, server, capsys):
+    server.failures = [200, 400, *[200] * 4]  # the fifth of six
+    sample.main(served(tmp_path / "c.jsonl", server.base, "--in-flight", 1))
+    assert len(by_key(tmp_path / "c.jsonl")) == 5
+    note = capsys.readouterr().err
+    assert "1 of 6 requests were refused" in note
+    assert "HTTP 400: busy" in note
+    sample.main(served(tmp_path / "c.jsonl", server.base, "--in-flight", 1))  # once more: only that one is asked
+    assert len(server.asked) == 7
+    assert len(by_key(tmp_path / "c.jsonl")) == 6
+
+
+def test_a_server_that_refuses_everything_ends_the_run_with_its_words(tmp_path, server, capsys):
+    server.failures = [400] * 6
+    message = failure(served(tmp_path / "c.jsonl", server.base), capsys)
+    assert message.startswith("all 6 requests were refused, the first for problem 'tiny/")
+    assert "HTTP 400: busy" in message
 
 
 @pytest.mark.parametrize("flag, says", [
