@@ -11,13 +11,15 @@ Writes  candidates, one row for each program (a server tells no probabilities: `
         {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong", "code": "def f(x):\\n    ...",
          "text": (what the model wrote), "n_tokens": 5, "mean_logprob": -0.437, "self_certainty": 13.9, ...}
 
-The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from the exact
-softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so that the probabilities
-the trainer scores are those that were sampled from. A checkpoint's own generation defaults are ignored.
+The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from
+the exact softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so
+that the probabilities the trainer scores are those that were sampled from. A checkpoint's own
+generation defaults are ignored.
 
-Every candidate has its own random stream (seed, problem, candidate), and batches are cut from the whole problem
-list before finished ones are skipped or shards take theirs. So a killed run that is started again ends with the same
-rows, and so do shards, put together (with the same --n and --batch-size). With a server, as far as it honours seeds.
+Every candidate has its own random stream (seed, problem, candidate), and batches are cut from the
+whole problem list before finished ones are skipped or shards take theirs. So a killed run that is
+started again ends with the same rows, and so do shards, put together (with the same --n and
+--batch-size). With a server, as far as it honours seeds.
 """
 import datetime
 import functools
@@ -46,7 +48,8 @@ from data.rows import CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError,
 from kernels.packing import make_packs
 
 transformers_logging.disable_progress_bar()
-# What a model's forward calls its key-value cache: version 5.24 of transformers has another name for it.
+# What a model's forward calls its key-value cache: version 5.24 of transformers has another name
+# for it.
 CACHE = "cache" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24) else "past_key_values"
 
 # Several processes, under torchrun: which one this is, and how many there are.
@@ -78,7 +81,8 @@ def all_sum(x):
 
 
 def gather(rows):
-    """Rows of every process's SHARE, back in their common order: a list, or a tensor along its first dimension."""
+    """Rows of every process's SHARE, back in their common order: a list, or a tensor along its
+    first dimension."""
     if torch.is_tensor(rows):
         return torch.tensor(gather(rows.tolist()), dtype=rows.dtype)
     parts = [rows] * WORLD_SIZE
@@ -143,7 +147,8 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
         active = ~finished[batch.sample]
         if t + 1 == limit or not active.any():
             break
-        # A finished row costs as much as an active one: drop them whenever they are a quarter of the batch.
+        # A finished row costs as much as an active one: drop them whenever they are a quarter of
+        # the batch.
         if int((~active).sum()) * 4 >= len(active):
             batch.keep(active.nonzero()[:, 0])
             token = token[active]
@@ -155,7 +160,8 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
 
 
 def draw(logits, temperature, uniform):
-    """A token for each row of logits [rows, V]: where the CDF of softmax(logits / temperature) reaches uniform [rows]."""
+    """A token for each row of logits [rows, V]: where the CDF of softmax(logits / temperature)
+    reaches uniform [rows]."""
     if temperature == 0:
         return logits.argmax(-1)
     cdf = (logits / temperature).softmax(-1).double().cumsum(-1)            # [rows, V]
@@ -165,7 +171,8 @@ def draw(logits, temperature, uniform):
 
 
 def measures(logits, temperature, token):
-    """[3, rows] fp64: log p(token) at temperature 1, the same at the sampling temperature, and KL(uniform ‖ p)."""
+    """[3, rows] fp64: log p(token) at temperature 1, the same at the sampling temperature, and
+    KL(uniform ‖ p)."""
     logp = logits.log_softmax(-1)                                           # [rows, V]
     logp_sampled = (logits / (temperature or 1.0)).log_softmax(-1)
     certainty = -logp.mean(-1) - math.log(logp.shape[-1])  # KL(U ‖ p) = −log V − mean_v log p_v
@@ -194,7 +201,8 @@ class Batch:
 def prefill(model, prompts, n, pad):
     """Read each prompt once, for all of its n samples.
 
-    Padding is on the right: causal attention hides it from the prompt itself, and `visible` from what follows.
+    Padding is on the right: causal attention hides it from the prompt itself, and `visible` from
+    what follows.
 
         prompts   p q r     ids   p q r     visible   1 1 1     position of the next token   3
                   s               s . .               1 . .                                  1
@@ -238,7 +246,8 @@ def step(model, batch, token):
 class RoomyLayer(DynamicLayer):
     """A key-value cache layer with spare room: a new token is written in place.
 
-    The library's own layer copies all keys for every token. With 32 samples of 400 tokens that takes 1.38 times as long.
+    The library's own layer copies all keys for every token. With 32 samples of 400 tokens that
+    takes 1.38 times as long.
     """
 
     room = None  # keys and values [rows, heads, more than are in use, head size]
@@ -278,7 +287,8 @@ def stream(seed, *name):
 def load_model(name, device="cpu", dtype="auto", flag="--model"):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder, or a .gguf file.
 
-    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises UserError naming `flag`.
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises UserError naming
+    `flag`.
     """
     path = Path(name)
     gguf = {}
@@ -300,8 +310,8 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         reason = first_line(error).partition(". ")[0]
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {reason}") from None
     model = model.to(device).eval()
-    check_tokenizer(tokenizer, model, f"{flag} {name}")
     check_model(model, f"{flag} {name}")
+    check_tokenizer(tokenizer, model, f"{flag} {name}")
     return model, tokenizer
 
 
@@ -311,7 +321,10 @@ def looks_like_a_folder(name):
 
 
 def check_tokenizer(tokenizer, model, name):
-    """Refuse a tokenizer with which this model cannot be sampled. name: the model's, for the message."""
+    """Refuse a tokenizer with which this model cannot be sampled.
+
+    name: the model's, for the message.
+    """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end token, so no sample would ever end")
     try:
@@ -328,10 +341,11 @@ def check_tokenizer(tokenizer, model, name):
 def check_model(model, name):
     """Refuse a model for which sampler, scorer and plain forward pass would not be one distribution.
 
-    The sampler reads prompts of unequal lengths into a cache and then token by token; the trainer scores packed rows under
-    a mask of their own (kernels/packing.py). Models with another state than keys and values, positions that are not
-    rotations or embeddings, windows, or logits changed behind the head are wrong in one of these, often without a word.
-    So both ways are tried here on a few tokens and compared with a plain forward pass. name: for the message.
+    The sampler reads prompts of unequal lengths into a cache and then token by token; the trainer
+    scores packed rows under a mask of their own (kernels/packing.py). Models with another state
+    than keys and values, positions that are not rotations or embeddings, windows, or logits changed
+    behind the head are wrong in one of these, often without a word. So both ways are tried here on
+    a few tokens and compared with a plain forward pass. name: for the message.
     """
     kind = f"{name}: this architecture ({model.config.model_type})"
     try:
@@ -349,7 +363,8 @@ def check_model(model, name):
 def first_difference(model):
     """In which way of computing them a model's logits are not those of a plain forward pass, or None.
 
-    Two sequences of random tokens that begin alike. 48 tokens are enough for windows, states and positions to show.
+    Two sequences of random tokens that begin alike. 48 tokens are enough for windows, states and
+    positions to show.
     """
     length = min(48, context_length(model))
     half = length // 2
@@ -366,7 +381,8 @@ def first_difference(model):
     if differ(model, logits_of(model, hidden), plain, same_arithmetic=True):
         return "does not compute its logits as the head of its last hidden state"
 
-    # As `generate` does it: a long and a short prompt, then three more tokens of each, with the rows changing places.
+    # As `generate` does it: a long and a short prompt, then three more tokens of each, with the
+    # rows changing places.
     batch = prefill(model, [first[:length - 3], first[:short]], n=1, pad=0)
     for t in range(3):
         at = batch.position
@@ -375,7 +391,8 @@ def first_difference(model):
         batch.keep(torch.tensor([1, 0], device=model.device))
         step(model, batch, ids[0, batch.position])
 
-    # As the trainer does it: two answers that part after two tokens behind one prompt, and a shorter row that is padded.
+    # As the trainer does it: two answers that part after two tokens behind one prompt, and a
+    # shorter row that is padded.
     answers = [first[half:], second[half:], first[short:short + 2], second[short:short + 2]]
     for pack in make_packs([first[:half], first[:short]], answers, 0, 10**6, model.device):
         hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
@@ -389,8 +406,9 @@ def first_difference(model):
 def differ(model, logits, plain, same_arithmetic=False):
     """Are these two logits [..., V] more than rounding apart?
 
-    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but for a soft cap).
-    In bf16 the median position decides: rounding sends some tokens to another expert of a mixture.
+    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but
+    for a soft cap). In bf16 the median position decides: rounding sends some tokens to another
+    expert of a mixture.
     """
     error = (logits - plain).abs().amax(-1).flatten() / plain.abs().max()
     exact = model.dtype in (torch.float32, torch.float64)
@@ -403,7 +421,8 @@ def first_line(error):
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
-# What limits how many tokens a model can look back on, by the names that its config may have for it.
+# What limits how many tokens a model can look back on, by the names that its config may have for
+# it.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "keep_window_size", "local_attention",
            "window_size", "index_topk")
@@ -412,16 +431,16 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "k
 def context_limits(model):
     """{name: tokens} of all that limits a prompt and its answer together.
 
-    Windows are limits here, because a mask of our own takes the place of the model's. So is the length at which dynamic
-    and longrope scaling change the angles of all positions: behind it, cached keys have other angles than new ones.
+    Windows are limits here, because a mask of our own takes the place of the model's. So is the
+    length at which dynamic and longrope scaling change the angles of all positions: behind it,
+    cached keys have other angles than new ones.
     """
     config = model.config.get_text_config()
-    limits = {name: getattr(config, name, None) for name in POSITIONS}
-    if not all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ["window"]):
-        limits |= {name: getattr(config, name, None) for name in WINDOWS}
-    if not getattr(config, "use_sliding_window", True):
-        limits["sliding_window"] = None
+    limits = {name: getattr(config, name, None) for name in (*POSITIONS, *WINDOWS)}
     limits = {name: value for name, value in limits.items() if isinstance(value, int) and value > 0}
+    layers = getattr(config, "layer_types", None)
+    if layers and set(layers) == {"full_attention"} or not getattr(config, "use_sliding_window", True):
+        limits.pop("sliding_window", None)
     for rope in ropes_of(config):
         original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
         kind = rope.get("rope_type", rope.get("type"))
@@ -481,7 +500,10 @@ def end_ids(model, tokenizer):
 
 
 def pad_id(tokenizer, ends):
-    """What fills up a batch. It is masked by length, never by its id, so an end token serves as well."""
+    """What fills up a batch.
+
+    It is masked by length, never by its id, so an end token serves as well.
+    """
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
 
 
@@ -493,8 +515,9 @@ CUT = "\ufdd0"  # a character that no text may have: it marks where a control to
 def encode(tokenizer, text):
     """Token ids of a prompt: as one user turn where there is a chat template, else as plain text.
 
-    Whatever the text says, it stays text. "<|im_end|>" in a candidate's program would otherwise become the control token,
-    and a program could end its turn and write the judge's. So such words are cut and their parts encoded apart.
+    Whatever the text says, it stays text. "<|im_end|>" in a candidate's program would otherwise
+    become the control token, and a program could end its turn and write the judge's. So such words
+    are cut and their parts encoded apart.
     """
     pieces = cut_control_tokens(tokenizer, servers.well_formed(text).replace(CUT, "\ufffd"))
     if tokenizer.chat_template:
@@ -511,7 +534,8 @@ def encode(tokenizer, text):
 
 
 def cut_control_tokens(tokenizer, text):
-    """The text in pieces, cut behind the first character of every control token: "a<|end|>" -> ["a<", "|end|>"]."""
+    """The text in pieces, cut behind the first character of every control token: "a<|end|>" ->
+    ["a<", "|end|>"]."""
     control = control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     if not control:
         return [text]
@@ -524,8 +548,9 @@ def cut_control_tokens(tokenizer, text):
 def control_tokens(tokenizer, chat_template, size):
     """Texts that the tokenizer turns into control tokens: the special ones, and what the chat template itself writes.
 
-    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some tokenizers add as
-    tokens, are no control tokens.) chat_template and size are the tokenizer's: it may change.
+    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some
+    tokenizers add as tokens, are no control tokens.) chat_template and size are the tokenizer's: it
+    may change.
     """
     control = []
     for token in tokenizer.added_tokens_decoder.values():
@@ -537,7 +562,8 @@ def control_tokens(tokenizer, chat_template, size):
 def answer_text(tokenizer, prompt, completion):
     """What a model wrote, as it stands behind its prompt (token ids), without the end token.
 
-    Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's indentation.
+    Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's
+    indentation.
     """
     ids = completion.ids[:-1] if completion.finished else completion.ids
     before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
@@ -659,7 +685,8 @@ class Settings(servers.ServerFlags):
             raise UserError("--as-split is for a --benchmark: other problems have their own splits")
 
     def take_model(self):
-        """The tiny world's problems and models where nothing is named; else one model for each list of problems."""
+        """The tiny world's problems and models where nothing is named; else one model for each list
+        of problems."""
         if self.api_base and self.model:
             raise UserError("--model is for models that run here, --api-model for those behind --api-base: "
                             "name one of them")
@@ -734,7 +761,8 @@ def say_what_is_next(cfg):
 
 
 def sample_here(problems, model_name, cfg, out):
-    """All candidates of one list of problems from one model, or this shard's batches of them, appended to `out`."""
+    """All candidates of one list of problems from one model, or this shard's batches of them,
+    appended to `out`."""
     if not problems:
         return
     policy = policy_name(model_name)
@@ -793,7 +821,8 @@ def local_candidate(problem, candidate_id, text, chat, completion, cfg):
 
 
 def sample_served(problems, cfg, out):
-    """All candidates from the model behind --api-base, or this shard's problems of them; each is kept as it comes."""
+    """All candidates from the model behind --api-base, or this shard's problems of them; each is
+    kept as it comes."""
     chat = not cfg.api_plain
     policy = policy_name(cfg.api_model)
     jobs = [(problem, f"{policy}-{k}") for problem in cfg.mine(problems) for k in range(cfg.n)]
@@ -837,7 +866,8 @@ def candidate(problem, candidate_id, text, chat, tokens, finished, cfg, **measur
 
 
 def must_be_the_same_settings(cfg):
-    """Rows are known by problem and candidate: a file made with another seed or other settings is not to be continued."""
+    """Rows are known by problem and candidate: a file made with another seed or other settings is
+    not to be continued."""
     now = {"seed": cfg.seed, "temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens}
     for row in read_rows(cfg.my_out, CANDIDATE) if cfg.my_out.exists() else []:
         then = {"seed": row.get("seed"), **row.get("sampling", {})}
@@ -850,7 +880,8 @@ def must_be_the_same_settings(cfg):
 # ---------------------------------------------------------------- the problems
 
 def load_problems(cfg):
-    """One list of problems for each --problems file, or one for the benchmark, after the flags that choose among them."""
+    """One list of problems for each --problems file, or one for the benchmark, after the flags that
+    choose among them."""
     if cfg.benchmark:
         paths = cfg.problems or fetch(cfg.benchmark, cfg.subset, cfg.since)
         rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset, lambda row: is_wanted(row, cfg))
@@ -898,7 +929,8 @@ def say_if_it_is_not_the_papers_number(number, cfg):
 
 
 def write_problems(path, problems):
-    """Write a benchmark's rows one by one, and return them without their tests: LiveCodeBench's are gigabytes."""
+    """Write a benchmark's rows one by one, and return them without their tests: LiveCodeBench's are
+    gigabytes."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.new")  # the shards may write theirs at the same time
     kept = []
     try:

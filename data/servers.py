@@ -4,10 +4,11 @@
     for answer in complete(cfg.api_base, bodies, cfg.in_flight):     in the order of the requests, many in flight
         answer.text
 
-It needs the standard library only. What passes by itself (a busy or restarting server, a broken connection) is tried
-again with growing pauses. A request that the server refuses, say because its prompt is too long, costs its own answer;
-what would go wrong with every request (no such server, no such model, a wrong key) ends the run with ApiError. The key,
-where a server wants one, is the environment's OPENAI_API_KEY.
+It needs the standard library only. What passes by itself (a busy or restarting server, a broken
+connection) is tried again with growing pauses. A request that the server refuses, say because its
+prompt is too long, costs its own answer; what would go wrong with every request (no such server, no
+such model, a wrong key) ends the run with ApiError. The key, where a server wants one, is the
+environment's OPENAI_API_KEY.
 """
 import email.utils
 import functools
@@ -31,7 +32,9 @@ TRIES = 8      # for each request
 TIMEOUT = 600  # seconds for one try
 PAUSE = 0.5    # seconds before the second try; it doubles from try to try
 MOST_PAUSE = 60
-REFUSED = (200, 400, 413, 422)  # HTTP statuses that are about one request (200: its answer is an error, again and again)
+# HTTP statuses that are about one request: malformed, moderated, too long; or (200) its answer is
+# an error again and again.
+REFUSED = (200, 400, 403, 413, 422, 451)
 PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
 NOT_PASSING = (501, 505)
 CUT_OFF = ("length", "max_tokens", "content_filter")  # finish reasons of an answer that is not whole
@@ -58,7 +61,8 @@ def check_server_flags(cfg):
 
 
 class ApiError(UserError):
-    """The server cannot be used, in one line; `status` is its HTTP status, or None if it gave none."""
+    """The server cannot be used, in one line; `status` is its HTTP status, or None if it gave none.
+    """
 
     def __init__(self, message, status=None):
         super().__init__(message)
@@ -79,7 +83,8 @@ class Answer:
 def request_body(cfg, text, seed, begun=""):
     """A request for one completion of `text`: a user's message for a chat model, the prompt for a plain one.
 
-    begun: what the answer already says. A plain model goes on with it; so does a chat model on vLLM and SGLang, where
+    begun: what the answer already says. A plain model goes on with it; so does a chat model on vLLM
+    and SGLang, where
            the two extra fields ask for it. Other servers refuse them (or, if they skip what they do not know, begin anew).
     """
     body = {
@@ -101,7 +106,8 @@ def request_body(cfg, text, seed, begun=""):
 
 
 def well_formed(text):
-    """Text that is valid Unicode: U+FFFD for each lone surrogate, which JSON can carry and UTF-8 cannot."""
+    """Text that is valid Unicode: U+FFFD for each lone surrogate, which JSON can carry and UTF-8
+    cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -130,7 +136,8 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
             except BaseException as error:  # is raised where the answer is waited for
                 answer.set_exception(error)
 
-    # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all that is in flight.
+    # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all
+    # that is in flight.
     for _ in range(min(in_flight, len(bodies))):
         threading.Thread(target=work, daemon=True, name="request").start()
     goes_on = False  # with an assistant's turn that was begun
@@ -148,7 +155,8 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
 
 
 def ask(api_base, body, tries, timeout, stop):
-    """The answer to one request, tried again while what goes wrong may pass, unless `stop` is set meanwhile."""
+    """The answer to one request, tried again while what goes wrong may pass, unless `stop` is set
+    meanwhile."""
     path = "chat/completions" if "messages" in body else "completions"
     request = http_request(f"{api_base.rstrip('/')}/{path}", body)
     for attempt in range(1, tries + 1):
@@ -189,7 +197,8 @@ def hint(status, body):
 
 
 class Failure(Exception):
-    """One try that brought no answer: what went wrong in the server's own words, and whether another try may help."""
+    """One try that brought no answer: what went wrong in the server's own words, and whether
+    another try may help."""
 
     def __init__(self, words, status=None, passing=True, retry_after=None):
         super().__init__(words)
@@ -199,7 +208,8 @@ class Failure(Exception):
         self.retry_after = retry_after
 
     def pause(self, attempt):
-        """Seconds before the next try: as long as the server asks for, if that is longer than our own pause."""
+        """Seconds before the next try: as long as the server asks for, if that is longer than our
+        own pause."""
         ours = PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
         return min(MOST_PAUSE, max(ours, seconds_until(self.retry_after)))
 
@@ -241,7 +251,8 @@ def content_of(response):
 
 
 def words_of(content):
-    """What a person can read of a server's answer: its error message if there is one, else the beginning of all of it."""
+    """What a person can read of a server's answer: its error message if there is one, else the
+    beginning of all of it."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -302,7 +313,8 @@ def text_of(choice, content):
 
 
 def joined(text):
-    """A text, which some servers send in parts: [{"type": "text", "text": "..."}, {"type": "thinking", ...}]."""
+    """A text, which some servers send in parts: [{"type": "text", "text": "..."}, {"type":
+    "thinking", ...}]."""
     if not isinstance(text, list):
         return str(text or "")
     parts = [part if isinstance(part, dict) else {"text": part} for part in text]

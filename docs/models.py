@@ -3,9 +3,10 @@
     python docs/models.py                     every causal LM of the installed transformers, a few minutes
     python docs/models.py llama gemma3_text   only these, printed
 
-Each is saved, loaded as the stages load it (sample.load_model), sampled from and scored in packed rows, and compared
-with plain forward passes, one sequence at a time, without a cache or a mask. A row of the table says either "right"
-(sampler and scorer agree with the plain forward pass) or what the refusal says. WRONG would be a defect; there is none.
+Each is saved, loaded as the stages load it (sample.load_model), sampled from and scored in packed
+rows, and compared with plain forward passes, one sequence at a time, without a cache or a mask. A
+row of the table says either "right" (sampler and scorer agree with the plain forward pass) or what
+the refusal says. WRONG would be a defect; there is none.
 """
 import copy
 import os
@@ -44,6 +45,8 @@ SMALL = {
     16: "q_lora_rank kv_lora_rank mamba_chunk_size chunk_size",
     1: "n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace n_groups mamba_n_groups eos_token_id",
     0: "pad_token_id",
+    14: "patch_size",
+    28: "image_size",
     512: "max_position_embeddings n_positions n_ctx max_seq_len original_max_position_embeddings",
 }
 # What some types need besides, to be built at this size or to be what they are.
@@ -97,9 +100,10 @@ def small_config(model_type, **more):
             known[name] = size
     if getattr(default, "sliding_window", None):
         known["sliding_window"] = 256
-    for name, Part in getattr(Config, "sub_configs", {}).items():  # of a composite model: the text's, the images'
-        if getattr(Part, "model_type", "") in CONFIG_MAPPING and getattr(default, name, None) is not None:
-            known[name] = small_config(Part.model_type)
+    for name in getattr(Config, "sub_configs", {}):  # of a composite model: the text's, the images'
+        part = getattr(default, name, None)
+        if getattr(part, "model_type", None) in CONFIG_MAPPING:
+            known[name] = small_config(part.model_type)
     return Config(**{**known, **ALSO.get(model_type, {}), **more})
 
 
@@ -121,7 +125,8 @@ def random_model(config):
 
 @torch.no_grad()
 def largest_error(model, tokenizer):
-    """The largest difference of a log-prob, sampled or scored, from that of a plain forward pass."""
+    """The largest difference of a log-prob, sampled or scored, from that of a plain forward pass.
+    """
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist() for length in (5, 19, 40)]
     n = 3
@@ -147,7 +152,8 @@ def largest_error(model, tokenizer):
 
 
 def verdict(model_type, **more):
-    """What becomes of a model of this type: "right", "refused: ...", "WRONG ..." or "untried: ..."."""
+    """What becomes of a model of this type: "right", "refused: ...", "WRONG ..." or "untried: ...".
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             random_model(small_config(model_type, **more)).save_pretrained(folder)

@@ -1,4 +1,5 @@
-"""data/servers.py: answers in order, whatever the server does; its own words where it gives none."""
+"""data/servers.py: answers in order, whatever the server does; its own words where it gives none.
+"""
 import email.utils
 import json
 import os
@@ -21,7 +22,8 @@ RIGHT = {"choices": [{"message": {"role": "assistant", "content": "<best>A</best
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a request with server.answer(number of the request, its body): (status, headers, JSON or bytes)."""
+    """Answers a request with server.answer(number of the request, its body): (status, headers, JSON
+    or bytes)."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -267,6 +269,7 @@ def test_a_server_may_say_until_when_to_wait():
 
 @pytest.mark.parametrize("status, content, words", [
     (400, {"error": {"message": "context is 8192 tokens,\nyou asked for 10840"}}, "8192 tokens, you asked for 10840"),
+    (403, {"error": {"message": "flagged by moderation"}}, "flagged by moderation"),
     (413, b"too large", "too large"),
     (422, {"detail": [{"msg": "not a number"}]}, "not a number"),
     (200, {"error": {"message": "prompt is too long", "code": 400}}, "prompt is too long"),
