@@ -1,15 +1,17 @@
 """Stage 1: problems -> candidates. A language model writes N programs for each problem.
 
-    python sample.py                                                    the tiny world, both of its policies
+    python sample.py                                             the tiny world, both of its policies
     python sample.py --problems P.jsonl --model NAME_OR_PATH --n 8 --out C.jsonl
-    python sample.py --preset daj-test --api-base http://127.0.0.1:8000/v1 --api-model NAME --out runs/daj/candidates.jsonl
-    torchrun --nproc-per-node 8 -- sample.py --problems P.jsonl --model NAME_OR_PATH --out C.jsonl; cat C.*-of-8.jsonl > C.jsonl
+    python sample.py --preset daj-test --api-base http://127.0.0.1:8000/v1 --api-model NAME --out C.jsonl
+    torchrun --nproc-per-node 8 -- sample.py --problems P.jsonl --model NAME_OR_PATH --out C.jsonl
+    cat C.*-of-8.jsonl > C.jsonl                                 what its eight processes wrote
 
-Reads   problems (data/rows.py has the fields), or a benchmark: its own files, or without --problems those on the hub.
-        A benchmark's rows are written to problems.jsonl beside --out.
-Writes  candidates, one row for each program (a server tells no probabilities: `seconds` stands in their place):
-        {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong", "code": "def f(x):\\n    ...",
-         "text": (what the model wrote), "n_tokens": 5, "mean_logprob": -0.437, "self_certainty": 13.9, ...}
+Reads   problems (data/rows.py has the fields), or a benchmark: its own files, or without --problems
+        those on the hub. A benchmark's rows are written to problems.jsonl beside --out.
+Writes  candidates, a row for each program (a server's have `seconds` in place of probabilities):
+        {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong",
+         "code": "def f(x):\\n    ...", "text": (what the model wrote), "n_tokens": 5,
+         "mean_logprob": -0.437, "self_certainty": 13.9, "finish_reason": "stop", ...}
 
 The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from
 the exact softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so
@@ -22,7 +24,6 @@ started again ends with the same rows, and so do shards, put together (with the 
 --batch-size). With a server, as far as it honours seeds.
 """
 import datetime
-import functools
 import hashlib
 import json
 import math
@@ -44,13 +45,16 @@ from transformers.utils import logging as transformers_logging
 from data import servers
 from data.benchmarks import FENCED, LOADERS, PRESETS, SUBSETS, ask, cut, fetch, read_benchmark
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
-from data.rows import CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError, read_problems, read_rows
+from data.rows import (CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError, read_problems,
+                       read_rows)
+from data.text import answer_text, encode
 from kernels.packing import make_packs
 
 transformers_logging.disable_progress_bar()
 # What a model's forward calls its key-value cache: version 5.24 of transformers has another name
 # for it.
-CACHE = "cache" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24) else "past_key_values"
+VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
+CACHE = "cache" if VERSION >= (5, 24) else "past_key_values"
 
 # Several processes, under torchrun: which one this is, and how many there are.
 RANK = int(os.environ.get("RANK", 0))
@@ -112,10 +116,12 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     """Sample n = len(uniforms) / len(prompts) completions of every prompt.
 
     prompts:  P lists of token ids.
-    uniforms: [P·n, max_new_tokens] numbers in [0, 1), the only randomness: token = inverse CDF at u.
+    uniforms: [P·n, max_new_tokens] in [0, 1), the only randomness: token = inverse CDF at u.
               Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
-    ends:     ids of which any one ends a sample.   pad: fills up what is shorter; it is never looked at.
-    Returns P·n Completions in that order. Raises UserError where a prompt does not fit or the logits are NaN.
+    ends:     ids of which any one ends a sample.
+    pad:      fills up what is shorter; it is never looked at.
+    Returns P·n Completions in that order.
+    Raises UserError where a prompt does not fit or the logits are NaN.
     """
     uniforms = uniforms.to(model.device)
     samples, limit = uniforms.shape
@@ -127,13 +133,14 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
     tokens = torch.full((samples, limit), pad, device=model.device)
     length = torch.full((samples,), limit, device=model.device)
     finished = torch.zeros(samples, dtype=torch.bool, device=model.device)
-    sums = torch.zeros(3, samples, dtype=torch.float64, device=model.device)  # of `measures`, over a sample's tokens
+    sums = torch.zeros(3, samples, dtype=torch.float64, device=model.device)  # of `measures`
     ends = torch.tensor(ends, device=model.device)
 
     for t in range(limit):
         logits = logits_of(model, batch.hidden)                             # [rows, V]
         token = draw(logits, temperature, uniforms[batch.sample, t])        # [rows]
-        active = ~finished[batch.sample]  # a finished sample may stay in the batch for a while, but says nothing any more
+        # A finished sample may stay in the batch for a while, but says nothing any more.
+        active = ~finished[batch.sample]
         measured = measures(logits, temperature, token)                     # [3, rows]
         if (measured[0].isnan() & active).any():
             raise UserError(f"the model's logits are NaN at token {t + 1} of an answer: "
@@ -160,8 +167,10 @@ def generate(model, prompts, uniforms, temperature, ends, pad):
 
 
 def draw(logits, temperature, uniform):
-    """A token for each row of logits [rows, V]: where the CDF of softmax(logits / temperature)
-    reaches uniform [rows]."""
+    """A token for each row: where the CDF of softmax(logits / temperature) reaches `uniform`.
+
+    logits: [rows, V].   uniform: [rows] in [0, 1).
+    """
     if temperature == 0:
         return logits.argmax(-1)
     cdf = (logits / temperature).softmax(-1).double().cumsum(-1)            # [rows, V]
@@ -171,13 +180,16 @@ def draw(logits, temperature, uniform):
 
 
 def measures(logits, temperature, token):
-    """[3, rows] fp64: log p(token) at temperature 1, the same at the sampling temperature, and
-    KL(uniform ‖ p)."""
+    """What is known of the chosen tokens: [3, rows] fp64.
+
+    log p(token) at temperature 1, the same at the sampling temperature, and KL(uniform ‖ p).
+    """
     logp = logits.log_softmax(-1)                                           # [rows, V]
     logp_sampled = (logits / (temperature or 1.0)).log_softmax(-1)
     certainty = -logp.mean(-1) - math.log(logp.shape[-1])  # KL(U ‖ p) = −log V − mean_v log p_v
-    chosen = token[:, None]
-    return torch.stack([logp.gather(-1, chosen)[:, 0], logp_sampled.gather(-1, chosen)[:, 0], certainty]).double()
+    of_token = logp.gather(-1, token[:, None])[:, 0]
+    of_token_sampled = logp_sampled.gather(-1, token[:, None])[:, 0]
+    return torch.stack([of_token, of_token_sampled, certainty]).double()
 
 
 @dataclass
@@ -186,7 +198,7 @@ class Batch:
     sample: torch.Tensor     # [rows] which of the P·n samples it is
     hidden: torch.Tensor     # [rows, H] the last hidden state: its head gives the next token
     position: torch.Tensor   # [rows] of the next token
-    visible: torch.Tensor    # [rows, keys] bool: the cached keys that it may see, which are all but padding
+    visible: torch.Tensor    # [rows, keys] bool: the cached keys that are no padding
     cache: DynamicCache
 
     def keep(self, rows):
@@ -216,8 +228,9 @@ def prefill(model, prompts, n, pad):
     cache = DynamicCache()
     cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
 
-    hidden = model.base_model(input_ids=ids, use_cache=True, **{CACHE: cache}).last_hidden_state  # [P, width, H]
-    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)                    # [P·n]
+    output = model.base_model(input_ids=ids, use_cache=True, **{CACHE: cache})
+    hidden = output.last_hidden_state                                           # [P, width, H]
+    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)  # [P·n]
     for layer in cache.layers:
         layer.keep(prompt_of)
     position = lengths[prompt_of]
@@ -282,297 +295,6 @@ def stream(seed, *name):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-# ---------------------------------------------------------------- what a model must be
-
-def load_model(name, device="cpu", dtype="auto", flag="--model"):
-    """A causal language model and its tokenizer, from a Hugging Face name, a folder, or a .gguf file.
-
-    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. Raises UserError naming
-    `flag`.
-    """
-    path = Path(name)
-    gguf = {}
-    if path.suffix == ".gguf":
-        if not path.exists():
-            raise UserError(f"{flag} {path}: no such file")
-        name = str(path.parent)
-        gguf = {"gguf_file": path.name}
-    elif looks_like_a_folder(name) and not path.exists():
-        raise UserError(f"{flag} {name}: no such folder")
-    if dtype == "auto":
-        dtype = "float32" if str(device) == "cpu" else "auto"
-    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UserError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa", **gguf)
-    except (OSError, ValueError, ImportError) as error:
-        reason = first_line(error).partition(". ")[0]
-        raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: {reason}") from None
-    model = model.to(device).eval()
-    check_model(model, f"{flag} {name}")
-    check_tokenizer(tokenizer, model, f"{flag} {name}")
-    return model, tokenizer
-
-
-def looks_like_a_folder(name):
-    """Is this meant as a folder, and not as a name on the hub?"""
-    return name.startswith((".", "/")) or Path(name).parts[:1] in (("runs",), ("data",))
-
-
-def check_tokenizer(tokenizer, model, name):
-    """Refuse a tokenizer with which this model cannot be sampled.
-
-    name: the model's, for the message.
-    """
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: its tokenizer has no end token, so no sample would ever end")
-    try:
-        ids = encode(tokenizer, "x")
-    except Exception as error:  # a template may raise anything
-        raise UserError(f"{name}: its chat template cannot be applied: {first_line(error)}") from None
-    embedded = model.get_input_embeddings().weight.shape[0]
-    ids.append(pad_id(tokenizer, [tokenizer.eos_token_id]))
-    if max(ids) >= embedded:
-        raise UserError(f"{name}: its tokenizer uses id {max(ids)}, but the model embeds {embedded} ids only: resize its "
-                        "embeddings, or give the tokenizer another pad token")
-
-
-def check_model(model, name):
-    """Refuse a model for which sampler, scorer and plain forward pass would not be one distribution.
-
-    The sampler reads prompts of unequal lengths into a cache and then token by token; the trainer
-    scores packed rows under a mask of their own (kernels/packing.py). Models with another state
-    than keys and values, positions that are not rotations or embeddings, windows, or logits changed
-    behind the head are wrong in one of these, often without a word. So both ways are tried here on
-    a few tokens and compared with a plain forward pass. name: for the message.
-    """
-    kind = f"{name}: this architecture ({model.config.model_type})"
-    try:
-        wrong = first_difference(model)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a model's code raises at what it does not expect
-        raise UserError(f"{kind} does not run with the key-value cache and the masks of sampling and scoring, so it is "
-                        f"not supported ({type(error).__name__}: {first_line(error)})") from None
-    if wrong:
-        raise UserError(f"{kind} {wrong}, so it is not supported")
-
-
-@torch.no_grad()
-def first_difference(model):
-    """In which way of computing them a model's logits are not those of a plain forward pass, or None.
-
-    Two sequences of random tokens that begin alike. 48 tokens are enough for windows, states and
-    positions to show.
-    """
-    length = min(48, context_length(model))
-    half = length // 2
-    short = max(1, length // 6)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(vocabulary, (2, length), generator=torch.Generator().manual_seed(0)).to(model.device)
-    ids[1, :half + 2] = ids[0, :half + 2]
-    first, second = ids.tolist()
-    plain = model(input_ids=ids, use_cache=False).logits.float()                        # [2, length, V]
-    if plain.isnan().any():
-        return "has logits that are NaN"
-
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    if differ(model, logits_of(model, hidden), plain, same_arithmetic=True):
-        return "does not compute its logits as the head of its last hidden state"
-
-    # As `generate` does it: a long and a short prompt, then three more tokens of each, with the
-    # rows changing places.
-    batch = prefill(model, [first[:length - 3], first[:short]], n=1, pad=0)
-    for t in range(3):
-        at = batch.position
-        if differ(model, logits_of(model, batch.hidden), plain[0, at - 1]):
-            return "gives other logits with a key-value cache than without"
-        batch.keep(torch.tensor([1, 0], device=model.device))
-        step(model, batch, ids[0, batch.position])
-
-    # As the trainer does it: two answers that part after two tokens behind one prompt, and a
-    # shorter row that is padded.
-    answers = [first[half:], second[half:], first[short:short + 2], second[short:short + 2]]
-    for pack in make_packs([first[:half], first[:short]], answers, 0, 10**6, model.device):
-        hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
-                                  use_cache=False).last_hidden_state[pack.row, pack.column]
-        at = pack.position[pack.row, pack.column]
-        if differ(model, logits_of(model, hidden), plain[pack.sample % 2, at]):
-            return "gives other logits in packed rows than in rows of their own"
-    return None
-
-
-def differ(model, logits, plain, same_arithmetic=False):
-    """Are these two logits [..., V] more than rounding apart?
-
-    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but
-    for a soft cap). In bf16 the median position decides: rounding sends some tokens to another
-    expert of a mixture.
-    """
-    error = (logits - plain).abs().amax(-1).flatten() / plain.abs().max()
-    exact = model.dtype in (torch.float32, torch.float64)
-    if exact or same_arithmetic and not softcap_of(model):
-        return not bool((error <= 1e-3).all())  # a NaN is a difference
-    return not bool(error.median() <= 0.1)
-
-
-def first_line(error):
-    return (str(error).strip().splitlines() or [""])[0][:200]
-
-
-# What limits how many tokens a model can look back on, by the names that its config may have for
-# it.
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "keep_window_size", "local_attention",
-           "window_size", "index_topk")
-
-
-def context_limits(model):
-    """{name: tokens} of all that limits a prompt and its answer together.
-
-    Windows are limits here, because a mask of our own takes the place of the model's. So is the
-    length at which dynamic and longrope scaling change the angles of all positions: behind it,
-    cached keys have other angles than new ones.
-    """
-    config = model.config.get_text_config()
-    limits = {name: getattr(config, name, None) for name in (*POSITIONS, *WINDOWS)}
-    limits = {name: value for name, value in limits.items() if isinstance(value, int) and value > 0}
-    layers = getattr(config, "layer_types", None)
-    if layers and set(layers) == {"full_attention"} or not getattr(config, "use_sliding_window", True):
-        limits.pop("sliding_window", None)
-    for rope in ropes_of(config):
-        original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-        kind = rope.get("rope_type", rope.get("type"))
-        if kind == "yarn" and original and rope.get("factor"):
-            extended = int(original * rope["factor"])
-            limits["max_position_embeddings"] = max(extended, limits.get("max_position_embeddings", 0))
-        if kind in ("dynamic", "longrope", "su") and original:
-            limits[f"length before {kind} scaling"] = original
-    return limits
-
-
-def ropes_of(config):
-    """The settings of a model's rotary positions; some models have several, by kind of layer."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
-
-
-def context_length(model):
-    """Most tokens of a prompt and its answer together."""
-    return min(context_limits(model).values(), default=sys.maxsize)
-
-
-def must_fit(model, prompt, limit):
-    """Refuse a prompt that leaves no room for `limit` new tokens, or that the model cannot read."""
-    if not prompt:
-        raise UserError("a prompt has no tokens at all: there is nothing to go on from")
-    limits = context_limits(model)
-    name = min(limits, key=limits.get, default=None)
-    if name and len(prompt) + limit > limits[name]:
-        raise UserError(f"a prompt of {len(prompt)} tokens and --max-new-tokens {limit} exceed this model's "
-                        f"{name.replace('_', ' ')} of {limits[name]}: shorten one of them")
-    embedded = model.get_input_embeddings().weight.shape[0]
-    if max(prompt) >= embedded:
-        raise UserError(f"a prompt has token {max(prompt)}, but the model embeds {embedded} ids only: its tokenizer is "
-                        "not the model's")
-
-
-def logits_of(model, hidden):
-    """Next-token logits [..., V] fp32 of hidden states [..., H]."""
-    logits = model.get_output_embeddings()(hidden).float()
-    softcap = softcap_of(model)
-    return softcap * torch.tanh(logits / softcap) if softcap else logits
-
-
-def softcap_of(model):
-    """The c of c·tanh(logits / c) that some models apply to their logits, or None."""
-    return getattr(model.config, "final_logit_softcapping", None)
-
-
-def end_ids(model, tokenizer):
-    """All ids that end an answer: some chat models have several."""
-    ids = {tokenizer.eos_token_id}
-    for config in (model.config, model.config.get_text_config(), model.generation_config):
-        eos = getattr(config, "eos_token_id", None)
-        ids |= set(eos if isinstance(eos, list) else [eos])
-    return sorted(ids - {None})
-
-
-def pad_id(tokenizer, ends):
-    """What fills up a batch.
-
-    It is masked by length, never by its id, so an end token serves as well.
-    """
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-
-
-# ---------------------------------------------------------------- text and tokens
-
-CUT = "\ufdd0"  # a character that no text may have: it marks where a control token's text is cut
-
-
-def encode(tokenizer, text):
-    """Token ids of a prompt: as one user turn where there is a chat template, else as plain text.
-
-    Whatever the text says, it stays text. "<|im_end|>" in a candidate's program would otherwise
-    become the control token, and a program could end its turn and write the judge's. So such words
-    are cut and their parts encoded apart.
-    """
-    pieces = cut_control_tokens(tokenizer, servers.well_formed(text).replace(CUT, "\ufffd"))
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": CUT.join(pieces)}]
-        pieces = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False).split(CUT)
-        ids = tokenizer(pieces[0], add_special_tokens=False).input_ids
-    else:
-        ids = tokenizer(pieces[0]).input_ids
-        while len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:  # some tokenizers end every text
-            ids = ids[:-1]
-    for piece in pieces[1:]:
-        ids = ids + tokenizer(piece, add_special_tokens=False).input_ids
-    return ids
-
-
-def cut_control_tokens(tokenizer, text):
-    """The text in pieces, cut behind the first character of every control token: "a<|end|>" ->
-    ["a<", "|end|>"]."""
-    control = control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    if not control:
-        return [text]
-    # A lookahead finds those that overlap, too.
-    cuts = [found.start() + 1 for found in re.finditer(f"(?={'|'.join(map(re.escape, control))})", text)]
-    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
-
-
-@functools.lru_cache(maxsize=8)
-def control_tokens(tokenizer, chat_template, size):
-    """Texts that the tokenizer turns into control tokens: the special ones, and what the chat template itself writes.
-
-    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some
-    tokenizers add as tokens, are no control tokens.) chat_template and size are the tokenizer's: it
-    may change.
-    """
-    control = []
-    for token in tokenizer.added_tokens_decoder.values():
-        if len(token.content.strip()) > 1 and (token.special or token.content in chat_template):
-            control.append(token.content)
-    return control
-
-
-def answer_text(tokenizer, prompt, completion):
-    """What a model wrote, as it stands behind its prompt (token ids), without the end token.
-
-    Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's
-    indentation.
-    """
-    ids = completion.ids[:-1] if completion.finished else completion.ids
-    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
-    whole = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
-    if whole.startswith(before):
-        return whole[len(before):]
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-
 # ---------------------------------------------------------------- prompts and code
 
 ASK = "Write a Python solution to the problem below. Answer with one Python code block and nothing else.\n\n"
@@ -625,28 +347,32 @@ def day(text):
 @dataclass
 class Settings(servers.ServerFlags):
     heading("problems")
-    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the tiny world's two; a "
-                          "benchmark's come from the hub)", metavar="P.jsonl")
-    benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded", type=str,
-                          choices=list(LOADERS))
-    preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or from 2025-02-01 to "
-                       "2025-05-01 (131 problems), BigCodeBench-Hard with its instruct prompts (148)", type=str,
-                       choices=list(PRESETS))
-    subset: list = flag(list, "BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its instruct prompts; "
-                        "otherwise chat models too complete the code); MBPP on the hub: sanitized")
-    since: str = flag(None, "only contests on or after this day, as in 2025-02-01", type=day, name="--from", metavar="DAY")
+    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the tiny "
+                          "world's two; a benchmark's come from the hub)", metavar="P.jsonl")
+    benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded",
+                          type=str, choices=list(LOADERS))
+    preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or "
+                       "from 2025-02-01 to 2025-05-01 (131 problems), BigCodeBench-Hard with its "
+                       "instruct prompts (148)", type=str, choices=list(PRESETS))
+    subset: list = flag(list, "BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its "
+                        "instruct prompts; otherwise chat models too complete the code); MBPP on the "
+                        "hub: sanitized")
+    since: str = flag(None, "only contests on or after this day, as in 2025-02-01", type=day,
+                      name="--from", metavar="DAY")
     until: str = flag(None, "only contests on or before this day", type=day, metavar="DAY")
     difficulty: list = flag(list, "only these difficulties (LiveCodeBench: easy, medium, hard)")
     as_split: str = flag(None, "what a benchmark's problems are to be (default test)", type=str,
                          choices=["train", "meta", "dev", "test"])
     split: list = flag(list, "only these splits")
-    limit: int = flag(None, "only the first so many problems of each file, or of the benchmark", type=int, least=1)
+    limit: int = flag(None, "only the first so many problems of each file, or of the benchmark",
+                      type=int, least=1)
 
     heading("a model that runs here")
-    model: list = flag(list, "causal LM: one for all problem files or one for each, in order (default: the tiny world's "
-                       "weak and strong policy)", metavar="M")
+    model: list = flag(list, "causal LM: one for all problem files or one for each, in order (default: "
+                       "the tiny world's weak and strong policy)", metavar="M")
     batch_size: int = flag(64, "sequences at once; lower it where memory runs out", least=1)
-    device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu", "where it runs: cpu, cuda, cuda:1")
+    device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu",
+                       "where it runs: cpu, cuda, cuda:1")
     dtype: str = flag("auto", "auto, float32, bfloat16 or float16 (auto: float32 on a CPU)")
 
     heading("sampling")
@@ -657,8 +383,9 @@ class Settings(servers.ServerFlags):
 
     heading("output")
     out: Path = flag(ROOT / "runs/tiny/candidates.jsonl", "candidates file, appended to", type=Path)
-    shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with .I-of-N before its "
-                      "suffix; the N files can be concatenated. torchrun's processes do so by themselves", metavar="I/N")
+    shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with "
+                      ".I-of-N before its suffix; the N files can be concatenated. torchrun's "
+                      "processes do so by themselves", metavar="I/N")
 
     def __post_init__(self):
         check_bounds(self)
@@ -672,7 +399,8 @@ class Settings(servers.ServerFlags):
         preset = PRESETS[self.preset] if self.preset else {}
         for name in preset.keys() - {"expected"}:
             if getattr(self, name):
-                raise UserError(f"--preset {self.preset} says what {flag_of(Settings, name)} is: leave out one of them")
+                raise UserError(f"--preset {self.preset} says what {flag_of(Settings, name)} is: "
+                                "leave out one of them")
             setattr(self, name, preset[name])
 
     def check_benchmark(self):
@@ -685,24 +413,24 @@ class Settings(servers.ServerFlags):
             raise UserError("--as-split is for a --benchmark: other problems have their own splits")
 
     def take_model(self):
-        """The tiny world's problems and models where nothing is named; else one model for each list
-        of problems."""
+        """The tiny world's problems and models, where nothing is named."""
         if self.api_base and self.model:
-            raise UserError("--model is for models that run here, --api-model for those behind --api-base: "
-                            "name one of them")
+            raise UserError("--model is for models that run here, --api-model for those behind "
+                            "--api-base: name one of them")
         if not (self.problems or self.model or self.benchmark or self.api_base):
             self.problems = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
             self.model = [str(TINY / "weak"), str(TINY / "strong")]
         if self.api_base:
             self.model = [self.api_model]
         if not (self.problems or self.benchmark) or not self.model:
-            raise UserError("--problems and --model go together (or --api-base in its place): name both, "
-                            "or neither for the tiny world")
+            raise UserError("--problems and --model go together (or --api-base in its place): "
+                            "name both, or neither for the tiny world")
         if self.benchmark and len(self.model) > 1:
-            raise UserError("--benchmark takes one --model; run it once for each, with the same --out")
+            raise UserError("--benchmark takes one --model; "
+                            "run it once for each, with the same --out")
         if not self.benchmark and len(self.model) not in (1, len(self.problems)):
-            raise UserError(f"--model names {len(self.model)} models for {len(self.problems)} --problems files: "
-                            "one for all, or one each")
+            raise UserError(f"--model names {len(self.model)} models for {len(self.problems)} "
+                            "--problems files: one for all, or one each")
         if len(set(map(policy_name, self.model))) < len(self.model):
             raise UserError("--model: two models with the same last name would be one policy; "
                             "put them into folders of different names")
@@ -719,7 +447,8 @@ class Settings(servers.ServerFlags):
         """The file that this shard writes: --out itself, or C.0-of-2.jsonl for C.jsonl."""
         if self.shard_count == 1:
             return self.out
-        return self.out.with_name(f"{self.out.stem}.{self.shard_index}-of-{self.shard_count}{self.out.suffix}")
+        shard = f"{self.shard_index}-of-{self.shard_count}"
+        return self.out.with_name(f"{self.out.stem}.{shard}{self.out.suffix}")
 
     def mine(self, parts):
         """This shard's part of a list that all shards have."""
@@ -761,20 +490,22 @@ def say_what_is_next(cfg):
 
 
 def sample_here(problems, model_name, cfg, out):
-    """All candidates of one list of problems from one model, or this shard's batches of them,
-    appended to `out`."""
+    """All candidates of a list of problems from one model, or this shard's, appended to `out`."""
     if not problems:
         return
     policy = policy_name(model_name)
     candidate_ids = [f"{policy}-{k}" for k in range(cfg.n)]
-    if all((problem["problem_id"], cid) in out.done for problem in problems for cid in candidate_ids):
+    wanted = {(problem["problem_id"], cid) for problem in problems for cid in candidate_ids}
+    if wanted <= out.done:
         print(f"{policy}: all {len(problems)} x {cfg.n} candidates are already in {cfg.my_out}")
         return
     model, tokenizer = load_model(model_name, cfg.device, cfg.dtype)
     chat = bool(tokenizer.chat_template)
     ends = end_ids(model, tokenizer)
     pad = pad_id(tokenizer, ends)
-    prompts = {problem["problem_id"]: encode(tokenizer, solution_prompt(problem, chat)) for problem in problems}
+    prompts = {}
+    for problem in problems:
+        prompts[problem["problem_id"]] = encode(tokenizer, solution_prompt(problem, chat))
     problems = those_that_fit(problems, prompts, model, cfg)
 
     # Prompts of like lengths together: little padding.
@@ -784,16 +515,19 @@ def sample_here(problems, model_name, cfg, out):
     total = sum(map(len, batches)) * cfg.n
     with tqdm(total=total, desc=policy, unit="candidate", disable=RANK > 0) as bar:
         for batch in batches:
-            keys = [(problem["problem_id"], cid) for problem in batch for cid in candidate_ids]
-            if not all(key in out.done for key in keys):
-                uniforms = [torch.rand(cfg.max_new_tokens, generator=stream(cfg.seed, *key)) for key in keys]
-                completions = generate(model, [prompts[problem["problem_id"]] for problem in batch],
-                                       torch.stack(uniforms), cfg.temperature, ends, pad)
+            jobs = [(problem, cid) for problem in batch for cid in candidate_ids]
+            keys = [(problem["problem_id"], cid) for problem, cid in jobs]
+            # If one row is missing, its batch is made whole: in other company the last digit differs.
+            if not out.done.issuperset(keys):
+                uniforms = torch.stack([
+                    torch.rand(cfg.max_new_tokens, generator=stream(cfg.seed, *key)) for key in keys])
+                batch_prompts = [prompts[problem["problem_id"]] for problem in batch]
+                completions = generate(model, batch_prompts, uniforms, cfg.temperature, ends, pad)
                 rows = []
-                for k, (key, completion) in enumerate(zip(keys, completions)):
+                for (problem, cid), key, completion in zip(jobs, keys, completions):
                     if key not in out.done:
-                        text = answer_text(tokenizer, prompts[key[0]], completion)
-                        rows.append(local_candidate(batch[k // cfg.n], key[1], text, chat, completion, cfg))
+                        text = answer_text(tokenizer, prompts[problem["problem_id"]], completion)
+                        rows.append(local_candidate(problem, cid, text, chat, completion, cfg))
                 out.append(*rows)
             bar.update(len(keys))
 
@@ -805,8 +539,9 @@ def those_that_fit(problems, prompts, model, cfg):
     if not too_long:
         return problems
     longest = max(too_long, key=too_long.get)
-    words = (f"with --max-new-tokens {cfg.max_new_tokens}, {len(too_long)} of {len(problems)} problems do not fit into this "
-             f"model's context of {context_length(model)} tokens (problem {longest!r} has {too_long[longest]})")
+    words = (f"with --max-new-tokens {cfg.max_new_tokens}, {len(too_long)} of {len(problems)} problems "
+             f"do not fit into this model's context of {context_length(model)} tokens "
+             f"(problem {longest!r} has {too_long[longest]})")
     if len(too_long) == len(problems):
         raise UserError(f"{words}: lower it, or take another model")
     print(f"note: {words}: they are left out: {' '.join(too_long)}", file=sys.stderr)
@@ -817,16 +552,16 @@ def local_candidate(problem, candidate_id, text, chat, completion, cfg):
     """The row of a program that a model wrote here."""
     count = len(completion.ids)
     return candidate(problem, candidate_id, text, chat, count, completion.finished, cfg,
-                     mean_logprob=completion.logprob / count, self_certainty=completion.self_certainty / count)
+                     mean_logprob=completion.logprob / count,
+                     self_certainty=completion.self_certainty / count)
 
 
 def sample_served(problems, cfg, out):
-    """All candidates from the model behind --api-base, or this shard's problems of them; each is
-    kept as it comes."""
+    """All candidates from the model behind --api-base, or this shard's; each is kept as it comes."""
     chat = not cfg.api_plain
     policy = policy_name(cfg.api_model)
     jobs = [(problem, f"{policy}-{k}") for problem in cfg.mine(problems) for k in range(cfg.n)]
-    missing = [(problem, cid) for problem, cid in jobs if (problem["problem_id"], cid) not in out.done]
+    missing = [job for job in jobs if (job[0]["problem_id"], job[1]) not in out.done]
     bodies = []
     for problem, cid in missing:
         seed = stream(cfg.seed, problem["problem_id"], cid).initial_seed()
@@ -839,14 +574,14 @@ def sample_served(problems, cfg, out):
             if answer.error:
                 refused.append(f"problem {problem['problem_id']!r}: {answer.error}")
             else:
-                out.append(candidate(problem, cid, answer.text, chat, answer.tokens, answer.finished, cfg,
-                                     seconds=answer.seconds))
+                out.append(candidate(problem, cid, answer.text, chat, answer.tokens,
+                                     answer.finished, cfg, seconds=answer.seconds))
             bar.update()
     if refused and not out.done:
         raise UserError(f"all {len(refused)} requests were refused, the first for {refused[0]}")
     if refused:
-        print(f"note: {len(refused)} of {len(missing)} requests were refused and have no candidate, the first for "
-              f"{refused[0]}", file=sys.stderr)
+        print(f"note: {len(refused)} of {len(missing)} requests were refused and have no candidate, "
+              f"the first for {refused[0]}", file=sys.stderr)
 
 
 def candidate(problem, candidate_id, text, chat, tokens, finished, cfg, **measured):
@@ -866,25 +601,24 @@ def candidate(problem, candidate_id, text, chat, tokens, finished, cfg, **measur
 
 
 def must_be_the_same_settings(cfg):
-    """Rows are known by problem and candidate: a file made with another seed or other settings is
-    not to be continued."""
+    """Refuse to continue a file made with other settings: rows are known by their keys alone."""
     now = {"seed": cfg.seed, "temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens}
     for row in read_rows(cfg.my_out, CANDIDATE) if cfg.my_out.exists() else []:
         then = {"seed": row.get("seed"), **row.get("sampling", {})}
         for name, value in now.items():
             if then.get(name) != value:
-                raise UserError(f"{cfg.my_out}: it was made with {flag_of(Settings, name)} {then.get(name)}, "
-                                f"not {value}: give another --out, or delete it")
+                raise UserError(f"{cfg.my_out}: it was made with {flag_of(Settings, name)} "
+                                f"{then.get(name)}, not {value}: give another --out, or delete it")
 
 
 # ---------------------------------------------------------------- the problems
 
 def load_problems(cfg):
-    """One list of problems for each --problems file, or one for the benchmark, after the flags that
-    choose among them."""
+    """One list for each --problems file, or one for the benchmark, of those that the flags choose."""
     if cfg.benchmark:
         paths = cfg.problems or fetch(cfg.benchmark, cfg.subset, cfg.since)
-        rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset, lambda row: is_wanted(row, cfg))
+        rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset,
+                              lambda row: is_wanted(row, cfg))
         lists = [write_problems(cfg.out.with_name("problems.jsonl"), islice(rows, cfg.limit))]
         say_if_it_is_not_the_papers_number(len(lists[0]), cfg)
     else:
@@ -925,20 +659,25 @@ def choosing_flags(cfg):
 def say_if_it_is_not_the_papers_number(number, cfg):
     expected = PRESETS[cfg.preset].get("expected") if cfg.preset else None
     if expected and number != expected and not cfg.limit and not cfg.difficulty:
-        print(f"note: --preset {cfg.preset} is {expected} problems in the paper, {number} here", file=sys.stderr)
+        print(f"note: --preset {cfg.preset} is {expected} problems in the paper, {number} here",
+              file=sys.stderr)
 
 
 def write_problems(path, problems):
-    """Write a benchmark's rows one by one, and return them without their tests: LiveCodeBench's are
-    gigabytes."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.new")  # the shards may write theirs at the same time
+    """Write a benchmark's rows one by one, and return them without their tests.
+
+    LiveCodeBench's tests are gigabytes.
+    """
+    # Under a name of its own: the shards may write theirs at the same time.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
     kept = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "w", encoding="utf-8", errors="backslashreplace") as file:
             for problem in problems:
                 file.write(json.dumps(problem, ensure_ascii=False) + "\n")
-                kept.append({name: problem[name] for name in problem if name not in ("tests", "public_tests")})
+                shown = problem.keys() - {"tests", "public_tests"}
+                kept.append({name: problem[name] for name in problem if name in shown})
         if kept:
             os.replace(aside, path)
             print(f"problems: {path}")
@@ -948,6 +687,239 @@ def write_problems(path, problems):
         if aside.exists():
             aside.unlink()
     return kept
+
+
+# ---------------------------------------------------------------- what a model must be
+
+def load_model(name, device="cpu", dtype="auto", flag="--model"):
+    """A causal language model and its tokenizer, from a Hugging Face name, a folder or a .gguf file.
+
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere.
+    Raises UserError naming `flag`, also for a model that check_model or check_tokenizer refuses.
+    """
+    path = Path(name)
+    gguf = {}
+    if path.suffix == ".gguf":
+        if not path.exists():
+            raise UserError(f"{flag} {path}: no such file")
+        name = str(path.parent)
+        gguf = {"gguf_file": path.name}
+    elif looks_like_a_folder(name) and not path.exists():
+        raise UserError(f"{flag} {name}: no such folder")
+    if dtype == "auto":
+        dtype = "float32" if str(device) == "cpu" else "auto"
+    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UserError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa",
+                                                     **gguf)
+    except (OSError, ValueError, ImportError) as error:
+        reason = first_line(error).partition(". ")[0]
+        raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
+                        f"{reason}") from None
+    model = model.to(device).eval()
+    check_model(model, f"{flag} {name}")
+    check_tokenizer(tokenizer, model, f"{flag} {name}")
+    return model, tokenizer
+
+
+def looks_like_a_folder(name):
+    """Is this meant as a folder, and not as a name on the hub?"""
+    return name.startswith((".", "/")) or Path(name).parts[:1] in (("runs",), ("data",))
+
+
+def check_tokenizer(tokenizer, model, name):
+    """Refuse a tokenizer with which this model cannot be sampled.
+
+    name: the model's, for the message.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no end token, so no sample would ever end")
+    try:
+        ids = encode(tokenizer, "x")
+    except Exception as error:  # a template may raise anything
+        reason = first_line(error)
+        raise UserError(f"{name}: its chat template cannot be applied: {reason}") from None
+    embedded = model.get_input_embeddings().weight.shape[0]
+    ids.append(pad_id(tokenizer, [tokenizer.eos_token_id]))
+    if max(ids) >= embedded:
+        raise UserError(f"{name}: its tokenizer uses id {max(ids)}, but the model embeds {embedded} "
+                        "ids only: resize its embeddings, or give the tokenizer another pad token")
+
+
+def check_model(model, name):
+    """Refuse a model whose sampler, scorer and plain forward pass would not be one distribution.
+
+    The sampler reads prompts of unequal lengths into a cache and then token by token; the trainer
+    scores packed rows under a mask of their own (kernels/packing.py). Models with another state
+    than keys and values, positions that are not rotations or embeddings, windows, or logits changed
+    behind the head are wrong in one of these, often without a word. So both ways are tried here on
+    a few tokens and compared with a plain forward pass. name: for the message.
+    """
+    kind = f"{name}: this architecture ({model.config.model_type})"
+    try:
+        wrong = first_difference(model)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's code raises at what it does not expect
+        raise UserError(f"{kind} does not run with the key-value cache and the masks of sampling and "
+                        f"scoring, so it is not supported ({type(error).__name__}: "
+                        f"{first_line(error)})") from None
+    if wrong:
+        raise UserError(f"{kind} {wrong}, so it is not supported")
+
+
+@torch.no_grad()
+def first_difference(model):
+    """In which way of computing them a model's logits are not a plain forward pass's, or None.
+
+    Two sequences of random tokens that begin alike. 48 tokens are enough for windows, states and
+    positions to show.
+    """
+    length = min(48, context_length(model))
+    half = length // 2
+    short = max(1, length // 6)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, length), generator=generator).to(model.device)
+    ids[1, :half + 2] = ids[0, :half + 2]
+    first, second = ids.tolist()
+    plain = model(input_ids=ids, use_cache=False).logits.float()                # [2, length, V]
+    if plain.isnan().any():
+        return "has logits that are NaN"
+
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    if differ(model, logits_of(model, hidden), plain, same_arithmetic=True):
+        return "does not compute its logits as the head of its last hidden state"
+
+    # As `generate` does it: a long and a short prompt, then three more tokens of each, with the
+    # rows changing places.
+    batch = prefill(model, [first[:length - 3], first[:short]], n=1, pad=0)
+    for t in range(3):
+        at = batch.position
+        if differ(model, logits_of(model, batch.hidden), plain[0, at - 1]):
+            return "gives other logits with a key-value cache than without"
+        batch.keep(torch.tensor([1, 0], device=model.device))
+        step(model, batch, ids[0, batch.position])
+
+    # As the trainer does it: two answers that part after two tokens behind one prompt, and a
+    # shorter row that is padded.
+    answers = [first[half:], second[half:], first[short:short + 2], second[short:short + 2]]
+    for pack in make_packs([first[:half], first[:short]], answers, 0, 10**6, model.device):
+        output = model.base_model(input_ids=pack.ids, position_ids=pack.position,
+                                  attention_mask=pack.mask, use_cache=False)
+        hidden = output.last_hidden_state[pack.row, pack.column]
+        at = pack.position[pack.row, pack.column]
+        if differ(model, logits_of(model, hidden), plain[pack.sample % 2, at]):
+            return "gives other logits in packed rows than in rows of their own"
+    return None
+
+
+def differ(model, logits, plain, same_arithmetic=False):
+    """Are these two logits [..., V] more than rounding apart?
+
+    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but
+    for a soft cap). In bf16 the median position decides: rounding sends some tokens to another
+    expert of a mixture.
+    """
+    error = (logits - plain).abs().amax(-1).flatten() / plain.abs().max()
+    exact = model.dtype in (torch.float32, torch.float64)
+    if exact or same_arithmetic and not softcap_of(model):
+        return not bool((error <= 1e-3).all())  # a NaN is a difference
+    return not bool(error.median() <= 0.1)
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+# What limits how many tokens a model can look back on, by the names that its config may have for
+# it.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "keep_window_size",
+           "local_attention", "window_size", "index_topk")
+
+
+def context_limits(model):
+    """{name: tokens} of all that limits a prompt and its answer together.
+
+    Windows are limits here, because a mask of our own takes the place of the model's. So is the
+    length at which dynamic and longrope scaling change the angles of all positions: behind it,
+    cached keys have other angles than new ones.
+    """
+    config = model.config.get_text_config()
+    limits = {name: getattr(config, name, None) for name in (*POSITIONS, *WINDOWS)}
+    limits = {name: value for name, value in limits.items() if isinstance(value, int) and value > 0}
+    only_full = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
+    if only_full or not getattr(config, "use_sliding_window", True):
+        limits.pop("sliding_window", None)
+    name = "original_max_position_embeddings"
+    for rope in ropes_of(config):
+        original = rope.get(name) or getattr(config, name, None)
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind == "yarn" and original and rope.get("factor"):
+            extended = int(original * rope["factor"])
+            said = limits.get("max_position_embeddings", 0)
+            limits["max_position_embeddings"] = max(extended, said)
+        if kind in ("dynamic", "longrope", "su") and original:
+            limits[f"length before {kind} scaling"] = original
+    return limits
+
+
+def ropes_of(config):
+    """The settings of a model's rotary positions; some models have several, by kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
+
+
+def context_length(model):
+    """Most tokens of a prompt and its answer together."""
+    return min(context_limits(model).values(), default=sys.maxsize)
+
+
+def must_fit(model, prompt, limit):
+    """Refuse a prompt that leaves no room for `limit` new tokens, or that the model cannot read."""
+    if not prompt:
+        raise UserError("a prompt has no tokens at all: there is nothing to go on from")
+    limits = context_limits(model)
+    name = min(limits, key=limits.get, default=None)
+    if name and len(prompt) + limit > limits[name]:
+        raise UserError(f"a prompt of {len(prompt)} tokens and --max-new-tokens {limit} exceed this "
+                        f"model's {name.replace('_', ' ')} of {limits[name]}: shorten one of them")
+    embedded = model.get_input_embeddings().weight.shape[0]
+    if max(prompt) >= embedded:
+        raise UserError(f"a prompt has token {max(prompt)}, but the model embeds {embedded} ids only: "
+                        "its tokenizer is not the model's")
+
+
+def logits_of(model, hidden):
+    """Next-token logits [..., V] fp32 of hidden states [..., H]."""
+    logits = model.get_output_embeddings()(hidden).float()
+    softcap = softcap_of(model)
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+def softcap_of(model):
+    """The c of c·tanh(logits / c) that some models apply to their logits, or None."""
+    return getattr(model.config, "final_logit_softcapping", None)
+
+
+def end_ids(model, tokenizer):
+    """All ids that end an answer: some chat models have several."""
+    ids = {tokenizer.eos_token_id}
+    for config in (model.config, model.config.get_text_config(), model.generation_config):
+        eos = getattr(config, "eos_token_id", None)
+        ids |= set(eos if isinstance(eos, list) else [eos])
+    return sorted(ids - {None})
+
+
+def pad_id(tokenizer, ends):
+    """What fills up a batch.
+
+    It is masked by length, never by its id, so an end token serves as well.
+    """
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
 
 
 if __name__ == "__main__":

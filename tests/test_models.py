@@ -125,8 +125,7 @@ def test_models_without_this_kind_of_attention_are_refused_when_they_are_loaded(
 
 
 class OffBeyond(torch.nn.Module):
-    """A model's layer that adds something to all positions from `start` on: a dependence on length
-    that no config tells."""
+    """A layer that adds something to all positions from `start` on: no config tells."""
 
     def __init__(self, layer, start):
         super().__init__()

@@ -22,8 +22,7 @@ RIGHT = {"choices": [{"message": {"role": "assistant", "content": "<best>A</best
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a request with server.answer(number of the request, its body): (status, headers, JSON
-    or bytes)."""
+    """Answers with server.answer(number of the request, its body): (status, headers, content)."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
