@@ -36,7 +36,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import distributed
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -59,45 +58,6 @@ CACHE = "cache" if VERSION >= (5, 24) else "past_key_values"
 # Several processes, under torchrun: which one this is, and how many there are.
 RANK = int(os.environ.get("RANK", 0))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
-
-
-# (until their move to train_bilevel.py)
-WORLD = WORLD_SIZE
-SHARE = slice(RANK, None, WORLD_SIZE)  # this process's part of anything that is in the same order everywhere
-
-
-def join(device):
-    """Meet torchrun's other processes, if there are any. Returns this one's device."""
-    if WORLD_SIZE > 1:
-        cuda = device.startswith("cuda")
-        if cuda:
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if cuda else "gloo")
-    return device
-
-
-def all_sum(x):
-    """The sum of x over all processes, in place."""
-    if WORLD_SIZE > 1:
-        distributed.all_reduce(x)
-    return x
-
-
-def gather(rows):
-    """Rows of every process's SHARE, back in their common order: a list, or a tensor along its
-    first dimension."""
-    if torch.is_tensor(rows):
-        return torch.tensor(gather(rows.tolist()), dtype=rows.dtype)
-    parts = [rows] * WORLD_SIZE
-    if WORLD_SIZE > 1:
-        distributed.all_gather_object(parts, rows)
-    return [parts[k % WORLD_SIZE][k // WORLD_SIZE] for k in range(sum(map(len, parts)))]
-
-
-def say(*words):
-    if RANK == 0:
-        print(*words)
 
 
 # ---------------------------------------------------------------- the sampler
