@@ -1,13 +1,14 @@
-"""A client for OpenAI-compatible servers (vLLM, SGLang, llama.cpp, `transformers serve`, the hosted ones).
+"""A client for OpenAI-compatible servers: vLLM, SGLang, llama.cpp, `transformers serve`, hosted ones.
 
     bodies = [request_body(cfg, text, seed) for text in texts]
-    for answer in complete(cfg.api_base, bodies, cfg.in_flight):     in the order of the requests, many in flight
+    for answer in complete(cfg.api_base, bodies, cfg.in_flight):      in order, with many in flight
         answer.text
 
-It needs the standard library only. What passes by itself (a busy or restarting server, a broken connection) is tried
-again with growing pauses. A request that the server refuses, say because its prompt is too long, costs its own answer;
-what would go wrong with every request (no such server, no such model, a wrong key) ends the run with ApiError. The key,
-where a server wants one, is the environment's OPENAI_API_KEY.
+It needs the standard library only. What passes by itself (a busy or restarting server, a broken
+connection) is tried again with growing pauses. A request that the server refuses, say because its
+prompt is too long, costs its own answer; what would go wrong with every request (no such server, no
+such model, a wrong key) ends the run with ApiError. The key, where a server wants one, is the
+environment's OPENAI_API_KEY.
 """
 import email.utils
 import functools
@@ -26,12 +27,15 @@ from dataclasses import dataclass
 
 from data.flags import flag, heading
 from data.rows import UserError
+from data.text import well_formed
 
 TRIES = 8      # for each request
 TIMEOUT = 600  # seconds for one try
 PAUSE = 0.5    # seconds before the second try; it doubles from try to try
 MOST_PAUSE = 60
-REFUSED = (200, 400, 413, 422)  # HTTP statuses that are about one request (200: its answer is an error, again and again)
+# HTTP statuses that are about one request: malformed, moderated, too long; or (200) its answer is
+# an error again and again.
+REFUSED = (200, 400, 403, 413, 422, 451)
 PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
 NOT_PASSING = (501, 505)
 CUT_OFF = ("length", "max_tokens", "content_filter")  # finish reasons of an answer that is not whole
@@ -42,10 +46,10 @@ class ServerFlags:
     """The flags of every stage that can use a server."""
 
     heading("a model behind a server")
-    api_base: str = flag(None, "an OpenAI-compatible server, as in http://127.0.0.1:8000/v1; its key is the "
-                         "environment's OPENAI_API_KEY", type=str, metavar="URL")
+    api_base: str = flag(None, "an OpenAI-compatible server, as in http://127.0.0.1:8000/v1; its key "
+                         "is the environment's OPENAI_API_KEY", type=str, metavar="URL")
     api_model: str = flag(None, "the model's name on that server", type=str, metavar="NAME")
-    api_plain: bool = flag(False, "plain prompts to /completions, for a model without a chat template")
+    api_plain: bool = flag(False, "plain prompts to /completions: the model has no chat template")
     in_flight: int = flag(32, "requests to the server at once", least=1)
 
 
@@ -54,11 +58,13 @@ def check_server_flags(cfg):
     if bool(cfg.api_base) != bool(cfg.api_model):
         raise UserError("--api-base and --api-model go together: name both, or neither")
     if cfg.api_base and not cfg.api_base.startswith(("http://", "https://")):
-        raise UserError(f"--api-base {cfg.api_base}: expected an address such as http://127.0.0.1:8000/v1")
+        raise UserError(f"--api-base {cfg.api_base}: expected an address such as "
+                        "http://127.0.0.1:8000/v1")
 
 
 class ApiError(UserError):
-    """The server cannot be used, in one line; `status` is its HTTP status, or None if it gave none."""
+    """The server cannot be used, in one line; `status` is its HTTP status, or None if it gave none.
+    """
 
     def __init__(self, message, status=None):
         super().__init__(message)
@@ -77,10 +83,11 @@ class Answer:
 # ---------------------------------------------------------------- requests and their answers
 
 def request_body(cfg, text, seed, begun=""):
-    """A request for one completion of `text`: a user's message for a chat model, the prompt for a plain one.
+    """A request for one completion of `text`: a user's message, or a plain model's prompt.
 
-    begun: what the answer already says. A plain model goes on with it; so does a chat model on vLLM and SGLang, where
-           the two extra fields ask for it. Other servers refuse them (or, if they skip what they do not know, begin anew).
+    begun: what the answer already says. A plain model goes on with it; so does a chat model on vLLM
+           and SGLang, where the two extra fields ask for it. Other servers refuse them (or, if they
+           skip what they do not know, begin anew).
     """
     body = {
         "model": cfg.api_model,
@@ -100,16 +107,12 @@ def request_body(cfg, text, seed, begun=""):
     return body
 
 
-def well_formed(text):
-    """Text that is valid Unicode: U+FFFD for each lone surrogate, which JSON can carry and UTF-8 cannot."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
     """Yield an Answer for each request body, in order.
 
     api_base:  as in http://127.0.0.1:8000/v1
-    bodies:    JSON objects; one with "messages" goes to /chat/completions, one with "prompt" to /completions.
+    bodies:    JSON objects; one with "messages" goes to /chat/completions, one with "prompt" to
+               /completions.
     in_flight: requests at once.   tries: for each request.   timeout: seconds for one try.
     Raises ApiError, naming --api-base, where the server cannot be used or fails `tries` times.
     """
@@ -130,9 +133,10 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
             except BaseException as error:  # is raised where the answer is waited for
                 answer.set_exception(error)
 
-    # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all that is in flight.
+    # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all
+    # that is in flight.
     for _ in range(min(in_flight, len(bodies))):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=work, daemon=True, name="request").start()
     goes_on = False  # with an assistant's turn that was begun
     try:
         for body, future in zip(bodies, answers):
@@ -148,7 +152,7 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
 
 
 def ask(api_base, body, tries, timeout, stop):
-    """The answer to one request, tried again while what goes wrong may pass, unless `stop` is set meanwhile."""
+    """The answer to one request, tried again while what goes wrong may pass and `stop` is not set."""
     path = "chat/completions" if "messages" in body else "completions"
     request = http_request(f"{api_base.rstrip('/')}/{path}", body)
     for attempt in range(1, tries + 1):
@@ -160,7 +164,8 @@ def ask(api_base, body, tries, timeout, stop):
         if not problem.passing or attempt == tries:
             break
         if attempt == 2:
-            print(f"note: {request.full_url}: {problem.words}; trying again, {tries} times in all", file=sys.stderr)
+            print(f"note: {request.full_url}: {problem.words}; trying again, {tries} times in all",
+                  file=sys.stderr)
         if stop.wait(problem.pause(attempt)):
             break
     words = f"--api-base {api_base}, {path}: {problem.words}{hint(problem.status, body)}"
@@ -189,7 +194,7 @@ def hint(status, body):
 
 
 class Failure(Exception):
-    """One try that brought no answer: what went wrong in the server's own words, and whether another try may help."""
+    """One try that brought no answer: the server's words, and whether another try may help."""
 
     def __init__(self, words, status=None, passing=True, retry_after=None):
         super().__init__(words)
@@ -199,7 +204,7 @@ class Failure(Exception):
         self.retry_after = retry_after
 
     def pause(self, attempt):
-        """Seconds before the next try: as long as the server asks for, if that is longer than our own pause."""
+        """Seconds before the next try: our own pause, or longer if the server asks for it."""
         ours = PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
         return min(MOST_PAUSE, max(ours, seconds_until(self.retry_after)))
 
@@ -227,9 +232,11 @@ def send(request, timeout, start):
             content = response.read()
     except urllib.error.HTTPError as error:
         words = f"HTTP {error.code}: {words_of(content_of(error)) or error.reason}"
-        raise Failure(words, error.code, passes(error.code), error.headers.get("Retry-After")) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # no connection, timed out, cut short
-        raise Failure(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
+        retry_after = error.headers.get("Retry-After")
+        raise Failure(words, error.code, passes(error.code), retry_after) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # refused, timed out, cut short
+        words = str(getattr(error, "reason", None) or error) or type(error).__name__
+        raise Failure(words) from None
     return read(content, round(time.monotonic() - start, 4))
 
 
@@ -241,12 +248,13 @@ def content_of(response):
 
 
 def words_of(content):
-    """What a person can read of a server's answer: its error message if there is one, else the beginning of all of it."""
+    """What a person can read of a server's answer: its error message, else how it begins."""
     try:
         found = json.loads(content)
     except ValueError:
         found = content.decode(errors="replace")
-    for name in ("error", "detail", "message"):  # {"error": {"message": "..."}}, {"error": "..."}, {"detail": ...}
+    # {"error": {"message": "..."}}, {"error": "..."}, {"detail": [...]}
+    for name in ("error", "detail", "message"):
         if isinstance(found, dict) and found.get(name):
             found = found[name]
     return " ".join(str(found).split())[:300]
@@ -262,7 +270,8 @@ def read(content, seconds):
         raise Failure(f"its answer is not the protocol's: {words_of(content)}", passing=False)
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
-    choice = choice if isinstance(choice, dict) else {}  # none: it is warming up, or this is an error
+    if not isinstance(choice, dict):  # it is warming up, or this is an error
+        choice = {}
     error = answer.get("error") or choice.get("error")
     if error:  # some proxies send their errors with status 200
         status = status_in(error)
@@ -302,7 +311,7 @@ def text_of(choice, content):
 
 
 def joined(text):
-    """A text, which some servers send in parts: [{"type": "text", "text": "..."}, {"type": "thinking", ...}]."""
+    """A text, which some servers send in parts: [{"type": "text", "text": "..."}, ...]."""
     if not isinstance(text, list):
         return str(text or "")
     parts = [part if isinstance(part, dict) else {"text": part} for part in text]

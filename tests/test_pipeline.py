@@ -1,14 +1,19 @@
-"""The four stages one after another, as the commands that people type; their answers to bad input; and the tiny world they start from."""
+"""The four stages one after another, as the commands that people type; their answers to bad input; the tiny world."""
+import contextlib
 import importlib.util
+import io
 import json
 import os
+import runpy
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 import sample
 import train_bilevel
-from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
+from data.rows import CANDIDATE, LABELLED, ROOT, TINY, UserError, read_problems, read_rows
 from data.tiny import world
 
 spec = importlib.util.spec_from_file_location("daj_select_in_pipeline", ROOT / "select.py")
@@ -32,13 +37,38 @@ def few(split, count):
 
 def commands(folder):
     """{stage: (script, flags)}: each reads what the one before wrote."""
-    p, c, l = ("--problems", folder / "p.jsonl"), folder / "c.jsonl", folder / "l.jsonl"
+    problems = ("--problems", folder / "p.jsonl")
+    candidates = folder / "c.jsonl"
+    labelled = folder / "l.jsonl"
     return {
-        "sample": ("sample.py", *p, "--model", TINY / "strong", "--n", N, "--max-new-tokens", 40, "--out", c),
-        "execute": ("execute.py", *p, "--candidates", c, "--out", l),
-        "train": ("train_bilevel.py", *p, "--labelled", l, "--judge", TINY / "judge", "--weights", "instance", "--steps", 2, "--look-ahead", 1,
-                  "--batch", 4, "--meta-batch", 4, "--group", 4, "--eval-every", 0, "--out", folder / "run"),
-        "select": ("select.py", *p, "--labelled", l, "--judge", folder / "run" / "judge", "--rounds", 2, "--out", folder / "s.jsonl")}
+        "sample": ("sample.py", *problems, "--model", TINY / "strong", "--n", N, "--max-new-tokens", 40,
+                   "--out", candidates),
+        "execute": ("execute.py", *problems, "--candidates", candidates, "--out", labelled),
+        "train": ("train_bilevel.py", *problems, "--labelled", labelled, "--judge", TINY / "judge",
+                  "--weights", "instance", "--steps", 2, "--look-ahead", 1, "--batch", 4, "--meta-batch", 4,
+                  "--group", 4, "--eval-every", 0, "--out", folder / "run"),
+        "select": ("select.py", *problems, "--labelled", labelled, "--judge", folder / "run" / "judge", "--rounds", 2,
+                   "--out", folder / "s.jsonl"),
+    }
+
+
+def run_here(script, *flags):
+    """`python SCRIPT FLAGS` within this process, which saves the start of torch: a finished process, as `stage` has it."""
+    out = io.StringIO()
+    err = io.StringIO()
+    argv = sys.argv
+    sys.argv = [script, *map(str, flags)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        code = None
+    except SystemExit as leave:
+        code = leave.code
+    finally:
+        sys.argv = argv
+    if isinstance(code, str):  # Python prints it and leaves with status 1
+        return subprocess.CompletedProcess(script, 1, out.getvalue(), err.getvalue() + code + "\n")
+    return subprocess.CompletedProcess(script, code or 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -46,56 +76,92 @@ def chain(stage, tmp_path_factory):
     """A folder in which all four stages have run, and what each of them said."""
     folder = tmp_path_factory.mktemp("chain")
     dump(folder / "p.jsonl", few("train", 8) + few("meta", 4) + few("test", 4))
-    return folder, {name: stage(*command) for name, command in commands(folder).items()}
+    said = {}
+    for name, command in commands(folder).items():
+        said[name] = stage(*command) if name == "execute" else run_here(*command)
+    return folder, said
 
 
 @linux
 def test_every_stage_ends_well_and_names_the_next_command(chain):
     folder, said = chain
-    for name, following in zip(said, ("python execute.py", "python train_bilevel.py", "python select.py", "--explain")):
-        assert said[name].returncode == 0, said[name].stderr
-        assert "Traceback" not in said[name].stderr and following in said[name].stdout.splitlines()[-1], name
-    for name, file in (("sample", "c.jsonl"), ("execute", "l.jsonl"), ("train", "run/judge")):
-        assert str(folder / file) in said[name].stdout.splitlines()[-1]
+    last_line = {}
+    for name, done in said.items():
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr, name
+        last_line[name] = done.stdout.splitlines()[-1]
+    assert f"python execute.py --problems {folder / 'p.jsonl'} --candidates {folder / 'c.jsonl'}" in last_line["sample"]
+    assert "python train_bilevel.py" in last_line["execute"]
+    assert str(folder / "l.jsonl") in last_line["execute"]
+    assert "python select.py" in last_line["train"]
+    assert str(folder / "run/judge") in last_line["train"]
+    assert "--explain" in last_line["select"]
+
+
+@pytest.fixture(scope="module")
+def joined(chain):
+    """(problems by id, labelled candidates by key) of the chain."""
+    folder, _ = chain
+    problems = read_problems(folder / "p.jsonl")
+    rows = read_rows(folder / "l.jsonl", LABELLED, key=KEY)
+    return problems, {(row["problem_id"], row["candidate_id"]): row for row in rows}
 
 
 @linux
-def test_rows_join_by_key_from_problems_to_selections(chain):
+def test_every_candidate_gets_a_verdict(chain, joined):
     folder, _ = chain
-    problems = read_problems(folder / "p.jsonl")
+    problems, labelled = joined
     candidates = {(r["problem_id"], r["candidate_id"]): r for r in read_rows(folder / "c.jsonl", CANDIDATE, key=KEY)}
     assert Counter(pid for pid, _ in candidates) == dict.fromkeys(problems, N)
-
-    labelled = {(r["problem_id"], r["candidate_id"]): r for r in read_rows(folder / "l.jsonl", LABELLED, key=KEY)}
     assert list(labelled) == list(candidates)
     for key, row in labelled.items():
         assert candidates[key].items() <= row.items()  # the candidate, plus its verdict
-        assert row["passed"] == (row["tests_passed"] == row["tests_total"] == 8) == (row["status"] == "passed")
+        assert row["tests_total"] == 8
+        assert row["passed"] == (row["tests_passed"] == 8)
+        assert row["passed"] == (row["status"] == "passed")
     assert {row["passed"] for row in labelled.values()} == {True, False}
 
+
+@linux
+def test_every_weight_is_of_a_pair_of_a_passed_and_a_failed_candidate(chain, joined):
+    folder, _ = chain
+    problems, labelled = joined
     weights = read_rows(folder / "run" / "weights.jsonl", key=("instance_id",))
-    assert sum(w["weight"] for w in weights) == pytest.approx(len(weights)) and sum(w["visits"] for w in weights) == 2 * min(4, len(weights))
+    assert sum(w["weight"] for w in weights) == pytest.approx(len(weights))
+    assert sum(w["visits"] for w in weights) == 2 * min(4, len(weights))
     for row in weights:
         pair = [labelled[row["problem_id"], cid] for cid in row["candidate_ids"]]
-        assert problems[row["problem_id"]]["split"] == "train" and {c["passed"] for c in pair} == {True, False}
+        assert problems[row["problem_id"]]["split"] == "train"
+        assert {candidate["passed"] for candidate in pair} == {True, False}
     assert [m["step"] for m in read_rows(folder / "run" / "metrics.jsonl")] == [0, 1, 2]
 
-    test = {pid for pid, p in problems.items() if p["split"] == "test"}
-    selections = {(r["problem_id"], r["method"]): r for r in read_rows(folder / "s.jsonl", key=("problem_id", "method"))}
+
+@linux
+def test_every_selection_is_a_candidate_with_its_share_of_the_judgments(chain, joined):
+    folder, _ = chain
+    problems, labelled = joined
+    test = {pid for pid, problem in problems.items() if problem["split"] == "test"}
+    rows = read_rows(folder / "s.jsonl", key=("problem_id", "method"))
+    selections = {(row["problem_id"], row["method"]): row for row in rows}
     assert set(selections) == {(pid, m) for pid in test for m in (*select.BASELINES, "judge, trained")}
     judgments = Counter()
     for row in read_rows(folder / "judgments.jsonl"):
-        assert row["problem_id"] in test and {(row["problem_id"], row[side]) for side in "ab"} <= labelled.keys()
+        assert row["problem_id"] in test
+        assert (row["problem_id"], row["a"]) in labelled
+        assert (row["problem_id"], row["b"]) in labelled
         judgments[row["problem_id"]] += 1
     for (pid, method), row in selections.items():
-        mine = [r for (p, _), r in labelled.items() if p == pid]
-        assert row["candidate_id"] in {r["candidate_id"] for r in mine}
+        mine = {cid: r for (p, cid), r in labelled.items() if p == pid}
+        assert row["candidate_id"] in mine
         if method == "judge, trained":
-            assert row["judge_calls"] == judgments[pid] and all((pid, cid) in labelled for cid in row["votes"])
+            assert row["judge_calls"] == judgments[pid]
+            assert row["votes"].keys() <= mine.keys()
         if method == "oracle":
-            assert any(r["passed"] for r in mine) == labelled[pid, row["candidate_id"]]["passed"] == pytest.approx(row["passed"])
+            solvable = any(r["passed"] for r in mine.values())
+            assert mine[row["candidate_id"]]["passed"] == solvable
+            assert row["passed"] == pytest.approx(float(solvable))
         if method == "random":
-            assert row["passed"] == pytest.approx(sum(r["passed"] for r in mine) / N)
+            assert row["passed"] == pytest.approx(sum(r["passed"] for r in mine.values()) / N)
 
 
 @linux
@@ -103,8 +169,8 @@ def test_the_trained_judge_is_a_checkpoint_that_moved(chain):
     folder, _ = chain
     before, _ = sample.load_model(str(TINY / "judge"))
     after, tokenizer = sample.load_model(str(folder / "run" / "judge"))
-    moved = [float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), before.parameters())]
-    assert len(moved) == len(list(before.parameters())) and 0 < max(moved) < 0.01  # one step to look ahead only, one to move
+    moved = [float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.01  # the judge stands still in one step and moves in the other
     assert tokenizer.eos_token_id == after.config.eos_token_id
 
 
@@ -132,10 +198,9 @@ def said_by(name, arguments, stage):
         assert done.returncode and "Traceback" not in done.stderr, done.stderr
         return done.stderr.strip()
     module = {"sample": sample, "train": train_bilevel, "select": select}[name]
-    with pytest.raises(SystemExit) as caught:  # anything else would be a traceback
+    with pytest.raises(UserError) as caught:  # anything else would be a traceback
         module.main([str(argument) for argument in arguments])
-    assert isinstance(caught.value.code, str) and caught.value.code  # a string: printed, and exit status 1
-    return caught.value.code
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -154,7 +219,10 @@ def must_complain(name, copy, stage, *says):
     folder, flags = copy
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     message = said_by(name, flags[name], stage)
-    assert "\n" not in message and all(str(word) in message for word in says), message
+    assert message
+    assert "\n" not in message
+    for words in says:
+        assert str(words) in message
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -200,12 +268,16 @@ def test_a_candidate_of_an_unknown_problem_is_named(copy, stage):
 @pytest.mark.parametrize("name, split", [("train", "train"), ("train", "meta"), ("train", "test"), ("select", "test")])
 def test_a_split_without_mixed_outcomes_is_an_error_that_says_so(name, split, copy, stage):
     splits = {pid: p["split"] for pid, p in read_problems(copy[0] / "p.jsonl").items()}
-    dump(copy[0] / "l.jsonl", [{**r, "passed": r["passed"] and splits[r["problem_id"]] != split} for r in read_rows(copy[0] / "l.jsonl")])
+    labelled = read_rows(copy[0] / "l.jsonl")
+    dump(copy[0] / "l.jsonl", [{**r, "passed": r["passed"] and splits[r["problem_id"]] != split} for r in labelled])
     (copy[0] / "s.jsonl").unlink()  # the baselines' rows may be written
     folder, flags = copy
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "s.jsonl"}
     message = said_by(name, flags[name], stage)
-    assert "\n" not in message and str(folder / "l.jsonl") in message and split in message and "both a passing and a failing candidate" in message
+    assert "\n" not in message
+    assert str(folder / "l.jsonl") in message
+    assert split in message
+    assert "both a passing and a failing candidate" in message
     assert all(path.read_bytes().startswith(content) for path, content in before.items())  # judgments may have been added
 
 
@@ -216,7 +288,7 @@ def test_an_empty_split_is_named(name, copy, stage):
     dump(copy[0] / "p.jsonl", rows)
     if name == "execute":
         copy[1][name] += ["--split", "test"]
-    must_complain(name, copy, stage, copy[0] / READS[name], "other" if name == "execute" else "train" if name == "train" else "'test'")
+    must_complain(name, copy, stage, copy[0] / READS[name], {"execute": "other", "train": "train", "select": "'test'"}[name])
 
 
 @linux
@@ -228,15 +300,18 @@ def test_a_model_that_is_not_there_is_named_by_its_flag(name, flag, copy, stage)
         (folder / "judgments.jsonl").write_bytes(b"")  # nothing of it is in the cache
     else:
         flags[name][flags[name].index("--out") + 1] = folder / "new"
-        (folder / "new").write_bytes(b"") if name == "sample" else None
+    if name == "sample":
+        (folder / "new").write_bytes(b"")  # it makes the file before it loads the model
     must_complain(name, copy, stage, f"{flag} {folder / 'no-such-model'}: no such folder")
 
 
 @pytest.mark.parametrize("script", ["sample.py", "execute.py", "train_bilevel.py", "select.py"])
 def test_a_failing_command_has_an_exit_status_and_one_line_and_no_traceback(script, stage, tmp_path):
     rest = {"sample.py": ("--model", TINY / "weak"), "select.py": ("--judge", TINY / "judge")}.get(script, ())
-    done = stage(script, "--problems", tmp_path / "none.jsonl", *rest, "--out", tmp_path / "out")
-    assert done.returncode == 1 and done.stderr == f"{tmp_path / 'none.jsonl'}: no such file\n"
+    run = stage if script == "execute.py" else run_here
+    done = run(script, "--problems", tmp_path / "none.jsonl", *rest, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path / 'none.jsonl'}: no such file\n"
 
 
 # ---------------------------------------------------------------- the tiny world
@@ -254,18 +329,21 @@ def test_the_problems_in_the_repository_are_what_the_generator_makes(tiny):
 
 def test_no_two_problems_take_the_same_steps_so_no_split_knows_another(tiny):
     rows = [row for rows in tiny for row in rows]
-    assert len({tuple(row["steps"]) for row in rows}) == len(rows) == len({row["problem_id"] for row in rows})
+    assert len({tuple(row["steps"]) for row in rows}) == len(rows)
+    assert len({row["problem_id"] for row in rows}) == len(rows)
     assert {row["split"] for row in rows} == {"train", "meta", "dev", "test"}
     assert all(row["split"] == row["problem_id"].split("/")[1] for row in rows)
-    assert {row["split"] for row in tiny[0]} == {row["split"] for row in rows if row["domain"] == "scraped"} == {"train"}
+    assert {row["split"] for row in tiny[0]} == {"train"}
+    assert {row["split"] for row in rows if row["domain"] == "scraped"} == {"train"}
 
 
 def test_a_statement_s_example_is_right_and_hidden_tests_go_beyond_it(tiny):
-    for row in (row for rows in tiny for row in rows):
+    for row in tiny[0] + tiny[1]:
         x, y = row["prompt"].splitlines()[1].split(" -> ")
         assert world.digits(world.run(row["steps"], [int(digit) for digit in x])[-1]) == y
         tests = row["public_tests"] + row["tests"]
-        assert len(tests) == 8 and len(row["public_tests"]) == (row["domain"] == "reviewed")
+        assert len(tests) == 8
+        assert len(row["public_tests"]) == (row["domain"] == "reviewed")
         assert len({str(test["args"]) for test in tests}) >= 6
 
 
@@ -275,60 +353,83 @@ def test_wrong_programs_are_wrong_in_their_policy_s_own_way():
         steps, _ = world.draw_task(rng, rng.choice((2, 3, 4)))
         assert abs(len(world.length_error(rng, steps)) - len(steps)) == 1
         wrong = world.slip(rng, steps)
-        assert len(wrong) == len(steps) and sum(a != b for a, b in zip(wrong, steps)) == 1
+        assert sum(a != b for a, b in zip(wrong, steps, strict=True)) == 1
 
 
 def test_a_traced_verdict_is_right_wherever_the_example_tells_the_programs_apart():
-    rng, told = world.random.Random(0), 0
+    rng = world.random.Random(0)
+    told_apart = 0
     for _ in range(200):
         steps, x = world.draw_task(rng, 3)
         wrong = world.slip(rng, steps)
         if world.run(wrong, x)[-1] != world.run(steps, x)[-1]:
-            told += 1
+            told_apart += 1
             assert world.trace(rng, steps, wrong, steps, x).endswith("<best>B</best>")
             assert world.trace(rng, steps, steps, wrong, x).endswith("<best>A</best>")
         shorter = steps[1:]
-        assert world.skim(rng, steps, shorter, steps).endswith("<best>B</best>") and world.skim(rng, steps, steps, shorter).endswith("<best>A</best>")
-    assert told > 100
+        assert world.skim(rng, steps, shorter, steps).endswith("<best>B</best>")
+        assert world.skim(rng, steps, steps, shorter).endswith("<best>A</best>")
+    assert told_apart > 100
 
 
 def lies(problem):
     """Does any test of the problem want something else than the problem's own steps give?"""
-    return any(world.run(problem["steps"], test["args"][0])[-1] != test["expected"] for test in problem["public_tests"] + problem["tests"])
+    tests = problem["public_tests"] + problem["tests"]
+    return any(world.run(problem["steps"], test["args"][0])[-1] != test["expected"] for test in tests)
 
 
 def test_reviewed_tests_never_lie_and_scraped_ones_all_do(tiny):
-    reviewed, scraped = ([p for rows in tiny for p in rows if p["domain"] == domain] for domain in ("reviewed", "scraped"))
-    assert not any(map(lies, reviewed)) and all(map(lies, scraped)) and len(scraped) == 20
+    rows = tiny[0] + tiny[1]
+    assert {row["domain"] for row in rows} == {"reviewed", "scraped"}
+    for row in rows:
+        assert lies(row) == (row["domain"] == "scraped")
+    assert sum(map(lies, rows)) == 20
 
 
 @linux
 def test_right_programs_pass_unless_the_tests_lie_and_the_labels_in_the_repository_are_real(tiny, stage, tmp_path):
-    problems = [row for rows in tiny for row in rows]
-    candidates = [{"problem_id": p["problem_id"], "candidate_id": "right", "policy": "none", "code": world.STARTER + world.body(p["steps"])} for p in problems]
+    problems = tiny[0] + tiny[1]
+    candidates = [{"problem_id": p["problem_id"], "candidate_id": "right", "policy": "none",
+                   "code": world.STARTER + world.body(p["steps"])} for p in problems]
     shipped = read_rows(TINY / "labelled.jsonl", LABELLED, key=KEY)[::60]
     candidates += [{k: row[k] for k in CANDIDATE} for row in shipped]
     done = stage("execute.py", "--problems", TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl",
                  "--candidates", dump(tmp_path / "c.jsonl", candidates), "--out", tmp_path / "l.jsonl")
     assert done.returncode == 0, done.stderr
-    labelled = {(row["problem_id"], row["candidate_id"]): row for row in read_rows(tmp_path / "l.jsonl", LABELLED, key=KEY)}
+    rows = read_rows(tmp_path / "l.jsonl", LABELLED, key=KEY)
+    labelled = {(row["problem_id"], row["candidate_id"]): row for row in rows}
     assert len(labelled) == len(candidates)
-    for p in problems:
-        assert labelled[p["problem_id"], "right"]["passed"] is not lies(p), p
+    for problem in problems:
+        assert labelled[problem["problem_id"], "right"]["passed"] is not lies(problem), problem
+    verdict = ("passed", "status", "tests_passed", "tests_total", "public_passed", "output_digest", "tests_digest")
     for row in shipped:
-        for name in ("passed", "status", "tests_passed", "tests_total", "public_passed", "output_digest", "tests_digest"):
+        for name in verdict:
             assert labelled[row["problem_id"], row["candidate_id"]][name] == row[name], (row, name)
 
 
-def test_the_stage_files_in_the_repository_join_and_hold_what_the_world_is_about(tiny):
+def by_key(path, fields):
+    return {(row["problem_id"], row["candidate_id"]): row for row in read_rows(path, fields, key=KEY)}
+
+
+def test_the_stage_files_in_the_repository_join(tiny):
+    candidates = by_key(TINY / "candidates.jsonl", CANDIDATE)
+    labelled = by_key(TINY / "labelled.jsonl", LABELLED)
+    assert candidates.keys() == labelled.keys()
+    assert set(Counter(pid for pid, _ in candidates).values()) == {8}
     policy = {row["problem_id"]: name for name, rows in zip(("weak", "strong"), tiny) for row in rows}
-    candidates = {(r["problem_id"], r["candidate_id"]): r for r in read_rows(TINY / "candidates.jsonl", CANDIDATE, key=KEY)}
-    labelled = {(r["problem_id"], r["candidate_id"]): r for r in read_rows(TINY / "labelled.jsonl", LABELLED, key=KEY)}
-    assert candidates.keys() == labelled.keys() and set(Counter(pid for pid, _ in candidates).values()) == {8}
     assert {pid: row["policy"] for (pid, _), row in candidates.items()} == policy
-    assert all(candidates[key].items() <= row.items() and row["passed"] is not None for key, row in labelled.items())
-    steps = {row["problem_id"]: len(row["steps"]) for rows in tiny for row in rows}
-    reviewed = {row["problem_id"] for rows in tiny for row in rows if row["domain"] == "reviewed"}
-    for name, share in (("weak", lambda x: x > 0.8), ("strong", lambda x: x < 0.2)):  # how often counting lines finds the error
-        wrong = [r for (pid, _), r in labelled.items() if r["policy"] == name and not r["passed"] and pid in reviewed]
-        assert share(sum(r["code"].count("\n") - 2 != steps[r["problem_id"]] for r in wrong) / len(wrong)), name
+    for key, row in labelled.items():
+        assert candidates[key].items() <= row.items()
+        assert row["passed"] is not None
+
+
+@pytest.mark.parametrize("policy, least, most", [("weak", 0.8, 1), ("strong", 0, 0.2)])
+def test_counting_lines_finds_the_weak_policy_s_errors_and_not_the_strong_one_s(policy, least, most, tiny):
+    """It is what the world is about: a shortcut that is right on the one policy and wrong on the other."""
+    reviewed = {row["problem_id"]: row for row in tiny[0] + tiny[1] if row["domain"] == "reviewed"}
+    found = []
+    for row in read_rows(TINY / "labelled.jsonl", LABELLED):
+        if row["policy"] == policy and not row["passed"] and row["problem_id"] in reviewed:
+            lines = row["code"].count("\n") - 2
+            found.append(lines != len(reviewed[row["problem_id"]]["steps"]))
+    assert least <= sum(found) / len(found) <= most

@@ -1,0 +1,77 @@
+"""Text to token ids and back, so that a text stays what it is.
+
+    encode(tokenizer, text)                        a prompt; nothing in the text becomes a control token
+    answer_text(tokenizer, prompt, completion)     what a model wrote behind it, with the spaces it begins with
+"""
+import functools
+import re
+
+CUT = "\ufdd0"  # a character that no text may have: it marks where a control token's text is cut
+
+
+def encode(tokenizer, text):
+    """Token ids of a prompt: as one user turn where there is a chat template, else as plain text.
+
+    Whatever the text says, it stays text. "<|im_end|>" in a candidate's program would otherwise
+    become the control token, and a program could end its turn and write the judge's. So such words
+    are cut and their parts encoded apart.
+    """
+    pieces = cut_control_tokens(tokenizer, well_formed(text).replace(CUT, "\ufffd"))
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": CUT.join(pieces)}]
+        rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        pieces = rendered.split(CUT)
+        ids = tokenizer(pieces[0], add_special_tokens=False).input_ids
+    else:
+        ids = tokenizer(pieces[0]).input_ids
+        # Some tokenizers end every text.
+        while len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
+            ids = ids[:-1]
+    for piece in pieces[1:]:
+        ids = ids + tokenizer(piece, add_special_tokens=False).input_ids
+    return ids
+
+
+def cut_control_tokens(tokenizer, text):
+    """The text in pieces, cut within every control token: "a<|end|>b" -> ["a<", "|end|>b"]."""
+    control = control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    if not control:
+        return [text]
+    any_of_them = "|".join(map(re.escape, control))
+    # A lookahead finds those that overlap, too.
+    cuts = [found.start() + 1 for found in re.finditer(f"(?={any_of_them})", text)]
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
+
+
+@functools.lru_cache(maxsize=8)
+def control_tokens(tokenizer, chat_template, size):
+    """What the tokenizer turns into control tokens: special ones, and those the chat template writes.
+
+    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some
+    tokenizers add as tokens, are no control tokens.) chat_template and size are the tokenizer's: it
+    may change.
+    """
+    control = []
+    for token in tokenizer.added_tokens_decoder.values():
+        if len(token.content.strip()) > 1 and (token.special or token.content in chat_template):
+            control.append(token.content)
+    return control
+
+
+def answer_text(tokenizer, prompt, completion):
+    """What a model wrote, as it stands behind its prompt (token ids), without the end token.
+
+    Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's
+    indentation.
+    """
+    ids = completion.ids[:-1] if completion.finished else completion.ids
+    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
+    whole = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
+    if whole.startswith(before):
+        return whole[len(before):]
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def well_formed(text):
+    """Text with U+FFFD for each lone surrogate, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
