@@ -33,7 +33,7 @@ waits() { # J1: base, cold-started and RL-trained judge, with 0 to 4 waits and a
   train cold "$1" --weights uniform --cold-start 60 --steps 0 --max-new-tokens 160
   choose "waits-base-$1" data/tiny/judge --seed "$1" --rounds 4 --waits 0 1 2 4
   choose "waits-cold-$1" "runs/results/cold-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --max-new-tokens 160
-  choose "waits-rl-$1" "runs/results/instance-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --n 1 2 4 8 --aggregate rounds round-robin knockout
+  choose "waits-rl-$1" "runs/results/instance-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --n 1 2 4 8 --aggregate rounds round-robin
 }
 export -f train choose one all waits
 echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'all {}'

@@ -97,6 +97,11 @@ def logits_of(model, hidden):
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
+def context_length(model):
+    """Most tokens of a prompt and its answer together."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
 def end_ids(model, tokenizer):
     """All ids that end an answer: some chat models have several."""
     ids = {tokenizer.eos_token_id}

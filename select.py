@@ -1,48 +1,50 @@
 """Stage 4: pick one of N candidates with the judge, beside every simple way of picking one.
 
-    python select.py                                                   the tiny world, after train_bilevel.py
+    python select.py                                     the tiny world, after train_bilevel.py
+    python select.py --explain PROBLEM_ID                why the judge chose what it chose
     python select.py --problems P.jsonl --labelled L.jsonl --judge runs/NAME/judge --out S.jsonl
-    python select.py --aggregate rounds round-robin knockout --waits 0 1 2 4 --n 1 2 4 8     all it can compare, minutes
-    python select.py --api-base http://127.0.0.1:8000/v1 --api-model NAME                    the judge is on a server
-    python select.py --explain PROBLEM_ID                              why the judge chose what it chose
+    python select.py --api-base http://127.0.0.1:8000/v1 --api-model NAME ...
+    python select.py --aggregate rounds round-robin --waits 0 1 2 4 --n 1 2 4 8     all it compares
 
-Reads   problems and labelled candidates; a candidate's label is used to score a choice, never to make it.
-Writes  selections.jsonl, one row for each problem, method and N, and judgments.jsonl beside it: every verdict, keyed by
-        judge, settings, prompt and pair, so that a killed run goes on and every aggregator draws on the same judgments.
+Reads   problems and labelled candidates. A candidate's label scores a choice; it never makes one.
+Writes  selections.jsonl, a row for each problem, method and N:
 
-The judge's choice is DaJ's (arXiv 2601.22230): R rounds, each pairs the programs at random, and votes decide. Both
-orders of a pair are judged, so that a judge that always says "A" gains nothing. `--waits` is J1's simple test-time
-scaling (2505.11875): instead of ending, the judge has to think on. Its control is more votes, for as many tokens.
+    {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8, "candidate_id": "strong-1",
+     "passed": 1.0, "votes": {"strong-0": [2, 4], "strong-1": [4, 4], "strong-7": [0, 4]},
+     "judge_calls": 6, "judge_tokens": 240, "judge_seconds": 0.0674, "transcript": "trace: ...", ...}
 
-A method is a probability for each candidate (ties share it), so "random" is its exact expectation and no
-method's number hangs on how ties were broken.
+        and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and
+        pair. So a killed run goes on, and all methods draw on the same judgments. What a judge
+        cannot read, or its server refuses, counts as no verdict and is shown.
+
+The judge's choice is DaJ's (arXiv 2601.22230): in each of R rounds the programs are paired at
+random, and the one that wins the largest share of its judgments is chosen. Both orders of a pair are
+judged, so a judge that always says "A" gains nothing. `--waits` is J1's simple test-time scaling
+(2505.11875): where its answer ends, the judge has to think on. The control is more rounds, for as
+many tokens.
+
+Every method gives each candidate a probability; those that it cannot tell apart share it. So
+"random" is its exact expectation, and no method's number hangs on how ties were broken.
 """
 import sys
+from dataclasses import dataclass, replace
 
 if __name__ == "select":
-    # This file is named like a module of the standard library. With a Python whose `select` is a shared
-    # library, `import subprocess` in any script of this folder looks for `select` on sys.path and finds this
-    # file first. So, when imported under that name, it steps aside: the real module is found on the rest of the
-    # path (or among the built-in modules) and takes this one's place in sys.modules. Nothing else is imported.
-    import importlib.machinery
-    import importlib.util
+    # Whoever imports the standard library's `select` in this folder, as subprocess does, finds this
+    # file first. Hand out the real module: an import returns what stands in sys.modules at its end.
     import os
+    from importlib import machinery, util
 
-    _here = os.path.dirname(os.path.abspath(__file__))
-    _elsewhere = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != _here]
-    _spec = (importlib.machinery.BuiltinImporter.find_spec("select")
-             or importlib.machinery.PathFinder.find_spec("select", _elsewhere))
-    if _spec is None:
-        raise ImportError("the standard library's module 'select' was not found on sys.path outside of " + _here)
-    _real = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(_real)
-    sys.modules["select"] = _real  # `import` hands out what stands here at the end
+    here = os.path.dirname(os.path.abspath(__file__))
+    elsewhere = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    spec = (machinery.BuiltinImporter.find_spec("select")
+            or machinery.PathFinder.find_spec("select", elsewhere))
+    sys.modules["select"] = util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["select"])
 else:
-    import argparse
     import hashlib
     import time
     from collections import Counter, defaultdict
-    from dataclasses import asdict
     from functools import partial
     from itertools import combinations
     from pathlib import Path
@@ -51,471 +53,948 @@ else:
     import torch
     from tqdm import tqdm
 
-    from data import api
-    from data.flags import run
-    from data.judge import PROTOCOL, WAIT, judge_prompt, parse_verdict, think_on
-    from data.pairs import judge_ids
-    from data.rows import LABELLED, ROOT, TINY, Appender, UserError, read_problems, read_rows, stage_input, write_rows
-    from data.tables import explain, is_mixed, show, show_waits, spent, standing, waits
-    from sample import Completion, encode, end_ids, generate, load_model, logits_of, pad_id, stream
+    from data import tables
+    from data.fingerprint import fingerprint
+    from data.flags import check_bounds, flag, heading, parse, run
+    from data.judge import WAIT, judge_prompt, parse_verdict
+    from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, Appender, UserError, read_problems,
+                           read_rows, stage_input, write_rows)
+    from data.servers import ServerFlags, check_server_flags, complete, request_body
+    from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
+                        stream)
+
+    def tiny_problems():
+        return [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+
+    # Settings stands here because it is built from what was imported above.
+    @dataclass
+    class Settings(ServerFlags):
+        heading("candidates")
+        problems: list = flag(tiny_problems, "problem files")
+        labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
+        split: str = flag("test", "the split to choose on")
+        n: list = flag(list, "choose among the first so many candidates, too", type=int, least=1)
+
+        heading("judge")
+        judge: str = flag(None, "trained judge, or none: the simple ways alone "
+                                "(default runs/tiny-instance/judge)", type=str)
+        base_judge: str = flag(None, "untrained judge to set beside it, or none "
+                                     "(default the tiny world's, for its own files)", type=str)
+        temperature: float = flag(1.0, "of the judge", least=0)
+        max_new_tokens: int = flag(72, "most tokens of a judgment", least=1)
+
+        heading("choosing")
+        aggregate: list = flag(lambda: ["rounds"], "which pairs are judged",
+                               choices=["rounds", "round-robin"])
+        rounds: int = flag(8, "R: rounds of random pairing", least=1)
+        waits: list = flag(lambda: [0], "how often the judge thinks on, as in 0 1 2 4",
+                           type=int, least=0)
+
+        heading("output")
+        out: Path = flag(ROOT / "runs/tiny/selections.jsonl", "selections, judgments beside them")
+        against: str = flag(None, "the method that p compares the others with "
+                                  "(default the judge, else random)", type=str, metavar="METHOD")
+        explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
+                            type=str, metavar="PROBLEM_ID")
+
+        heading("run")
+        seed: int = flag(0, "of pairing, judging and breaking ties")
+        batch_size: int = flag(256, "judgments at once; lower it where memory runs out", least=1)
+        device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu, cuda, cuda:1, ...")
+        dtype: str = flag("auto", "auto, float32, bfloat16 (auto: float32 on a CPU)")
+
+        def __post_init__(self):
+            check_bounds(self)
+            check_server_flags(self)
+            if any(self.waits) and "rounds" not in self.aggregate:
+                raise UserError("--waits: thinking on is compared within --aggregate rounds: "
+                                "name that, too")
 
 
-# ---------------------------------------------------------------- judgments
+# ---------------------------------------------------------------- the judge's choice: votes
 
-# What identifies one in the cache: the `draw`-th time that this judge sees candidate a's program as A and b's as B, after thinking
-# on `wait` times. Which aggregator asked is not part of it.
-JUDGMENT = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "prompt")
+@dataclass
+class Call:
+    """One judgment that is wanted."""
+    problem: dict
+    a: dict                # the candidate shown as A
+    b: dict                # shown as B; None: candidate a is judged alone
+    draw: int = 0          # how often this pair was judged before, in this order
+    before: dict = None    # the judgment that is thought on from, a row of judgments.jsonl
+
+    @property
+    def wait(self):
+        """How often the judge has been made to think on."""
+        return self.before["wait"] + 1 if self.before else 0
+
+    @property
+    def key(self):
+        """What tells it from the other calls of a judge."""
+        b = self.b["candidate_id"] if self.b else None
+        return self.problem["problem_id"], self.draw, self.a["candidate_id"], b, self.wait
 
 
 def programs(candidates):
-    """The different programs among a problem's candidates, as their first candidates: equal texts are not compared."""
+    """The different programs among a problem's candidates, each as the first candidate that has it.
+
+    Only these are judged: between equal texts there is nothing to decide.
+    """
     first = {}
-    for c in candidates:
-        first.setdefault(c["code"], c)
+    for candidate in candidates:
+        first.setdefault(candidate["code"], candidate)
     return list(first.values())
 
 
-def fingerprint(name):
-    """A judge's name with a digest of what decides its answers: retrained in the same folder it is another judge."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else []:
-        if path.suffix in (".safetensors", ".bin", ".jinja") or path.name in ("config.json", "tokenizer.json"):
-            with open(path, "rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return f"{name}@{digest.hexdigest()[:8]}"
+def random_rounds(problem, contenders, rounds, seed):
+    """DaJ's calls: in each round every program meets one rival, drawn at random, in both orders.
 
+    With an odd number of programs one, drawn anew, sits out. Two rounds of x, y and z may be
 
-def prompt_digest(problem, code_a, code_b, wait=0):
-    text = PROTOCOL + judge_prompt(problem, code_a, code_b or "") + wait * WAIT
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
+        x-z  z-x   y-z  z-y
 
-
-class Judge:
-    """A Hugging Face checkpoint, loaded when the first judgment is missing; or, without a path, the model behind --api-base."""
-
-    def __init__(self, path, args):
-        self.path, self.args, self.model = path, args, None
-        self.name = fingerprint(path) if path else f"{args.api_model}@{args.api_base}{' plain' * args.api_plain}"
-        self.settings = f"{args.seed}/{args.temperature}/{args.max_new_tokens}"
-
-    def answers(self, questions):
-        """Yield an answer for each (problem, code A, code B, said before or None, random stream). Without a B: is A correct?"""
-        if not self.path:
-            bodies = [api.body(self.args, judge_prompt(*shown), rng.initial_seed(), PROTOCOL, "" if said is None else said + WAIT)
-                      for *shown, said, rng in questions]
-            yield from map(asdict, api.complete(self.args.api_base, bodies, self.args.in_flight))
-            return
-        if self.model is None:
-            self.model, self.tokenizer = load_model(self.path, self.args.device, self.args.dtype, flag="--judge")
-        ends = end_ids(self.model, self.tokenizer)
-        for start in range(0, len(questions), self.args.batch_size):
-            part, begun = questions[start:start + self.args.batch_size], time.monotonic()
-            prompts = [self.prompt(*question) for *question, _ in part]
-            if part[0][2] is None:
-                yield from ({"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p} for p in self.p_yes(prompts))
-                continue
-            uniforms = torch.cat([torch.rand(1, self.args.max_new_tokens, generator=rng) for *_, rng in part])
-            made = generate(self.model, prompts, uniforms, self.args.temperature, ends, pad_id(self.tokenizer, ends))
-            seconds = round((time.monotonic() - begun) / len(part), 4)
-            for done in made:
-                text = self.tokenizer.decode(done.ids[:-1] if done.finished else done.ids)
-                yield {"text": text, "tokens": len(done.ids), "finished": done.finished, "seconds": seconds}
-
-    def prompt(self, problem, code_a, code_b, said):
-        """Token ids. A judge that thinks on sees each of its thoughts with WAIT behind it."""
-        if code_b is None:
-            return encode(self.tokenizer, f"{problem['prompt'].rstrip()}\n{code_a.rstrip()}\nIs this correct? Answer Yes or No.\n")
-        ids = judge_ids(self.tokenizer, problem, code_a, code_b)
-        for thought in [] if said is None else said.split(WAIT):
-            ids = think_on(self.tokenizer, ids, Completion(self.tokenizer(thought, add_special_tokens=False).input_ids, 0.0, False))
-        return ids
-
-    def p_yes(self, prompts):
-        """P(Yes) / (P(Yes) + P(No)) of the first token of the answer."""
-        ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
-        for row, prompt in enumerate(prompts):  # causal attention hides what stands to the right of a prompt
-            ids[row, :len(prompt)] = torch.tensor(prompt)
-        with torch.no_grad():
-            hidden = self.model.base_model(input_ids=ids.to(self.model.device)).last_hidden_state
-            logits = logits_of(self.model, hidden[range(len(prompts)), [len(p) - 1 for p in prompts]])   # [prompts, V]
-        yes, no = (self.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
-        return torch.sigmoid(logits[:, yes] - logits[:, no]).tolist()
-
-
-def collect(judge, wanted, problems, candidates, cache):
-    """Judge until nothing that is wanted is missing: {problem_id: rows}, in the order of the calls.
-
-    wanted(problem_id, ids, known) -> calls (draw, a, b, wait). It is asked again after every batch, with known = {call: row} so
-    far: what a knockout wants next, and what can think on, depends on what was said.
+    More rounds begin with the same calls, so they pay only for the new ones.
     """
-    code = {pid: {None: None, **{c["candidate_id"]: c["code"] for c in candidates[pid]}} for pid in problems}
-    ids, known = {pid: [c["candidate_id"] for c in programs(candidates[pid])] for pid in problems}, {pid: {} for pid in problems}
-
-    def key(pid, call):
-        digest = prompt_digest(problems[pid], code[pid][call[1]], code[pid][call[2]], call[3])
-        return judge.name, judge.settings, pid, *call, digest
-
-    with tqdm(total=0, desc=f"judge {judge.name.split('@')[0]}", unit="judgment", delay=0.5) as bar:
-        while True:
-            calls = {pid: wanted(pid, ids[pid], known[pid]) for pid in problems}
-            new = [(pid, call) for pid in problems for call in calls[pid] if call not in known[pid]]
-            if not new:
-                return {pid: [known[pid][call] for call in calls[pid]] for pid in problems}
-            missing, questions, before = [(pid, call) for pid, call in new if key(pid, call) not in cache.rows], [], []
-            for pid, (draw, a, b, wait) in missing:
-                before.append(known[pid][draw, a, b, wait - 1] if wait else {"tokens": 0, "seconds": 0.0})
-                questions.append((problems[pid], code[pid][a], code[pid][b], before[-1].get("text"),
-                                  stream(judge.args.seed, "judgment", pid, draw, a, b, wait)))
-            bar.total += len(missing)
-            for (pid, call), first, said in zip(missing, before, judge.answers(questions) if missing else ()):
-                text = first["text"] + WAIT + said["text"] if "text" in first else said["text"]
-                row = dict(zip(JUDGMENT, key(pid, call)), **said) | {"text": text, "verdict": parse_verdict(text)}
-                row |= {"tokens": first["tokens"] + said["tokens"], "seconds": round(first["seconds"] + said["seconds"], 4)}
-                cache.append(row)
-                cache.rows[key(pid, call)] = row
-                bar.update()
-            for pid, call in new:
-                known[pid][call] = cache.rows[key(pid, call)]
-
-
-# ---------------------------------------------------------------- aggregators: which judgments, and what follows from them
-
-def schedule(problem_id, ids, rounds, seed):
-    """DaJ's calls, (draw, id shown as A, id shown as B, 0): in each round a program has one rival, in both orders.
-
-    With an odd number of programs one sits out; who does is drawn anew in every round.
-    """
-    calls, met = [], Counter()
-    for k in range(rounds if len(ids) > 1 else 0):
-        order = torch.randperm(len(ids), generator=stream(seed, "pairing", problem_id, k)).tolist()
+    calls = []
+    meetings = Counter()
+    for number in range(rounds):
+        rng = stream(seed, "pairing", problem["problem_id"], number)
+        order = torch.randperm(len(contenders), generator=rng).tolist()
         for i, j in zip(order[0::2], order[1::2]):
-            draw = met[frozenset((i, j))]
-            met[frozenset((i, j))] += 1
-            calls += [(draw, ids[i], ids[j], 0), (draw, ids[j], ids[i], 0)]
+            pair = frozenset((i, j))
+            calls += both_orders(problem, contenders[i], contenders[j], draw=meetings[pair])
+            meetings[pair] += 1
     return calls
 
 
-def want_rounds(rounds, seed, wait=0):
-    """R rounds of random pairing; a judgment thinks on `wait` times, each time after the one before."""
-    return lambda pid, ids, known: [(draw, a, b, k) for draw, a, b, _ in schedule(pid, ids, rounds, seed) for k in range(wait + 1)
-                                    if k == 0 or (draw, a, b, k - 1) in known]
+def every_pair(problem, contenders):
+    """Round-robin's calls: every pair once, in both orders."""
+    calls = []
+    for a, b in combinations(contenders, 2):
+        calls += both_orders(problem, a, b)
+    return calls
 
 
-def want_every_pair(pid, ids, known):
-    """Round-robin: every pair once, in both orders."""
-    return [(0, *order, 0) for pair in combinations(ids, 2) for order in (pair, pair[::-1])]
+def both_orders(problem, a, b, draw=0):
+    return [Call(problem, a, b, draw), Call(problem, b, a, draw)]
 
 
-def want_knockout(seed):
-    """The pairs that can meet in the knockout, as far as it has come: each once, in both orders."""
-    def wanted(pid, ids, known):
-        knockout(*tally(ids, known.values()), bracket(pid, len(ids), seed), pairs := [])
-        return [(0, ids[i], ids[j], 0) for pair in pairs for i, j in (pair, pair[::-1])]
-    return wanted
+def tally(contenders, judgments):
+    """W, M [n, n]: of M[i, j] judgments between programs i and j, W[i, j] were for i.
 
+    One without a verdict is for neither. Two programs, x and y, and three judgments:
 
-def tally(ids, judgments):
-    """W, M [n, n]: W[i, j] is how many judgments between i and j program i won, M[i, j] how many there are. No verdict, no vote."""
-    place, W, M = {cid: k for k, cid in enumerate(ids)}, np.zeros((len(ids),) * 2, int), np.zeros((len(ids),) * 2, int)
+        A is x, B is y: "A"              W = [[0, 2],     M = [[0, 3],
+        A is y, B is x: "B"                   [0, 0]]          [3, 0]]
+        A is x, B is y: no verdict
+    """
+    place = {candidate["candidate_id"]: k for k, candidate in enumerate(contenders)}
+    W = np.zeros((len(place), len(place)), int)
+    M = np.zeros((len(place), len(place)), int)
     for row in judgments:
-        a, b = place[row["a"]], place[row["b"]]
-        M[[a, b], [b, a]] += 1
-        if row["verdict"]:
-            W[(a, b) if row["verdict"] == "A" else (b, a)] += 1
+        a = place[row["a"]]
+        b = place[row["b"]]
+        M[a, b] += 1
+        M[b, a] += 1
+        if row["verdict"] == "A":
+            W[a, b] += 1
+        elif row["verdict"] == "B":
+            W[b, a] += 1
     return W, M
 
 
-def by_share(W, M, order):
-    """The highest share of its judgments won, Σ_j W_ij / Σ_j M_ij, of the programs in `order` -> probabilities [n]."""
-    won, judged = (X[np.ix_(order, order)].sum(1) for X in (W, M))
-    p = np.zeros(len(W))
-    p[order] = best(np.where(judged > 0, won / np.maximum(judged, 1), -1))  # one that nobody judged: behind all that were
-    return p
+def most_votes(W, M, present=None):
+    """Probabilities [n]: 1, shared by the programs that won the largest share of their judgments,
 
+        Σ_j W_ij / Σ_j M_ij
 
-def by_knockout(W, M, order):
-    wins = knockout(W, np.ones_like(M), order, [])
-    return np.array([wins.get(i, 0.0) for i in range(len(W))])
-
-
-def by_votes(candidates, judgments, choose=by_share, problem_id="", seed=0):
-    """Probabilities of the candidates [N]; equal texts stand behind the first of them. A lone program needs no judge."""
-    ids = [c["candidate_id"] for c in programs(candidates)]
-    p = dict(zip(ids, choose(*tally(ids, judgments), bracket(problem_id, len(ids), seed))))
-    return np.array([p.get(c["candidate_id"], 0.0) for c in candidates])
-
-
-def bracket(problem_id, n, seed):
-    return torch.randperm(n, generator=stream(seed, "bracket", problem_id)).tolist()
-
-
-def knockout(W, M, order, pairs):
-    """Single elimination: both halves of `order` send a winner, and who wins more judgments between the two goes on; if that is
-    equal, each does half the time. Returns {program: P(it wins)}, {} while a judgment is missing; adds to `pairs` who can meet.
+    over the programs that are `present` [n] (all, if None). A share, not a count, for a program that
+    sat out has fewer judgments. One that was never judged comes after all that were.
     """
-    if len(order) == 1:
-        return {order[0]: 1.0}
-    left, right = (knockout(W, M, half, pairs) for half in (order[:len(order) // 2], order[len(order) // 2:]))
-    wins, here = defaultdict(float), [(i, j) for i in left for j in right]
-    for i, j in here:
-        beats = 0.5 + 0.5 * np.sign(W[i, j] - W[j, i])  # P(i goes on)
-        wins[i] += left[i] * right[j] * beats
-        wins[j] += left[i] * right[j] * (1 - beats)
-    pairs += here
-    return {i: p for i, p in wins.items() if p > 0} if all(M[pair] for pair in here) else {}
+    if present is None:
+        present = np.full(len(W), True)
+    won = W[:, present].sum(1)        # [n]
+    judged = M[:, present].sum(1)     # [n]
+    share = np.where(judged > 0, won / np.maximum(judged, 1), -1)
+    return best(np.where(present, share, -np.inf))
 
 
-# ---------------------------------------------------------------- the simple ways: candidates -> probabilities
+def by_votes(candidates, judgments):
+    """Probabilities of the candidates [N]; equal programs are chosen as the first of them."""
+    contenders = programs(candidates)
+    p = most_votes(*tally(contenders, judgments))
+    p_of = {candidate["candidate_id"]: p_i for candidate, p_i in zip(contenders, p)}
+    return np.array([p_of.get(candidate["candidate_id"], 0.0) for candidate in candidates])
+
+
+# ---------------------------------------------------------------- the simple ways
+# Each is a function of a problem's candidates: the probabilities [N] with which it chooses them.
 
 def best(scores):
     """Probability 1 shared by the highest scores."""
-    return share(np.asarray(scores) == max(scores))
+    return shared(np.asarray(scores) == max(scores))
 
 
-def share(chosen):
+def shared(chosen):
     """Probability 1 shared by the chosen; by all if none is."""
     chosen = np.array(chosen, dtype=float)
-    return chosen / chosen.sum() if chosen.any() else np.full(len(chosen), 1 / len(chosen))
+    if not chosen.any():
+        chosen[:] = 1
+    return chosen / chosen.sum()
 
 
-def highest(field):
-    return lambda cs: best([-np.inf if c.get(field) is None else c[field] for c in cs])
+def everyone(candidates):
+    return shared([True] * len(candidates))
+
+
+def the_first(candidates):
+    return shared([k == 0 for k in range(len(candidates))])
+
+
+def the_shortest(candidates):
+    return best([-len(candidate["code"]) for candidate in candidates])
+
+
+def highest(candidates, field):
+    """The highest value of a field; a candidate without it comes last."""
+    values = [candidate.get(field) for candidate in candidates]
+    return best([-np.inf if value is None else value for value in values])
+
+
+def highest_logprob(candidates):
+    return highest(candidates, "mean_logprob")
+
+
+def highest_certainty(candidates):
+    """The highest mean KL(uniform ‖ π) over a program's tokens (Kang et al., 2502.18581)."""
+    return highest(candidates, "self_certainty")
+
+
+def public_tests(candidates):
+    return shared([bool(candidate.get("public_passed")) for candidate in candidates])
 
 
 def majority(candidates):
     """The largest cluster of programs whose outputs agree on the public inputs."""
-    digests = [c.get("output_digest") for c in candidates]
-    size = Counter(d for d in digests if d is not None)
-    return best([size[d] for d in digests])  # a program without outputs has a cluster of size 0
+    digests = [candidate.get("output_digest") for candidate in candidates]
+    size = Counter(digest for digest in digests if digest is not None)
+    return best([size[digest] for digest in digests])  # without outputs: a cluster of size 0
 
 
 def minimum_bayes_risk(candidates):
     """argmax_y Σ_y' p(y') [y and y' agree on the public inputs], over the different programs y'.
 
-    A row has one digest of all outputs, so agreement is 0 or 1; with p a program's share of the samples (Shi et al., 2204.11454) this
-    would be the majority. Here p(y') ∝ Π_t π(y'_t), the policy's own probability (model-based MBR, 2311.05263).
+    A row has one digest of all outputs, so agreement is 0 or 1. With p(y') a program's share of the
+    samples (Shi et al., 2204.11454) this is the majority. Here p(y') ∝ Π_t π(y'_t), the policy's
+    own probability (model-based MBR, 2311.05263).
     """
-    logp, mass = {c["code"]: (c["mean_logprob"] * c["n_tokens"], c["output_digest"]) for c in candidates
-                  if c.get("mean_logprob") is not None and c.get("output_digest") is not None}, Counter()
-    for value, digest in logp.values():
-        mass[digest] += np.exp(value - max(logp.values())[0])  # relative to the likeliest: exp of a long program's log-prob is 0
-    return best([mass[c.get("output_digest")] for c in candidates])
+    logp = {}      # of each program text
+    digest = {}
+    for candidate in candidates:
+        if candidate.get("mean_logprob") is not None and candidate.get("output_digest") is not None:
+            logp[candidate["code"]] = candidate["mean_logprob"] * candidate["n_tokens"]
+            digest[candidate["code"]] = candidate["output_digest"]
+    mass = Counter()
+    for code in logp:
+        # relative to the likeliest program: exp of a long program's log-prob would be 0
+        mass[digest[code]] += np.exp(logp[code] - max(logp.values()))
+    return best([mass[candidate.get("output_digest")] for candidate in candidates])
+
+
+def oracle(candidates):
+    return shared([bool(candidate["passed"]) for candidate in candidates])
 
 
 BASELINES = {
-    "random": lambda cs: share([True] * len(cs)),
-    "first": lambda cs: share([i == 0 for i in range(len(cs))]),
-    "shortest": lambda cs: best([-len(c["code"]) for c in cs]),
-    "mean log-prob": highest("mean_logprob"),
-    "self-certainty": highest("self_certainty"),  # mean KL(uniform ‖ π) over the tokens (Kang et al., 2502.18581)
-    "public tests": lambda cs: share([bool(c.get("public_passed")) for c in cs]),
+    "random": everyone,
+    "first": the_first,
+    "shortest": the_shortest,
+    "mean log-prob": highest_logprob,
+    "self-certainty": highest_certainty,
+    "public tests": public_tests,
     "majority": majority,
     "MBR": minimum_bayes_risk,
-    "oracle": lambda cs: share([bool(c["passed"]) for c in cs]),
+    "oracle": oracle,
 }
-NEEDS = {"mean log-prob": ["mean_logprob"], "self-certainty": ["self_certainty"], "public tests": ["public_passed"],
-         "majority": ["output_digest"], "MBR": ["output_digest", "mean_logprob"]}  # without them a candidate is not chosen so
+NEEDS = {  # a candidate without these fields is not chosen so
+    "mean log-prob": ["mean_logprob"],
+    "self-certainty": ["self_certainty"],
+    "public tests": ["public_passed"],
+    "majority": ["output_digest"],
+    "MBR": ["output_digest", "mean_logprob"],
+}
+
+
+# ---------------------------------------------------------------- judges
+
+class LocalJudge:
+    """A checkpoint that judges in this process. It is loaded when it is first asked."""
+
+    def __init__(self, path, cfg):
+        self.path = path
+        self.cfg = cfg
+        self.model = None
+        self.name = fingerprint(path)
+        self.settings = sampling_settings(cfg)
+        if cfg.dtype != "float32" and not (cfg.dtype == "auto" and cfg.device == "cpu"):
+            self.settings += f"/{cfg.dtype}"
+
+    def load(self):
+        if self.model is None:
+            cfg = self.cfg
+            self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
+
+    def compare(self, calls):
+        """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}.
+
+        That of a pair that the model cannot read has, besides, "refused": the reason.
+        """
+        self.load()
+        for start in range(0, len(calls), self.cfg.batch_size):
+            yield from self.compare_batch(calls[start:start + self.cfg.batch_size])
+
+    def compare_batch(self, calls):
+        begun = time.monotonic()
+        prompts = [self.prompt(call) for call in calls]
+        answers = [self.refusal(prompt, self.cfg.max_new_tokens) for prompt in prompts]
+        fitting = [k for k, answer in enumerate(answers) if answer is None]
+        completions = []
+        if fitting:
+            completions = self.complete([prompts[k] for k in fitting], [calls[k] for k in fitting])
+        seconds = round((time.monotonic() - begun) / len(calls), 4)
+        for k, completion in zip(fitting, completions):
+            ids = completion.ids[:-1] if completion.finished else completion.ids
+            answers[k] = {"text": self.tokenizer.decode(ids), "tokens": len(completion.ids),
+                          "finished": completion.finished, "seconds": seconds}
+        return answers
+
+    def refusal(self, prompt, new_tokens):
+        """The answer to a prompt that does not fit into the model's context; None if it does."""
+        context = context_length(self.model)
+        if len(prompt) + new_tokens <= context:
+            return None
+        return refused(f"a prompt of {len(prompt)} tokens and {new_tokens} new ones exceed the model's "
+                       f"context of {context}")
+
+    def complete(self, prompts, calls):
+        """A Completion of each prompt, with the random numbers of its call."""
+        uniforms = []
+        for call in calls:
+            rng = random_stream(call, self.cfg.seed)
+            uniforms.append(torch.rand(self.cfg.max_new_tokens, generator=rng))
+        ends = end_ids(self.model, self.tokenizer)
+        pad = pad_id(self.tokenizer, ends)
+        uniforms = torch.stack(uniforms)     # [prompts, max_new_tokens]
+        return generate(self.model, prompts, uniforms, self.cfg.temperature, ends, pad)
+
+    def prompt(self, call):
+        """Token ids that ask for a judgment; to think on, with all that was said before."""
+        chat = bool(self.tokenizer.chat_template)
+        text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat)
+        ids = encode(self.tokenizer, text)
+        if call.before:
+            # Thought by thought: a tokenizer might join the end of one with the WAIT behind it.
+            for thought in call.before["text"].split(WAIT):
+                for text in (thought, WAIT):
+                    ids = ids + self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def rate(self, calls):
+        """Yield an answer to "Is A correct?" for each call: as `compare`, with P(Yes) as "yes"."""
+        self.load()
+        for start in range(0, len(calls), self.cfg.batch_size):
+            yield from self.rate_batch(calls[start:start + self.cfg.batch_size])
+
+    def rate_batch(self, calls):
+        yes = self.tokenizer("Yes", add_special_tokens=False).input_ids[0]
+        no = self.tokenizer("No", add_special_tokens=False).input_ids[0]
+        if yes == no:
+            reason = 'its "Yes" and its "No" begin with one and the same token'
+            return [refused(reason) for _ in calls]
+        prompts = []
+        for call in calls:
+            text = [call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT]
+            prompts.append(encode(self.tokenizer, "\n".join(text)))
+        answers = [self.refusal(prompt, new_tokens=0) for prompt in prompts]
+        fitting = [k for k, answer in enumerate(answers) if answer is None]
+        if fitting:
+            for k, p in zip(fitting, self.p_yes([prompts[k] for k in fitting], yes, no)):
+                answers[k] = {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p}
+        return answers
+
+    def p_yes(self, prompts, yes, no):
+        """P(yes) / (P(yes) + P(no)) of the token after each prompt, a list of ids."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)   # [prompts, longest]
+        for row, prompt in enumerate(prompts):
+            ids[row, :len(prompt)] = torch.tensor(prompt)
+        # Causal attention hides the padding, which is to the right of the last token that is read.
+        with torch.no_grad():
+            hidden = self.model.base_model(input_ids=ids.to(self.model.device)).last_hidden_state
+            last = hidden[torch.arange(len(prompts)), lengths - 1]              # [prompts, H]
+            logits = logits_of(self.model, last)                                # [prompts, V]
+        return torch.sigmoid(logits[:, yes] - logits[:, no]).tolist()
+
+
+class ServedJudge:
+    """The model behind --api-base."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.name = f"{cfg.api_model}@{cfg.api_base}"
+        if cfg.api_plain:
+            self.name += " plain"
+        self.settings = sampling_settings(cfg)
+
+    def compare(self, calls):
+        """As LocalJudge.compare."""
+        bodies = []
+        for call in calls:
+            chat = not self.cfg.api_plain
+            text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat)
+            begun = call.before["text"] + WAIT if call.before else ""
+            seed = random_stream(call, self.cfg.seed).initial_seed()
+            bodies.append(request_body(self.cfg, text, seed, begun))
+        for answer in complete(self.cfg.api_base, bodies, self.cfg.in_flight):
+            if answer.error:
+                yield refused(answer.error)
+            else:
+                yield {"text": answer.text, "tokens": answer.tokens,
+                       "finished": answer.finished, "seconds": answer.seconds}
+
+
+IS_CORRECT = "Is this correct? Answer Yes or No.\n"
+
+
+def refused(reason):
+    """The answer of a judge that cannot judge this."""
+    return {"text": "", "tokens": 0, "finished": False, "seconds": 0.0, "refused": reason}
+
+
+def random_stream(call, seed):
+    """A judgment's own random numbers: the same in any batch, and in a run that goes on."""
+    return stream(seed, "judgment", *call.key)
+
+
+def sampling_settings(cfg):
+    return f"{cfg.seed}/{cfg.temperature}/{cfg.max_new_tokens}"
+
+
+# ---------------------------------------------------------------- judgments.jsonl
+
+JUDGMENT_KEY = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "prompt")
+
+
+def judgment_key(judge, call):
+    """What a judgment is filed under. Which method wants it is not part of it."""
+    code_b = call.b["code"] if call.b else ""
+    text = judge_prompt(call.problem, call.a["code"], code_b, chat=True) + WAIT * call.wait
+    prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
+    return judge.name, judge.settings, *call.key, prompt
+
+
+class Judgments:
+    """The rows of judgments.jsonl, by key. What is there is not judged again."""
+
+    def __init__(self, file):
+        self.file = file      # an open Appender
+        self.rows = {file.key_of(row): row for row in read_rows(file.path)}
+
+    def collect(self, judge, answers_to, calls):
+        """A row for each call, in their order.
+
+        answers_to: judge.compare or judge.rate, which is asked about the calls that are missing.
+        Each row is kept as soon as it is there.
+        """
+        keys = [judgment_key(judge, call) for call in calls]
+        for key, call in zip(keys, calls):
+            if call.before and "refused" in call.before:     # there is nothing to think on from
+                self.rows[key] = {**call.before, "wait": call.wait}
+        missing = [call for key, call in zip(keys, calls) if key not in self.rows]
+        if missing:
+            self.fill(judge, answers_to, missing)
+        rows = [self.rows[key] for key in keys]
+        for call, row in zip(calls, rows):
+            row["verdict"] = verdict_of(call, row)    # by today's rule, whoever wrote the row
+        return rows
+
+    def fill(self, judge, answers_to, calls):
+        """Judge these calls. What is refused is not written, so the next run asks again."""
+        answers = tqdm(answers_to(calls), f"judge {judge.name.split('@')[0]}", len(calls),
+                       unit="judgment", delay=0.5)
+        refusals = []
+        for call, answer in zip(calls, answers):
+            key = judgment_key(judge, call)
+            row = {**dict(zip(JUDGMENT_KEY, key)), **judgment(call, answer)}
+            self.rows[key] = row
+            if "refused" in row:
+                refusals.append(row)
+            else:
+                self.file.append(row)
+        if refusals:
+            print(f"note: {len(refusals)} of {len(calls)} judgments of {judge.name} were refused and count "
+                  f"as no verdict; the first, on {refusals[0]['problem_id']}: {refusals[0]['refused']}")
+
+
+def judgment(call, answer):
+    """What a row says of an answer. Where it thinks on from another, text and costs are of both."""
+    row = dict(answer)
+    if call.before:
+        row["text"] = call.before["text"] + WAIT + answer["text"]
+        row["tokens"] = call.before["tokens"] + answer["tokens"]
+        row["seconds"] = round(call.before["seconds"] + answer["seconds"], 4)
+    row["verdict"] = verdict_of(call, row)
+    return row
+
+
+def verdict_of(call, row):
+    """The verdict of a judgment; of one that thinks on and ends without another, the one before."""
+    if "refused" in row:
+        return None
+    verdict = parse_verdict(row["text"], row["finished"])
+    if verdict is None and call.before:
+        return call.before["verdict"]
+    return verdict
+
+
+# ---------------------------------------------------------------- methods
+
+@dataclass
+class Method:
+    """A way of choosing: by a function of the candidates, or by the votes of judgments."""
+    name: str
+    choose: callable = None            # a problem's candidates -> probabilities [N]
+    judgments: dict = None             # {problem_id: rows of judgments.jsonl}
+    in_rounds: bool = False            # the judgments came in rounds of random pairing
+
+    def probabilities(self, candidates):
+        """The probabilities [N] with which each of a problem's candidates is chosen."""
+        if self.judgments is None:
+            return self.choose(candidates)
+        return by_votes(candidates, self.judgments[candidates[0]["problem_id"]])
+
+
+def simple_methods(lacking, count):
+    """The simple ways, but for those whose fields all candidates lack; see `lacking_fields`."""
+    methods = []
+    for name, choose in BASELINES.items():
+        if lacking.get(name) != count:
+            methods.append(Method(name, choose))
+    return methods
+
+
+def judge_methods(label, judge, problems, candidates, cache, cfg):
+    """The ways to choose by one judge's votes. All of them draw on the same judgments."""
+    methods = []
+    for aggregate in cfg.aggregate:
+        if aggregate == "rounds":
+            judgments = judge_in_rounds(judge, problems, candidates, cache, cfg.rounds, cfg.seed)
+            methods.append(Method(label, judgments=judgments, in_rounds=True))
+        else:
+            judgments = judge_every_pair(judge, problems, candidates, cache)
+            methods.append(Method(f"{label}, {aggregate}", judgments=judgments))
+
+    for wait in sorted(set(cfg.waits) - {0}):
+        thought_on = judge_in_rounds(judge, problems, candidates, cache, cfg.rounds, cfg.seed, wait)
+        # The control: no wait, but as many rounds as cost at least as many tokens.
+        rounds = cfg.rounds
+        control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
+        while 0 < tables.tokens_of(control) < tables.tokens_of(thought_on):
+            estimate = rounds * tables.tokens_of(thought_on) // tables.tokens_of(control)
+            rounds = max(rounds + 1, estimate)
+            control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
+        name = tables.waits_name(wait)
+        methods.append(Method(f"{label}, {name}", judgments=thought_on, in_rounds=True))
+        methods.append(Method(f"{label}, tokens of {name}", judgments=control, in_rounds=True))
+    return methods
+
+
+def judge_in_rounds(judge, problems, candidates, cache, rounds, seed, wait=0):
+    """{problem_id: judgments} of R rounds of random pairing, each thought on `wait` times."""
+    calls = []
+    for pid, problem in problems.items():
+        calls += random_rounds(problem, programs(candidates[pid]), rounds, seed)
+    rows = cache.collect(judge, judge.compare, calls)
+    for _ in range(wait):
+        calls = [replace(call, before=row) for call, row in zip(calls, rows)]
+        rows = cache.collect(judge, judge.compare, calls)
+    return by_problem(rows, problems)
+
+
+def judge_every_pair(judge, problems, candidates, cache):
+    """{problem_id: judgments} of all pairs."""
+    calls = []
+    for pid, problem in problems.items():
+        calls += every_pair(problem, programs(candidates[pid]))
+    return by_problem(cache.collect(judge, judge.compare, calls), problems)
+
+
+def by_problem(rows, problems):
+    found = {pid: [] for pid in problems}
+    for row in rows:
+        found[row["problem_id"]].append(row)
+    return found
+
+
+def pointwise(label, judge, problems, candidates, cache):
+    """[the method that chooses by the judge's P(Yes) for each program alone]; [] if it has none."""
+    calls = []
+    for pid, problem in problems.items():
+        calls += [Call(problem, program, None) for program in programs(candidates[pid])]
+    p_yes = {}   # {(problem_id, program text): P(Yes)}
+    for call, row in zip(calls, cache.collect(judge, judge.rate, calls)):
+        if "refused" in row:
+            print(f"note: “{label}, pointwise” is left out")
+            return []
+        p_yes[row["problem_id"], call.a["code"]] = row["yes"]
+    return [Method(f"{label}, pointwise", partial(highest_p_yes, p_yes))]
+
+
+def highest_p_yes(p_yes, candidates):
+    return best([p_yes[candidate["problem_id"], candidate["code"]] for candidate in candidates])
 
 
 # ---------------------------------------------------------------- what a method is worth
-# A method is (choose, judgments or None): with judgments, choose is an aggregator's.
 
-def expected(p, candidates):
-    """pass@1 of a choice: Σ_c p_c [c passed]."""
-    return float(sum(q for q, c in zip(p, candidates) if c["passed"]))
+def is_mixed(candidates):
+    """Do some of the candidates pass and some fail? Else every way of choosing is the same."""
+    return len({candidate["passed"] for candidate in candidates}) == 2
 
 
-def resample(pid, candidates, methods, seed, draws=40):
-    """pass@1 of each method on other samples of a problem's candidates and verdicts, [draws, methods]; a sample serves all methods.
+def pass_at_1(p, candidates):
+    """Σ_c p_c [c passed]: how often a choice with these probabilities [N] passes."""
+    return float(sum(p_c for p_c, candidate in zip(p, candidates) if candidate["passed"]))
 
-    Candidates are drawn with replacement, so that a mixed problem stays mixed; verdicts within each pair of programs.
+
+def take_one(p, candidates, seed):
+    """One candidate, drawn from p [N] by a number u that all methods share on a problem."""
+    rng = stream(seed, "tie", candidates[0]["problem_id"])
+    u = float(torch.rand((), generator=rng, dtype=torch.float64))
+    drawn = np.searchsorted(np.cumsum(p), u, side="right")
+    last = np.flatnonzero(p)[-1]      # where rounding left the sum of p below u
+    return candidates[min(drawn, last)]
+
+
+def selection_row(method, candidates, n, seed):
+    """The row of selections.jsonl for a method's choice among a problem's candidates."""
+    p = method.probabilities(candidates)
+    pid = candidates[0]["problem_id"]
+    row = {
+        "problem_id": pid,
+        "method": method.name,
+        "n": n,
+        "candidate_id": take_one(p, candidates, seed)["candidate_id"],
+        "passed": pass_at_1(p, candidates),
+    }
+    if method.judgments is None:
+        return row
+    judgments = method.judgments[pid]
+    votes = vote_counts(candidates, judgments)
+    deciding = deciding_judgment(votes, judgments)
+    row["votes"] = votes
+    row["judge_calls"] = len(judgments)
+    row["judge_tokens"] = sum(judgment["tokens"] for judgment in judgments)
+    row["judge_seconds"] = round(sum(judgment["seconds"] for judgment in judgments), 4)
+    row["transcript"] = deciding["text"] if deciding else None
+    if method.in_rounds and judgments:
+        row["by_round"] = after_each_round(candidates, judgments)
+    return row
+
+
+def vote_counts(candidates, judgments):
+    """{candidate_id: (judgments won, judgments)} of a problem's programs."""
+    contenders = programs(candidates)
+    W, M = tally(contenders, judgments)
+    counts = zip(W.sum(1).tolist(), M.sum(1).tolist())
+    return {candidate["candidate_id"]: count for candidate, count in zip(contenders, counts)}
+
+
+def ranking(votes):
+    """Candidate ids by the share of judgments that they won, the winner first."""
+    def share(candidate_id):
+        won, judged = votes[candidate_id]
+        return won / max(judged, 1)
+    return sorted(votes, key=share, reverse=True)
+
+
+def deciding_judgment(votes, judgments):
+    """The first for the winner over the best-placed rival that it beat; None if it won none."""
+    ranked = ranking(votes)
+    won = [row for row in judgments if winner(row) == ranked[0]]
+    return min(won, key=lambda row: ranked.index(loser(row)), default=None)
+
+
+def winner(judgment):
+    """The id of the program that a judgment is for; None if it has no verdict."""
+    return {"A": judgment["a"], "B": judgment["b"], None: None}[judgment["verdict"]]
+
+
+def loser(judgment):
+    return {"A": judgment["b"], "B": judgment["a"], None: None}[judgment["verdict"]]
+
+
+def after_each_round(candidates, judgments):
+    """[(judge tokens, pass@1)] after 1, 2, ... R rounds: what fewer rounds cost, what they choose.
+
+    judgments: round after round, each with the same number of judgments.
+    """
+    a_round = 2 * (len(programs(candidates)) // 2)    # n // 2 pairs, in both orders
+    found = []
+    for end in range(a_round, len(judgments) + 1, a_round):
+        so_far = judgments[:end]
+        tokens = sum(row["tokens"] for row in so_far)
+        found.append((tokens, pass_at_1(by_votes(candidates, so_far), candidates)))
+    return found
+
+
+# ---------------------------------------------------------------- how sure that is
+
+def resample(candidates, methods, seed, draws=40):
+    """pass@1 of each method on other samples of one problem, [draws, methods].
+
+    A sample is as many candidates, drawn with replacement (and again, until some pass and some fail),
+    and as many verdicts in each pair of programs, also with replacement. All methods share it.
     """
     if not is_mixed(candidates):
         return np.full((draws, len(methods)), float(candidates[0]["passed"]))
-    rng, rows, found = np.random.default_rng([seed, *pid.encode(errors="replace")]), programs(candidates), []
-    ids = [c["candidate_id"] for c in rows]
-    tallies = {m: tally(ids, judgments[pid]) for m, (_, judgments) in methods.items() if judgments}
-    i, j = np.triu_indices(len(rows), 1)  # all pairs of programs
-    while len(found) < draws:
-        drawn = [candidates[k] for k in rng.integers(0, len(candidates), len(candidates))]
-        if not is_mixed(drawn):
+    pid = candidates[0]["problem_id"]
+    rng = np.random.default_rng([seed, *pid.encode(errors="replace")])
+    contenders = programs(candidates)
+    tallies = {}
+    for method in methods:
+        if method.judgments is not None:
+            tallies[method.name] = tally(contenders, method.judgments[pid])
+
+    scores = []
+    while len(scores) < draws:
+        sample = [candidates[k] for k in rng.integers(0, len(candidates), len(candidates))]
+        if not is_mixed(sample):
             continue
-        there, found = {c["code"] for c in drawn}, found + [[]]
-        order = [k for k in bracket(pid, len(rows), seed) if rows[k]["code"] in there]
-        for m, (choose, _) in methods.items():
-            if m not in tallies:
-                found[-1].append(expected(choose(drawn), drawn))
-                continue
-            (W, M), V = tallies[m], np.zeros_like(tallies[m][0])
-            said = np.stack([W[i, j], W[j, i], M[i, j] - W[i, j] - W[j, i]], 1) / np.maximum(M[i, j], 1)[:, None]
-            said[M[i, j] == 0] = 0, 0, 1
-            V[i, j], V[j, i], _ = rng.multinomial(M[i, j], said).T
-            found[-1].append(expected(choose(V, M, order), rows))
-    return np.array(found)
+        texts = {candidate["code"] for candidate in sample}
+        present = np.array([candidate["code"] in texts for candidate in contenders])    # [n]
+        score = []
+        for method in methods:
+            if method.judgments is None:
+                score.append(pass_at_1(method.choose(sample), sample))
+            else:
+                W, M = tallies[method.name]
+                p = most_votes(resample_votes(W, M, rng), M, present)
+                score.append(pass_at_1(p, contenders))
+        scores.append(score)
+    return np.array(scores)
 
 
-def choice(name, method, pid, candidates, seed):
-    """(pass@1 of a method on one problem, the candidate that it takes, its row for selections.jsonl)."""
-    choose, judgments = method
-    p = choose(candidates) if judgments is None else by_votes(candidates, judgments[pid], choose, pid, seed)
-    u = float(torch.rand((), generator=stream(seed, "tie", pid), dtype=torch.float64))  # the same for all methods
-    took = candidates[min(int(np.searchsorted(np.cumsum(p), u, side="right")), int(np.flatnonzero(p)[-1]))]
-    row = {"candidate_id": took["candidate_id"], "passed": expected(p, candidates)}
-    if judgments is not None:
-        rows, ids = judgments[pid], [c["candidate_id"] for c in programs(candidates)]
-        _, counts, deciding = standing(ids, *tally(ids, rows), rows)
-        row |= {"votes": counts, "judge_calls": len(rows), "judge_tokens": sum(r["tokens"] for r in rows),
-                "judge_seconds": round(sum(r["seconds"] for r in rows), 4), "transcript": (deciding or {}).get("text")}
-        if choose is by_share and "round-robin" not in name and rows:  # what fewer rounds cost, and what they would have chosen
-            ends = range(a_round := 2 * (len(ids) // 2), len(rows) + 1, a_round)
-            row["by_round"] = [(sum(r["tokens"] for r in rows[:k]), expected(by_votes(candidates, rows[:k]), candidates)) for k in ends]
-    return row["passed"], took, row
+def resample_votes(W, M, rng):
+    """W [n, n] as other verdicts would make it: those of each pair drawn anew, with replacement.
+
+    Of the M_ij judgments of a pair W_ij are for i, W_ji for j and the rest for neither. So the new
+    ones are a multinomial draw: M_ij judgments, each for i, for j or for neither with these shares.
+    """
+    i, j = np.triu_indices(len(W), 1)                                    # [pairs], i < j
+    judged = M[i, j]                                                     # [pairs]
+    neither = judged - W[i, j] - W[j, i]
+    outcomes = np.stack([W[i, j], W[j, i], neither], axis=1)             # [pairs, 3]
+    shares = outcomes / np.maximum(judged, 1)[:, None]
+    shares[judged == 0] = [0, 0, 1]                                      # nothing is drawn from it
+    drawn = rng.multinomial(judged, shares)                              # [pairs, 3]
+    resampled = np.zeros_like(W)
+    resampled[i, j] = drawn[:, 0]
+    resampled[j, i] = drawn[:, 1]
+    return resampled
 
 
 # ---------------------------------------------------------------- the command
 
-def parse_args(argv):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--problems", nargs="+", default=[TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"],
-                   help="problem files (default: the tiny world's two)")
-    p.add_argument("--labelled", default=stage_input("labelled.jsonl"), help="labelled candidates (default: runs/tiny/labelled.jsonl "
-                   "if you made it, else the copy in data/tiny)")
-    p.add_argument("--judge", default=None, help="trained judge (default runs/tiny-instance/judge), or none: only the baselines")
-    p.add_argument("--base-judge", default=None, help="untrained judge to set beside it (default: the tiny world's, for its own files)")
-    api.add_flags(p)
-    p.add_argument("--split", default="test", help="split to select on (default test)")
-    p.add_argument("--n", type=int, nargs="+", default=[], help="choose among only the first so many candidates, too (default: all)")
-    p.add_argument("--aggregate", nargs="+", choices=["rounds", "round-robin", "knockout"], default=["rounds"], help="default rounds")
-    p.add_argument("--rounds", type=int, default=8, help="R: rounds of random pairing (default 8)")
-    p.add_argument("--waits", type=int, nargs="+", default=[0], help="how often the judge thinks on, as in 0 1 2 4 (default 0)")
-    p.add_argument("--against", metavar="METHOD", help="the method that p compares the others with (default: the judge, else random)")
-    p.add_argument("--out", type=Path, default=ROOT / "runs/tiny/selections.jsonl", help="(default runs/tiny/selections.jsonl)")
-    p.add_argument("--explain", metavar="PROBLEM_ID", help="print why the judge chose as it did on one problem")
-    p.add_argument("--temperature", type=float, default=1.0, help="of the judge (default 1.0)")
-    p.add_argument("--max-new-tokens", type=int, default=72, help="most tokens of a judgment (default 72)")
-    p.add_argument("--batch-size", type=int, default=256, help="judgments at once; lower it where memory runs out (default 256)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 (auto: float32 on a CPU)")
-    args = p.parse_args(argv)
-    least = {"rounds": 1, "batch_size": 1, "max_new_tokens": 1, "temperature": 0, "waits": 0, "n": 1}
-    for flag, value in [(name, value) for name in least for value in np.atleast_1d(getattr(args, name))]:
-        if value < least[flag]:
-            p.error(f"--{flag.replace('_', '-')} {value}: must be at least {least[flag]}")
-    api.check_flags(p, args)
-    if args.judge is None and not args.api_base:
-        trained = ROOT / "runs/tiny-instance/judge"
-        if not trained.exists():
-            p.error(f"--judge: {trained} is not there yet: run `python train_bilevel.py --weights instance` first, or name a judge "
-                    "(--judge none shows the baselines alone)")
-        args.judge = str(trained)
-    its_own = TINY / "labelled.jsonl", ROOT / "runs/tiny/labelled.jsonl"
-    if args.base_judge is None and args.judge != "none" and Path(args.labelled).resolve() in its_own:
-        args.base_judge = str(TINY / "judge")
-    named = {"judge, untrained": args.base_judge, "judge, trained": args.judge, "judge, served": "" if args.api_base else None}
-    args.judges = {label: path for label, path in named.items() if path not in (None, "none")}
-    if args.explain and not args.judges:
-        p.error("--explain: there is nothing to explain without a --judge")
-    if max(args.waits) and "rounds" not in args.aggregate:
-        p.error("--waits: thinking on is compared within --aggregate rounds: name that, too")
-    return args
+def judges_of(cfg):
+    """{label: judge} of those that the flags name. Raises UserError if the default is missing."""
+    trained = cfg.judge
+    if trained is None and not cfg.api_base:
+        trained = str(ROOT / "runs/tiny-instance/judge")
+        if not Path(trained).exists():
+            raise UserError(f"--judge: {trained} is not there yet: run `python train_bilevel.py "
+                            "--weights instance` first, or name a judge (--judge none shows the "
+                            "simple ways alone)")
+    untrained = cfg.base_judge
+    tiny_world = (TINY / "labelled.jsonl", ROOT / "runs/tiny/labelled.jsonl")
+    if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in tiny_world:
+        untrained = str(TINY / "judge")
+
+    judges = {}
+    if untrained not in (None, "none"):
+        judges["judge, untrained"] = LocalJudge(untrained, cfg)
+    if trained not in (None, "none"):
+        judges["judge, trained"] = LocalJudge(trained, cfg)
+    if cfg.api_base:
+        judges["judge, served"] = ServedJudge(cfg)
+    return judges
 
 
-def load_candidates(args):
-    """(problems of the split, {problem_id: candidates with a verdict})."""
-    problems = {pid: p for pid, p in read_problems(args.problems).items() if p["split"] == args.split}
+def load_candidates(cfg):
+    """(problems of the split, {problem_id: candidates with a verdict}).
+
+    Raises UserError where there is nothing to choose.
+    """
     candidates = defaultdict(list)
-    rows = read_rows(args.labelled, LABELLED, key=("problem_id", "candidate_id"))
+    rows = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
     for row in rows:
         if row["passed"] is not None:
             candidates[row["problem_id"]].append(row)
-    nulls = sum(row["passed"] is None for row in rows)
-    if nulls:
-        print(f"note: {nulls} of {len(rows)} candidates in {args.labelled} have no verdict and are left out")
-    problems = {pid: p for pid, p in problems.items() if pid in candidates}
+    without_verdict = len(rows) - sum(map(len, candidates.values()))
+    if without_verdict:
+        print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no "
+              "verdict and are left out")
+
+    problems = {}
+    for pid, problem in read_problems(cfg.problems).items():
+        if problem["split"] == cfg.split and pid in candidates:
+            problems[pid] = problem
     if not problems:
-        raise UserError(f"{args.labelled}: no candidates for split {args.split!r} of {' '.join(map(str, args.problems))} (--split)")
+        files = " ".join(map(str, cfg.problems))
+        raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} "
+                        "(--split)")
     if not any(is_mixed(candidates[pid]) for pid in problems):
-        raise UserError(f"{args.labelled}, split {args.split!r}: no problem has both a passing and a failing candidate, so every way of "
-                       "choosing is the same: sample more candidates (sample.py --n), or take other problems")
-    if args.explain and args.explain not in problems:
-        raise UserError(f"--explain {args.explain}: not among the {len(problems)} problems of split {args.split!r} in {args.labelled}")
+        raise UserError(f"{cfg.labelled}, split {cfg.split!r}: no problem has both a passing and a "
+                        "failing candidate, so every way of choosing is the same: sample more "
+                        "candidates (sample.py --n), or take other problems")
+    if cfg.explain and cfg.explain not in problems:
+        raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split "
+                        f"{cfg.split!r} in {cfg.labelled}")
     return problems, candidates
 
 
-def judge_methods(label, judge, problems, candidates, cache, args):
-    """{method: (choose, judgments)} of one judge. All of them draw on the same judgments."""
-    ask = partial(collect, judge, problems=problems, candidates=candidates, cache=cache)
-    wanted = {"rounds": want_rounds(args.rounds, args.seed), "round-robin": want_every_pair, "knockout": want_knockout(args.seed)}
-    methods = {}
-    for name in args.aggregate:
-        methods[label if name == "rounds" else f"{label}, {name}"] = by_knockout if name == "knockout" else by_share, ask(wanted[name])
-    for number in sorted(set(args.waits) - {0}):
-        rows = ask(want_rounds(args.rounds, args.seed, number))
-        rows = {pid: [row for row in rows[pid] if row["wait"] == number] for pid in rows}
-        rounds, instead = args.rounds, ask(wanted["rounds"])
-        while spent(instead) < spent(rows):  # the control: more rounds until as many tokens are spent
-            rounds = max(rounds + 1, rounds * spent(rows) // spent(instead))
-            instead = ask(want_rounds(rounds, args.seed))
-        methods |= {f"{label}, {waits(number)}": (by_share, rows), f"{label}, tokens of {waits(number)}": (by_share, instead)}
-    return methods
+def lacking_fields(candidates):
+    """{method: how many of the candidates [N] lack a field that it needs}."""
+    lacking = {}
+    for name, fields in NEEDS.items():
+        lacking[name] = sum(any(row.get(field) is None for field in fields) for row in candidates)
+    return lacking
 
 
-def pointwise(judge, problems, candidates, cache):
-    """The judge's P(Yes) for each program without a rival, as a way of choosing."""
-    code = {(pid, c["candidate_id"]): c["code"] for pid in problems for c in candidates[pid]}
-    rows = collect(judge, lambda pid, ids, known: [(0, a, None, 0) for a in ids], problems, candidates, cache)
-    yes = {(pid, code[pid, row["a"]]): row["yes"] for pid in problems for row in rows[pid]}
-    return lambda cs: best([yes[c["problem_id"], c["code"]] for c in cs])
+def all_methods(judges, problems, candidates, lacking, cache, cfg):
+    """Every method that is compared, the oracle last. The judges judge here."""
+    shown = sum(len(candidates[pid]) for pid in problems)
+    simple = simple_methods(lacking, shown)
+    rated = []
+    voted = []
+    for label, judge in judges.items():
+        voted += judge_methods(label, judge, problems, candidates, cache, cfg)
+        if label == "judge, untrained":
+            rated += pointwise(label, judge, problems, candidates, cache)
+    return simple[:-1] + rated + voted + simple[-1:]
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    problems, everyone = load_candidates(args)
-    if args.explain:
-        problems = {args.explain: problems[args.explain]}
-    rows, most = [], max(len(everyone[pid]) for pid in problems)
-    with Appender(args.out.with_name("judgments.jsonl"), JUDGMENT) as cache:
-        cache.rows = {cache.key_of(row): row for row in read_rows(cache.path)}
-        judges = {label: Judge(path, args) for label, path in args.judges.items()}
-        for n in sorted({min(n, most) for n in [*([] if args.explain else args.n), most]}):
-            candidates, judged, alone = {pid: everyone[pid][:n] for pid in problems}, {}, {}
-            try:
-                for label, judge in judges.items():
-                    judged |= judge_methods(label, judge, problems, candidates, cache, args)
-                    if label == "judge, untrained" and not args.explain:
-                        alone = {"judge, untrained, pointwise": pointwise(judge, problems, candidates, cache)}
-            except KeyboardInterrupt:
-                sys.exit(f"\nstopped; {len(cache.done)} judgments are kept in {cache.path}: the same command goes on from there")
-            if args.explain:
-                shown = programs(candidates[args.explain])
-                for m, (_, judgments) in judged.items():
-                    explain(problems[args.explain], shown, *tally([c["candidate_id"] for c in shown], judgments[args.explain]),
-                            judgments[args.explain], m)
-                return
-            shown = [c for pid in problems for c in candidates[pid]]
-            lack = {m: sum(any(c.get(field) is None for field in fields) for c in shown) for m, fields in NEEDS.items()}
-            methods = {m: (choose, None) for m, choose in (BASELINES | alone).items() if lack.get(m) != len(shown)} | judged
-            methods["oracle"] = methods.pop("oracle")  # last
-            if args.against and args.against not in methods:
-                raise UserError(f"--against {args.against}: expected one of: {'; '.join(methods)}")
-            score, took = defaultdict(dict), defaultdict(dict)
-            for m in methods:
-                for pid in problems:
-                    score[m][pid], took[m][pid], row = choice(m, methods[m], pid, candidates[pid], args.seed)
-                    rows.append({"problem_id": pid, "method": m, "n": n, **row})
-    write_rows(args.out, rows)
-    resampled = np.array([resample(pid, candidates[pid], methods, args.seed) for pid in problems])
-    show(f"{args.labelled}, split {args.split}, R = {args.rounds}", methods, problems, candidates, score, took, resampled,
-         args.against or next((m for m in judged if "untrained" not in m), "random"), args.seed)
-    for label in args.judges if max(args.waits) else ():
-        show_waits(label, sorted({0, *args.waits}), methods, score, candidates)
-    for m in (m for m in lack if lack[m]):
-        print(f"note: “{m}” needs {' and '.join(NEEDS[m])}, which {lack[m]} of {len(shown)} candidates of {args.labelled} lack"
-              + ("" if m in methods else "; it is left out"))
-    print(f"\nselections: {args.out}\njudgments:  {cache.path}")
-    if judged:
+def compare_methods(judges, problems, all_candidates, cache, cfg):
+    """Choose among the first n candidates of each problem, for each n; write and print it."""
+    most = max(len(all_candidates[pid]) for pid in problems)
+    sizes = sorted({min(n, most) for n in [*cfg.n, most]})
+    rows = []
+    for n in sizes:
+        candidates = {pid: all_candidates[pid][:n] for pid in problems}
+        shown = [candidate for pid in problems for candidate in candidates[pid]]
+        lacking = lacking_fields(shown)
+        methods = all_methods(judges, problems, candidates, lacking, cache, cfg)
+        names = [method.name for method in methods]
+        if cfg.against and cfg.against not in names:
+            raise UserError(f"--against {cfg.against}: expected one of: {'; '.join(names)}")
+        for method in methods:
+            rows += [selection_row(method, candidates[pid], n, cfg.seed) for pid in problems]
+    write_rows(cfg.out, rows)
+
+    # The tables are those of the largest n, which came last.
+    rows = [row for row in rows if row["n"] == most]
+    resampled = np.stack([resample(candidates[pid], methods, cfg.seed) for pid in problems])
+    report(rows, resampled, methods, judges, problems, candidates, cfg)
+    for name, count in lacking.items():
+        if count:
+            left_out = "" if name in names else "; it is left out"
+            fields = " and ".join(NEEDS[name])
+            print(f"note: “{name}” needs {fields}, which {count} of {len(shown)} candidates of "
+                  f"{cfg.labelled} lack{left_out}")
+    print(f"\nselections: {cfg.out}\njudgments:  {cache.file.path}")
+    if judges:
         print(f"next: the same command with --explain {next(iter(problems))}")
+
+
+def report(rows, resampled, methods, judges, problems, candidates, cfg):
+    """Print the tables.
+
+    rows: of selections.jsonl.   resampled: [problems, samples, methods] pass@1 on other samples.
+    """
+    names = [method.name for method in methods]
+    judged = {method.name: method.judgments for method in methods if method.judgments is not None}
+    mixed = [pid for pid in problems if is_mixed(candidates[pid])]
+    score = {}    # {(method, problem_id): pass@1}
+    right = {}    # {(method, problem_id): did the one candidate that it takes pass?}
+    for row in rows:
+        pid = row["problem_id"]
+        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
+        score[row["method"], pid] = row["passed"]
+        right[row["method"], pid] = passed[row["candidate_id"]]
+    against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
+
+    print(f"\n{cfg.labelled}, split {cfg.split}, R = {cfg.rounds}: {len(problems)} problems, "
+          f"{len(mixed)} of them with passing and failing candidates\n")
+    tables.print_table(tables.methods_table(
+        names,
+        np.array([[score[name, pid] for name in names] for pid in problems]),
+        np.array([[right[name, pid] for name in names] for pid in problems]),
+        resampled, np.isin(list(problems), mixed), against, cfg.seed))
+    print("\nin brackets: 95 % bootstrap intervals over problems, candidates and verdicts\n"
+          "gap closed: (method − random) / (oracle − random)\n"
+          f"p: exact McNemar test against “{against}” on one candidate a problem, "
+          f"Holm-corrected for {len(names) - 1} comparisons")
+
+    groups = tables.group_problems(mixed, problems, candidates)
+    if groups:
+        print()
+        tables.print_table(tables.groups_table(["random", *judged, "oracle"], score, groups))
+
+    about_judges = tables.judges_table(judged, candidates)
+    if about_judges:
+        print()
+        tables.print_table(about_judges)
+        print("right: of mixed pairs; same choice: in both orders of a pair; "
+              "calls, tokens and seconds a problem")
+
+    if any(cfg.waits):
+        for label in judges:
+            print()
+            counts = sorted({0, *cfg.waits})
+            tables.print_table(tables.waits_table(label, counts, judged, score, candidates, mixed))
+        print("tokens a problem; pass@1 on mixed problems; right->wrong and wrong->right: "
+              "share of mixed pairs since the line above")
+
+
+def explain(judges, problems, candidates, cache, cfg):
+    """Print why each judge chose as it did on the one problem that is asked about."""
+    problem = problems[cfg.explain]
+    rows = candidates[cfg.explain]
+    for label, judge in judges.items():
+        for method in judge_methods(label, judge, {cfg.explain: problem}, candidates, cache, cfg):
+            judgments = method.judgments[cfg.explain]
+            votes = vote_counts(rows, judgments)
+            by_id = {candidate["candidate_id"]: candidate for candidate in rows}
+            tables.print_explanation(problem, by_id, method.name, votes, ranking(votes),
+                                     deciding_judgment(votes, judgments))
+
+
+def main(argv=None, judges=None):
+    """Run the stage. judges: {label: judge}; by default those that the flags name."""
+    cfg = parse(Settings, __doc__, argv)
+    if judges is None:
+        judges = judges_of(cfg)
+    if cfg.explain and not judges:
+        raise UserError("--explain: there is nothing to explain without a --judge")
+    problems, candidates = load_candidates(cfg)
+    with Appender(cfg.out.with_name("judgments.jsonl"), JUDGMENT_KEY) as file:
+        cache = Judgments(file)
+        try:
+            if cfg.explain:
+                explain(judges, problems, candidates, cache, cfg)
+            else:
+                compare_methods(judges, problems, candidates, cache, cfg)
+        except KeyboardInterrupt:
+            sys.exit(f"\nstopped; {len(file.done)} judgments are kept in {file.path}: "
+                     "the same command goes on from there")
 
 
 if __name__ == "__main__":

@@ -295,7 +295,8 @@ def say_gate_closed(step, share):
 def reward(pair, text):
     """What a judgment earns: 1 if its verdict names the program that passed, else 0, also for one without a verdict.
 
-    This is the place for another reward, such as partial credit or a penalty; nothing else takes it for a truth value.
+    text: the judgment, or "" if it was cut off: it earns what silence earns.
+    This is the place for another reward, such as partial credit or a penalty; nothing takes it for a truth value.
     """
     return 1.0 if parse_verdict(text) == pair.right else 0.0
 
@@ -738,6 +739,7 @@ class Group:
     prompt: list         # token ids
     completions: list    # G sample.Completion
     texts: list          # G
+    verdicts: list       # G: "A", "B", or None
     rewards: list        # G numbers
 
 
@@ -777,8 +779,10 @@ class Judge:
 
     def group(self, pair, prompt, completions):
         texts = [self.decode(completion) for completion in completions]
-        rewards = [float(reward(pair, text)) for text in texts]
-        return Group(pair, prompt, completions, texts, rewards)
+        decided = [text if completion.finished else "" for text, completion in zip(texts, completions)]
+        verdicts = [parse_verdict(text) for text in decided]
+        rewards = [float(reward(pair, text)) for text in decided]
+        return Group(pair, prompt, completions, texts, verdicts, rewards)
 
     def decode(self, completion):
         """Its text, without the end token."""
@@ -811,7 +815,7 @@ def judgment_statistics(groups, judge):
     n = rewards.shape[1]
     tokens = torch.tensor([[len(c.ids) for c in group.completions] for group in groups]).double()        # [B, G]
     logprob = torch.tensor([[c.logprob_sampled for c in group.completions] for group in groups]).double()
-    has_verdict = torch.tensor([[parse_verdict(text) is not None for text in group.texts] for group in groups])
+    has_verdict = torch.tensor([[verdict is not None for verdict in group.verdicts] for group in groups])
     truncated = torch.tensor([[not c.finished for c in group.completions] for group in groups])
     pairs = [group.pair for group in groups]
     stats = {
@@ -947,7 +951,8 @@ def make_traces(judge, numbered_pairs):
 
 
 def trace_row(pair, completion, text, cfg):
-    kept = parse_verdict(text) == pair.right and len(completion.ids) <= cfg.max_new_tokens
+    is_right = parse_verdict(text, completion.finished) == pair.right
+    kept = is_right and len(completion.ids) <= cfg.max_new_tokens
     return {"instance_id": pair.instance_id, "kept": kept, "text": text, **asdict(completion)}
 
 
@@ -958,7 +963,7 @@ def think_again(judge, groups, streams):
     uniforms = []
     for group, generator in zip(groups, streams):
         for k, completion in enumerate(group.completions):
-            if completion.finished and parse_verdict(group.texts[k]) != group.pair.right:
+            if completion.finished and group.verdicts[k] != group.pair.right:
                 wrong.append((group, k))
                 uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
     if not wrong:
@@ -1059,9 +1064,14 @@ class Run:
         return {f"eval_{name}": value for name, value in accuracy_of(rows).items()}
 
     def transcript(self, group):
-        (completion,), (text,) = group.completions, group.texts
-        return {"step": self.step, "instance_id": group.pair.instance_id, "right": group.pair.right,
-                "verdict": parse_verdict(text), "tokens": len(completion.ids), "text": text}
+        return {
+            "step": self.step,
+            "instance_id": group.pair.instance_id,
+            "right": group.pair.right,
+            "verdict": group.verdicts[0],
+            "tokens": len(group.completions[0].ids),
+            "text": group.texts[0],
+        }
 
     def weight_rows(self):
         """The rows of weights.jsonl."""

@@ -13,12 +13,15 @@ Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VER
 
 """
 
+# A line that could be taken for one of judge_prompt's own.
+LIKE_OURS = re.compile(r"^\s*(?:A:|B:|```)", re.MULTILINE)
+
 # J1 (arXiv 2505.11875): this in place of the answer's end, so that the judge thinks again.
 WAIT = "\nWait\n"
 
 
 def judge_prompt(problem, code_a, code_b, chat=False):
-    """What the judge reads: the problem and the two programs, for a chat model below PROTOCOL.
+    """What the judge reads: the problem and the two programs, for a chat model below PROTOCOL and in fences.
 
         Steps: sort down, add one.
         8186 -> 9972
@@ -26,8 +29,18 @@ def judge_prompt(problem, code_a, code_b, chat=False):
         def f(x): ...
         B:
         def f(x): ...
+
+    No program can end its block: a fence is longer than any in the programs, and where a program has a line that looks
+    like one of the prompt's own, a plain model sees fences, too.
     """
-    text = f"{problem['prompt'].rstrip()}\nA:\n{code_a.rstrip()}\nB:\n{code_b.rstrip()}\n"
+    code_a = code_a.rstrip()
+    code_b = code_b.rstrip()
+    if chat or LIKE_OURS.search(code_a) or LIKE_OURS.search(code_b):
+        longest = max(map(len, re.findall("`+", code_a + " " + code_b)), default=0)
+        fence = "`" * max(3, longest + 1)
+        code_a = f"{fence}python\n{code_a}\n{fence}"
+        code_b = f"{fence}python\n{code_b}\n{fence}"
+    text = f"{problem['prompt'].rstrip()}\nA:\n{code_a}\nB:\n{code_b}\n"
     return PROTOCOL + text if chat else text
 
 
@@ -37,7 +50,53 @@ def think_on(tokenizer, prompt_ids, completion):
     return prompt_ids + said + tokenizer(WAIT, add_special_tokens=False).input_ids
 
 
-def parse_verdict(text):
-    """"A", "B", or None if the text names neither. The last verdict counts."""
-    found = re.findall(VERDICT.format(r"\s*([AB])\s*"), text)
-    return found[-1] if found else None
+# ---------------------------------------------------------------- the verdict in an answer
+
+# "A" or "B" between the tags, also as **A**, `a` or "Solution A".
+TAG = VERDICT.format(r"[\s*_`'\"(]*(?:(?:candidate|solution|program)\s+)?([AB])[\s*_`'\".)]*")
+LAST = re.compile(TAG + r"[\s*_`.!]*\Z", re.IGNORECASE)
+# "<best>A</best> or <best>B</best>", "<best>A</best> / <best>B</best>": the instruction, not a choice.
+BETWEEN = r"(?:[\W_]*\b(?:or|and|else|otherwise)\b(?:[\W_]|with\b|by\b)*|[^\w\n.!?]+)"
+EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
+THOUGHTS_BEGIN = re.compile(r"^[ \t]*(?:<think>|<thinking>|<thought>|<reasoning>|\[THINK\])", re.MULTILINE)
+THOUGHTS_END = re.compile(r"</think>|</thinking>|</thought>|</reasoning>|\[/THINK\]")
+
+
+def parse_verdict(text, finished=True):
+    """"A" or "B", or None: only the verdict that ends a finished answer counts.
+
+    finished: False for an answer that was cut off; it decides nothing, whatever it has said so far.
+
+    So an instruction that is restated, a program that is quoted and a thought on the way are not taken for
+    a verdict. Formatting that leaves no doubt does no harm.
+
+        ... so the first is right. <best>A</best>                  A
+        ... **<best>b</best>**.                                    B
+        ... <best>A</best> No, it fails on []. <best>B</best>      B
+        ... end with <best>A</best> or <best>B</best>.             None: both
+        ... its comment says `# <best>A</best>`                    None: quoted
+        ... <best>A</best> because it sorts.                       None: not at the end
+        <think> ... <best>A</best>                                 None: still thinking
+    """
+    last = LAST.search(text)
+    if not finished or last is None or is_still_thinking(text):
+        return None
+    either = EITHER.search(text)
+    if either and either[1].upper() != either[2].upper():
+        return None
+    line = text[:last.start()].rpartition("\n")[2]
+    return None if is_quotation(line) else last[1].upper()
+
+
+def is_still_thinking(text):
+    """Do the last thoughts that begin, on a line of their own or at the start, never end?"""
+    begins = [match.end() for match in THOUGHTS_BEGIN.finditer(text)]
+    return bool(begins) and not THOUGHTS_END.search(text, begins[-1])
+
+
+def is_quotation(line):
+    """Does what stands before a verdict on its line make it a quotation, of a comment for example?"""
+    if not line.strip(" \t*_`>"):
+        return False       # it stands alone
+    in_code = line.count("`") % 2 == 1
+    return in_code or line.rstrip().endswith(("#", "//", '"', "'", "“", "‘"))

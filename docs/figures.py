@@ -1,10 +1,11 @@
-"""The README's results from the files of reproduce.sh: tables on the terminal, docs/training.png, docs/selection.png.
+"""The results from the files of reproduce.sh: tables on the terminal, two figures in docs/.
 
-    python docs/figures.py runs/results                        training: reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl
-    python docs/figures.py runs/tiny/selections.jsonl ...      selection: accuracy against N and against judge tokens
+    python docs/figures.py runs/results                     all tables and both figures
+    python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
 
-The second reads what `python select.py --aggregate rounds round-robin knockout --waits 1 2 4 --n 1 2 4 8` wrote, one file or one
-for each seed. Needs matplotlib.
+The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl and
+waits-JUDGE-SEED/selections.jsonl; the second what `python select.py --aggregate rounds round-robin
+--waits 1 2 4 --n 1 2 4 8` wrote, one file or one for each seed. Needs matplotlib.
 """
 import sys
 from collections import defaultdict
@@ -14,39 +15,74 @@ import matplotlib
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data import flags  # noqa: E402
 from data.rows import UserError, read_rows  # noqa: E402
-from data.tables import waits  # noqa: E402
+from data.tables import waits_name  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-METHODS = ["uniform", "shuffled", "net", "domain", "instance", "oracle"]
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, n − 1 degrees
+HERE = Path(__file__).resolve().parent
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+COLOURS = {  # a training method each
+    "uniform": "#888888",
+    "shuffled": "#bbbbbb",
+    "net": "#b07aa1",
+    "domain": "#4e79a7",
+    "instance": "#e15759",
+    "oracle": "#59a14f",
+}
+METHODS = list(COLOURS)
+LEARNED = ("net", "domain", "instance")
+JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)"}   # of the waits
+WAITS = (0, 1, 2, 4)
+# Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
-def mean_interval(values, unit=100):
-    """Mean over seeds with its 95 % t-interval, as text."""
-    values = unit * np.array(values)
-    half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values)) if len(values) in T_95 else float("nan")
+# ---------------------------------------------------------------- numbers
+
+def mean_interval(shares):
+    """Mean of shares over seeds with its 95 % t-interval, in percent, as text."""
+    values = 100 * np.array(shares)
+    half = float("nan")
+    if len(values) in T_95:
+        half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():.1f} ± {half:.1f}"
 
 
 def paired_bootstrap(a, b, draws=10000):
-    """Mean of a − b, both [seeds, problems], with a 95 % interval: problems resampled, the same ones in every seed."""
-    difference = 100 * (np.array(a) - np.array(b)).mean(0)
-    pick = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
-    low, high = np.percentile(difference[pick].mean(1), [2.5, 97.5])
+    """Mean of a − b, both [seeds, problems], with a 95 % interval over problems, as text.
+
+    Every seed has the same problems, so they are drawn for all seeds at once.
+    """
+    difference = 100 * (np.array(a) - np.array(b)).mean(0)                # [problems]
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(difference), (draws, len(difference)))    # [draws, problems]
+    low, high = np.percentile(difference[drawn].mean(1), [2.5, 97.5])
     return f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def auc(positive, negative):
     """Area under the ROC curve: how often a positive outranks a negative."""
-    p, n = np.array(positive)[:, None], np.array(negative)[None]
+    p = np.array(positive)[:, None]
+    n = np.array(negative)[None]
     return float((p > n).mean() + 0.5 * (p == n).mean())
 
 
+def print_markdown(rows):
+    """Print rows of equal keys, {column: text}, as a table of Markdown."""
+    columns = list(rows[0])
+    print("\n| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    for row in rows:
+        print("| " + " | ".join(row[column] for column in columns) + " |")
+
+
+# ---------------------------------------------------------------- reading
+
 def selections(path):
-    """Rows of a selections.jsonl that chose among all candidates (select.py --n adds smaller choices)."""
+    """Rows of a selections.jsonl that chose among all candidates (--n adds smaller choices)."""
     rows = read_rows(path)
     most = max(row["n"] for row in rows)
     return [row for row in rows if row["n"] == most]
@@ -54,214 +90,370 @@ def selections(path):
 
 def mixed_problems(rows):
     """Problems of a selections.jsonl with passing and failing candidates."""
-    return {r["problem_id"] for r in rows if r["method"] == "oracle" and r["passed"] > 0.5} & \
-        {r["problem_id"] for r in rows if r["method"] == "random" and r["passed"] < 1 - 1e-9}
+    some_pass = set()
+    some_fail = set()
+    for row in rows:
+        if row["method"] == "oracle" and row["passed"] > 0.5:
+            some_pass.add(row["problem_id"])
+        if row["method"] == "random" and row["passed"] < 1 - 1e-9:
+            some_fail.add(row["problem_id"])
+    return some_pass & some_fail
 
 
 def load(folder):
+    """{method: its runs, one for each seed}; a run is {file: rows}."""
     runs = defaultdict(list)
     for method in METHODS:
-        for path in sorted(p for p in folder.glob(f"{method}-*") if p.is_dir()):
-            runs[method].append({name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "transcripts", "weights")}
-                                | {"selections": selections(path / "selections.jsonl")})
-    if not all(runs[m] for m in METHODS):
-        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; make them with bash reproduce.sh")
+        for path in sorted(folder.glob(f"{method}-*")):
+            if path.is_dir():
+                run = {"selections": selections(path / "selections.jsonl")}
+                for name in ("metrics", "transcripts", "weights"):
+                    run[name] = read_rows(path / f"{name}.jsonl")
+                runs[method].append(run)
+    if not all(runs[method] for method in METHODS):
+        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; "
+                        "make them with bash reproduce.sh")
     return runs
 
 
-def last_look(run):
-    """Accuracy on each problem's pairs at the end: {problem: mean over pairs and orders}."""
-    last, right = max(t["step"] for t in run["transcripts"]), defaultdict(list)
-    for t in run["transcripts"]:
-        if t["step"] == last:
-            right[t["instance_id"].split(":")[0]].append(t["verdict"] == t["right"])
-    return {problem: np.mean(values) for problem, values in sorted(right.items())}
+def evaluations(run):
+    """The rows of metrics.jsonl at which the judge was evaluated, the first before training."""
+    return [row for row in run["metrics"] if "eval_accuracy" in row]
 
 
-def best_of_n(rows, mixed, method="judge, trained"):
-    return {r["problem_id"]: r["passed"] for r in sorted(rows, key=lambda r: r["problem_id"]) if r["method"] == method and r["problem_id"] in mixed}
+def last_accuracy(run):
+    """Accuracy on each problem's pairs at the end: {problem_id: mean over pairs and orders}."""
+    last = max(row["step"] for row in run["transcripts"])
+    right = defaultdict(list)
+    for row in run["transcripts"]:
+        if row["step"] == last:
+            problem_id = row["instance_id"].split(":")[0]
+            right[problem_id].append(row["verdict"] == row["right"])
+    return {problem_id: np.mean(values) for problem_id, values in sorted(right.items())}
 
 
-def main(folder):
-    runs = load(folder)
-    pick = runs["uniform"][0]["selections"]
-    mixed = mixed_problems(pick)
-    untrained = selections(folder / "untrained" / "selections.jsonl")
-    # the evaluation pairs depend on the seed, so problems are compared within a seed; take those that all seeds share
-    shared = set.intersection(*(set(last_look(run)) for m in METHODS for run in runs[m]))
-    pairs_shared = {m: [[last_look(run)[p] for p in sorted(shared)] for run in runs[m]] for m in METHODS}
-    chosen = {m: [list(best_of_n(run["selections"], mixed).values()) for run in runs[m]] for m in METHODS}
-
-    print(f"{len(runs['uniform'])} seeds; {len(mixed)} test problems with mixed outcomes\n")
-    print("| weights | target pair accuracy, % | over uniform | Best-of-8, mixed problems, % | over uniform | tokens a judgment |")
-    print("|---|---|---|---|---|---|")
-    first = [[m for m in run["metrics"] if "eval_accuracy" in m][0] for run in runs["uniform"]]
-    before = np.mean(list(best_of_n(untrained, mixed).values()))
-    print(f"| untrained | {mean_interval([f['eval_accuracy'] for f in first])} | | {100 * before:.1f} | | {np.mean([f['eval_tokens'] for f in first]):.0f} |")
-    for m in METHODS:
-        last = [[x for x in run["metrics"] if "eval_accuracy" in x][-1] for run in runs[m]]
-        over = ["", ""] if m == "uniform" else [paired_bootstrap(pairs_shared[m], pairs_shared["uniform"]), paired_bootstrap(chosen[m], chosen["uniform"])]
-        print(f"| {m} | {mean_interval([x['eval_accuracy'] for x in last])} | {over[0]} | {mean_interval([np.mean(c) for c in chosen[m]])} "
-              f"| {over[1]} | {np.mean([x['eval_tokens'] for x in last]):.0f} |")
-    for m in METHODS:
-        print(f"seeds, {m}: " + " ".join(f"{100 * [x for x in run['metrics'] if 'eval_accuracy' in x][-1]['eval_accuracy']:.0f}" for run in runs[m]))
-
-    print("\n| weights | mean weight: weak | strong | lying | AUC target-like against the rest | AUC clean against lying, informed ≥ 3 times |")
-    print("|---|---|---|---|---|---|")
-    for m in ("net", "domain", "instance"):
-        table = defaultdict(list)
-        for run in runs[m]:
-            w = [(source(r["group"]), r["weight"], r["informed"]) for r in run["weights"]]
-            for name in ("weak", "strong", "lying"):
-                table[name].append(np.mean([a for s, a, _ in w if s == name]))
-            table["like"].append(auc([a for s, a, _ in w if s == "strong"], [a for s, a, _ in w if s != "strong"]))
-            clean, lying = ([a for s, a, k in w if (s == "lying") == lie and k >= 3] for lie in (False, True))
-            if clean and lying:
-                table["clean"].append(auc(clean, lying))
-        print(f"| {m} | " + " | ".join(f"{np.mean(table[k]):.2f}" for k in ("weak", "strong", "lying", "like", "clean")) + " |")
-
-    print("\nseconds a step (median): " + ", ".join(f"{m} {np.median([sum(x['seconds'].values()) for run in runs[m] for x in run['metrics'] if 'seconds' in x]):.2f}" for m in METHODS))
-    if list(folder.glob("waits-*")):
-        waits_table(folder)
-        draw_selection([path / "selections.jsonl" for path in sorted(folder.glob("waits-rl-*"))])
-    draw(runs)
-    transcripts(runs["instance"][0])
-
-
-def waits_table(folder):
-    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside votes for as many tokens."""
-    names = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)"}
-    table = {}
-    for name in names:
-        runs = [selections(path / "selections.jsonl") for path in sorted(folder.glob(f"waits-{name}-*"))]
-        mixed = [mixed_problems(rows) for rows in runs]
-        for count in (0, 1, 2, 4):
-            think = f", {waits(count)}" if count else ""
-            for way, method in (("think", "judge, trained" + think), ("vote", "judge, trained" + think.replace(", ", ", tokens of "))):
-                cells = [[r for r in rows if r["method"] == method] for rows in runs]
-                table[name, count, way] = (mean_interval([np.mean([r["passed"] for r in cell if r["problem_id"] in m]) for cell, m in zip(cells, mixed)]),
-                                           np.mean([r["judge_tokens"] for cell in cells for r in cell]))
-    print(f"\n| waits | {' | '.join(f'{n}: thinking on | {n}: as many tokens in votes' for n in names.values())} |\n" + "|---" * 7 + "|")
-    for count in (0, 1, 2, 4):
-        cells = (f"{table[name, count, way][0]} ({table[name, count, way][1]:.0f})" for name in names for way in ("think", "vote"))
-        print(f"| {count} | " + " | ".join(cells) + " |")
+def passed_by(method, rows, problem_ids):
+    """pass@1 of a method's choices on these problems, in the order of their ids."""
+    passed = {row["problem_id"]: row["passed"] for row in rows if row["method"] == method}
+    return [passed[problem_id] for problem_id in sorted(passed) if problem_id in problem_ids]
 
 
 def source(group):
-    return "lying" if group.startswith("scraped") else "strong" if group.endswith("strong") else "weak"
+    """Where the pairs of a domain of the tiny world come from."""
+    if group.startswith("scraped"):
+        return "lying"      # their tests lie
+    return "strong" if group.endswith("strong") else "weak"
 
 
-def draw(runs):
-    """Target accuracy, share of tracing and mean weight by source over the steps: a line for the mean, one for each seed."""
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
-    colours = {"uniform": "#888888", "shuffled": "#bbbbbb", "net": "#b07aa1", "domain": "#4e79a7", "instance": "#e15759", "oracle": "#59a14f"}
+# ---------------------------------------------------------------- tables
+
+def accuracy_table(runs, untrained, mixed):
+    """Accuracy on target pairs and Best-of-N of every method, and how far over uniform weights."""
+    # The evaluation pairs depend on the seed. Problems are compared within a seed: those in all seeds.
+    accuracy = {method: [last_accuracy(run) for run in runs[method]] for method in METHODS}
+    shared = set.intersection(*(set(run) for of_method in accuracy.values() for run in of_method))
+    on_pairs = {}     # {method: [seeds, problems]}
+    best_of_n = {}    # {method: [seeds, problems]}
     for method in METHODS:
-        accuracy, traced = [], []
+        on_pairs[method] = [[run[pid] for pid in sorted(shared)] for run in accuracy[method]]
+        best_of_n[method] = []
         for run in runs[method]:
-            looks = [m for m in run["metrics"] if "eval_accuracy" in m]
-            steps = [m["step"] for m in looks]
-            accuracy.append([100 * m["eval_accuracy"] for m in looks])
-            share = defaultdict(list)
-            for t in run["transcripts"]:
-                share[t["step"]].append(100 * t["text"].startswith("trace"))
-            traced.append([np.mean(share[s]) for s in steps])
-        for axis, lines in ((left, accuracy), (middle, traced)):
-            for line in lines:
-                axis.plot(steps, line, color=colours[method], alpha=0.2, lw=0.8)
-            axis.plot(steps, np.mean(lines, 0), color=colours[method], lw=2, label=method + (" (clean, target-like pairs only)" if method == "oracle" else ""))
-    by_source = {"strong": "target-like (strong policy)", "weak": "weak policy", "lying": "lying tests"}
-    for name, colour in zip(by_source, ("#e15759", "#4e79a7", "#888888")):
-        lines = []
-        for run in runs["instance"]:
-            counts = defaultdict(int)
-            for r in run["weights"]:
-                counts[r["group"]] += 1
-            rows = [m["weight"] for m in run["metrics"] if "weight" in m]
-            mine = [g for g in counts if source(g) == name]
-            lines.append([1.0] + [sum(w[g] * counts[g] for g in mine) / sum(counts[g] for g in mine) for w in rows])
-        for line in lines:
-            right.plot(line, color=colour, alpha=0.2, lw=0.8)
-        right.plot(np.mean(lines, 0), color=colour, lw=2, label=by_source[name])
-    for axis, title in ((left, "accuracy on target pairs, %"), (middle, "judgments that trace, %"), (right, "mean learned weight (instance)")):
-        axis.set_title(title, loc="left")
+            best_of_n[method].append(passed_by("judge, trained", run["selections"], mixed))
+
+    first = [evaluations(run)[0] for run in runs["uniform"]]
+    before = passed_by("judge, trained", untrained, mixed)   # named so, for it was given as --judge
+    rows = [{
+        "weights": "untrained",
+        "target pair accuracy, %": mean_interval([row["eval_accuracy"] for row in first]),
+        "pairs over uniform": "",
+        "Best-of-8, mixed problems, %": f"{100 * np.mean(before):.1f}",
+        "Best-of-8 over uniform": "",
+        "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in first]):.0f}",
+    }]
+    for method in METHODS:
+        last = [evaluations(run)[-1] for run in runs[method]]
+        chosen = [np.mean(passed) for passed in best_of_n[method]]
+        row = {
+            "weights": method,
+            "target pair accuracy, %": mean_interval([row["eval_accuracy"] for row in last]),
+            "pairs over uniform": "",
+            "Best-of-8, mixed problems, %": mean_interval(chosen),
+            "Best-of-8 over uniform": "",
+            "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in last]):.0f}",
+        }
+        if method != "uniform":
+            row["pairs over uniform"] = paired_bootstrap(on_pairs[method], on_pairs["uniform"])
+            over = paired_bootstrap(best_of_n[method], best_of_n["uniform"])
+            row["Best-of-8 over uniform"] = over
+        rows.append(row)
+    return rows
+
+
+def weights_table(runs):
+    """The learned weights by source, and how well they tell the sources apart; means over seeds."""
+    rows = []
+    for method in LEARNED:
+        found = defaultdict(list)   # {column: a number for each seed}
+        for run in runs[method]:
+            by_source = {name: [] for name in ("weak", "strong", "lying")}
+            informed = {"lying": [], "clean": []}
+            for row in run["weights"]:
+                where = source(row["group"])
+                by_source[where].append(row["weight"])
+                if row["informed"] >= 3:
+                    informed["lying" if where == "lying" else "clean"].append(row["weight"])
+            for name, weights in by_source.items():
+                found[name].append(np.mean(weights))
+            found["like"].append(auc(by_source["strong"], by_source["weak"] + by_source["lying"]))
+            if informed["clean"] and informed["lying"]:
+                found["clean"].append(auc(informed["clean"], informed["lying"]))
+        rows.append({
+            "weights": method,
+            "mean weight: weak": f"{np.mean(found['weak']):.2f}",
+            "strong": f"{np.mean(found['strong']):.2f}",
+            "lying": f"{np.mean(found['lying']):.2f}",
+            "AUC target-like against the rest": f"{np.mean(found['like']):.2f}",
+            "AUC clean against lying, informed ≥ 3 times": f"{np.mean(found['clean']):.2f}",
+        })
+    return rows
+
+
+def waits_table(folder):
+    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside the control."""
+    runs = {}
+    for judge in JUDGES:
+        folders = sorted(folder.glob(f"waits-{judge}-*"))
+        runs[judge] = [selections(path / "selections.jsonl") for path in folders]
+    rows = []
+    for count in WAITS:
+        row = {"waits": str(count)}
+        for judge, name in JUDGES.items():
+            thinking = f"judge, trained, {waits_name(count)}" if count else "judge, trained"
+            voting = f"judge, trained, tokens of {waits_name(count)}" if count else "judge, trained"
+            row[f"{name}: thinking on"] = pass_and_tokens(thinking, runs[judge])
+            row[f"{name}: as many tokens in votes"] = pass_and_tokens(voting, runs[judge])
+        rows.append(row)
+    return rows
+
+
+def pass_and_tokens(method, runs):
+    """pass@1 on mixed problems with its interval over seeds, and the judge tokens on all."""
+    passed = [np.mean(passed_by(method, rows, mixed_problems(rows))) for rows in runs]
+    tokens = [row["judge_tokens"] for rows in runs for row in rows if row["method"] == method]
+    return f"{mean_interval(passed)} ({np.mean(tokens):.0f})"
+
+
+def print_results(folder):
+    """Print the tables of the runs in a folder, and draw both figures."""
+    runs = load(folder)
+    mixed = mixed_problems(runs["uniform"][0]["selections"])
+    untrained = selections(folder / "untrained" / "selections.jsonl")
+
+    print(f"{len(runs['uniform'])} seeds; {len(mixed)} test problems with mixed outcomes")
+    print_markdown(accuracy_table(runs, untrained, mixed))
+    for method in METHODS:
+        accuracy = [100 * evaluations(run)[-1]["eval_accuracy"] for run in runs[method]]
+        print(f"seeds, {method}: " + " ".join(f"{value:.0f}" for value in accuracy))
+    print_markdown(weights_table(runs))
+
+    medians = []
+    for method in METHODS:
+        steps = [row for run in runs[method] for row in run["metrics"] if "seconds" in row]
+        medians.append(f"{method} {np.median([sum(row['seconds'].values()) for row in steps]):.2f}")
+    print("\nseconds a step (median): " + ", ".join(medians))
+
+    if list(folder.glob("waits-*")):
+        print_markdown(waits_table(folder))
+        draw_selection([path / "selections.jsonl" for path in sorted(folder.glob("waits-rl-*"))])
+    draw_training(runs)
+    print_transcripts(runs["instance"][0])
+
+
+def print_transcripts(run):
+    """One pair before and after: wrong at first by skimming, right at last by tracing."""
+    last = max(row["step"] for row in run["transcripts"])
+    by_step = defaultdict(dict)     # {(pair, right verdict): {step: row}}
+    for row in run["transcripts"]:
+        by_step[row["instance_id"], row["right"]][row["step"]] = row
+    for (pair, right), rows in by_step.items():
+        was_wrong = rows[0]["verdict"] != right
+        traces = rows[last]["verdict"] == right and rows[last]["text"].startswith("trace")
+        if was_wrong and traces:
+            print(f"\n{pair}, right is {right}")
+            print(f"--- before\n{rows[0]['text']}")
+            print(f"--- after\n{rows[last]['text']}")
+            return
+
+
+# ---------------------------------------------------------------- training.png
+
+def draw_training(runs, out=HERE / "training.png"):
+    """Target accuracy, share of tracing and mean weight by source, step by step.
+
+    A bold line is the mean over seeds, a faint one a seed.
+    """
+    plt.rcParams.update(STYLE)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    for method in METHODS:
+        steps = [row["step"] for row in evaluations(runs[method][0])]
+        label = f"{method} (clean, target-like pairs only)" if method == "oracle" else method
+        accuracy = []
+        for run in runs[method]:
+            accuracy.append([100 * row["eval_accuracy"] for row in evaluations(run)])
+        draw_seeds(left, steps, accuracy, COLOURS[method], label)
+        traces = [tracing(run, steps) for run in runs[method]]
+        draw_seeds(middle, steps, traces, COLOURS[method], label)
+
+    sources = {
+        "strong": ("target-like (strong policy)", "#e15759"),
+        "weak": ("weak policy", "#4e79a7"),
+        "lying": ("lying tests", "#888888"),
+    }
+    for name, (label, colour) in sources.items():
+        weights = [weight_of_source(name, run) for run in runs["instance"]]
+        draw_seeds(right, range(len(weights[0])), weights, colour, label)
+
+    left.set_title("accuracy on target pairs, %", loc="left")
+    middle.set_title("judgments that trace, %", loc="left")
+    right.set_title("mean learned weight (instance)", loc="left")
+    for axis in (left, middle, right):
         axis.set_xlabel("step")
     left.axhline(50, color="black", lw=0.5, ls=":")
     right.axhline(1, color="black", lw=0.5, ls=":")
     middle.legend(frameon=False, fontsize=7, loc="upper left")
     right.legend(frameon=False, fontsize=7, loc="upper left")
-    figure.tight_layout()
-    figure.savefig(Path(__file__).with_name("training.png"), dpi=130)
-    print(f"\nwrote {Path(__file__).with_name('training.png')}")
+    save(figure, out)
 
+
+def draw_seeds(axis, x, curves, colour, label):
+    for curve in curves:
+        axis.plot(x, curve, color=colour, alpha=0.2, lw=0.8)
+    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label)
+
+
+def tracing(run, steps):
+    """The share of judgments that trace the programs, in percent, at each of these steps."""
+    traces = defaultdict(list)
+    for row in run["transcripts"]:
+        traces[row["step"]].append(100 * row["text"].startswith("trace"))
+    return [np.mean(traces[step]) for step in steps]
+
+
+def weight_of_source(name, run):
+    """The mean weight of the pairs of a source at each step, from 1 at the start."""
+    pairs = defaultdict(int)    # in each domain of this source
+    for row in run["weights"]:
+        if source(row["group"]) == name:
+            pairs[row["group"]] += 1
+    curve = [1.0]
+    for row in run["metrics"]:
+        if "weight" in row:
+            total = sum(row["weight"][group] * count for group, count in pairs.items())
+            curve.append(total / sum(pairs.values()))
+    return curve
+
+
+def save(figure, path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    print(f"\nwrote {path}")
+
+
+# ---------------------------------------------------------------- selection.png
 
 def selection_curves(rows):
-    """Rows of selections.jsonl -> ({method: [(N, pass@1)]}, {method: [(judge tokens, pass@1)]}), means over problems.
+    """Rows of a selections.jsonl as curves of means over problems.
 
-    With a judge that votes in rounds the second holds a point for each number of rounds, else one; it is of the largest N.
+    Returns {method: [(N, pass@1)]} and, for the methods that ask a judge, {method: [(judge tokens,
+    pass@1)]} at the largest N: a point for each round where a judge votes in rounds, else one.
     """
-    cells, most = defaultdict(list), max(row["n"] for row in rows)
+    most = max(row["n"] for row in rows)
+    cells = defaultdict(list)
     for row in rows:
         cells[row["method"], row["n"]].append(row)
-    by_n, by_tokens = defaultdict(list), {}
-    for (method, n), group in sorted(cells.items(), key=lambda cell: cell[0][1]):
-        by_n[method].append((n, np.mean([row["passed"] for row in group])))
-        if n == most and "judge_tokens" in group[0]:
-            ends = [(row["judge_tokens"], row["passed"]) for row in group]
-            rounds = max(len(row.get("by_round", [])) for row in group) if method.count(", ") == 1 else 0
-            # a problem whose programs are all alike has no rounds: nothing is spent on it, however much on the others
-            curves = [row.get("by_round") or [end] * rounds for row, end in zip(group, ends)] if rounds else [[end] for end in ends]
-            by_tokens[method] = [tuple(np.mean([curve[k] for curve in curves], 0)) for k in range(max(rounds, 1))]
+    by_n = defaultdict(list)
+    by_tokens = {}
+    for (method, n), cell in sorted(cells.items(), key=lambda item: item[0][1]):
+        by_n[method].append((n, np.mean([row["passed"] for row in cell])))
+        if n == most and "judge_tokens" in cell[0]:
+            by_tokens[method] = token_curve(cell, each_round=is_judge(method))
     return by_n, by_tokens
 
 
-def draw_selection(paths, out=Path(__file__).with_name("selection.png")):
-    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, more thought, other aggregators."""
+def is_judge(method):
+    """"judge, trained" is a judge that votes in rounds, "judge, trained, 1 wait" a variant."""
+    return method.count(", ") == 1
+
+
+def token_curve(rows, each_round):
+    """[(judge tokens, pass@1)] after each round, or only at the end; means over the rows."""
+    rounds = max(len(row.get("by_round", [])) for row in rows) if each_round else 0
+    curves = []
+    for row in rows:
+        end = (row["judge_tokens"], row["passed"])
+        if rounds == 0:
+            curves.append([end])
+        else:
+            # A problem whose programs are all alike has no rounds: nothing is ever spent on it.
+            curves.append(row.get("by_round") or [end] * rounds)
+    return [tuple(point) for point in np.mean(curves, 0)]
+
+
+def marker_of(method):
+    for word, marker in (("tokens of", "x"), ("wait", "s"), ("round-robin", "D")):
+        if word in method:
+            return marker
+    return None
+
+
+def draw_selection(paths, out=HERE / "selection.png"):
+    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, waits."""
     runs = [selection_curves(read_rows(path)) for path in paths]
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    judges = sorted({m for _, by_tokens in runs for m in by_tokens if m.count(", ") == 1})
+    first_by_n, first_by_tokens = runs[0]
+    judges = sorted({method for _, by_tokens in runs for method in by_tokens if is_judge(method)})
     colours = dict(zip(judges, ("#4e79a7", "#e15759", "#59a14f")))
-    names = [m for m in runs[0][0] if m in judges or m not in runs[0][1]]
-    greys = iter(plt.cm.viridis(np.linspace(0, 0.9, len(names))))
-    for m in names:
-        curve = np.mean([by_n[m] for by_n, _ in runs], 0)
-        left.plot(curve[:, 0], 100 * curve[:, 1], color=colours.get(m) or next(greys), lw=2 if m in judges else 1, marker=".",
-                  ls="-" if m in judges else "--", label=m)
-    marks = {"wait": "s", "tokens of": "x", "round-robin": "D", "knockout": "^"}
-    for m in runs[0][1]:
-        curve, judge = np.mean([by_tokens[m] for _, by_tokens in runs], 0), next(j for j in judges if m.startswith(j))
-        mark = next((mark for word, mark in marks.items() if word in m and (word != "wait" or "tokens" not in m)), None)
-        right.plot(curve[:, 0], 100 * curve[:, 1], color=colours[judge], marker=mark or ".", ls="-" if mark is None else "",
-                   label=m + (", 1 to R rounds" if mark is None else ""))
-    for axis, title, label in ((left, "pass@1, %, choosing among N", "N"), (right, "pass@1, %, by what the judge spends", "judge tokens a problem")):
-        axis.set_title(title, loc="left")
-        axis.set_xlabel(label)
-        axis.legend(frameon=False, fontsize=6)
+
+    plt.rcParams.update(STYLE)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    shown = [method for method in first_by_n if method in judges or method not in first_by_tokens]
+    greys = iter(plt.cm.viridis(np.linspace(0, 0.9, len(shown))))
+    for method in shown:
+        curve = np.mean([by_n[method] for by_n, _ in runs], 0)      # [sizes, 2]
+        if method in judges:
+            line = {"color": colours[method], "lw": 2, "ls": "-"}
+        else:
+            line = {"color": next(greys), "lw": 1, "ls": "--"}
+        left.plot(curve[:, 0], 100 * curve[:, 1], marker=".", label=method, **line)
+    for method in first_by_tokens:
+        curve = np.mean([by_tokens[method] for _, by_tokens in runs], 0)    # [points, 2]
+        judge = next(judge for judge in judges if method.startswith(judge))
+        marker = marker_of(method)
+        label = method if marker else f"{method}, 1 to R rounds"
+        right.plot(curve[:, 0], 100 * curve[:, 1], color=colours[judge], marker=marker or ".",
+                   ls="" if marker else "-", label=label)
+
+    left.set_title("pass@1, %, choosing among N", loc="left")
+    left.set_xlabel("N")
     left.set_xscale("log", base=2)
-    sizes = [n for n, _ in runs[0][0]["random"]]
+    sizes = [n for n, _ in first_by_n["random"]]
     left.set_xticks(sizes, labels=sizes)
+    right.set_title("pass@1, %, by what the judge spends", loc="left")
+    right.set_xlabel("judge tokens a problem")
     right.set_xscale("log")
-    figure.tight_layout()
-    figure.savefig(out, dpi=130)
-    print(f"wrote {out}")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=6)
+    save(figure, out)
 
 
-def transcripts(run):
-    """One pair before and after: wrong at first by skimming, right at last by tracing."""
-    rows, last = defaultdict(dict), max(t["step"] for t in run["transcripts"])
-    for t in run["transcripts"]:
-        rows[t["instance_id"], t["right"]][t["step"]] = t
-    for (pair, right), looks in rows.items():
-        if looks[0]["verdict"] != right and looks[last]["verdict"] == right and looks[last]["text"].startswith("trace"):
-            print(f"\n{pair}, right is {right}\n--- before\n{looks[0]['text']}\n--- after\n{looks[last]['text']}")
-            return
+def main():
+    paths = sys.argv[1:]
+    if not paths:
+        sys.exit(__doc__)
+    if Path(paths[0]).is_dir():
+        print_results(Path(paths[0]))
+    else:
+        draw_selection(paths)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    if Path(sys.argv[1]).is_dir():
-        main(Path(sys.argv[1]))
-    else:
-        draw_selection(sys.argv[1:])
+    flags.run(main)

@@ -38,7 +38,7 @@ def made_up(lengths=LENGTHS, rewards=REWARDS, seed=0):
     groups = []
     for prompt, of_pair, earned in zip(prompts, lengths, rewards):
         completions = [Completion(ids(n), 0.0, True) for n in of_pair]
-        groups.append(tb.Group(None, prompt, completions, [""] * len(of_pair), [float(r) for r in earned]))
+        groups.append(tb.Group(None, prompt, completions, [""] * len(of_pair), [None] * len(of_pair), [float(r) for r in earned]))
     return groups
 
 

@@ -55,7 +55,7 @@ def random_groups(n_pairs, seed, vocabulary=500):
         lengths = torch.randint(10, 40, (GROUP,), generator=g).tolist()
         completions = [Completion(ids(n), 0.0, True) for n in lengths]
         rewards = torch.rand(GROUP, generator=g).round().tolist()
-        groups.append(tb.Group(None, ids(30 + 5 * (i % 3)), completions, [""] * GROUP, rewards))
+        groups.append(tb.Group(None, ids(30 + 5 * (i % 3)), completions, [""] * GROUP, [None] * GROUP, rewards))
     return groups
 
 

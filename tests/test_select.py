@@ -1,383 +1,512 @@
-"""select.py: scripted judges get exactly what they deserve, judgments are paid for once, and a choice can be explained."""
-import argparse
+"""select.py: known judges get what they deserve, judgments are paid for once, choices are explained."""
 import importlib.util
 import itertools
 import json
 import threading
-import time
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from data import api, tables
-from data.rows import ROOT, TINY, read_rows
-from sample import Completion, load_model
+from data import servers, statistics, tables
+from data.judge import PROTOCOL, WAIT
+from data.rows import ROOT, TINY, Appender, UserError, read_problems, read_rows
 
 spec = importlib.util.spec_from_file_location("daj_select", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(select)
 
+PROBLEM = {"problem_id": "p", "prompt": "Task p\n"}
+
 
 def candidate(name, passed=False, **more):
-    return {"problem_id": "p", "candidate_id": name, "policy": "weak", "code": f"# {name}\n", "passed": passed, "status": "s", **more}
+    row = {"problem_id": "p", "candidate_id": name, "policy": "weak", "code": f"# {name}\n",
+           "passed": passed, "status": "s"}
+    return {**row, **more}
 
 
 def some(*labels):
     """Candidates c0, c1, ... with these labels and different programs."""
-    return [candidate(f"c{k}", passed) for k, passed in enumerate(labels)]
+    return [candidate(f"c{k}", bool(passed)) for k, passed in enumerate(labels)]
 
 
-def judged(candidates, judge, rounds=8, calls=None):
-    """Rows of judgments as the cache has them; judge(a, b) -> "A", "B" or None on two candidates."""
-    rows = {c["candidate_id"]: c for c in candidates}
-    calls = calls if calls is not None else select.schedule("p", [c["candidate_id"] for c in select.programs(candidates)], rounds, 0)
-    return [{"a": a, "b": b, "verdict": judge(rows[a], rows[b]), "text": f"{a} or {b}", "tokens": 10, "seconds": 0.5, "finished": True}
-            for _, a, b, *_ in calls]
+def in_rounds(candidates, rounds):
+    return select.random_rounds(PROBLEM, select.programs(candidates), rounds, seed=0)
 
 
-def everyone_meets(candidates):
-    return [(0, a["candidate_id"], b["candidate_id"]) for a, b in itertools.permutations(candidates, 2)]
+def met(calls):
+    """[(id shown as A, id shown as B)]."""
+    return [(call.a["candidate_id"], call.b["candidate_id"]) for call in calls]
+
+
+def judged(calls, judge):
+    """The rows of these calls, as judgments.jsonl has them; judge(a, b) -> "A", "B" or None."""
+    rows = []
+    for call in calls:
+        a, b = call.a["candidate_id"], call.b["candidate_id"]
+        rows.append({"problem_id": "p", "draw": call.draw, "a": a, "b": b, "wait": 0,
+                     "text": f"{a} or {b}", "tokens": 10, "finished": True, "seconds": 0.5,
+                     "verdict": judge(call.a, call.b)})
+    return rows
 
 
 def perfect(a, b):
-    return "A" if a["passed"] else "B"  # between two of a kind it has nothing to say, and says A or B
+    """Between two of a kind it has nothing to say, and says A or B."""
+    return "A" if a["passed"] else "B"
 
 
 def always_a(a, b):
     return "A"
 
 
+def always_b(a, b):
+    return "B"
+
+
 def silent(a, b):
     return None
+
+
+def reciting(verdicts):
+    """A judge that gives these verdicts one after another."""
+    verdicts = iter(verdicts)
+    return lambda a, b: next(verdicts)
 
 
 # ---------------------------------------------------------------- who meets whom
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
-def test_every_round_is_a_perfect_matching_in_both_orders(n):
-    ids, a_round = [f"c{k}" for k in range(n)], 2 * (n // 2)
-    calls = select.schedule("p", ids, 8, 0)
-    assert len(calls) == 8 * a_round == len(set(calls))  # a pair that meets again does so under another draw
+def test_in_a_round_every_program_meets_one_rival_in_both_orders(n):
+    candidates = some(*[0] * n)
+    a_round = 2 * (n // 2)
+    calls = met(in_rounds(candidates, 8))
+    assert len(calls) == 8 * a_round
     for start in range(0, len(calls), a_round):
-        met = [(a, b) for _, a, b, _ in calls[start:start + a_round]]
-        assert {(b, a) for a, b in met} == set(met) and all(a != b for a, b in met)  # each pair in both orders
-        assert len({frozenset(pair) for pair in met}) == n // 2
-        shown = [name for pair in met for name in pair]
-        assert all(shown.count(name) in (0, 2) for name in ids)  # nobody meets two rivals in one round
-    assert calls[0::2] == [(k, b, a, 0) for k, a, b, _ in calls[1::2]]  # the two orders stand side by side
+        pairs = calls[start:start + a_round]
+        assert set(pairs) == {(b, a) for a, b in pairs}
+        shown = [name for pair in pairs for name in pair]
+        assert sorted(shown) == sorted(2 * list(set(shown)))      # each in one pair, in two orders
+        assert len(set(shown)) == a_round
 
 
-def test_the_draw_counts_how_often_a_pair_has_met():
-    calls = select.schedule("p", ["c0", "c1", "c2", "c3"], 30, 0)
-    for pair in itertools.permutations(["c0", "c1", "c2", "c3"], 2):
-        draws = [k for k, a, b, _ in calls if (a, b) == pair]
-        assert draws == list(range(len(draws))) and draws
+def test_a_pair_never_meets_itself():
+    assert all(a != b for a, b in met(in_rounds(some(0, 0, 0, 0, 0), 20)))
+
+
+def test_a_pair_that_meets_again_does_so_under_another_draw():
+    draws = {}
+    for call in in_rounds(some(0, 0, 0, 0), 30):
+        draws.setdefault((call.a["candidate_id"], call.b["candidate_id"]), []).append(call.draw)
+    assert len(draws) == 12
+    for found in draws.values():
+        assert found == list(range(len(found)))
 
 
 def test_who_sits_out_is_drawn_anew_in_every_round():
-    calls = select.schedule("p", list("abc"), 20, 0)
-    out = [set("abc") - {a for _, a, _, _ in calls[k:k + 2]} for k in range(0, 40, 2)]
-    assert all(len(names) == 1 for names in out) and set.union(*out) == set("abc")
+    calls = met(in_rounds(some(0, 0, 0), 20))
+    out = [{"c0", "c1", "c2"} - set(calls[k]) for k in range(0, 40, 2)]
+    assert set.union(*out) == {"c0", "c1", "c2"}
 
 
-def test_more_rounds_extend_fewer_and_nothing_else_changes_them():
-    ids = [f"c{k}" for k in range(6)]
-    long = select.schedule("p", ids, 8, 0)
-    for rounds in range(8):
-        assert select.schedule("p", ids, rounds, 0) == long[:rounds * 6]
-    assert select.schedule("q", ids, 8, 0) != long and select.schedule("p", ids, 8, 1) != long
+@pytest.mark.parametrize("rounds", range(8))
+def test_fewer_rounds_are_the_beginning_of_more(rounds):
+    candidates = some(*[0] * 6)
+    assert in_rounds(candidates, rounds) == in_rounds(candidates, 8)[:rounds * 6]
+
+
+def test_pairing_depends_on_the_problem_and_on_the_seed():
+    candidates = some(*[0] * 6)
+    pairs = met(in_rounds(candidates, 8))
+    assert met(select.random_rounds({"problem_id": "q"}, candidates, 8, seed=0)) != pairs
+    assert met(select.random_rounds(PROBLEM, candidates, 8, seed=1)) != pairs
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
 def test_round_robin_is_every_pair_once_in_both_orders(n):
-    calls = select.want_every_pair("p", [f"c{k}" for k in range(n)], {})
-    assert len(calls) == n * (n - 1) == len(set(calls)) and {(b, a) for _, a, b, _ in calls} == {(a, b) for _, a, b, _ in calls}
+    calls = met(select.every_pair(PROBLEM, some(*[0] * n)))
+    assert sorted(calls) == sorted(itertools.permutations([f"c{k}" for k in range(n)], 2))
 
 
-def knocked_out(candidates, judge, seed=0):
-    """The knockout as the command plays it: (calls, probabilities of the candidates)."""
-    ids, rows, known = [c["candidate_id"] for c in candidates], {c["candidate_id"]: c for c in candidates}, {}
-    while new := [call for call in select.want_knockout(seed)("p", ids, known) if call not in known]:
-        known |= {call: {"a": call[1], "b": call[2], "verdict": judge(rows[call[1]], rows[call[2]])} for call in new}
-    return list(known), select.by_votes(candidates, list(known.values()), select.by_knockout, "p", seed)
+def test_a_lone_program_meets_nobody_and_is_chosen():
+    assert in_rounds(some(1), 8) == []
+    assert in_rounds([], 8) == []
+    assert select.by_votes(some(1), []).tolist() == [1.0]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
-def test_a_knockout_between_programs_that_can_be_told_apart_needs_one_match_less_than_there_are_programs(n):
-    rows = some(*[False] * n)
-    calls, p = knocked_out(rows, lambda a, b: "A" if a["candidate_id"] < b["candidate_id"] else "B")
-    assert len(calls) == 2 * (n - 1) and p.tolist() == [1.0] + [0.0] * (n - 1)
-    assert {(b, a) for _, a, b, _ in calls} == {(a, b) for _, a, b, _ in calls}
+def test_equal_programs_are_judged_once_as_the_first_of_them_in_the_order_of_the_candidates():
+    codes = {"c0": "x", "c1": "y", "c2": "x", "c3": "z", "c4": "y"}
+    rows = [candidate(name, code=code) for name, code in codes.items()]
+    assert [row["candidate_id"] for row in select.programs(rows)] == ["c0", "c1", "c3"]
+    p = select.by_votes(rows, judged(in_rounds(rows, 8), always_a))
+    assert p.tolist() == [1 / 3, 1 / 3, 0, 1 / 3, 0]
 
 
-def test_a_lone_program_meets_nobody():
-    assert select.schedule("p", ["c0"], 8, 0) == select.schedule("p", [], 8, 0) == []
-    assert select.by_votes(some(True), []).tolist() == [1.0]
+# ---------------------------------------------------------------- votes of judges that are known
 
-
-def test_equal_programs_are_judged_once_as_the_first_of_them():
-    rows = [candidate("c0", code="x"), candidate("c1", code="y"), candidate("c2", code="x"), candidate("c3", code="z"), candidate("c4", code="y")]
-    assert {c["candidate_id"] for c in select.programs(rows)} == {"c0", "c1", "c3"}
-    p = select.by_votes(rows, judged(rows, always_a))
-    assert p == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3, 0])
-
-
-def test_programs_keep_the_order_of_the_candidates():
-    rows = [candidate("c0", code="x"), candidate("c1", code="y"), candidate("c2", code="x")]
-    assert [c["candidate_id"] for c in select.programs(rows)] == ["c0", "c1"]
-
-
-# ---------------------------------------------------------------- judges that are known
-
-@pytest.mark.parametrize("labels", [(1, 0), (1, 0, 0), (1, 1, 0, 0), (0, 0, 1, 0, 1), (1, 0, 0, 0, 0, 0, 0, 0)])
-@pytest.mark.parametrize("judge", [always_a, silent, lambda a, b: "B"], ids=["always A", "never parses", "always B"])
-def test_a_judge_that_does_not_read_chooses_as_chance_does(judge, labels):
-    rows = some(*map(bool, labels))
-    p = select.by_votes(rows, judged(rows, judge))
-    assert p.tolist() == [1 / len(rows)] * len(rows)
-    assert float(sum(q * r["passed"] for q, r in zip(p, rows))) == pytest.approx(sum(labels) / len(labels))
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("judge", [always_a, always_b, silent])
+def test_a_judge_that_does_not_read_chooses_as_chance_does(judge, n):
+    rows = some(*[0] * n)
+    chance = [1 / n] * n
+    assert select.by_votes(rows, judged(in_rounds(rows, 8), judge)).tolist() == chance
+    assert select.by_votes(rows, judged(select.every_pair(PROBLEM, rows), judge)).tolist() == chance
 
 
 @pytest.mark.parametrize("says", [("A", "B"), ("A", "B", None)], ids=["always parsed", "sometimes parsed"])
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_noise_chooses_as_chance_does_on_average_over_all_it_could_say(n, says):
-    """Exact: one round is played in all its possible ways, the one who sits out is any."""
-    rows, total, cases = some(*[False] * n), [Fraction(0)] * n, 0
-    for order in itertools.permutations(range(n)):
-        calls = [(0, f"c{i}", f"c{j}") for x, y in zip(order[0::2], order[1::2]) for i, j in ((x, y), (y, x))]
+    """Exact: one round is played in all its possible ways; who sits out is any."""
+    rows = some(*[0] * n)
+    total = [Fraction(0)] * n
+    cases = 0
+    for order in itertools.permutations(rows):
+        calls = []
+        for a, b in zip(order[0::2], order[1::2]):
+            calls += select.both_orders(PROBLEM, a, b)
         for verdicts in itertools.product(says, repeat=len(calls)):
-            said = iter(verdicts)
-            for k, p in enumerate(select.by_votes(rows, judged(rows, lambda a, b: next(said), calls=calls))):
-                total[k] += Fraction(float(p)).limit_denominator(1000)
+            p = select.by_votes(rows, judged(calls, reciting(verdicts)))
+            for k in range(n):
+                total[k] += Fraction(float(p[k])).limit_denominator(1000)
             cases += 1
     assert [t / cases for t in total] == [Fraction(1, n)] * n
 
 
-def test_noise_is_counted_exactly():
-    rows, said = some(False, False, True, False), iter(["A", "A", "B", None, "A", "B", "B", "A"])
-    calls = [(0, "c0", "c1"), (0, "c1", "c0"), (0, "c2", "c3"), (0, "c3", "c2"), (1, "c0", "c2"), (1, "c2", "c0"), (1, "c1", "c3"), (1, "c3", "c1")]
-    rows_judged = judged(rows, lambda a, b: next(said), calls=calls)
-    W, M = select.tally(["c0", "c1", "c2", "c3"], rows_judged)
-    # won: c0, c1, c3, nobody, then c0, c0, c3, c3
-    assert W.tolist() == [[0, 1, 2, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 2, 1, 0]] and M.sum(1).tolist() == [4] * 4
-    assert select.by_votes(rows, rows_judged).tolist() == [0.5, 0, 0, 0.5]
+def test_votes_are_counted_exactly():
+    c0, c1, c2, c3 = rows = some(0, 0, 1, 0)
+    pairs = [(c0, c1), (c1, c0), (c2, c3), (c3, c2), (c0, c2), (c2, c0), (c1, c3), (c3, c1)]
+    verdicts = ["A", "A", "B", None, "A", "B", "B", "A"]     # for c0, c1, c3, nobody, c0, c0, c3, c3
+    judgments = judged([select.Call(PROBLEM, a, b) for a, b in pairs], reciting(verdicts))
+    W, M = select.tally(rows, judgments)
+    assert W.tolist() == [[0, 1, 2, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 2, 1, 0]]
+    assert M.tolist() == [[0, 2, 2, 0], [2, 0, 0, 2], [2, 0, 0, 2], [0, 2, 2, 0]]
+    assert select.by_votes(rows, judgments).tolist() == [0.5, 0, 0, 0.5]
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
-@pytest.mark.parametrize("judge", [always_a, silent, lambda a, b: "B"], ids=["always A", "never parses", "always B"])
-def test_a_judge_that_does_not_read_leaves_round_robin_and_knockout_to_chance(judge, n):
-    rows, total = some(*[k == 0 for k in range(n)]), np.zeros(n)
-    assert select.by_votes(rows, judged(rows, judge, calls=everyone_meets(rows))).tolist() == [1 / n] * n
-    W, M = select.tally([c["candidate_id"] for c in rows], judged(rows, judge, calls=everyone_meets(rows)))
-    if n in (2, 4, 8):  # without a bye every bracket is fair
-        assert select.by_knockout(W, M, list(range(n))).tolist() == [1 / n] * n
-    else:
-        for order in itertools.permutations(range(n)):
-            total += select.by_knockout(W, M, list(order))
-        assert total / total.sum() == pytest.approx([1 / n] * n)
-
-
-def test_noise_in_a_knockout_is_chance_on_average_over_all_it_could_say():
-    rows, total, cases = some(*[False] * 4), [Fraction(0)] * 4, 0
-    pairs = list(itertools.combinations(range(4), 2))
-    for said in itertools.product("AB", repeat=2 * len(pairs)):
-        said = iter(said)
-        W, M = select.tally([c["candidate_id"] for c in rows], judged(rows, lambda a, b: next(said), calls=everyone_meets(rows)))
-        for k, p in enumerate(select.by_knockout(W, M, [2, 0, 3, 1])):
-            total[k] += Fraction(float(p)).limit_denominator(64)
-        cases += 1
-    assert [t / cases for t in total] == [Fraction(1, 4)] * 4
-
-
-@pytest.mark.parametrize("labels", [labels for n in (2, 3, 4, 5, 6) for labels in itertools.product((False, True), repeat=n)])
-def test_a_perfect_judge_never_lets_a_knockout_end_wrong(labels):
-    rows = some(*labels)
-    for seed in range(3):
-        _, p = knocked_out(rows, perfect, seed)
-        assert sum(p) == pytest.approx(1) and sum(q for q, c in zip(p, rows) if c["passed"]) == pytest.approx(float(any(labels)))
-
-
-def test_a_tie_in_a_knockout_is_played_on_for_both():
-    rows = some(False, False, True)  # c0 and c1 cannot be told apart, c2 beats both
-    W, M = select.tally(["c0", "c1", "c2"], judged(rows, lambda a, b: "A" if a["passed"] else "B", calls=everyone_meets(rows)))
-    pairs = []
-    assert select.knockout(W, M, [2, 0, 1], pairs) == {2: 1.0} and set(pairs) == {(0, 1), (2, 0), (2, 1)}
-    assert select.knockout(-W, M, [2, 0, 1], []) == {0: 0.5, 1: 0.5}
-
-
-@pytest.mark.parametrize("labels", [labels for n in (2, 3, 4, 5) for labels in itertools.product((False, True), repeat=n)])
-def test_a_perfect_judge_that_saw_every_pair_chooses_like_the_oracle(labels):
-    rows = some(*labels)
-    p = select.by_votes(rows, judged(rows, perfect, calls=everyone_meets(rows)))
-    assert p.tolist() == select.BASELINES["oracle"](rows).tolist()
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_perfect_judge_that_saw_every_pair_chooses_like_the_oracle(n):
+    for labels in itertools.product((0, 1), repeat=n):
+        rows = some(*labels)
+        p = select.by_votes(rows, judged(select.every_pair(PROBLEM, rows), perfect))
+        assert p.tolist() == select.oracle(rows).tolist()
 
 
 @pytest.mark.parametrize("n", [2, 4, 6, 8])
 def test_a_perfect_judge_finds_the_only_good_program_in_one_round(n):
-    rows = some(*[k == n - 1 for k in range(n)])
-    assert select.by_votes(rows, judged(rows, perfect, rounds=1)).tolist() == [0.0] * (n - 1) + [1.0]
-    worst = select.by_votes(rows, judged(rows, lambda a, b: "B" if a["passed"] else "A", rounds=1))
-    assert worst[-1] == 0 and sum(worst) == pytest.approx(1)
+    rows = some(*[0] * (n - 1), 1)
+    p = select.by_votes(rows, judged(in_rounds(rows, 1), perfect))
+    assert p.tolist() == [0.0] * (n - 1) + [1.0]
+
+
+@pytest.mark.parametrize("n", [2, 4, 6, 8])
+def test_a_judge_that_is_always_wrong_never_chooses_the_only_good_program(n):
+    rows = some(*[0] * (n - 1), 1)
+    p = select.by_votes(rows, judged(in_rounds(rows, 1), lambda a, b: "B" if a["passed"] else "A"))
+    assert p[-1] == 0
+    assert sum(p) == pytest.approx(1)
 
 
 def test_in_one_round_even_a_perfect_judge_misses_a_good_program_that_met_only_good_ones():
-    rows = some(True, True, False, False)
-    calls = [(0, "c0", "c1"), (0, "c1", "c0"), (0, "c2", "c3"), (0, "c3", "c2")]
-    assert select.by_votes(rows, judged(rows, perfect, calls=calls)).tolist() == [0.25] * 4
+    c0, c1, c2, c3 = rows = some(1, 1, 0, 0)
+    calls = select.both_orders(PROBLEM, c0, c1) + select.both_orders(PROBLEM, c2, c3)
+    assert select.by_votes(rows, judged(calls, perfect)).tolist() == [0.25] * 4
 
 
 def test_a_program_nobody_judged_is_not_chosen_before_one_that_was():
-    rows = some(True, False, False)
-    calls = [(0, "c1", "c2"), (0, "c2", "c1")]
-    assert select.by_votes(rows, judged(rows, silent, calls=calls)).tolist() == [0, 0.5, 0.5]
+    c0, c1, c2 = rows = some(1, 0, 0)
+    judgments = judged(select.both_orders(PROBLEM, c1, c2), silent)
+    assert select.by_votes(rows, judgments).tolist() == [0, 0.5, 0.5]
 
 
 def test_shares_are_compared_not_counts():
-    rows = some(False, False, False)  # c0 wins 2 of 4, c1 wins 1 of 2, c2 wins 1 of 2: all share
-    calls = [(0, "c0", "c1"), (0, "c1", "c0"), (1, "c0", "c2"), (1, "c2", "c0")]
-    assert select.by_votes(rows, judged(rows, always_a, calls=calls)).tolist() == [1 / 3] * 3
+    c0, c1, c2 = rows = some(0, 0, 0)
+    calls = select.both_orders(PROBLEM, c0, c1) + select.both_orders(PROBLEM, c0, c2)
+    # c0 wins 2 of 4, c1 wins 1 of 2, c2 wins 1 of 2
+    assert select.by_votes(rows, judged(calls, always_a)).tolist() == [1 / 3] * 3
 
 
 # ---------------------------------------------------------------- the simple ways
 
-def test_baselines_choose_what_they_say():
-    rows = [candidate("c0", False, code="x" * 9, mean_logprob=-0.5, n_tokens=4, self_certainty=2.0, public_passed=True, output_digest="u"),
-            candidate("c1", True, code="x" * 4, mean_logprob=-0.1, n_tokens=90, self_certainty=3.0, public_passed=True, output_digest="v"),
-            candidate("c2", True, code="y" * 4, mean_logprob=-0.9, n_tokens=3, self_certainty=1.0, public_passed=False, output_digest="v"),
-            candidate("c3", False, code="x" * 7, mean_logprob=-0.1, n_tokens=20, public_passed=None, output_digest="u"),
-            candidate("c4", False, code="x" * 8, mean_logprob=-2.0, n_tokens=1, self_certainty=3.0, public_passed=False, output_digest=None)]
-    expected = {"random": [.2] * 5, "first": [1, 0, 0, 0, 0], "shortest": [0, .5, .5, 0, 0], "mean log-prob": [0, .5, 0, .5, 0],
-                "self-certainty": [0, .5, 0, 0, .5], "public tests": [.5, .5, 0, 0, 0], "majority": [.25, .25, .25, .25, 0],
-                "MBR": [.5, 0, 0, .5, 0],  # exp(−2) + exp(−2) against exp(−9) + exp(−2.7)
-                "oracle": [0, .5, .5, 0, 0]}
-    assert expected.keys() == select.BASELINES.keys()
-    for method, p in expected.items():
-        assert select.BASELINES[method](rows).tolist() == p, method
+FIVE = [
+    candidate("c0", False, code="x" * 9, mean_logprob=-0.5, n_tokens=4, self_certainty=2.0,
+              public_passed=True, output_digest="u"),
+    candidate("c1", True, code="x" * 4, mean_logprob=-0.1, n_tokens=90, self_certainty=3.0,
+              public_passed=True, output_digest="v"),
+    candidate("c2", True, code="y" * 4, mean_logprob=-0.9, n_tokens=3, self_certainty=1.0,
+              public_passed=False, output_digest="v"),
+    candidate("c3", False, code="x" * 7, mean_logprob=-0.1, n_tokens=20,
+              public_passed=None, output_digest="u"),
+    candidate("c4", False, code="x" * 8, mean_logprob=-2.0, n_tokens=1, self_certainty=3.0,
+              public_passed=False, output_digest=None),
+]
+CHOICES = {
+    "random": [.2, .2, .2, .2, .2],
+    "first": [1, 0, 0, 0, 0],
+    "shortest": [0, .5, .5, 0, 0],
+    "mean log-prob": [0, .5, 0, .5, 0],
+    "self-certainty": [0, .5, 0, 0, .5],
+    "public tests": [.5, .5, 0, 0, 0],
+    "majority": [.25, .25, .25, .25, 0],
+    "MBR": [.5, 0, 0, .5, 0],      # exp(−2) + exp(−2) against exp(−9) + exp(−2.7)
+    "oracle": [0, .5, .5, 0, 0],
+}
 
 
-def test_mbr_counts_a_text_once_with_its_probability_where_the_majority_counts_samples():
-    often = [candidate(f"c{k}", code="often", mean_logprob=-3.0, n_tokens=1, output_digest="u") for k in range(3)]
-    rows = [*often, candidate("c3", code="sure", mean_logprob=-0.5, n_tokens=1, output_digest="v")]
-    assert select.BASELINES["majority"](rows).tolist() == [1 / 3] * 3 + [0] and select.BASELINES["MBR"](rows).tolist() == [0, 0, 0, 1]
-    rows[3]["mean_logprob"] = -3.0  # equal probability: only agreement is left, and it is equal, too
-    assert select.BASELINES["MBR"](rows).tolist() == [.25] * 4
+@pytest.mark.parametrize("method", select.BASELINES)
+def test_a_simple_way_chooses_what_it_says(method):
+    assert select.BASELINES[method](FIVE).tolist() == CHOICES[method]
 
 
-def test_majority_takes_the_largest_cluster_and_programs_without_output_are_none():
-    digests = ["u", "v", "v", None, None, None]
-    assert select.majority([candidate(str(k), output_digest=d) for k, d in enumerate(digests)]).tolist() == [0, .5, .5, 0, 0, 0]
-
-
-@pytest.mark.parametrize("method", [m for m in select.BASELINES if m != "first"])
-def test_where_a_way_of_choosing_sees_no_difference_all_share(method):
-    rows = [candidate(f"c{k}", False, code="x") for k in range(4)]  # none passes, nothing else is known
+@pytest.mark.parametrize("method", [method for method in select.BASELINES if method != "first"])
+def test_where_a_simple_way_sees_no_difference_all_share(method):
+    rows = [candidate(f"c{k}", code="x") for k in range(4)]   # none passes, nothing else is known
     assert select.BASELINES[method](rows).tolist() == [.25] * 4
+
+
+def test_majority_counts_samples_and_mbr_a_text_once_with_its_probability():
+    unlikely = {"code": "often", "mean_logprob": -3.0, "n_tokens": 1, "output_digest": "u"}
+    often = [candidate(f"c{k}", **unlikely) for k in range(3)]
+    sure = candidate("c3", code="sure", mean_logprob=-0.5, n_tokens=1, output_digest="v")
+    assert select.majority([*often, sure]).tolist() == [1 / 3, 1 / 3, 1 / 3, 0]
+    assert select.minimum_bayes_risk([*often, sure]).tolist() == [0, 0, 0, 1]
+    as_likely = {**sure, "mean_logprob": -3.0}
+    assert select.minimum_bayes_risk([*often, as_likely]).tolist() == [.25] * 4
+
+
+def test_programs_without_outputs_are_no_cluster():
+    digests = ["u", "v", "v", None, None, None]
+    rows = [candidate(str(k), output_digest=digest) for k, digest in enumerate(digests)]
+    assert select.majority(rows).tolist() == [0, .5, .5, 0, 0, 0]
 
 
 # ---------------------------------------------------------------- statistics
 
-def plain(values):
-    """Problems whose candidates leave nothing to chance."""
-    values = np.array(values, dtype=float)[:, None]
-    return values, values[:, None]
+def without_samples(values):
+    """score and resampled of problems whose candidates leave nothing to chance, for one method."""
+    score = np.array(values, dtype=float)[:, None]
+    return score, score[:, None]
 
 
-def test_an_interval_holds_its_mean_and_is_empty_only_for_equal_values():
-    assert tables.interval(1.0, tables.bootstrap(*plain([1.0] * 9), 0)[:, 0]) == "100.0 [100.0, 100.0]"
-    said = tables.interval(0.5, tables.bootstrap(*plain([0, 1] * 50), 0)[:, 0])
-    mean, low, high = (float(x) for x in said.replace("[", "").replace("]", "").replace(",", "").split())
-    assert mean == 50 and 50 - 12 < low < 50 - 8 and 50 + 8 < high < 50 + 12  # ± 1.96 · sqrt(p(1−p)/n) is ± 9.8
+def test_equal_values_have_an_interval_of_no_width():
+    samples = statistics.bootstrap(*without_samples([1.0] * 9), seed=0)
+    assert statistics.interval(samples) == (1, 1)
 
 
-def test_the_bootstrap_is_paired_centred_and_wider_with_what_varies_inside_a_problem():
+def test_an_interval_is_as_wide_as_theory_says():
+    samples = statistics.bootstrap(*without_samples([0, 1] * 50), seed=0)
+    low, high = statistics.interval(samples)
+    half = 1.96 * (0.5 * 0.5 / 100) ** 0.5      # 0.098
+    assert low == pytest.approx(0.5 - half, abs=0.015)
+    assert high == pytest.approx(0.5 + half, abs=0.015)
+
+
+@pytest.fixture
+def two_equal_methods():
+    """(score, what stands still in each problem, what moves there), of 60 problems and 2 methods."""
     rng = np.random.default_rng(0)
     score = rng.random((60, 1)) @ np.ones((1, 2))
-    still, moving = score[:, None], score[:, None] + rng.normal(0.3, 0.5, (60, 20, 1))  # off by 0.3: fewer different candidates
-    for resampled in (still, moving):
-        samples = tables.bootstrap(score, resampled, 0)
-        assert np.allclose(samples[:, 0], samples[:, 1]) and abs(samples.mean() - score.mean()) < 0.02
-    assert tables.bootstrap(score, moving, 0).std() > 1.3 * tables.bootstrap(score, still, 0).std()
+    moving = score[:, None] + rng.normal(0.3, 0.5, (60, 20, 1))   # off by 0.3, as fewer candidates may be
+    return score, score[:, None], moving
 
 
-def test_resampling_draws_candidates_and_verdicts_and_leaves_a_mixed_problem_mixed():
-    rows = some(True, False, False, False)
-    half = judged(rows, lambda a, b, said=itertools.cycle("AAB"): next(said), calls=everyone_meets(rows) * 2)
-    methods = {"random": (select.BASELINES["random"], None), "oracle": (select.BASELINES["oracle"], None),
-               "perfect": (select.by_share, {"p": judged(rows, perfect, calls=everyone_meets(rows))}),
-               "knockout": (select.by_knockout, {"p": judged(rows, perfect, calls=everyone_meets(rows))}), "half": (select.by_share, {"p": half})}
-    found = dict(zip(methods, select.resample("p", rows, methods, 0, draws=400).T))
-    assert all((found[m] == 1).all() for m in ("oracle", "perfect", "knockout"))  # nothing a sample could change
-    # of 4 drawn with replacement k ~ Binomial(4, 1/4) pass, given 1 <= k <= 3
-    chance = [k * w / 4 for k, w in ((1, 108), (2, 54), (3, 12))]
-    assert set(found["random"]) <= {.25, .5, .75} and found["random"].mean() == pytest.approx(sum(chance) / 174, abs=0.03)
-    assert len(set(found["half"])) > 1
-    assert (select.resample("p", some(True, True), {"random": methods["random"]}, 0, draws=3) == 1).all()
+def test_the_bootstrap_is_paired(two_equal_methods):
+    score, _, moving = two_equal_methods
+    samples = statistics.bootstrap(score, moving, seed=0)
+    assert np.allclose(samples[:, 0], samples[:, 1])
+
+
+def test_the_bootstrap_is_centred_on_the_score(two_equal_methods):
+    score, _, moving = two_equal_methods
+    assert statistics.bootstrap(score, moving, seed=0).mean() == pytest.approx(score.mean(), abs=0.02)
+
+
+def test_the_bootstrap_is_wider_with_what_varies_inside_a_problem(two_equal_methods):
+    score, still, moving = two_equal_methods
+    narrow = statistics.bootstrap(score, still, seed=0).std()
+    wide = statistics.bootstrap(score, moving, seed=0).std()
+    assert wide > 1.3 * narrow
+
+
+ONE_OF_FOUR = some(1, 0, 0, 0)
+RANDOM = select.Method("random", select.everyone)
+
+
+def test_what_a_sample_cannot_change_is_not_changed():
+    judgments = {"p": judged(select.every_pair(PROBLEM, ONE_OF_FOUR), perfect)}
+    methods = [select.Method("oracle", select.oracle), select.Method("perfect", judgments=judgments)]
+    assert (select.resample(ONE_OF_FOUR, methods, seed=0, draws=100) == 1).all()
+
+
+def test_resampling_draws_candidates_and_leaves_a_mixed_problem_mixed():
+    found = select.resample(ONE_OF_FOUR, [RANDOM], seed=0, draws=400)[:, 0]
+    assert set(found) == {.25, .5, .75}
+    # Of 4 drawn with replacement k ~ Binomial(4, 1/4) pass; given 1 <= k <= 3, k is 1, 2 and 3 in 108, 54
+    # and 12 of 174 cases.
+    assert found.mean() == pytest.approx((108 * .25 + 54 * .5 + 12 * .75) / 174, abs=0.03)
+
+
+def test_resampling_draws_verdicts():
+    calls = 2 * select.every_pair(PROBLEM, ONE_OF_FOUR)
+    unsure = {"p": judged(calls, reciting(itertools.cycle("AAB")))}
+    found = select.resample(ONE_OF_FOUR, [select.Method("unsure", judgments=unsure)], seed=0, draws=100)
+    assert len(set(found[:, 0])) > 1
+
+
+def test_resampled_verdicts_are_as_many_and_on_average_the_same():
+    # Of 12 judgments 6 are for the first, 2 for the second, 4 for neither.
+    W = np.array([[0, 6], [2, 0]])
+    M = np.array([[0, 12], [12, 0]])
+    rng = np.random.default_rng(0)
+    found = np.array([select.resample_votes(W, M, rng) for _ in range(2000)])
+    assert (found.sum((1, 2)) <= 12).all()
+    assert found.mean(0) == pytest.approx(W, abs=0.15)
+
+
+def test_a_problem_that_is_not_mixed_is_not_resampled():
+    assert (select.resample(some(1, 1), [RANDOM], seed=0, draws=3) == 1).all()
+    assert (select.resample(some(0, 0), [RANDOM], seed=0, draws=3) == 0).all()
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Worlds of 40 problems whose candidates pass with a known probability; the interval of `random` must cover its mean."""
-    rng, covered = np.random.default_rng(0), []
-    for world in range(60):
-        problems = {str(k): some(*(rng.random(6) < rng.choice([0.3, 0.7]))) for k in range(40)}
-        methods = {"random": (select.BASELINES["random"], None)}
-        score = np.array([[np.mean([c["passed"] for c in rows])] for rows in problems.values()])
-        resampled = np.array([select.resample(pid, rows, methods, world, draws=20) for pid, rows in problems.items()])
-        low, high = np.percentile(tables.bootstrap(score, resampled, world, draws=300), [2.5, 97.5])
+    """Worlds of 40 problems whose candidates pass with a known probability, 0.5 in the mean."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for world in range(40):
+        problems = []
+        for k in range(40):
+            passed = rng.random(6) < rng.choice([0.3, 0.7])
+            problems.append([{**row, "problem_id": str(k)} for row in some(*passed)])
+        score = np.array([[np.mean([row["passed"] for row in rows])] for rows in problems])
+        resampled = np.array([select.resample(rows, [RANDOM], world, draws=15) for rows in problems])
+        low, high = statistics.interval(statistics.bootstrap(score, resampled, world, draws=300))
         covered.append(low <= 0.5 <= high)
     assert np.mean(covered) >= 0.9
 
 
-def test_mcnemar_is_exact_and_holm_steps_down():
-    a, b = [1] * 9 + [0] * 1 + [1] * 20 + [0] * 5, [0] * 9 + [1] * 1 + [1] * 20 + [0] * 5
-    assert tables.mcnemar(a, b) == tables.mcnemar(b, a) == pytest.approx(2 * (1 + 10) / 1024)
-    assert tables.mcnemar(a, a) == 1 and tables.mcnemar([1], [0]) == 1
-    assert tables.mcnemar([1] * 6, [0] * 6) == pytest.approx(2 / 64)
-    assert tables.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert tables.holm([0.6, 0.9]) == [1, 1] and tables.holm([]) == []
+def test_mcnemar_is_the_two_sided_binomial_tail_of_the_problems_on_which_they_differ():
+    a = [1] * 9 + [0] * 1 + [1] * 20 + [0] * 5
+    b = [0] * 9 + [1] * 1 + [1] * 20 + [0] * 5
+    assert statistics.mcnemar(a, b) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert statistics.mcnemar(b, a) == statistics.mcnemar(a, b)
+    assert statistics.mcnemar([1] * 6, [0] * 6) == pytest.approx(2 / 2**6)
+
+
+def test_mcnemar_is_at_most_one():
+    assert statistics.mcnemar([1, 0], [1, 0]) == 1
+    assert statistics.mcnemar([1], [0]) == 1
+
+
+def test_holm_steps_down():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.9]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
+# ---------------------------------------------------------------- tables
+
+def test_a_table_is_as_wide_as_its_widest_cell(capsys):
+    tables.print_table([{"name": "a", "x": "1.5"}, {"name": "longer", "x": ""}])
+    assert capsys.readouterr().out == "name      x\na       1.5\nlonger\n"
+
+
+def test_the_figures_of_a_judge_do_not_depend_on_the_order_of_its_rows():
+    rows = some(1, 0, 0)
+    judgments = judged(in_rounds(rows, 8), reciting(itertools.cycle("AABAB")))
+    table = tables.judges_table({"m": {"p": judgments}}, {"p": rows})
+    assert tables.judges_table({"m": {"p": judgments[::-1]}}, {"p": rows}) == table
+
+
+def test_the_figures_of_a_judge_that_always_says_a():
+    rows = some(1, 0)
+    figures, = tables.judges_table({"m": {"p": judged(in_rounds(rows, 4), always_a)}}, {"p": rows})
+    assert figures["right"] == "50.0"
+    assert figures["where A passed"] == "100.0"
+    assert figures["where B did"] == "0.0"
+    assert figures["in both orders"] == "0.0"
+    assert figures["same choice"] == "0.0"
+    assert figures["parsed"] == "100.0"
+    assert figures["calls"] == "8"
+    assert figures["tokens"] == "80"
+
+
+def test_the_figures_of_a_perfect_judge():
+    rows = some(1, 0)
+    figures, = tables.judges_table({"m": {"p": judged(in_rounds(rows, 4), perfect)}}, {"p": rows})
+    assert figures["right"] == "100.0"
+    assert figures["in both orders"] == "100.0"
+    assert figures["same choice"] == "100.0"
+
+
+def test_a_judge_that_met_no_mixed_pair_is_right_on_nothing():
+    rows = some(0, 0)
+    figures, = tables.judges_table({"m": {"p": judged(in_rounds(rows, 1), always_a)}}, {"p": rows})
+    assert figures["right"] == ""
+
+
+def test_groups_are_shown_only_where_they_differ():
+    problems = {"p": {"domain": "d", "difficulty": "easy"}, "q": {"domain": "d", "difficulty": "hard"}}
+    candidates = {"p": some(1, 0), "q": some(0, 1)}
+    groups = tables.group_problems(["p", "q"], problems, candidates)
+    assert groups == {"difficulty easy": ["p"], "difficulty hard": ["q"]}
 
 
 # ---------------------------------------------------------------- the command, with scripted judges
 
 LABELS = {"t/0": (1, 0), "t/1": (1, 0, 0), "t/2": (0, 1, 1, 0), "t/3": (0, 0), "t/4": (1, 1, 1)}
+CHANCE = {pid: sum(labels) / len(labels) for pid, labels in LABELS.items()}
+ORACLE = {pid: float(any(labels)) for pid, labels in LABELS.items()}
+JUDGE = "judge, trained"
 
 
 class Scripted:
-    """Stands in for a judge: `says(good_a, good_b)` is its answer. Counts what it is asked."""
-    tokens = {"A": [1, 2, 3], "B": [1, 2], None: [4]}
-    texts = {(1, 2, 3): "thought, <best>A</best>", (1, 2): "thought, <best>B</best>", (4,): "no idea"}
-    chat_template, pad_token_id = None, 0
+    """A judge whose verdicts are says(A is good, B is good), or None. Notes what it is asked."""
 
-    def __init__(self, says):
-        self.says, self.asked, self.stop_after = says, [], None
+    name = "scripted@0"
+    settings = "0/1.0/72"
 
-    def decode(self, ids):
-        return self.texts[tuple(ids)]
+    def __init__(self, says, stop_after=None):
+        self.says = says
+        self.asked = []
+        self.stop_after = stop_after
 
-    def __call__(self, text, add_special_tokens):
-        return SimpleNamespace(input_ids=[9])
+    def compare(self, calls):
+        for call in calls:
+            if len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append(call)
+            verdict = self.verdict(call)
+            text = f"thought, <best>{verdict}</best>" if verdict else "no idea"
+            tokens = {"A": 4, "B": 3, None: 2}[verdict]
+            yield {"text": text, "tokens": tokens, "finished": True, "seconds": 0.1}
 
-    def generate(self, model, prompts, uniforms, *_):
-        if self.stop_after is not None and len(self.asked) >= self.stop_after:
-            raise KeyboardInterrupt
-        assert len(uniforms) == len(prompts)
-        self.asked += prompts
-        return [Completion(self.tokens[self.says(*prompt)] + [0], -1.0, True) for prompt in prompts]
+    def verdict(self, call):
+        return self.says("good" in call.a["code"], "good" in call.b["code"])
 
-    def install(self, monkeypatch):
-        monkeypatch.setattr(select, "load_model", lambda *a, **k: (None, self))
-        monkeypatch.setattr(select, "end_ids", lambda *a: [0])
-        monkeypatch.setattr(select, "judge_ids", lambda tokenizer, problem, a, b: ("good" in a, "good" in b))
-        monkeypatch.setattr(select, "think_on", lambda tokenizer, ids, said: (*ids, "Wait"))
-        monkeypatch.setattr(select, "generate", self.generate)
-        return self
+    def rate(self, calls):
+        for call in calls:
+            self.asked.append(call)
+            p = 0.8 if "good" in call.a["code"] else 0.3
+            yield {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": p}
+
+
+class SecondThoughts(Scripted):
+    """Says B; after one Wait it says A, after two it says nothing new."""
+
+    def __init__(self, stop_after=None):
+        super().__init__(None, stop_after)
+
+    def verdict(self, call):
+        return ("B", "A", None)[call.wait]
 
 
 def good_over_bad(a, b):
     return "A" if a else "B"
+
+
+def noise(start=0):
+    """A judge of the command that recites verdicts without end, from the one of this number on."""
+    return reciting(itertools.islice(itertools.cycle("ABBAB"), start, None))
 
 
 def dump(path, rows):
@@ -387,367 +516,581 @@ def dump(path, rows):
 
 @pytest.fixture
 def world(tmp_path):
-    """Flags of the command on a few problems; each is judged in 8 rounds by a judge called "scripted"."""
-    problems = [{"problem_id": pid, "prompt": f"Task {pid}\n", "entry_point": "f", "public_tests": [], "tests": [], "domain": "d",
-                 "difficulty": "easy", "split": "test"} for pid in LABELS]
-    rows = [{**candidate(f"c{k}", bool(good)), "problem_id": pid, "code": f"# {'good' if good else 'bad'} {k}\n", "mean_logprob": -1.0,
-             "n_tokens": 3, "self_certainty": 1.0, "public_passed": True, "output_digest": "u"}
-            for pid, labels in LABELS.items() for k, good in enumerate(labels)]
-    return ["--problems", str(dump(tmp_path / "p.jsonl", problems)), "--labelled", str(dump(tmp_path / "l.jsonl", rows)),
-            "--judge", "scripted", "--out", str(tmp_path / "s.jsonl")]
+    """Flags of the command on a few problems, whose rows are in l.jsonl, its output in s.jsonl."""
+    problems = []
+    rows = []
+    for pid, labels in LABELS.items():
+        problems.append({"problem_id": pid, "prompt": f"Task {pid}\n", "entry_point": "f",
+                         "public_tests": [], "tests": [], "domain": "d", "difficulty": "easy",
+                         "split": "test"})
+        for k, good in enumerate(labels):
+            code = f"# {'good' if good else 'bad'} {k}\n"
+            rows.append(candidate(f"c{k}", bool(good), problem_id=pid, code=code, mean_logprob=-1.0,
+                                  n_tokens=3, self_certainty=1.0, public_passed=True,
+                                  output_digest="u"))
+    return ["--problems", str(dump(tmp_path / "p.jsonl", problems)),
+            "--labelled", str(dump(tmp_path / "l.jsonl", rows)),
+            "--judge", "none", "--out", str(tmp_path / "s.jsonl")]
+
+
+def run(world, judge, *flags):
+    """The command with a judge in place of --judge."""
+    select.main([*world, *flags], {JUDGE: judge})
+
+
+def selections(folder):
+    rows = read_rows(folder / "s.jsonl", key=("problem_id", "method", "n"))
+    return {(row["problem_id"], row["method"], row["n"]): row for row in rows}
 
 
 def scores(folder, method):
-    return {row["problem_id"]: row["passed"] for row in read_rows(folder / "s.jsonl") if row["method"] == method}
+    rows = read_rows(folder / "s.jsonl")
+    return {row["problem_id"]: row["passed"] for row in rows if row["method"] == method}
 
 
-def calls(rounds):
+def timeless(path):
+    """The rows of a file without what a clock has measured."""
+    rows = read_rows(path)
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+def judgments_of(rounds):
+    """How many judgments R rounds are in the world."""
     return sum(2 * (len(labels) // 2) * rounds for labels in LABELS.values())
 
 
-CHANCE = {pid: sum(labels) / len(labels) for pid, labels in LABELS.items()}
-
-
-@pytest.mark.parametrize("says, expected", [
-    (lambda a, b: "A", CHANCE), (lambda a, b: None, CHANCE),
-    (good_over_bad, {pid: float(any(labels)) for pid, labels in LABELS.items()})], ids=["always A", "never parses", "perfect"])
-def test_known_judges_score_exactly_what_they_must(says, expected, world, tmp_path, monkeypatch, capsys):
-    judge = Scripted(says).install(monkeypatch)
-    select.main(world)
-    assert scores(tmp_path, "judge, trained") == pytest.approx(expected)
-    assert scores(tmp_path, "random") == pytest.approx(CHANCE)
-    assert scores(tmp_path, "oracle") == {pid: float(any(labels)) for pid, labels in LABELS.items()}
-    assert len(judge.asked) == calls(8) == len(read_rows(tmp_path / "judgments.jsonl"))
+@pytest.mark.parametrize("says, expected, gap", [
+    (lambda a, b: "A", CHANCE, "0%"),
+    (lambda a, b: None, CHANCE, "0%"),
+    (good_over_bad, ORACLE, "100%"),
+], ids=["always A", "never parses", "perfect"])
+def test_known_judges_score_exactly_what_they_must(says, expected, gap, world, tmp_path, capsys):
+    run(world, Scripted(says))
+    assert scores(tmp_path, JUDGE) == pytest.approx(expected)
     table = capsys.readouterr().out
-    mixed = [pid for pid in LABELS if len(set(LABELS[pid])) == 2]
-    line = next(row for row in table.splitlines() if row.startswith("judge, trained  "))
-    assert f"{100 * np.mean(list(expected.values())):.1f}" in line and f"{100 * np.mean([expected[pid] for pid in mixed]):.1f}" in line
-    assert line.split()[-1] == ("0%" if expected is CHANCE else "100%") and "5 problems, 3 of them with passing and failing" in table
+    line, = (line for line in table.splitlines() if line.startswith(JUDGE) and "%" in line)
+    assert f"{100 * np.mean(list(expected.values())):.1f} [" in line
+    mixed = [expected[pid] for pid in ("t/0", "t/1", "t/2")]
+    assert f"{100 * np.mean(mixed):.1f} [" in line
+    assert line.split()[-1] == gap
+    assert "5 problems, 3 of them with passing and failing" in table
 
 
-def test_selections_hold_a_row_for_each_problem_and_method_with_what_it_cost(world, tmp_path, monkeypatch):
-    Scripted(good_over_bad).install(monkeypatch)
-    select.main(world)
-    rows = read_rows(tmp_path / "s.jsonl", key=("problem_id", "method"))
-    assert {(r["problem_id"], r["method"]) for r in rows} == set(itertools.product(LABELS, [*select.BASELINES, "judge, trained"]))
-    row, = (r for r in rows if r["problem_id"] == "t/2" and r["method"] == "judge, trained")
-    assert row["candidate_id"] in ("c1", "c2") and row["judge_calls"] == 32 == sum(won for won, _ in row["votes"].values())
-    assert 32 * 3 <= row["judge_tokens"] <= 32 * 4 and "<best>" in row["transcript"]
+def test_random_and_oracle_score_what_they_must(world, tmp_path):
+    run(world, Scripted(good_over_bad))
+    assert scores(tmp_path, "random") == pytest.approx(CHANCE)
+    assert scores(tmp_path, "oracle") == ORACLE
 
 
-def test_more_rounds_pay_only_for_the_new_ones(world, tmp_path, monkeypatch):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--rounds", "3"])
+def test_selections_hold_a_row_for_each_problem_and_method_with_what_it_cost(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    run(world, judge)
+    rows = selections(tmp_path)
+    methods = [*select.BASELINES, JUDGE]
+    assert {(pid, method) for pid, method, _ in rows} == set(itertools.product(LABELS, methods))
+    row = rows["t/2", JUDGE, 4]
+    assert row["candidate_id"] in ("c1", "c2")
+    assert row["judge_calls"] == 32
+    assert sum(won for won, _ in row["votes"].values()) == 32
+    assert 32 * 3 <= row["judge_tokens"] <= 32 * 4
+    assert "<best>" in row["transcript"]
+    assert len(judge.asked) == judgments_of(8)
+
+
+def test_more_rounds_pay_only_for_the_new_ones(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--rounds", "3")
+    assert len(judge.asked) == judgments_of(3)
     before = (tmp_path / "judgments.jsonl").read_text()
-    assert len(judge.asked) == calls(3)
-    select.main([*world, "--rounds", "5"])
-    assert len(judge.asked) == calls(5) and (tmp_path / "judgments.jsonl").read_text().startswith(before)
-    monkeypatch.setattr(select, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
-    select.main([*world, "--rounds", "5"])
-    select.main([*world, "--rounds", "2"])
-    assert len(judge.asked) == calls(5)
+    run(world, judge, "--rounds", "5")
+    assert len(judge.asked) == judgments_of(5)
+    assert (tmp_path / "judgments.jsonl").read_text().startswith(before)
 
 
-@pytest.mark.parametrize("change", [["--seed", "1"], ["--temperature", "0.5"], ["--max-new-tokens", "9"], ["--judge", "another"]])
-def test_another_setting_or_judge_is_judged_anew(change, world, tmp_path, monkeypatch):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--rounds", "1"])
-    select.main([*world, "--rounds", "1", *change])
-    assert len(judge.asked) == 2 * calls(1)
-
-
-def test_stopped_and_started_again_is_as_undisturbed(world, tmp_path, monkeypatch):
-    noise = lambda: (lambda a, b, said=itertools.cycle("ABBAB"): next(said))  # noqa: E731
-    judge = Scripted(noise()).install(monkeypatch)
-    select.main([*world, "--batch-size", "5"])
-    def files():
-        rows = [read_rows(tmp_path / name) for name in ("s.jsonl", "judgments.jsonl")]
-        return [{k: v for k, v in row.items() if "seconds" not in k} for part in rows for row in part]
-    whole = files()
-    for name in ("s.jsonl", "judgments.jsonl"):
-        (tmp_path / name).unlink()
-    judge = Scripted(noise()).install(monkeypatch)
-    judge.stop_after = 20
-    with pytest.raises(SystemExit, match="20 judgments are kept in .*judgments.jsonl"):
-        select.main([*world, "--batch-size", "5"])
-    cache = tmp_path / "judgments.jsonl"
-    cache.write_bytes(cache.read_bytes()[:-40])  # and a kill in the middle of the last row
-    judge.says, judge.stop_after = (lambda a, b, said=itertools.islice(itertools.cycle("ABBAB"), 19, None): next(said)), None
-    select.main([*world, "--batch-size", "5"])
-    assert files() == whole
-
-
-def test_a_real_judge_goes_on_with_the_judgments_it_would_have_made(tmp_path):
-    problems = {p["problem_id"]: p for p in read_rows(TINY / "problems_strong.jsonl") if p["split"] == "test"}
-    problems = {pid: problems[pid] for pid in sorted(problems)[:2]}
-    code = ["def f(x):\n    return x\n", "def f(x):\n    x = sorted(x)\n    return x\n", "def f(x):\n    x = x[1:]\n    return x\n"]
-    rows = {pid: [candidate(f"c{k}", code=c) for k, c in enumerate(code)] for pid in problems}
-    args = argparse.Namespace(seed=0, temperature=1.0, max_new_tokens=72, batch_size=4, device="cpu", dtype="auto")
-    made = []
-    for keep in (0, 5):
-        path = tmp_path / f"{keep}.jsonl"
-        path.write_bytes(b"".join((tmp_path / "0.jsonl").read_bytes().splitlines(True)[:keep]) if keep else b"")
-        with select.Appender(path, select.JUDGMENT) as cache:
-            cache.rows = {cache.key_of(row): row for row in read_rows(path)}
-            found = select.collect(select.Judge(str(TINY / "judge"), args), select.want_rounds(2, 0, wait=1), problems, rows, cache)
-        made.append([{**row, "seconds": 0} for judgments in found.values() for row in judgments])
-    assert made[0] == made[1] and len(made[0]) == 2 * 2 * 2 * 2
-    assert any(row["verdict"] in ("A", "B") for row in made[0] if row["wait"] == 0)
-    for first, second in zip(made[0][0::2], made[0][1::2]):
-        assert (first["wait"], second["wait"]) == (0, 1) and second["text"].startswith(first["text"] + select.WAIT)
-        assert second["tokens"] > first["tokens"]
-
-
-def test_candidates_without_a_verdict_are_left_out_and_counted(world, tmp_path, monkeypatch, capsys):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    rows = read_rows(tmp_path / "l.jsonl")
-    rows[0]["passed"] = None  # the good one of t/0
-    dump(tmp_path / "l.jsonl", rows)
-    select.main(world)
-    assert "1 of 14 candidates" in capsys.readouterr().out
-    assert scores(tmp_path, "oracle")["t/0"] == 0 and len(judge.asked) == calls(8) - 16
-
-
-def test_explain_prints_problem_programs_votes_and_the_deciding_judgment(world, monkeypatch, capsys):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--explain", "t/1"])
-    said = capsys.readouterr().out
-    assert len(judge.asked) == 16  # only this problem is judged
-    assert "t/1" in said and "Task t/1" in said and all(f"--- c{k}: won" in said for k in range(3)) and "# good 0" in said
-    assert said.index("--- c0") < said.index("--- c1") and "judgments (judge, trained); passed" in said
-    won, of = (int(word) for word in said[said.index("--- c0: won"):].split()[3:6:2])
-    assert won == of > 0
-    deciding = said[said.index("the deciding judgment"):]
-    assert "c0" in deciding and "<best>" in deciding
-
-
-def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, monkeypatch, capsys):
-    Scripted(good_over_bad).install(monkeypatch)
-    rows = [{**row, "code": "# the same\n"} if row["problem_id"] == "t/3" else row for row in read_rows(tmp_path / "l.jsonl")]
-    dump(tmp_path / "l.jsonl", rows)
-    select.main([*world, "--explain", "t/3"])
-    assert "no judgment was needed" in capsys.readouterr().out
-
-
-def test_explain_without_a_judge_is_not_silent(world, capsys):
-    with pytest.raises(SystemExit):
-        select.main([*world, "--judge", "none", "--explain", "t/1"])
-
-
-def test_the_table_needs_no_judge(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(select, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
-    select.main([*world, "--judge", "none"])
-    assert {row["method"] for row in read_rows(tmp_path / "s.jsonl")} == set(select.BASELINES)
-
-
-def test_the_untrained_judge_can_be_left_out(world, monkeypatch):
-    names = []
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    monkeypatch.setattr(select, "load_model", lambda name, *a, **k: (names.append(name), judge))
-    select.main([*world, "--base-judge", "none"])
-    assert names == ["scripted"]
-
-
-def test_every_aggregator_draws_on_the_same_judgments(world, tmp_path, monkeypatch):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--aggregate", "round-robin"])
-    everyone = sum(len(labels) * (len(labels) - 1) for labels in LABELS.values())
-    assert len(judge.asked) == everyone
-    monkeypatch.setattr(select, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
+def test_fewer_rounds_pay_nothing(world):
+    run(world, Scripted(good_over_bad), "--rounds", "3")
     fresh = Scripted(good_over_bad)
-    monkeypatch.setattr(select, "generate", fresh.generate)
-    select.main([*world, "--aggregate", "knockout", "round-robin", "rounds", "--rounds", "1"])  # all of their pairs have met
+    run(world, fresh, "--rounds", "2")
     assert not fresh.asked
-    for method in ("judge, trained, knockout", "judge, trained, round-robin"):
-        assert scores(tmp_path, method) == {pid: float(any(labels)) for pid, labels in LABELS.items()}
-    rows = {(r["problem_id"], r["method"]): r for r in read_rows(tmp_path / "s.jsonl")}
-    assert [rows["t/2", f"judge, trained{m}"]["judge_calls"] for m in ("", ", round-robin", ", knockout")][:2] == [4, 12]
-    assert rows["t/2", "judge, trained, knockout"]["judge_calls"] in (6, 12) and "by_round" not in rows["t/2", "judge, trained, knockout"]
 
 
-def test_what_fewer_rounds_would_have_chosen_is_in_the_row(world, tmp_path, monkeypatch):
-    Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--rounds", "3"])
-    whole = {r["problem_id"]: r for r in read_rows(tmp_path / "s.jsonl") if r["method"] == "judge, trained"}
-    select.main([*world, "--rounds", "2"])
-    for row in (r for r in read_rows(tmp_path / "s.jsonl") if r["method"] == "judge, trained"):
-        assert whole[row["problem_id"]]["by_round"][1] == [row["judge_tokens"], row["passed"]] == row["by_round"][-1]
-        assert len(whole[row["problem_id"]]["by_round"]) == 3
+@pytest.mark.parametrize("name, value", [("name", "another@0"), ("settings", "1/1.0/72")])
+def test_another_judge_or_setting_is_judged_anew(name, value, world):
+    run(world, Scripted(good_over_bad), "--rounds", "1")
+    another = Scripted(good_over_bad)
+    setattr(another, name, value)
+    run(world, another, "--rounds", "1")
+    assert len(another.asked) == judgments_of(1)
 
 
-def test_the_first_n_candidates_are_a_smaller_choice(world, tmp_path, monkeypatch, capsys):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--n", "2", "1", "9"])
-    rows = {(r["problem_id"], r["method"], r["n"]): r for r in read_rows(tmp_path / "s.jsonl", key=("problem_id", "method", "n"))}
+@pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_new_tokens": 9}])
+def test_what_decides_a_judgment_is_among_its_settings(change):
+    changed = select.sampling_settings(select.Settings(**change))
+    assert changed != select.sampling_settings(select.Settings())
+
+
+def test_other_programs_under_the_same_names_are_judged_anew(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--rounds", "1")
+    rows = read_rows(tmp_path / "l.jsonl")
+    dump(tmp_path / "l.jsonl", [{**row, "code": row["code"] + "# sampled again\n"} for row in rows])
+    run(world, judge, "--rounds", "1")
+    assert len(judge.asked) == 2 * judgments_of(1)
+
+
+def test_stopped_and_started_again_is_as_undisturbed(world, tmp_path):
+    run(world, Scripted(noise()))
+    whole = [timeless(tmp_path / name) for name in ("s.jsonl", "judgments.jsonl")]
+    (tmp_path / "s.jsonl").unlink()
+    cache = tmp_path / "judgments.jsonl"
+    cache.unlink()
+    with pytest.raises(SystemExit, match="20 judgments are kept in .*judgments.jsonl"):
+        run(world, Scripted(noise(), stop_after=20))
+    cache.write_bytes(cache.read_bytes()[:-40])    # and a kill in the middle of the last row: 19 are left
+    run(world, Scripted(noise(start=19)))
+    assert [timeless(tmp_path / name) for name in ("s.jsonl", "judgments.jsonl")] == whole
+
+
+def test_candidates_without_a_verdict_are_left_out_and_counted(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    rows[0]["passed"] = None      # the good one of t/0
+    dump(tmp_path / "l.jsonl", rows)
+    judge = Scripted(good_over_bad)
+    run(world, judge)
+    assert "1 of 14 candidates" in capsys.readouterr().out
+    assert scores(tmp_path, "oracle")["t/0"] == 0
+    assert len(judge.asked) == judgments_of(8) - 16
+
+
+def test_the_simple_ways_need_no_judge(world, tmp_path):
+    select.main(world)
+    assert {method for _, method, _ in selections(tmp_path)} == set(select.BASELINES)
+
+
+def test_the_untrained_judge_can_be_set_beside_the_trained_one_or_left_out():
+    both = select.Settings(judge="j", base_judge="b")
+    assert list(select.judges_of(both)) == ["judge, untrained", "judge, trained"]
+    one = select.Settings(judge="j", base_judge="none")
+    assert list(select.judges_of(one)) == ["judge, trained"]
+
+
+def test_the_tiny_world_brings_its_untrained_judge():
+    judges = select.judges_of(select.Settings(judge="j", labelled=TINY / "labelled.jsonl"))
+    assert judges["judge, untrained"].path == str(TINY / "judge")
+    other = select.judges_of(select.Settings(judge="j", labelled="other.jsonl"))
+    assert "judge, untrained" not in other
+
+
+def test_round_robin_and_rounds_draw_on_the_same_judgments(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--aggregate", "round-robin")
+    assert len(judge.asked) == sum(len(labels) * (len(labels) - 1) for labels in LABELS.values())
+    fresh = Scripted(good_over_bad)
+    run(world, fresh, "--aggregate", "round-robin", "rounds", "--rounds", "1")
+    assert not fresh.asked
+    assert scores(tmp_path, f"{JUDGE}, round-robin") == ORACLE
+    rows = selections(tmp_path)
+    assert rows["t/2", JUDGE, 4]["judge_calls"] == 4
+    assert rows["t/2", f"{JUDGE}, round-robin", 4]["judge_calls"] == 12
+    assert "by_round" not in rows["t/2", f"{JUDGE}, round-robin", 4]
+
+
+def test_what_fewer_rounds_would_have_chosen_is_in_the_row(world, tmp_path):
+    run(world, Scripted(noise()), "--rounds", "3")
+    three = selections(tmp_path)
+    run(world, Scripted(noise()), "--rounds", "2")
+    for key, row in selections(tmp_path).items():
+        if key[1] == JUDGE:
+            by_round = three[key]["by_round"]
+            assert len(by_round) == 3
+            assert by_round[1] == [row["judge_tokens"], row["passed"]]
+            assert by_round[:2] == row["by_round"]
+
+
+def test_the_first_n_candidates_are_a_smaller_choice(world, tmp_path, capsys):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--n", "2", "1", "9")
+    rows = selections(tmp_path)
     assert {n for _, _, n in rows} == {1, 2, 4}
     for pid, labels in LABELS.items():
         for n in (1, 2, 4):
-            assert rows[pid, "random", n]["passed"] == pytest.approx(np.mean(labels[:n])) and rows[pid, "first", n]["passed"] == labels[0]
-            assert rows[pid, "judge, trained", n]["passed"] == rows[pid, "oracle", n]["passed"] == float(any(labels[:n]))
-        assert rows[pid, "judge, trained", 1]["judge_calls"] == 0
-    assert len(judge.asked) <= calls(8) + 5 * 2 * 8  # pairs that were judged among all are not judged again
-    assert "5 problems, 3 of them" in capsys.readouterr().out
+            assert rows[pid, "random", n]["passed"] == pytest.approx(np.mean(labels[:n]))
+            assert rows[pid, "first", n]["passed"] == labels[0]
+            assert rows[pid, JUDGE, n]["passed"] == float(any(labels[:n]))
+        assert rows[pid, JUDGE, 1]["judge_calls"] == 0
+    assert "5 problems, 3 of them" in capsys.readouterr().out      # the table is that of all candidates
 
 
-class SecondThoughts(Scripted):
-    """Says B; after one Wait it says A, after two it says nothing new."""
-
-    def __init__(self):
-        super().__init__(lambda a, b, *waits: {0: "B", 1: "A", 2: None}[len(waits)])
-
-
-def test_after_a_wait_the_last_verdict_counts_and_the_flips_are_counted(world, tmp_path, monkeypatch, capsys):
-    judge = SecondThoughts().install(monkeypatch)
-    select.main([*world, "--rounds", "2", "--waits", "0", "1", "2"])
-    rows = {(r["problem_id"], r["draw"], r["a"], r["b"], r["wait"]): r for r in read_rows(tmp_path / "judgments.jsonl")}
-    for (*call, wait), row in rows.items():
-        assert row["verdict"] == ("A" if wait else "B")  # without a new verdict the last one stands
-        if wait:
-            before = rows[(*call, wait - 1)]
-            assert row["text"] == before["text"] + select.WAIT + {1: "thought, <best>A</best>", 2: "no idea"}[wait]
-            assert row["tokens"] == before["tokens"] + {1: 4, 2: 2}[wait]
-    said = capsys.readouterr().out
-    said = [line.split() for line in said[said.index("thinking on"):].splitlines()[1:4]]
-    # half of the orders have the good program as B: saying B for all is right in half, A for all in the other half
-    assert [line[:line.index("50.0%") + 1] for line in said] == [["none", "50.0%"], ["1", "wait", "50.0%"], ["2", "waits", "50.0%"]]
-    assert said[1][3:5] == ["50.0%", "50.0%"] and said[2][3:5] == ["0.0%", "0.0%"]
-    assert len(judge.asked) == len(rows)
-
-
-def test_the_control_of_thinking_on_is_votes_for_as_many_tokens(world, tmp_path, monkeypatch):
-    SecondThoughts().install(monkeypatch)
-    select.main([*world, "--rounds", "4", "--waits", "1", "2"])
-    rows, a_round = read_rows(tmp_path / "s.jsonl"), 3 * calls(1)
-    total = {m: sum(r["judge_tokens"] for r in rows if r["method"] == m) for m in {r["method"] for r in rows if "votes" in r}}
-    assert total["judge, trained"] == 4 * a_round and total["judge, trained, 1 wait"] == 4 * (3 + 4) * calls(1)
-    for name in ("1 wait", "2 waits"):
-        thought, voted = total[f"judge, trained, {name}"], total[f"judge, trained, tokens of {name}"]
-        assert thought <= voted < thought + a_round and voted % a_round == 0
-
-
-def test_a_run_killed_between_waits_goes_on(world, tmp_path, monkeypatch):
-    flags = [*world, "--rounds", "2", "--waits", "2", "--batch-size", "4"]
-    SecondThoughts().install(monkeypatch)
-    select.main(flags)
-    whole = {json.dumps({**row, "seconds": 0}) for row in read_rows(tmp_path / "judgments.jsonl")}
-    (tmp_path / "judgments.jsonl").unlink()
-    judge = SecondThoughts().install(monkeypatch)
-    judge.stop_after = calls(2) + 6
-    with pytest.raises(SystemExit, match="judgments are kept"):
-        select.main(flags)
-    judge.stop_after = None
-    select.main(flags)
-    assert {json.dumps({**row, "seconds": 0}) for row in read_rows(tmp_path / "judgments.jsonl")} == whole
-
-
-def test_waits_need_the_rounds_that_they_are_compared_with(world, capsys):
-    assert "--waits" in failure([*world, "--waits", "1", "--aggregate", "knockout"], capsys)
-
-
-def test_the_untrained_judge_is_asked_about_each_program_alone(world, tmp_path, monkeypatch):
-    Scripted(always_a).install(monkeypatch)
-    asked = []
-    monkeypatch.setattr(select, "encode", lambda tokenizer, text: text)
-    monkeypatch.setattr(select.Judge, "p_yes", lambda self, prompts: [asked.append(p) or (0.8 if "good" in p else 0.3) for p in prompts])
-    for _ in range(2):  # the second time all is in the cache
-        select.main([*world, "--base-judge", "base"])
-        assert scores(tmp_path, "judge, untrained, pointwise") == {pid: float(any(labels)) for pid, labels in LABELS.items()}
-        assert len(asked) == sum(map(len, LABELS.values())) and all("Answer Yes or No" in text for text in asked)
-
-
-def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it():
-    judge = select.Judge(str(TINY / "judge"), argparse.Namespace(seed=0, temperature=1.0, max_new_tokens=8))
-    judge.model, judge.tokenizer = load_model(judge.path)
-    prompts = [judge.tokenizer(text).input_ids for text in ("Steps: sort.\n", "Steps: sort, double, drop last.\n0778 -> 80\n")]
-    yes, no = (judge.tokenizer(word).input_ids[0] for word in ("Yes", "No"))
-    for prompt, p in zip(prompts, judge.p_yes(prompts)):
-        logits = judge.model(torch.tensor([prompt])).logits[0, -1]
-        assert p == pytest.approx(logits[[yes, no]].softmax(0)[0].item(), abs=1e-4) and yes != no
-
-
-def test_a_way_of_choosing_whose_field_nobody_has_is_left_out_and_one_that_some_have_is_said(world, tmp_path, capsys):
-    rows = read_rows(tmp_path / "l.jsonl")
-    for k, row in enumerate(rows):
-        del row["self_certainty"]
-        row["mean_logprob"] = None if k < 2 else -1.0
-    dump(tmp_path / "l.jsonl", rows)
-    select.main([*world, "--judge", "none"])
-    said = capsys.readouterr().out
-    assert {r["method"] for r in read_rows(tmp_path / "s.jsonl")} == {*select.BASELINES} - {"self-certainty"}
-    assert f"self_certainty, which 14 of 14 candidates of {tmp_path / 'l.jsonl'} lack; it is left out" in said
-    assert "“mean log-prob” needs mean_logprob, which 2 of 14" in said
-
-
-def test_p_compares_with_the_method_that_is_named(world, monkeypatch, capsys):
-    Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--against", "majority"])
-    said = capsys.readouterr().out
-    assert "McNemar test against “majority”" in said
-    select.main(world)
-    assert "McNemar test against “judge, trained”" in capsys.readouterr().out
-    assert "--against best: expected one of: random; first" in failure([*world, "--against", "best"], capsys)
+def test_pairs_judged_for_a_smaller_choice_are_not_judged_again(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--n", "2")
+    read_rows(tmp_path / "judgments.jsonl", key=select.JUDGMENT_KEY)     # no key twice
+    assert len(judge.asked) == len(read_rows(tmp_path / "judgments.jsonl"))
 
 
 def test_ties_take_the_same_candidate_for_all_methods(world, tmp_path):
-    select.main([*world, "--judge", "none"])
-    rows = {(r["problem_id"], r["method"]): r["candidate_id"] for r in read_rows(tmp_path / "s.jsonl")}
-    assert all(rows[pid, "random"] == rows[pid, "majority"] == rows[pid, "MBR"] for pid in LABELS)
+    select.main(world)
+    rows = selections(tmp_path)
+    for (pid, method, n), row in rows.items():
+        if method in ("majority", "MBR", "self-certainty"):       # which see no difference in this world
+            assert row["candidate_id"] == rows[pid, "random", n]["candidate_id"]
+
+
+def test_each_program_is_judged_alone_by_the_untrained_judge_and_only_once(world, tmp_path):
+    judge = Scripted(good_over_bad)
+    for _ in range(2):
+        select.main(world, {"judge, untrained": judge})
+        assert scores(tmp_path, "judge, untrained, pointwise") == ORACLE
+        alone = [call for call in judge.asked if call.b is None]
+        assert len(alone) == sum(map(len, LABELS.values()))
+
+
+def test_a_way_whose_field_nobody_has_is_left_out(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    for row in rows:
+        del row["self_certainty"]
+    dump(tmp_path / "l.jsonl", rows)
+    select.main(world)
+    assert {method for _, method, _ in selections(tmp_path)} == {*select.BASELINES} - {"self-certainty"}
+    lack = f"self_certainty, which 14 of 14 candidates of {tmp_path / 'l.jsonl'} lack; it is left out"
+    assert lack in capsys.readouterr().out
+
+
+def test_a_field_that_some_lack_is_said(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    rows[0]["mean_logprob"] = rows[1]["mean_logprob"] = None
+    dump(tmp_path / "l.jsonl", rows)
+    select.main(world)
+    assert "mean log-prob" in {method for _, method, _ in selections(tmp_path)}
+    assert "“mean log-prob” needs mean_logprob, which 2 of 14" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, against", [([], JUDGE), (["--against", "majority"], "majority")])
+def test_p_compares_with_the_judge_or_the_method_that_is_named(flags, against, world, capsys):
+    run(world, Scripted(good_over_bad), *flags)
+    table = capsys.readouterr().out
+    assert f"McNemar test against “{against}”" in table
+    line = next(line for line in table.splitlines() if line.startswith(against))
+    assert len(line.split("]")[-1].split()) == 1       # no p against itself, only the gap
+
+
+# ---------------------------------------------------------------- thinking on
+
+def test_after_a_wait_the_last_verdict_counts(world, tmp_path):
+    run(world, SecondThoughts(), "--rounds", "2", "--waits", "0", "1", "2")
+    for row in read_rows(tmp_path / "judgments.jsonl"):
+        assert row["verdict"] == ("A" if row["wait"] else "B")    # without a new one the last one stands
+
+
+def test_a_judgment_that_is_thought_on_holds_the_text_and_the_tokens_of_both(world, tmp_path):
+    run(world, SecondThoughts(), "--rounds", "2", "--waits", "2")
+    rows = {}
+    for row in read_rows(tmp_path / "judgments.jsonl"):
+        rows[row["problem_id"], row["draw"], row["a"], row["b"], row["wait"]] = row
+    said = {1: "thought, <best>A</best>", 2: "no idea"}
+    tokens = {1: 4, 2: 2}
+    for (*call, wait), row in rows.items():
+        if wait:
+            before = rows[(*call, wait - 1)]
+            assert row["text"] == before["text"] + WAIT + said[wait]
+            assert row["tokens"] == before["tokens"] + tokens[wait]
+
+
+def test_the_table_of_waits_counts_what_each_changed(world, capsys):
+    run(world, SecondThoughts(), "--rounds", "2", "--waits", "0", "1", "2")
+    printed = capsys.readouterr().out
+    none, one, two = (line.split() for line in printed[printed.index("thinking on"):].splitlines()[1:4])
+    # In half of the orders the good program is B: saying B is right in half, A in the other half.
+    assert none[:2] == ["none", "50.0"]
+    assert one[:5] == ["1", "wait", "50.0", "50.0", "50.0"]
+    assert two[:5] == ["2", "waits", "50.0", "0.0", "0.0"]
+
+
+def test_the_control_of_thinking_on_is_votes_for_as_many_tokens(world, tmp_path):
+    run(world, SecondThoughts(), "--rounds", "4", "--waits", "1", "2")
+    a_round = 3 * judgments_of(1)      # tokens: it says B, which is 3
+    total = {}
+    for (_, method, _), row in selections(tmp_path).items():
+        total[method] = total.get(method, 0) + row.get("judge_tokens", 0)
+    assert total[JUDGE] == 4 * a_round
+    assert total[f"{JUDGE}, 1 wait"] == 4 * (3 + 4) * judgments_of(1)
+    for name in ("1 wait", "2 waits"):
+        thought = total[f"{JUDGE}, {name}"]
+        voted = total[f"{JUDGE}, tokens of {name}"]
+        assert thought <= voted
+        assert voted < thought + a_round
+        assert voted % a_round == 0
+
+
+def test_a_run_killed_between_waits_goes_on(world, tmp_path):
+    flags = ["--rounds", "2", "--waits", "2"]
+    run(world, SecondThoughts(), *flags)
+    whole = timeless(tmp_path / "judgments.jsonl")
+    (tmp_path / "judgments.jsonl").unlink()
+    with pytest.raises(SystemExit, match="judgments are kept"):
+        run(world, SecondThoughts(stop_after=judgments_of(2) + 6), *flags)
+    run(world, SecondThoughts(), *flags)
+    assert timeless(tmp_path / "judgments.jsonl") == whole
+
+
+# ---------------------------------------------------------------- --explain
+
+def test_explain_judges_one_problem_and_prints_its_programs_from_the_winner_on(world, capsys):
+    judge = Scripted(good_over_bad)
+    run(world, judge, "--explain", "t/1")
+    assert {call.problem["problem_id"] for call in judge.asked} == {"t/1"}
+    printed = capsys.readouterr().out
+    assert "Task t/1" in printed
+    assert "# good 0" in printed
+    shown = [line for line in printed.splitlines() if line.startswith("--- c")]
+    assert len(shown) == 3
+    won, judged_ = (int(word) for word in shown[0].split()[3:6:2])
+    assert shown[0] == f"--- c0: won {won} of {won} judgments (judge, trained); passed"
+    assert judged_ > 0
+
+
+def test_explain_prints_the_judgment_of_the_winner_over_the_best_rival_that_it_beat(world, capsys):
+    run(world, Scripted(good_over_bad), "--explain", "t/1")
+    printed = capsys.readouterr().out
+    deciding = printed[printed.index("the deciding judgment"):]
+    assert "c0" in deciding
+    assert "<best>" in deciding
+
+
+def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    for row in rows:
+        if row["problem_id"] == "t/3":
+            row["code"] = "# the same\n"
+    dump(tmp_path / "l.jsonl", rows)
+    run(world, Scripted(good_over_bad), "--explain", "t/3")
+    assert "no judgment was needed" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- a judge that is a checkpoint
+
+@pytest.fixture(scope="module")
+def tiny_judge():
+    """The tiny world's judge on the CPU, loaded."""
+    cfg = select.Settings(judge="none", batch_size=4, device="cpu")
+    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    judge.load()
+    return judge
+
+
+@pytest.fixture(scope="module")
+def three_programs():
+    """({problem_id: problem} of two test problems, three candidates of each)."""
+    problems = read_problems(TINY / "problems_strong.jsonl")
+    two = [pid for pid in sorted(problems) if problems[pid]["split"] == "test"][:2]
+    codes = ["def f(x):\n    return x\n",
+             "def f(x):\n    x = sorted(x)\n    return x\n",
+             "def f(x):\n    x = x[1:]\n    return x\n"]
+    candidates = {}
+    for pid in two:
+        candidates[pid] = [candidate(f"c{k}", problem_id=pid, code=code) for k, code in enumerate(codes)]
+    return {pid: problems[pid] for pid in two}, candidates
+
+
+def two_rounds_with_a_wait(judge, problems, candidates, path):
+    """{problem_id: rows} of both waits, 0 and 1."""
+    found = {}
+    with Appender(path, select.JUDGMENT_KEY) as file:
+        cache = select.Judgments(file)
+        for wait in (0, 1):
+            found[wait] = select.judge_in_rounds(judge, problems, candidates, cache, 2, seed=0, wait=wait)
+    return found
+
+
+def test_a_checkpoint_goes_on_with_the_judgments_it_would_have_made(tiny_judge, three_programs, tmp_path):
+    two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(True)
+    assert len(lines) == 2 * 2 * 2 * 2
+    (tmp_path / "killed.jsonl").write_text("".join(lines[:5]))
+    two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "killed.jsonl")
+    assert timeless(tmp_path / "killed.jsonl") == timeless(tmp_path / "whole.jsonl")
+
+
+def test_a_checkpoint_thinks_on_from_what_it_said(tiny_judge, three_programs, tmp_path):
+    found = two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "j.jsonl")
+    for pid in found[0]:
+        for first, second in zip(found[0][pid], found[1][pid]):
+            assert second["text"].startswith(first["text"] + WAIT)
+            assert second["tokens"] > first["tokens"]
+            assert first["verdict"] in ("A", "B")
+
+
+def test_a_checkpoint_is_not_loaded_where_all_is_known(three_programs, tmp_path):
+    cfg = select.Settings(judge="none", batch_size=64, device="cpu")
+    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    assert judge.model is None      # it is loaded when it is first asked
+    two_rounds_with_a_wait(judge, *three_programs, tmp_path / "j.jsonl")
+    assert judge.model is not None
+    again = select.LocalJudge(str(TINY / "judge"), cfg)
+    two_rounds_with_a_wait(again, *three_programs, tmp_path / "j.jsonl")
+    assert again.model is None
+
+
+def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(tiny_judge):
+    tokenizer = tiny_judge.tokenizer
+    prompts = [tokenizer(text).input_ids
+               for text in ("Steps: sort.\n", "Steps: sort, double, drop last.\n0778 -> 80\n")]
+    yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
+    assert yes != no
+    for prompt, p in zip(prompts, tiny_judge.p_yes(prompts, yes, no)):
+        logits = tiny_judge.model(select.torch.tensor([prompt])).logits[0, -1]
+        assert p == pytest.approx(logits[[yes, no]].softmax(0)[0].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("cfg, other", [
+    ({"device": "cpu", "dtype": "auto"}, {"device": "cpu", "dtype": "bfloat16"}),
+    ({"device": "cpu", "dtype": "auto"}, {"device": "cuda", "dtype": "auto"}),
+])
+def test_another_precision_is_another_setting(cfg, other):
+    name = str(TINY / "judge")
+    here = select.LocalJudge(name, select.Settings(judge="none", **cfg))
+    there = select.LocalJudge(name, select.Settings(judge="none", **other))
+    assert here.settings != there.settings
+
+
+# ---------------------------------------------------------------- what cannot be judged
+
+LONG = "def f(x):\n" + "    x = sorted(x)\n" * 2000 + "    return x\n"
+
+
+def test_a_pair_that_does_not_fit_the_context_costs_its_own_judgments(
+        tiny_judge, three_programs, tmp_path, capsys):
+    problems, candidates = three_programs
+    first, second = candidates
+    longer = {first: candidates[first], second: candidates[second][:2] + [candidate("c2", code=LONG)]}
+    path = tmp_path / "j.jsonl"
+    with Appender(path, select.JUDGMENT_KEY) as file:
+        cache = select.Judgments(file)
+        found = select.judge_every_pair(tiny_judge, problems, longer, cache)
+    refused = [row for row in found[second] if "c2" in (row["a"], row["b"])]
+    assert len(refused) == 4
+    assert all(row["verdict"] is None for row in refused)
+    assert all("exceed the model's context of 1024" in row["refused"] for row in refused)
+    assert len(read_rows(path)) == 6 + 6 - 4         # what was refused is not kept
+    note = capsys.readouterr().out
+    assert "4 of 12 judgments" in note
+    assert second in note
+
+
+def test_yes_and_no_that_begin_with_the_same_token_are_refused(tiny_judge, three_programs):
+    class Prefixing:
+        """A tokenizer that begins every word with one and the same token, as SentencePiece may."""
+        def __call__(self, text, add_special_tokens):
+            return SimpleNamespace(input_ids=[1, *map(ord, text)])
+
+    judge = select.LocalJudge(tiny_judge.path, tiny_judge.cfg)
+    judge.model, judge.tokenizer = tiny_judge.model, Prefixing()
+    problems, candidates = three_programs
+    pid = next(iter(problems))
+    answer, = judge.rate([select.Call(problems[pid], candidates[pid][0], None)])
+    assert "one and the same token" in answer["refused"]
+    assert "yes" not in answer
+
+
+class Refusing(Scripted):
+    """A judge that cannot read the program c1 of t/2, nor rate any program."""
+
+    def compare(self, calls):
+        for call, answer in zip(calls, super().compare(calls)):
+            of_t2 = call.problem["problem_id"] == "t/2"
+            if of_t2 and "c1" in (call.a["candidate_id"], call.b["candidate_id"]):
+                answer = select.refused("too long")
+            yield answer
+
+    def rate(self, calls):
+        return [select.refused("no such question") for _ in calls]
+
+
+def test_what_is_refused_is_no_verdict_and_is_counted_and_shown(world, tmp_path, capsys):
+    run(world, Refusing(good_over_bad))
+    row = selections(tmp_path)["t/2", JUDGE, 4]
+    assert row["votes"]["c1"][0] == 0
+    assert row["candidate_id"] == "c2"
+    printed = capsys.readouterr().out
+    assert f"of {judgments_of(8)} judgments of scripted@0 were refused and count as no verdict" in printed
+    assert "the first, on t/2: too long" in printed
+
+
+def test_what_is_refused_is_asked_again_by_the_next_run_alone(world, tmp_path):
+    judge = Refusing(good_over_bad)
+    run(world, judge, "--n", "3", "4")
+    kept = len(read_rows(tmp_path / "judgments.jsonl"))
+    refused = len(judge.asked) - kept
+    assert refused > 0
+    again = Scripted(good_over_bad)
+    run(world, again, "--n", "3", "4")
+    assert len(again.asked) == refused
+    assert len(read_rows(tmp_path / "judgments.jsonl")) == kept + refused
+
+
+def test_nothing_is_thought_on_from_what_was_refused(world):
+    judge = Refusing(good_over_bad)
+    run(world, judge, "--waits", "1", "--rounds", "2")
+    thought_on = [call for call in judge.asked if call.before]
+    assert thought_on
+    assert not any("refused" in call.before for call in thought_on)
+
+
+def test_a_judge_that_cannot_rate_a_program_is_not_chosen_by_that(world, tmp_path, capsys):
+    select.main(world, {"judge, untrained": Refusing(good_over_bad)})
+    methods = {method for _, method, _ in selections(tmp_path)}
+    assert "judge, untrained, pointwise" not in methods
+    assert "judge, untrained" in methods
+    assert "“judge, untrained, pointwise” is left out" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- verdicts that are read again
+
+@pytest.mark.parametrize("text, finished, verdict", [
+    ("I restate: <best>A</best> or <best>B</best>. First", False, None),
+    ("Its comment says <best>A</best>", False, None),
+    ("<best>A</best>, then", True, None),
+    ("<best>B</best>", True, "B"),
+])
+def test_kept_judgments_are_read_by_the_rule_of_today(text, finished, verdict, tmp_path):
+    judge = Scripted(good_over_bad)
+    call = select.Call(PROBLEM, *some(1, 0))
+    row = {"text": text, "tokens": 9, "finished": finished, "seconds": 0.1, "verdict": "A"}
+    key = dict(zip(select.JUDGMENT_KEY, select.judgment_key(judge, call)))
+    with Appender(dump(tmp_path / "j.jsonl", [{**key, **row}]), select.JUDGMENT_KEY) as file:
+        found, = select.Judgments(file).collect(judge, judge.compare, [call])
+    assert not judge.asked
+    assert found["verdict"] == verdict
 
 
 # ---------------------------------------------------------------- a judge behind a server
 
 class Handler(BaseHTTPRequestHandler):
-    """Speaks the protocol: answers with the server's `says(body)`, and fails as its `failures` say, one for each request."""
+    """Answers with the server's says(body), or with the status that status(body) or `failures` name."""
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
         pass
 
     def do_POST(self):
-        body, server = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
         with server.lock:
-            server.busy += 1
-            server.busiest = max(server.busy, server.busiest)
             server.asked.append((self.path, body, self.headers.get("Authorization")))
-            server.times.append(time.monotonic())
             status = server.status(body) or next(server.failures, 200)
-        time.sleep(server.delay(body))
-        with server.lock:
-            server.busy -= 1
-        if status == "hang up":
-            self.close_connection = True
-            return self.connection.close()
-        text = server.says(body)
-        choice = {"message": {"content": text}} if "messages" in body else {"text": text}
-        answer = {"choices": [{**choice, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
-        self.send(status, answer if status == 200 else {"error": {"message": f"sorry, {status}"}})
-
-    def send(self, status, answer):
-        body = json.dumps(answer).encode()
+        if status == 200:
+            text = server.says(body)
+            choice = {"message": {"content": text}} if "messages" in body else {"text": text}
+            choice["finish_reason"] = server.finish_reason
+            answer = {"choices": [choice], "usage": {"completion_tokens": 3}}
+        else:
+            answer = {"error": {"message": f"sorry, {status}"}}
+        content = json.dumps(answer).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 429:
-            self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def server(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.request_queue_size = True, 64
-    server.lock, server.busy, server.busiest, server.asked, server.times, server.failures = threading.Lock(), 0, 0, [], [], iter(())
-    server.says, server.delay, server.status = lambda body: "<best>A</best>", lambda body: 0, lambda body: None
-    server.base = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(api, "PAUSE", 0.04)
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def served(world, server, *more):
-    return [flag for flag in world if flag not in ("--judge", "scripted")] + ["--api-base", server.base, "--api-model", "m", *more]
+        self.wfile.write(content)
 
 
 def reads(body):
@@ -757,242 +1100,233 @@ def reads(body):
     return f"I see. <best>{'A' if 'good' in a else 'B'}</best>"
 
 
-def test_answers_come_in_order_with_many_requests_in_flight(server):
-    server.delay = lambda body: 0.05 if int(body["prompt"]) % 7 == 0 else 0.01
-    server.says = lambda body: body["prompt"]
-    made = list(api.complete(server.base, [{"prompt": str(k)} for k in range(60)], in_flight=12))
-    assert [a.text for a in made] == [str(k) for k in range(60)] and all(a.tokens == 3 and a.finished and a.seconds > 0 for a in made)
-    assert 4 <= server.busiest <= 12
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.lock = threading.Lock()
+    server.asked = []          # (path, body, key)
+    server.failures = iter(())
+    server.says = reads
+    server.finish_reason = "stop"
+    server.status = lambda body: None
+    server.base = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
-def test_what_passes_by_itself_is_tried_again_with_growing_pauses(server):
-    server.failures = iter([429, 500, "hang up", 503])
-    answer, = api.complete(server.base, [{"prompt": "x"}])
-    assert answer.text == "<best>A</best>" and len(server.asked) == 5
-    pauses = np.diff(server.times)
-    assert (pauses > [0.03, 0.06, 0.12, 0.24]).all() and pauses.sum() < 5
+@pytest.fixture
+def served(world, server):
+    """Flags of the command with the judge behind the server, one request at a time."""
+    return [*world, "--api-base", server.base, "--api-model", "m", "--in-flight", "1"]
 
 
-@pytest.mark.parametrize("status, tries, says", [(400, 1, "sorry, 400"), (401, 1, "OPENAI_API_KEY"), (503, 3, "sorry, 503")])
-def test_what_does_not_pass_is_an_error_that_names_the_address(status, tries, says, server):
-    server.failures = itertools.repeat(status)
-    with pytest.raises(api.ApiError) as caught:
-        list(api.complete(server.base, [{"messages": []}], tries=3))
-    assert says in str(caught.value) and f"--api-base {server.base}" in str(caught.value) and "\n" not in str(caught.value)
-    assert len(server.asked) == tries and caught.value.status == status
+def test_a_served_judge_chooses_what_its_verdicts_say(served, server, tmp_path):
+    select.main([*served, "--in-flight", "4"])
+    assert scores(tmp_path, "judge, served") == ORACLE
+    assert len(server.asked) == judgments_of(8)
+    assert len(read_rows(tmp_path / "judgments.jsonl")) == judgments_of(8)
 
 
-def test_no_server_and_no_protocol_are_errors_in_one_line(server):
-    with pytest.raises(api.ApiError, match="--api-base http://127.0.0.1:1/v1, completions: .*refused"):
-        list(api.complete("http://127.0.0.1:1/v1", [{"prompt": "x"}], tries=2))
-    server.says = lambda body: None
-    assert next(api.complete(server.base, [{"prompt": "x"}])).text == ""
-    Handler_send = Handler.send
-    try:
-        Handler.send = lambda self, status, answer: Handler_send(self, status, {"hello": 1})
-        with pytest.raises(api.ApiError, match="not the protocol"):
-            list(api.complete(server.base, [{"prompt": "x"}]))
-    finally:
-        Handler.send = Handler_send
-
-
-def test_a_caller_that_stops_asks_for_nothing_more(server):
-    server.delay = lambda body: 0.02
-    answers = api.complete(server.base, [{"prompt": str(k)} for k in range(2000)], in_flight=4)
-    next(answers)
-    answers.close()
-    time.sleep(0.2)
-    assert len(server.asked) < 1000
-    server.status = lambda body: 400 if body["prompt"] == "bad" else 503
-    with pytest.raises(api.ApiError, match="sorry, 400"):
-        list(api.complete(server.base, [{"prompt": text} for text in ("bad", "busy", "busy")], in_flight=3))
-    before = len(server.asked)
-    time.sleep(0.6)
-    assert len(server.asked) <= before + 2  # those that were about to try again do not
-
-
-def test_a_served_chat_judge_gets_messages_with_the_protocol_the_key_and_a_seed_of_its_own(world, server, tmp_path, monkeypatch):
+def test_a_served_chat_judge_gets_one_message_with_the_protocol_the_key_and_a_seed_of_its_own(
+        served, server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    server.says = reads
-    select.main(served(world, server, "--in-flight", "4"))
-    assert scores(tmp_path, "judge, served") == {pid: float(any(labels)) for pid, labels in LABELS.items()}
-    assert len(server.asked) == calls(8) == len(read_rows(tmp_path / "judgments.jsonl"))
-    paths, bodies, keys = zip(*server.asked)
-    assert set(paths) == {"/v1/chat/completions"} and set(keys) == {"Bearer secret"}
-    assert len({body["seed"] for body in bodies}) == calls(8) and all(0 <= body["seed"] < 2**31 for body in bodies)
-    for body in bodies:
+    select.main([*served, "--rounds", "2"])
+    seeds = set()
+    for path, body, key in server.asked:
         message, = body["messages"]
-        assert message["role"] == "user" and message["content"].startswith(select.PROTOCOL) and body["model"] == "m" and body["max_tokens"] == 72
+        assert path == "/v1/chat/completions"
+        assert key == "Bearer secret"
+        assert message["role"] == "user"
+        assert message["content"].startswith(PROTOCOL)
+        assert body["model"] == "m"
+        assert body["max_tokens"] == 72
+        assert 0 <= body["seed"] < 2**31
+        seeds.add(body["seed"])
+    assert len(seeds) == judgments_of(2)
 
 
-def test_a_served_run_goes_on_where_it_stopped_and_asks_in_the_same_words(world, server, tmp_path, capsys):
-    server.says = reads
-    select.main(served(world, server, "--in-flight", "1"))
-    whole = [{**row, "seconds": 0} for row in read_rows(tmp_path / "judgments.jsonl")]
-    first, server.asked = list(server.asked), []
+def test_a_served_run_goes_on_where_it_stopped_and_asks_in_the_same_words(served, server, tmp_path):
+    select.main(served)
+    whole = timeless(tmp_path / "judgments.jsonl")
     (tmp_path / "judgments.jsonl").unlink()
-    server.failures = iter([200] * 30 + [400])
-    assert "sorry, 400" in failure(served(world, server, "--in-flight", "1"), capsys)
+    asked_at_once = [body for _, body, _ in server.asked]
+    server.asked.clear()
+    server.failures = iter([200] * 30 + [401])
+    with pytest.raises(UserError, match="sorry, 401"):
+        select.main(served)
     assert len(read_rows(tmp_path / "judgments.jsonl")) == 30
-    select.main(served(world, server, "--in-flight", "1"))
-    assert [{**row, "seconds": 0} for row in read_rows(tmp_path / "judgments.jsonl")] == whole
-    assert {json.dumps(asked) for asked in server.asked} == {json.dumps(asked) for asked in first}  # the same words and seeds
-    assert len(server.asked) <= len(first) + 2  # the one that failed, and one that was on its way then
+    select.main(served)
+    assert timeless(tmp_path / "judgments.jsonl") == whole
+    assert all(body in asked_at_once for _, body, _ in server.asked)
+    assert len(server.asked) <= judgments_of(8) + 2    # the one that failed, and one that was on its way
 
 
-@pytest.mark.parametrize("plain", [True, False], ids=["plain", "chat"])
-def test_a_served_judge_thinks_on_from_what_it_said(plain, world, server, tmp_path):
-    server.says = reads
-    select.main(served(world, server, "--rounds", "1", "--waits", "1", *["--api-plain"] * plain))
-    again = [body for _, body, _ in server.asked if select.WAIT in json.dumps(body).replace("\\n", "\n")]
-    assert len(again) == calls(1)
+def thinking_on(server):
+    """The requests that ask for a second thought."""
+    waiting = json.dumps(WAIT).strip('"')
+    return [body for _, body, _ in server.asked if waiting in json.dumps(body)]
+
+
+def test_a_served_plain_judge_thinks_on_from_what_it_said(served, server):
+    select.main([*served, "--rounds", "1", "--waits", "1", "--api-plain"])
+    again = thinking_on(server)
+    assert len(again) == judgments_of(1)
     for body in again:
-        if plain:
-            assert body["prompt"].endswith("</best>" + select.WAIT) and not body["prompt"].startswith(select.PROTOCOL)
-        else:
-            assert body["messages"][1] == {"role": "assistant", "content": reads(body) + select.WAIT} and body["continue_final_message"]
-            assert body["add_generation_prompt"] is False
+        assert body["prompt"].endswith("</best>" + WAIT)
+        assert not body["prompt"].startswith(PROTOCOL)
 
 
-def test_a_server_that_cannot_go_on_is_said_plainly(world, server, capsys):
-    server.failures = iter([200] * calls(1) + [422] * 99)
-    message = failure(served(world, server, "--rounds", "1", "--waits", "1"), capsys)
-    assert "--waits needs --api-plain or a local --judge" in message and "422" in message
+def test_a_served_chat_judge_thinks_on_from_what_it_said(served, server):
+    select.main([*served, "--rounds", "1", "--waits", "1"])
+    again = thinking_on(server)
+    assert len(again) == judgments_of(1)
+    for body in again:
+        assert body["messages"][1] == {"role": "assistant", "content": reads(body) + WAIT}
+        assert body["continue_final_message"] is True
+        assert body["add_generation_prompt"] is False
 
 
-@pytest.mark.parametrize("change, says", [(["--api-base", "127.0.0.1:8000", "--api-model", "m"], "--api-base 127.0.0.1:8000: expected an address"),
-                                          (["--api-model", "m"], "--api-base and --api-model go together")])
-def test_flags_of_a_server_are_checked(change, says, world, capsys):
-    assert says in failure([*world, *change], capsys)
+def test_a_request_that_the_server_refuses_costs_one_judgment(served, server, tmp_path, capsys):
+    server.status = lambda body: 400 if "Task t/0" in json.dumps(body) else None
+    select.main(served)
+    assert scores(tmp_path, "judge, served") == {**ORACLE, "t/0": CHANCE["t/0"]}
+    assert len(read_rows(tmp_path / "judgments.jsonl")) == judgments_of(8) - 16
+    printed = capsys.readouterr().out
+    assert f"note: 16 of {judgments_of(8)} judgments" in printed
+    assert "sorry, 400" in printed
 
 
-def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(tmp_path, transformers_serve):
-    """Greedy, so that both must agree; a plain model, so /completions; then it thinks on; and chat is refused with a hint."""
+def test_answers_that_were_cut_off_after_a_restated_instruction_are_no_votes(served, server, tmp_path):
+    server.says = lambda body: "It must end with <best>A</best> or <best>B</best>. First,"
+    server.finish_reason = "length"
+    select.main([*served, "--rounds", "1"])
+    assert {row["verdict"] for row in read_rows(tmp_path / "judgments.jsonl")} == {None}
+
+
+def test_a_server_that_cannot_go_on_is_said_plainly(served, server):
+    server.failures = iter([200] * judgments_of(1) + [422] * 99)
+    with pytest.raises(UserError, match="422.*--waits needs --api-plain or a local --judge"):
+        select.main([*served, "--rounds", "1", "--waits", "1"])
+
+
+def test_a_served_judge_is_another_with_plain_prompts():
+    server = {"api_base": "http://x/v1", "api_model": "m"}
+    chat = select.ServedJudge(select.Settings(**server))
+    plain = select.ServedJudge(select.Settings(**server, api_plain=True))
+    assert chat.name != plain.name
+
+
+def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
+        three_programs, tmp_path, transformers_serve):
+    """Greedy, so that both must agree; a plain model, so /completions; then it thinks on."""
     name = str(TINY / "judge")
     with transformers_serve(name) as base:
-        problems = {p["problem_id"]: p for p in read_rows(TINY / "problems_strong.jsonl") if p["split"] == "test"}
-        problems = {pid: problems[pid] for pid in sorted(problems)[:3]}
-        code = ["def f(x):\n    return x\n", "def f(x):\n    x = sorted(x)\n    return x\n", "def f(x):\n    x = x[1:]\n    return x\n"]
-        rows = {pid: [candidate(f"c{k}", code=c) for k, c in enumerate(code)] for pid in problems}
-        made = []
-        for judge in (name, None):
-            args = argparse.Namespace(seed=0, temperature=0.0, max_new_tokens=72, batch_size=64, device="cpu", dtype="auto", api_base=base,
-                                      api_model=name, api_plain=True, in_flight=4)
-            with select.Appender(tmp_path / f"{judge is None}.jsonl", select.JUDGMENT) as cache:
-                cache.rows = {}
-                made.append(select.collect(select.Judge(judge, args), select.want_rounds(2, 0, wait=1), problems, rows, cache))
-        for pid in problems:
-            for ours, theirs in zip(made[0][pid], made[1][pid]):
-                assert theirs["text"] == ours["text"] and theirs["verdict"] == ours["verdict"] and theirs["finished"]
-        with pytest.raises(api.ApiError, match="a model without a chat template wants --api-plain"):
-            list(api.complete(base, [{"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}], tries=1))
+        cfg = select.Settings(judge="none", temperature=0.0, batch_size=64, device="cpu",
+                              api_base=base, api_model=name, api_plain=True, in_flight=4)
+        local = select.LocalJudge(name, cfg)
+        ours = two_rounds_with_a_wait(local, *three_programs, tmp_path / "ours.jsonl")
+        remote = select.ServedJudge(cfg)
+        theirs = two_rounds_with_a_wait(remote, *three_programs, tmp_path / "theirs.jsonl")
+        for wait in (0, 1):
+            for pid in ours[wait]:
+                for here, there in zip(ours[wait][pid], theirs[wait][pid]):
+                    assert there["text"] == here["text"]
+                    assert there["verdict"] == here["verdict"]
+                    assert there["finished"]
+        chat = [{"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}]
+        with pytest.raises(servers.ApiError, match="a model without a chat template wants --api-plain"):
+            list(servers.complete(base, chat, tries=1))
 
 
 # ---------------------------------------------------------------- the figure
 
-def test_the_figure_is_drawn_from_the_selections(world, tmp_path, monkeypatch):
+@pytest.fixture
+def figures():
     pytest.importorskip("matplotlib")
-    Scripted(lambda a, b, *waited: good_over_bad(a, b)).install(monkeypatch)
-    select.main([*world, "--n", "1", "2", "--waits", "1"])
     spec = importlib.util.spec_from_file_location("daj_figures", ROOT / "docs" / "figures.py")
-    figures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(figures)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_curves_of_the_figure_are_means_over_problems(world, tmp_path, figures):
+    run(world, Scripted(good_over_bad), "--n", "1", "2", "--waits", "1")
     by_n, by_tokens = figures.selection_curves(read_rows(tmp_path / "s.jsonl"))
-    assert by_n["random"] == [(n, pytest.approx(np.mean([np.mean(labels[:n]) for labels in LABELS.values()]))) for n in (1, 2, 4)]
-    assert by_n["judge, trained"] == by_n["oracle"] == [(n, np.mean([any(labels[:n]) for labels in LABELS.values()])) for n in (1, 2, 4)]
-    assert len(by_tokens["judge, trained"]) == 8 and len(by_tokens["judge, trained, 1 wait"]) == 1
-    assert by_tokens["judge, trained"][0][0] < by_tokens["judge, trained"][1][0] < by_tokens["judge, trained, 1 wait"][0][0]
+    for n, passed in by_n["random"]:
+        assert passed == pytest.approx(np.mean([np.mean(labels[:n]) for labels in LABELS.values()]))
+    for n, passed in by_n[JUDGE]:
+        assert passed == np.mean([any(labels[:n]) for labels in LABELS.values()])
+    assert [n for n, _ in by_n[JUDGE]] == [1, 2, 4]
+    spent = [tokens for tokens, _ in by_tokens[JUDGE]]
+    assert len(spent) == 8                                   # one point for each round
+    assert spent == sorted(spent)
+    assert len(by_tokens[f"{JUDGE}, 1 wait"]) == 1
+
+
+def test_the_figure_is_drawn_from_the_selections(world, tmp_path, figures):
+    flags = ["--n", "1", "2", "--waits", "1", "--aggregate", "rounds", "round-robin"]
+    run(world, Scripted(good_over_bad), *flags)
     figures.draw_selection([tmp_path / "s.jsonl"], tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 5000
 
 
-# ---------------------------------------------------------------- what a judgment is filed under
-
-def test_a_judge_retrained_in_its_folder_is_another_judge(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
-    first = select.fingerprint(str(tmp_path))
-    assert first == select.fingerprint(str(tmp_path)) and first.startswith(f"{tmp_path}@")
-    (tmp_path / "model.safetensors").write_bytes(b"b" * 100)
-    assert select.fingerprint(str(tmp_path)) != first
-    assert select.fingerprint("owner/name").startswith("owner/name@")
-
-
-def test_two_large_checkpoints_that_begin_alike_are_two_judges(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"one")
-    first = select.fingerprint(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"two")
-    assert select.fingerprint(str(tmp_path)) != first
-
-
-def test_a_judge_saved_again_from_the_same_weights_is_the_same_judge(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
-    (tmp_path / "tokenizer_config.json").write_text('{"local_files_only": true}')
-    first = select.fingerprint(str(tmp_path))
-    (tmp_path / "tokenizer_config.json").write_text('{"local_files_only": false}')
-    assert select.fingerprint(str(tmp_path)) == first
-
-
-def test_other_programs_under_the_same_names_are_judged_anew(world, tmp_path, monkeypatch):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--rounds", "1"])
-    rows = [{**row, "code": row["code"] + "# sampled again\n"} for row in read_rows(tmp_path / "l.jsonl")]
-    dump(tmp_path / "l.jsonl", rows)
-    select.main([*world, "--rounds", "1"])
-    assert len(judge.asked) == 2 * calls(1)
-
-
 # ---------------------------------------------------------------- mistakes
 
-def failure(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        select.main(arguments)
-    code = caught.value.code
-    message = capsys.readouterr().err.splitlines()[-1] if isinstance(code, int) else str(code)
-    assert code and "\n" not in message
-    return message
-
-
-def test_a_test_set_without_mixed_outcomes_is_an_error_that_says_what_to_do(world, tmp_path, monkeypatch, capsys):
-    Scripted(good_over_bad).install(monkeypatch)
-    rows = [{**row, "passed": row["problem_id"] == "t/4"} for row in read_rows(tmp_path / "l.jsonl")]
-    dump(tmp_path / "l.jsonl", rows)
-    message = failure(world, capsys)
-    assert str(tmp_path / "l.jsonl") in message and "no problem has both a passing and a failing candidate" in message and "--n" in message
-
-
-def test_a_test_set_without_mixed_outcomes_is_noticed_before_the_judge_works(world, tmp_path, monkeypatch, capsys):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    dump(tmp_path / "l.jsonl", [{**row, "passed": True} for row in read_rows(tmp_path / "l.jsonl")])
-    failure(world, capsys)
+def test_a_test_set_without_mixed_outcomes_is_noticed_before_the_judge_works(world, tmp_path):
+    rows = read_rows(tmp_path / "l.jsonl")
+    dump(tmp_path / "l.jsonl", [{**row, "passed": row["problem_id"] == "t/4"} for row in rows])
+    judge = Scripted(good_over_bad)
+    with pytest.raises(UserError) as caught:
+        run(world, judge)
+    where = f"{tmp_path / 'l.jsonl'}, split 'test': "
+    what = "no problem has both a passing and a failing candidate"
+    assert str(caught.value).startswith(where + what)
+    assert "(sample.py --n)" in str(caught.value)
     assert not judge.asked
 
 
-@pytest.mark.parametrize("change, says", [
-    (["--judge", "runs/no-such-run/judge"], "--judge runs/no-such-run/judge: no such folder"), (["--split", "dev"], "split 'dev'"),
-    (["--rounds", "0"], "--rounds 0: must be at least 1"), (["--explain", "t/99"], "--explain t/99"),
-    (["--labelled", "/no/such.jsonl"], "/no/such.jsonl: no such file"), (["--problems", "/no/such.jsonl"], "/no/such.jsonl: no such file")])
-def test_a_wrong_flag_is_named(change, says, world, capsys):
-    assert says in failure([*world, *change], capsys)
+@pytest.mark.parametrize("flags, message", [
+    (["--judge", "runs/no-such-run/judge"], "--judge runs/no-such-run/judge: no such folder"),
+    (["--split", "dev"], "no candidates for split 'dev' of .* (--split)"),
+    (["--rounds", "0"], "--rounds 0: must be at least 1"),
+    (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+    (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1"),
+    (["--temperature", "-1"], "--temperature -1.0: must be at least 0"),
+    (["--n", "4", "0"], "--n 0: must be at least 1"),
+    (["--waits", "1", "-1"], "--waits -1: must be at least 0"),
+    (["--waits", "1", "--aggregate", "round-robin"], "--waits: thinking on .* --aggregate rounds"),
+    (["--judge", "x", "--explain", "t/99"], "--explain t/99: not among the 5 problems of split 'test'"),
+    (["--explain", "t/1"], "--explain: there is nothing to explain without a --judge"),
+    (["--against", "best"], "--against best: expected one of: random; first"),
+    (["--labelled", "/no/such.jsonl"], "/no/such.jsonl: no such file"),
+    (["--problems", "/no/such.jsonl"], "/no/such.jsonl: no such file"),
+    (["--api-base", "127.0.0.1:80", "--api-model", "m"], "--api-base 127.0.0.1:80: expected an address"),
+    (["--api-model", "m"], "--api-base and --api-model go together"),
+])
+def test_a_mistake_is_named_in_one_line(flags, message, world):
+    with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")) as caught:
+        select.main([*world, *flags])
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [["--batch-size", "0"], ["--max-new-tokens", "0"], ["--temperature", "-1"]])
-def test_a_number_that_makes_no_sense_is_named(change, world, monkeypatch, capsys):
-    Scripted(good_over_bad).install(monkeypatch)
-    assert change[0] in failure([*world, *change], capsys)
-
-
-def test_without_a_trained_judge_the_message_says_how_to_get_one(world, tmp_path, monkeypatch, capsys):
+def test_without_a_trained_judge_the_message_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(select, "ROOT", tmp_path)
-    flags = [flag for flag in world if flag not in ("--judge", "scripted")]
-    message = failure(flags, capsys)
-    assert "--judge" in message and "train_bilevel.py" in message and "--judge none" in message
+    with pytest.raises(UserError) as caught:
+        select.judges_of(select.Settings())
+    for word in ("--judge: ", "python train_bilevel.py", "--judge none"):
+        assert word in str(caught.value)
 
 
-def test_a_bad_row_stops_it_before_any_judgment_and_keeps_those_that_are_there(world, tmp_path, monkeypatch, capsys):
-    judge = Scripted(good_over_bad).install(monkeypatch)
-    select.main([*world, "--rounds", "1"])
-    kept, asked = (tmp_path / "judgments.jsonl").read_bytes(), len(judge.asked)
+def test_a_bad_row_stops_it_before_any_judgment_and_keeps_those_that_are_there(world, tmp_path):
+    run(world, Scripted(good_over_bad), "--rounds", "1")
+    kept = (tmp_path / "judgments.jsonl").read_bytes()
     with open(tmp_path / "l.jsonl", "a") as file:
-        file.write(json.dumps({**candidate("c9"), "problem_id": "t/0", "passed": "yes"}) + "\n")
-    assert f"{tmp_path / 'l.jsonl'}, line 15: field 'passed' has the wrong type" in failure(world, capsys)
-    assert (tmp_path / "judgments.jsonl").read_bytes() == kept and len(judge.asked) == asked
+        file.write(json.dumps(candidate("c9", problem_id="t/0", passed="yes")) + "\n")
+    judge = Scripted(good_over_bad)
+    with pytest.raises(UserError, match="l.jsonl, line 15: field 'passed' has the wrong type"):
+        run(world, judge)
+    assert not judge.asked
+    assert (tmp_path / "judgments.jsonl").read_bytes() == kept

@@ -1,0 +1,324 @@
+"""A client for OpenAI-compatible servers (vLLM, SGLang, llama.cpp, `transformers serve`, the hosted ones).
+
+    bodies = [request_body(cfg, text, seed) for text in texts]
+    for answer in complete(cfg.api_base, bodies, cfg.in_flight):     in the order of the requests, many in flight
+        answer.text
+
+It needs the standard library only. What passes by itself (a busy or restarting server, a broken connection) is tried
+again with growing pauses. A request that the server refuses, say because its prompt is too long, costs its own answer;
+what would go wrong with every request (no such server, no such model, a wrong key) ends the run with ApiError. The key,
+where a server wants one, is the environment's OPENAI_API_KEY.
+"""
+import email.utils
+import functools
+import http.client
+import json
+import os
+import queue
+import random
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from data.flags import flag, heading
+from data.rows import UserError
+
+TRIES = 8      # for each request
+TIMEOUT = 600  # seconds for one try
+PAUSE = 0.5    # seconds before the second try; it doubles from try to try
+MOST_PAUSE = 60
+REFUSED = (200, 400, 413, 422)  # HTTP statuses that are about one request (200: its answer is an error, again and again)
+PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
+NOT_PASSING = (501, 505)
+CUT_OFF = ("length", "max_tokens", "content_filter")  # finish reasons of an answer that is not whole
+
+
+@dataclass
+class ServerFlags:
+    """The flags of every stage that can use a server."""
+
+    heading("a model behind a server")
+    api_base: str = flag(None, "an OpenAI-compatible server, as in http://127.0.0.1:8000/v1; its key is the "
+                         "environment's OPENAI_API_KEY", type=str, metavar="URL")
+    api_model: str = flag(None, "the model's name on that server", type=str, metavar="NAME")
+    api_plain: bool = flag(False, "plain prompts to /completions, for a model without a chat template")
+    in_flight: int = flag(32, "requests to the server at once", least=1)
+
+
+def check_server_flags(cfg):
+    """To be called in __post_init__ of settings that inherit ServerFlags."""
+    if bool(cfg.api_base) != bool(cfg.api_model):
+        raise UserError("--api-base and --api-model go together: name both, or neither")
+    if cfg.api_base and not cfg.api_base.startswith(("http://", "https://")):
+        raise UserError(f"--api-base {cfg.api_base}: expected an address such as http://127.0.0.1:8000/v1")
+
+
+class ApiError(UserError):
+    """The server cannot be used, in one line; `status` is its HTTP status, or None if it gave none."""
+
+    def __init__(self, message, status=None):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Answer:
+    text: str
+    tokens: int          # generated, as the server counts them; 0 where it does not
+    finished: bool       # False: cut off at max_tokens
+    seconds: float       # from the request that worked to its answer
+    error: str = None    # why the server refused this request, in one line; then there is no text
+
+
+# ---------------------------------------------------------------- requests and their answers
+
+def request_body(cfg, text, seed, begun=""):
+    """A request for one completion of `text`: a user's message for a chat model, the prompt for a plain one.
+
+    begun: what the answer already says. A plain model goes on with it; so does a chat model on vLLM and SGLang, where
+           the two extra fields ask for it. Other servers refuse them (or, if they skip what they do not know, begin anew).
+    """
+    body = {
+        "model": cfg.api_model,
+        "max_tokens": cfg.max_new_tokens,
+        "temperature": cfg.temperature,
+        "seed": seed % 2**31,
+    }
+    text = well_formed(text)
+    if cfg.api_plain:
+        body["prompt"] = text + begun
+        return body
+    body["messages"] = [{"role": "user", "content": text}]
+    if begun:
+        body["messages"].append({"role": "assistant", "content": begun})
+        body["continue_final_message"] = True
+        body["add_generation_prompt"] = False
+    return body
+
+
+def well_formed(text):
+    """Text that is valid Unicode: U+FFFD for each lone surrogate, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
+    """Yield an Answer for each request body, in order.
+
+    api_base:  as in http://127.0.0.1:8000/v1
+    bodies:    JSON objects; one with "messages" goes to /chat/completions, one with "prompt" to /completions.
+    in_flight: requests at once.   tries: for each request.   timeout: seconds for one try.
+    Raises ApiError, naming --api-base, where the server cannot be used or fails `tries` times.
+    """
+    answers = [Future() for _ in bodies]
+    todo = queue.SimpleQueue()
+    for job in zip(bodies, answers):
+        todo.put(job)
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            try:
+                body, answer = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                answer.set_result(ask(api_base, body, tries, timeout, stop))
+            except BaseException as error:  # is raised where the answer is waited for
+                answer.set_exception(error)
+
+    # Not a ThreadPoolExecutor: Python waits for its threads at exit, so Ctrl-C would wait for all that is in flight.
+    for _ in range(min(in_flight, len(bodies))):
+        threading.Thread(target=work, daemon=True).start()
+    goes_on = False  # with an assistant's turn that was begun
+    try:
+        for body, future in zip(bodies, answers):
+            answer = future.result()
+            if "continue_final_message" in body:
+                if answer.error and not goes_on:
+                    raise ApiError(f"{answer.error} (if it does not go on with an assistant's turn, "
+                                   "--waits needs --api-plain or a local --judge)")
+                goes_on = True
+            yield answer
+    finally:
+        stop.set()  # an error, or the caller wants no more: nothing new is asked
+
+
+def ask(api_base, body, tries, timeout, stop):
+    """The answer to one request, tried again while what goes wrong may pass, unless `stop` is set meanwhile."""
+    path = "chat/completions" if "messages" in body else "completions"
+    request = http_request(f"{api_base.rstrip('/')}/{path}", body)
+    for attempt in range(1, tries + 1):
+        start = time.monotonic()
+        try:
+            return send(request, timeout, start)
+        except Failure as failure:
+            problem = failure
+        if not problem.passing or attempt == tries:
+            break
+        if attempt == 2:
+            print(f"note: {request.full_url}: {problem.words}; trying again, {tries} times in all", file=sys.stderr)
+        if stop.wait(problem.pause(attempt)):
+            break
+    words = f"--api-base {api_base}, {path}: {problem.words}{hint(problem.status, body)}"
+    if problem.status in REFUSED:
+        return Answer("", 0, False, round(time.monotonic() - start, 4), error=words)
+    raise ApiError(words, problem.status)
+
+
+def http_request(url, body):
+    headers = {"Content-Type": "application/json"}
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return urllib.request.Request(url, json.dumps(body).encode(), headers)
+
+
+def hint(status, body):
+    """What may be wrong where a server answers with this status."""
+    if status == 401:
+        return " (the key is read from the environment's OPENAI_API_KEY)"
+    if status == 404:
+        return " (is it the address up to and including /v1?)"
+    if status == 500 and "messages" in body:
+        return " (a model without a chat template wants --api-plain)"
+    return ""
+
+
+class Failure(Exception):
+    """One try that brought no answer: what went wrong in the server's own words, and whether another try may help."""
+
+    def __init__(self, words, status=None, passing=True, retry_after=None):
+        super().__init__(words)
+        self.words = words
+        self.status = status
+        self.passing = passing
+        self.retry_after = retry_after
+
+    def pause(self, attempt):
+        """Seconds before the next try: as long as the server asks for, if that is longer than our own pause."""
+        ours = PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+        return min(MOST_PAUSE, max(ours, seconds_until(self.retry_after)))
+
+
+def seconds_until(retry_after):
+    """A Retry-After header in seconds from now: "2", "1.5" or a date; 0 for anything else."""
+    try:
+        return float(retry_after)
+    except (TypeError, ValueError):
+        pass
+    try:
+        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def passes(status):
+    return status in PASSING or status >= 500 and status not in NOT_PASSING
+
+
+def send(request, timeout, start):
+    """One try. Raises Failure."""
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            content = response.read()
+    except urllib.error.HTTPError as error:
+        words = f"HTTP {error.code}: {words_of(content_of(error)) or error.reason}"
+        raise Failure(words, error.code, passes(error.code), error.headers.get("Retry-After")) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # no connection, timed out, cut short
+        raise Failure(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
+    return read(content, round(time.monotonic() - start, 4))
+
+
+def content_of(response):
+    try:
+        return response.read()
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def words_of(content):
+    """What a person can read of a server's answer: its error message if there is one, else the beginning of all of it."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = content.decode(errors="replace")
+    for name in ("error", "detail", "message"):  # {"error": {"message": "..."}}, {"error": "..."}, {"detail": ...}
+        if isinstance(found, dict) and found.get(name):
+            found = found[name]
+    return " ".join(str(found).split())[:300]
+
+
+def read(content, seconds):
+    """The body of an answer with status 200 as an Answer. Raises Failure where it is none."""
+    try:
+        answer = json.loads(content)
+    except ValueError:  # no JSON, or not even UTF-8
+        raise Failure(f"its answer is not JSON: {words_of(content)}") from None
+    if not isinstance(answer, dict) or not ("choices" in answer or "error" in answer):
+        raise Failure(f"its answer is not the protocol's: {words_of(content)}", passing=False)
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    choice = choice if isinstance(choice, dict) else {}  # none: it is warming up, or this is an error
+    error = answer.get("error") or choice.get("error")
+    if error:  # some proxies send their errors with status 200
+        status = status_in(error)
+        words = words_of(json.dumps({"error": error}).encode())
+        raise Failure(f"error: {words}", status, status == 200 or passes(status))
+    return Answer(
+        text=text_of(choice, content),
+        tokens=tokens_in(answer.get("usage")),
+        finished=str(choice.get("finish_reason")).lower() not in CUT_OFF,
+        seconds=seconds,
+    )
+
+
+def status_in(error):
+    """The HTTP status that an error with status 200 stands for; 200 where it does not say."""
+    if not isinstance(error, dict):
+        return 200
+    code = str(error.get("code"))
+    if code.isdecimal():
+        return int(code)
+    about_the_request = ("invalid_request", "context_length")
+    kind = f"{code} {error.get('type')}"
+    return 400 if any(word in kind for word in about_the_request) else 200
+
+
+def text_of(choice, content):
+    """What the model wrote, without its thoughts."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        if "text" not in choice:
+            raise Failure(f"its answer has no text: {words_of(content)}", 200)
+        return joined(choice["text"])
+    text = joined(message.get("content"))
+    if not text and (message.get("reasoning_content") or message.get("reasoning")):
+        note_once("note: the server sends an answer that is thoughts alone; it counts as empty")
+    return text
+
+
+def joined(text):
+    """A text, which some servers send in parts: [{"type": "text", "text": "..."}, {"type": "thinking", ...}]."""
+    if not isinstance(text, list):
+        return str(text or "")
+    parts = [part if isinstance(part, dict) else {"text": part} for part in text]
+    return "".join(str(part.get("text") or "") for part in parts
+                   if part.get("type") not in ("thinking", "reasoning"))
+
+
+def tokens_in(usage):
+    """Generated tokens, or 0 with a note where the server does not count them."""
+    try:
+        return max(int(usage["completion_tokens"]), 1)
+    except (KeyError, TypeError, ValueError):
+        note_once("note: the server does not say how many tokens it generated; they count as 0")
+        return 0
+
+
+@functools.cache
+def note_once(note):
+    print(note, file=sys.stderr)

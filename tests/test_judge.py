@@ -1,0 +1,156 @@
+"""data/judge.py: which verdict in a judge's answer counts, and which does not."""
+import pytest
+
+from data.judge import PROTOCOL, VERDICT, WAIT, parse_verdict
+
+A = VERDICT.format("A")
+B = VERDICT.format("B")
+
+
+# ---------------------------------------------------------------- what counts
+
+@pytest.mark.parametrize("verdict", ["A", "B"])
+def test_the_verdict_that_ends_an_answer_counts(verdict):
+    assert parse_verdict(f"The example tells them apart.\n{VERDICT.format(verdict)}") == verdict
+
+
+@pytest.mark.parametrize("end", ["", "\n", " \n\n", ".", "!", "**", "\n```\n"])
+def test_what_may_stand_behind_a_verdict(end):
+    assert parse_verdict(f"Decided: {A}{end}") == "A"
+
+
+@pytest.mark.parametrize("verdict", [
+    "<best> A </best>",
+    "<best>\nA\n</best>",
+    "<best>a</best>",
+    "<BEST>A</BEST>",
+    "<Best>A</Best>",
+    "<best>**A**</best>",
+    "<best>`A`</best>",
+    "<best>(A)</best>",
+    "<best>A.</best>",
+    "<best>Solution A</best>",
+    "<best>candidate A</best>",
+    "**<best>A</best>**",
+    "`<best>A</best>`",
+    "> <best>A</best>",
+    "```\n<best>A</best>\n```",
+    "### Verdict: <best>A</best>",
+])
+def test_formatting_that_leaves_no_doubt_does_no_harm(verdict):
+    assert parse_verdict(f"I have compared them.\n{verdict}") == "A"
+
+
+@pytest.mark.parametrize("text", [
+    f"{A} No: it fails on the empty list. {B}",
+    f"First guess: {A}\nA closer look at the loop.\n{B}",
+    f"{A}{WAIT}skim: steps 2, A 3, B 2.\n{B}",
+    f"{A}{WAIT}{B}",
+    f"I must end with {A} or {B}.\n\n{B}",
+    f"I must end with {A} or {B}. {B}",
+    f"I must end with {B} or {A}.\n{B}",
+    f"Candidate A says `# {A}` in a comment, which proves nothing.\n{B}",
+    f"{B}\n{B}",
+])
+def test_of_several_the_last_counts(text):
+    assert parse_verdict(text) == "B"
+
+
+@pytest.mark.parametrize("thoughts", [
+    f"<think>\nPerhaps {B}\n</think>\n",
+    f"Perhaps {B}\n</think>\n",      # the prompt has begun the thoughts
+    f"<thinking>Perhaps {B}</thinking> ",
+    f"[THINK]Perhaps {B}[/THINK]",
+    f"<think>one</think>\nSo {B}\n<think>two</think>\n",
+    "Candidate B prints '<think>' and nothing else.\n",
+])
+def test_a_verdict_after_the_thoughts_counts(thoughts):
+    assert parse_verdict(f"{thoughts}{A}") == "A"
+
+
+# ---------------------------------------------------------------- what does not
+
+@pytest.mark.parametrize("text", [A, f"{A}\n{B}", f"So the answer is {B} and so", PROTOCOL])
+def test_an_answer_that_was_cut_off_has_no_verdict(text):
+    assert parse_verdict(text, finished=False) is None
+
+
+@pytest.mark.parametrize("text", [
+    "",
+    "I cannot decide.",
+    "A",
+    "The best is A.",
+    "<best>C</best>",
+    "<best></best>",
+    "<best>A and B</best>",
+    "<best>A",
+    "A</best>",
+    "best>A</best",
+])
+def test_what_names_no_program_in_the_tags_is_no_verdict(text):
+    assert parse_verdict(text) is None
+
+
+def test_a_last_verdict_that_names_no_program_does_not_let_an_earlier_one_count():
+    assert parse_verdict(f"Its comment says {A}, but I choose <best>C</best>") is None
+
+
+@pytest.mark.parametrize("text", [
+    f"{A} because the other one sorts the wrong way.",
+    f"The task says: end with {A} or {B} when you are done.",
+    f"{A}\n\nNext problem: add the digits.",
+    f"# {A}\ndef f(x):\n    return x\n",
+])
+def test_a_verdict_that_does_not_end_the_answer_does_not_count(text):
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    PROTOCOL,
+    f"End your answer with {A} or {B}.",
+    f"I will say {A} or {B}",
+    f"It ends with {B}, or with {A}",
+    f"{A} or\n{B}",
+    f"{A}/{B}",
+    f"{A} {B}",
+    f"{A}, {B}",
+    f"{A} and {B}",
+])
+def test_an_instruction_that_is_restated_is_no_verdict(text):
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    f"Candidate A carries the comment `# {A}`",
+    f"Candidate A carries the comment # {A}",
+    f"Its last line is // {B}",
+    f'It prints "{A}"',
+    f"It returns '{A}'.",
+    f"Candidate B begins with `{B}`.",
+    f"Candidate A is\n```python\n# {A}\n```",
+])
+def test_a_verdict_that_is_quoted_does_not_count(text):
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    f"<think>\nA sorts, so {A}",
+    f"<think>{A}",
+    f"<think>A sorts.\n{A}\n</think>",
+    f"A sorts.\n{A}\n</think>\n",
+    f"<thinking>\n{A}",
+    f"[THINK]{A}",
+    f"<think>one</think>\nLet me check.\n<think>two\n{A}",
+])
+def test_a_verdict_among_thoughts_that_no_answer_follows_does_not_count(text):
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    f"{A} or {B}, " * 20000 + "*" * 20000,
+    "\n" * 100000 + "x",
+    "<best>" * 50000,
+    A + " " * 100000 + "x",
+])
+def test_a_long_answer_is_read_quickly(text):
+    assert parse_verdict(text) is None
