@@ -38,7 +38,9 @@ def made_up(lengths=LENGTHS, rewards=REWARDS, seed=0):
     groups = []
     for prompt, of_pair, earned in zip(prompts, lengths, rewards):
         completions = [Completion(ids(n), 0.0, True) for n in of_pair]
-        groups.append(tb.Group(None, prompt, completions, [""] * len(of_pair), [None] * len(of_pair), [float(r) for r in earned]))
+        nothing = [None] * len(of_pair)
+        rewards_of_pair = [float(reward) for reward in earned]
+        groups.append(tb.Group(None, prompt, completions, texts=nothing, verdicts=nothing, rewards=rewards_of_pair))
     return groups
 
 
@@ -861,12 +863,21 @@ def recorded_updates(here):
 
 
 @pytest.fixture
-def exact_trainer(trainer, random_judge, monkeypatch):
-    """exact_trainer(**changes): a Trainer in fp64. Its judge is never right, so rewards are
-    parities."""
-    monkeypatch.setattr(tb, "reward", lambda pair, text: float(len(text) % 2))
-    fixed = dict(judge=str(random_judge), dtype="float64", group=6, check_hypergradient=1)
-    return lambda **changes: trainer(**fixed, **changes)
+def exact_trainer(trainer, random_judge):
+    """exact_trainer(**changes): a Trainer in fp64. Its judge is never right, so rewards are dealt out by
+    the parity of its token ids."""
+    def make(**changes):
+        here = trainer(judge=str(random_judge), dtype="float64", group=6, check_hypergradient=1, **changes)
+        judge_pairs = here.judge_pairs
+
+        def judge_pairs_with_rewards(*arguments):
+            train, meta = judge_pairs(*arguments)
+            for group in train + meta:
+                group.rewards = [float(sum(completion.ids) % 2) for completion in group.completions]
+            return train, meta
+        here.judge_pairs = judge_pairs_with_rewards
+        return here
+    return make
 
 
 def test_18_a_whole_step_is_wired_that_way(exact_trainer):

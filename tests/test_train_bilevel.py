@@ -231,14 +231,17 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
     right = {pair.instance_id: pair.right for pair in trainer.train_pairs}
     traces = strict_rows(tmp_path / "run/cold_start.jsonl")
     for row in traces:
-        is_right = parse_verdict(row["text"]) == right[row["instance_id"]]
+        is_right = parse_verdict(row["text"], row["finished"]) == right[row["instance_id"]]
         assert row["kept"] == (is_right and len(row["ids"]) <= 14)
     assert 0 < sum(row["kept"] for row in traces) < len(traces)
 
     run.one_step()  # the cold start
     index, _ = trainer.weights.draw(stream(cfg.seed, "draw", 1))
     groups, _ = trainer.judge_pairs(index, [], 1)
-    kinds = [[kind_of(group.pair, text) for text in group.texts] for group in groups]
+    kinds = []
+    for group in groups:
+        texts = [text if completion.finished else "" for text, completion in zip(group.texts, group.completions)]
+        kinds.append([kind_of(group.pair, text) for text in texts])
     assert {"right", "wrong", "none"} == {kind for of_pair in kinds for kind in of_pair}
 
     rewards = torch.tensor([[earned[kind] for kind in of_pair] for of_pair in kinds])
@@ -254,7 +257,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
     run.one_step()  # with an evaluation
     transcripts = [row for row in run.transcripts if row["step"] == 3]
-    is_right = [parse_verdict(row["text"]) == row["right"] for row in transcripts]
+    is_right = [row["verdict"] == row["right"] for row in transcripts]
     assert run.metrics[-1]["eval_accuracy"] == sum(is_right) / len(is_right)
     assert 0 < sum(is_right) < len(is_right)
 
@@ -424,18 +427,6 @@ def test_splits_share_no_problem(settings):
         of_split = {pair.problem["problem_id"] for pair in pairs}
         assert not seen & of_split
         seen |= of_split
-
-
-@pytest.mark.parametrize("text, verdict", [
-    ("<best>A</best>", "A"),
-    ("<best>A</best> Wait <best> B </best>", "B"),
-    ("A", None),
-    ("<best>C</best>", None),
-    ("<best>A</best> <best>", "A"),
-    ("", None),
-])
-def test_the_last_verdict_counts(text, verdict):
-    assert parse_verdict(text) == verdict
 
 
 # ---------------------------------------------------------------- data weights
@@ -714,7 +705,8 @@ def test_cold_start_traces_are_right_and_some_think_twice(cold_settings, tmp_pat
     kept_with_second_thought = 0
     for row in rows:
         verdict = right[row["instance_id"]]
-        assert row["kept"] == (parse_verdict(row["text"]) == verdict and len(row["ids"]) <= 40)
+        is_right = parse_verdict(row["text"], row["finished"]) == verdict
+        assert row["kept"] == (is_right and len(row["ids"]) <= 40)
         first_thought, wait, _ = row["text"].partition(WAIT)
         if wait:
             assert parse_verdict(first_thought) != verdict
