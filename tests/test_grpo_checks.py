@@ -1,8 +1,9 @@
-"""What a correct GRPO step must satisfy: nineteen promises, numbered, and the hypergradient against brute force.
+"""What a correct GRPO step must satisfy: nineteen promises, numbered, and the hypergradient against
+brute force.
 
 Most checks put the trainer's own functions together on groups made up by hand and a judge of random
-weights. Those that are about a whole step run `Trainer.train_step` with the tiny world's judge. (There
-is no number 8, a KL term: the loss has none.)
+weights. Those that are about a whole step run `Trainer.train_step` with the tiny world's judge.
+(There is no number 8, a KL term: the loss has none.)
 """
 import math
 from dataclasses import replace
@@ -37,7 +38,9 @@ def made_up(lengths=LENGTHS, rewards=REWARDS, seed=0):
     groups = []
     for prompt, of_pair, earned in zip(prompts, lengths, rewards):
         completions = [Completion(ids(n), 0.0, True) for n in of_pair]
-        groups.append(tb.Group(None, prompt, completions, [""] * len(of_pair), [None] * len(of_pair), [float(r) for r in earned]))
+        nothing = [None] * len(of_pair)
+        rewards_of_pair = [float(reward) for reward in earned]
+        groups.append(tb.Group(None, prompt, completions, texts=nothing, verdicts=nothing, rewards=rewards_of_pair))
     return groups
 
 
@@ -93,7 +96,8 @@ class Lab:
         return gradients
 
     def reinforce_loss(self):
-        """−Σ A log π / (B · G · limit), by an ordinary forward pass for each judgment. Its gradient is g for a = 1."""
+        """−Σ A log π / (B · G · limit), by an ordinary forward pass for each judgment. Its gradient
+        is g for a = 1."""
         total = 0.0
         for (prompt, ids), advantage in zip(answers_of(self.groups), self.advantage.flatten()):
             total = total - advantage * plain_logprob(self.judge.model, prompt, ids).sum()
@@ -127,7 +131,8 @@ def error(found, expected):
 
 @pytest.fixture
 def random_settings(settings, random_judge):
-    """random_settings(**changes): with the judge of random weights, and three judgments of a pair."""
+    """random_settings(**changes): with the judge of random weights, and three judgments of a
+    pair."""
     return lambda **changes: settings(**{"judge": str(random_judge), "group": 3, **changes})
 
 
@@ -140,8 +145,8 @@ def lab(random_settings):
 # ---------------------------------------------------------------- 1 ... 7: the loss
 
 def test_01_aggregation_is_a_constant_denominator(lab):
-    """ℓ = −Σ_k A_k·length_k / (G·max_new_tokens) on-policy. Lengths 2 and 6, rewards 1 and 0, limit 8:
-    −(0.5·2 − 0.5·6) / (2·8) = 1/8, where a sequence mean would give 0 and a token mean 1/4."""
+    """ℓ = −Σ_k A_k·length_k / (G·max_new_tokens) on-policy. Lengths 2 and 6, rewards 1 and 0, limit
+    8: −(0.5·2 − 0.5·6) / (2·8) = 1/8, where a sequence mean would give 0 and a token mean 1/4."""
     here = lab(made_up([[2, 6]], [[1, 0]]), max_new_tokens=8, group=2)
     assert here.losses().tolist() == pytest.approx([0.125], abs=1e-7)
     loss = tb.batch_gradient(here.judge, here.parameters, here.batch(), torch.ones(1))
@@ -151,7 +156,8 @@ def test_01_aggregation_is_a_constant_denominator(lab):
 
 
 def test_02_gradient_does_not_depend_on_micro_batches(lab):
-    """--micro-tokens cuts the batch into 4, 3, 2 or 1 packs, ragged ones among them: one gradient, one set of ℓ_i."""
+    """--micro-tokens cuts the batch into 4, 3, 2 or 1 packs, ragged ones among them: one gradient,
+    one set of ℓ_i."""
     here = lab()
     a = torch.tensor([0.5, 2.0, 1.0, 0.25])
     batches = [here.batch(micro_tokens=limit) for limit in (1, 40, 75, 10000)]
@@ -185,7 +191,8 @@ def test_02_nor_does_a_whole_step(trainer, weights):
 
 
 def test_03_one_mask_and_nothing_left_is_zero(lab):
-    """Judgments without an advantage are not scored, and where none has one the loss is 0 and the gradient 0, not NaN."""
+    """Judgments without an advantage are not scored, and where none has one the loss is 0 and the
+    gradient 0, not NaN."""
     here = lab(made_up(rewards=[[1, 1, 1]] * 4))
     batch = here.batch()
     assert batch.packs == []
@@ -237,7 +244,8 @@ def test_04_advantages_are_relative_to_the_group(lab):
 
 
 def test_05_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
-    """Seven rewards of 0.1 have a mean that is not 0.1 in fp32; their advantage is 0 all the same."""
+    """Seven rewards of 0.1 have a mean that is not 0.1 in fp32; their advantage is 0 all the
+    same."""
     rewards = torch.full((1, 7), 0.1)
     assert (rewards - rewards.mean(1, keepdim=True)).abs().max() > 0
     assert tb.group_advantage(rewards).tolist() == [[0.0] * 7]
@@ -288,7 +296,8 @@ def test_07_a_step_goes_downhill(lab):
 # ---------------------------------------------------------------- 9 ... 15: tokens, sampling, precision
 
 def assert_scores_are_those_of_separate_sequences(here, packs):
-    """Every token's log-prob is that of an ordinary forward pass of its own sequence, and no token is missing."""
+    """Every token's log-prob is that of an ordinary forward pass of its own sequence, and no token
+    is missing."""
     answers = answers_of(here.groups)
     seen = []
     for pack in packs:
@@ -328,8 +337,9 @@ def groups_with_equal_beginnings():
 
 
 def test_09_equal_beginnings_are_computed_once_and_scored_each(lab):
-    """What answers have in common stands in a row once; log-probs, ℓ_i and ∇ℓ are those of answers computed one by one.
-    Rows of unlike width do not share a pack once they need more padding than a forward pass costs."""
+    """What answers have in common stands in a row once; log-probs, ℓ_i and ∇ℓ are those of answers
+    computed one by one. Rows of unlike width do not share a pack once they need more padding than a
+    forward pass costs."""
     here = lab(groups_with_equal_beginnings())
     packs = here.packs()
     widths = []
@@ -347,8 +357,8 @@ def test_09_equal_beginnings_are_computed_once_and_scored_each(lab):
 
 
 def test_09_a_pad_id_in_the_text_has_a_gradient(lab):
-    """An input embedding with a padding index would leave its row out of ∇ℓ: where pad = eos, and chat prompts hold it,
-    the gradient would not be that of the loss."""
+    """An input embedding with a padding index would leave its row out of ∇ℓ: where pad = eos, and
+    chat prompts hold it, the gradient would not be that of the loss."""
     here = lab(dtype="float64")
     for group in here.groups:
         group.prompt[1] = here.judge.pad
@@ -368,7 +378,8 @@ def test_09_a_pad_id_in_the_text_has_a_gradient(lab):
 
 
 def test_10_the_first_end_token_counts(lab):
-    """It is the last token of the completion, whichever of the end ids it is and also where padding has the same id."""
+    """It is the last token of the completion, whichever of the end ids it is and also where padding
+    has the same id."""
     judge = lab().judge
     prompts = [[5, 6, 7], [8, 9]]
     uniforms = torch.rand(8, 24, generator=torch.Generator().manual_seed(0))
@@ -415,8 +426,9 @@ def test_11_the_share_of_truncated_judgments_is_reported(trainer):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_12_sampler_and_scorer_are_one_distribution(lab, temperature):
-    """20 000 first tokens against softmax(logits / T), by the chi-square of all tokens expected five times or more.
-    The checkpoint's own generation defaults change nothing, and the scorer divides by the same T."""
+    """20 000 first tokens against softmax(logits / T), by the chi-square of all tokens expected
+    five times or more. The checkpoint's own generation defaults change nothing, and the scorer
+    divides by the same T."""
     here = lab(temperature=temperature)
     judge = here.judge
     with torch.no_grad():
@@ -457,7 +469,8 @@ def test_12_sampler_and_scorer_are_one_distribution(lab, temperature):
 
 
 def test_13_generated_ids_are_trained_on(trainer):
-    """Ids that re-encoding their own text would change reach the loss unchanged, each predicted from the id before it."""
+    """Ids that re-encoding their own text would change reach the loss unchanged, each predicted
+    from the id before it."""
     here = trainer(group=2)
     judge = here.judge
     letters = [judge.tokenizer(letter).input_ids[-1] for letter in "skim: steps"]
@@ -537,7 +550,8 @@ def leaves(state):
 
 @pytest.mark.parametrize("weights", ["instance", "net"])
 def test_16_two_and_two_steps_are_four(settings, tmp_path, weights):
-    """Model, Adam's moments, draws, data weights and every row written: the same bits as without the interruption."""
+    """Model, Adam's moments, draws, data weights and every row written: the same bits as without
+    the interruption."""
     def train(name, steps):
         run = tb.Run(settings(weights=weights, out=str(tmp_path / name), steps=steps))
         run.train()
@@ -562,15 +576,16 @@ def test_16_two_and_two_steps_are_four(settings, tmp_path, weights):
 
 
 def test_17_weights_enter_linearly_and_ones_are_plain_grpo(trainer):
-    """g(a) of whole steps from the same start: ones = the unweighted step to the bit, twice the weights = twice g to the
-    bit (no denominator depends on them), and any a gives Σ a_i g(e_i)."""
+    """g(a) of whole steps from the same start: ones = the unweighted step to the bit, twice the
+    weights = twice g to the bit (no denominator depends on them), and any a gives Σ a_i g(e_i)."""
     here = trainer(weights="uniform", clip_grad=0.0)
     start = here.parameters.theta.clone()
     index, ones = here.weights.draw(stream(here.cfg.seed, "draw", 0))
     assert ones.tolist() == [1.0] * 4
 
     def gradient(a=None, **changes):
-        """The gradient of a first step whose pairs have these weights, or those that the trainer gives them."""
+        """The gradient of a first step whose pairs have these weights, or those that the trainer
+        gives them."""
         here.cfg = here.weights.cfg = replace(here.cfg, **changes)
         here.parameters.set(start)
         here.adam.restart()
@@ -607,7 +622,8 @@ full_or_lora = pytest.mark.parametrize("lora", [0, 2], ids=["full", "LoRA"])
 
 
 def judgment_logprobs(judge, batch):
-    """log π of each whole judgment [M·G], at the parameters as they are; 0 for those without advantage."""
+    """log π of each whole judgment [M·G], at the parameters as they are; 0 for those without
+    advantage."""
     total = torch.zeros(len(batch.advantage), dtype=torch.float64)
     for pack in batch.packs:
         total = total.index_add(0, pack.sample, judge.score(pack).double())
@@ -640,7 +656,8 @@ def nudge(i, size):
 
 
 class Bilevel(Lab):
-    """One step θ → θ' with the trainer's v, ṽ and s, and all that stays fixed while a weight is nudged."""
+    """One step θ → θ' with the trainer's v, ṽ and s, and all that stays fixed while a weight is
+    nudged."""
 
     def __init__(self, cfg, steps_before):
         super().__init__(cfg, made_up())
@@ -678,7 +695,8 @@ class Bilevel(Lab):
         assert error(self.theta_next - self.theta, expected) < 1e-9
 
     def meta_loss_after(self, a, q=None):
-        """L_meta(θ'(a)), from the state before the step. q: a preconditioner that a does not move."""
+        """L_meta(θ'(a)), from the state before the step. q: a preconditioner that a does not
+        move."""
         self.parameters.set(self.theta)
         g = self.gradient(a, self.inner)
         direction = adam_direction(g, *self.averages, self.adam.t, self.cfg, q)
@@ -735,7 +753,8 @@ def test_18_v_is_the_gradient_of_the_meta_loss(bilevel):
 
 @pytest.fixture
 def differentiable_twice(monkeypatch):
-    """Log-probs and attention that can be differentiated as often as one likes; the fast ones cannot."""
+    """Log-probs and attention that can be differentiated as often as one likes; the fast ones
+    cannot."""
     def plain(hidden, head, target, bias=None, temperature=1.0, **_):
         logp = (hidden @ head.T / temperature).log_softmax(-1)
         return logp.gather(1, target[:, None])[:, 0]
@@ -806,7 +825,8 @@ def test_18_coordinates_that_no_gradient_has_reached_are_no_part_of_the_directio
 
 
 def test_18_meta_judgments_of_a_half_precision_judge_count_once_at_theta(lab, half_judge):
-    """Where θ' = θ their importance is exactly 1: log π_θ is the scorer's. The sampler rounds in another order."""
+    """Where θ' = θ their importance is exactly 1: log π_θ is the scorer's. The sampler rounds in
+    another order."""
     here = lab(judge=half_judge, lora_rank=2)
     halve_frozen_weights(here.judge.model)
     batch = here.batch()
@@ -815,8 +835,23 @@ def test_18_meta_judgments_of_a_half_precision_judge_count_once_at_theta(lab, ha
     assert importance.tolist() == [1.0] * 12
 
 
+@pytest.mark.parametrize("importance, share", [
+    ([1.0, 1.0, 1.0], 1.0),
+    ([1.0, 1.0, 0.0], 2 / 3),
+    ([1e-200, 0.0, 0.0], 1 / 3),
+    ([0.0, 0.0, 0.0], 0.0),
+    ([float("inf"), 1.0, 1.0], 0.0),
+])
+def test_18_effective_share_of_the_meta_judgments(lab, importance, share):
+    """(Σw)² / (n Σw²) over judgments with an advantage; those without count for nothing."""
+    batch = lab(made_up([[2, 3, 4], [2, 3, 4]], [[1, 0, 0], [1, 1, 1]])).batch()
+    w = torch.tensor([*importance, 0.0, 0.0, 5.0], dtype=torch.float64)
+    assert tb.effective_share(w, batch) == pytest.approx(share)
+
+
 def recorded_updates(here):
-    """Everything that the data weights of this trainer are told from now on: [(index, s, informed)]."""
+    """Everything that the data weights of this trainer are told from now on: [(index, s,
+    informed)]."""
     told = []
     update = here.weights.update
 
@@ -828,17 +863,28 @@ def recorded_updates(here):
 
 
 @pytest.fixture
-def exact_trainer(trainer, random_judge, monkeypatch):
-    """exact_trainer(**changes): a Trainer in fp64. Its judge is never right, so rewards are parities."""
-    monkeypatch.setattr(tb, "reward", lambda pair, text: float(len(text) % 2))
-    fixed = dict(judge=str(random_judge), dtype="float64", group=6, check_hypergradient=1)
-    return lambda **changes: trainer(**fixed, **changes)
+def exact_trainer(trainer, random_judge):
+    """exact_trainer(**changes): a Trainer in fp64. Its judge is never right, so rewards are dealt out by
+    the parity of its token ids."""
+    def make(**changes):
+        here = trainer(judge=str(random_judge), dtype="float64", group=6, check_hypergradient=1, **changes)
+        judge_pairs = here.judge_pairs
+
+        def judge_pairs_with_rewards(*arguments):
+            train, meta = judge_pairs(*arguments)
+            for group in train + meta:
+                group.rewards = [float(sum(completion.ids) % 2) for completion in group.completions]
+            return train, meta
+        here.judge_pairs = judge_pairs_with_rewards
+        return here
+    return make
 
 
 def test_18_a_whole_step_is_wired_that_way(exact_trainer):
     """The s that train_step hands to the data weights, on its own judgments, against brute force.
 
-    And what it reports: the step's effect on the meta loss, and whether two halves of the meta pairs agree.
+    And what it reports: the step's effect on the meta loss, and whether two halves of the meta
+    pairs agree.
     """
     here = exact_trainer(apply="scale", jacobian="exact", adam_eps=1e-4, clip_grad=0.02, lr=1e-3)
     told = recorded_updates(here)
@@ -889,7 +935,8 @@ def test_18_a_whole_step_is_wired_that_way(exact_trainer):
 
 
 def slopes_by_halves(here, theta, inner, meta, sampled):
-    """s [2, B] from the meta pairs 0, 2, ... alone and from 1, 3, ... alone. The parameters are θ'."""
+    """s [2, B] from the meta pairs 0, 2, ... alone and from 1, 3, ... alone. The parameters are
+    θ'."""
     pair = torch.arange(len(meta.advantage)) // here.cfg.group
     directions = []
     for half in (0, 1):
@@ -917,7 +964,8 @@ def area(score, label):
 
 
 def test_19_a_flipped_label_turns_its_s(lab):
-    """r → 1 − r turns the advantages, the gradient and so s_i of that pair, and leaves the others alone."""
+    """r → 1 − r turns the advantages, the gradient and so s_i of that pair, and leaves the others
+    alone."""
     here = lab(dtype="float64")
     direction = random_like(here.parameters.theta, seed=0)
     clean = here.pair_gradients() @ direction
@@ -928,7 +976,8 @@ def test_19_a_flipped_label_turns_its_s(lab):
 
 
 def learned_under_noise(cfg, clean, signal, seed):
-    """Data weights after 80 steps in which s is ±signal, by `clean` [N], under noise of deviation 1."""
+    """Data weights after 80 steps in which s is ±signal, by `clean` [N], under noise of deviation
+    1."""
     pairs = [Pair(str(i), {}, {}, {}, "A", "one domain") for i in range(len(clean))]
     weights = tb.DataWeights(pairs, cfg)
     generator = torch.Generator().manual_seed(seed)
@@ -942,8 +991,9 @@ def learned_under_noise(cfg, clean, signal, seed):
 
 @pytest.mark.parametrize("apply", ["draw", "scale"])
 def test_19_planted_noise_is_weighted_down(settings, apply):
-    """A third of 60 pairs of one domain have their s turned, under noise as large as the signal: what is learned tells
-    them apart (AUC over 0.9 among those informed three times). From noise alone it does not."""
+    """A third of 60 pairs of one domain have their s turned, under noise as large as the signal:
+    what is learned tells them apart (AUC over 0.9 among those informed three times). From noise
+    alone it does not."""
     cfg = settings(weights="instance", apply=apply, batch=8)
     clean = torch.arange(60) % 3 != 0
     areas = {1.0: [], 0.0: []}
@@ -961,7 +1011,8 @@ def test_19_planted_noise_is_weighted_down(settings, apply):
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [[4] * 3] * 4], ids=["of all lengths", "of equal length"])
 def test_20_the_loss_says_nothing_on_policy(lab, lengths):
-    """Its value is −Σ A·length / (B·G·limit), whatever the judge is, and 0 where lengths are equal; the gradient is not."""
+    """Its value is −Σ A·length / (B·G·limit), whatever the judge is, and 0 where lengths are equal;
+    the gradient is not."""
     here = lab(made_up(lengths))
     expected = -float((here.advantage * torch.tensor(lengths)).sum()) / (4 * 3 * LIMIT)
     assert float(here.losses().mean()) == pytest.approx(expected, abs=1e-7)

@@ -1,4 +1,5 @@
-"""docs/RECIPE.md: its commands are run, in their order, with tiny models and files in place of the big ones.
+"""docs/RECIPE.md: its commands are run, in their order, with tiny models and files in place of the
+big ones.
 
 README: its commands parse.
 """
@@ -49,8 +50,9 @@ STAND_INS = {
     "--batch 32": "--batch 4",
     "--meta-batch 32": "--meta-batch 2",
     "--micro-tokens 5120": "--micro-tokens 1024",
-    "--site-packages": "--site-packages --without namespaces",  # execute.py wants that where this Python is in /tmp
 }
+if sys.prefix.startswith("/tmp/"):  # which execute.py refuses, because boxes have a /tmp of their own
+    STAND_INS["--site-packages"] = "--site-packages --unsafe"
 
 
 # ---------------------------------------------------------------- tiny models and benchmark files
@@ -188,7 +190,8 @@ def places(tmp_path_factory):
 # ---------------------------------------------------------------- the recipe's commands
 
 def commands(document):
-    """The commands of its shell blocks, a line each (continued lines joined). Elsewhere it has none."""
+    """The commands of its shell blocks, a line each (continued lines joined). Elsewhere it has
+    none."""
     text = (ROOT / document).read_text(encoding="utf-8")
     block = re.compile(r"^```sh\n(.*?)^```", re.S | re.M)
     outside = re.findall(r"^(?:```\w|\s*(?:\$ )?(?:python|torchrun|vllm|cat|pip|bash|for) ).*",
@@ -218,7 +221,8 @@ torchrun() { printf '%s\\0' torchrun "$@"; printf '\\n\\0'; }
 
 
 def calls_of(command, variables):
-    """The calls of python and torchrun in a shell command, each a list of words. Its other parts are run."""
+    """The calls of python and torchrun in a shell command, each a list of words. Its other parts
+    are run."""
     script = "\n".join([RECORD_CALLS, *variables, command])
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
@@ -240,12 +244,13 @@ def run_process(command):
     assert "Traceback" not in done.stderr
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
 class Recipe:
-    """Runs calls of stages. To save starts of Python and torch, most of them run here, as main(flags): of each
-    stage the first call under torchrun is a torchrun of its own, and execute.py is always a process."""
+    """Runs calls of stages. To save starts of Python and torch, most of them run here, as
+    main(flags): of each stage the first call under torchrun is a torchrun of its own, and
+    execute.py is always a process."""
 
     def __init__(self):
         self.ran = Counter()  # {script: calls}
@@ -314,7 +319,8 @@ def labelled_of(runs):
 
 
 def check_candidates(runs):
-    """Problems of the right days, eight candidates of each from the right policies, some right and some wrong."""
+    """Problems of the right days, eight candidates of each from the right policies, some right and
+    some wrong."""
     splits = problems_of(runs)
     for split, days in DAYS.items():
         assert [row["date"] for row in splits[split].values()] == days
@@ -336,7 +342,8 @@ def check_candidates(runs):
 
 
 def check_judges(runs):
-    """Three judges, trained in two stages; plain checkpoints whose linear layers have moved; learned weights."""
+    """Three judges, trained in two stages; plain checkpoints whose linear layers have moved;
+    learned weights."""
     before, _ = sample.load_model(str(runs.parent / "judge"))
     before = dict(before.named_parameters())
     weights = {}
@@ -362,7 +369,8 @@ def check_judges(runs):
 
 
 def check_selections(runs):
-    """Each judge has chosen a labelled candidate of each problem, by votes where there was a choice."""
+    """Each judge has chosen a labelled candidate of each problem, by votes where there was a
+    choice."""
     splits = problems_of(runs)
     labelled = labelled_of(runs)
     served = {"judge, served"}

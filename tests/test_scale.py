@@ -1,4 +1,5 @@
-"""docs/scale.py: what it says on paper about operations and memory is what a real step of the trainer does."""
+"""docs/scale.py: what it says on paper about operations and memory is what a real step of the
+trainer does."""
 import importlib.util
 import re
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""The promises of train_bilevel.py as a command: what it refuses, what it writes, and what a killed run comes to.
+"""The promises of train_bilevel.py as a command: what it refuses, what it writes, and what a killed
+run comes to.
 
 That its step is right is the matter of test_grpo_checks.py.
 """
@@ -18,11 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StableLmForCausalL
 
 import train_bilevel as tb
 from data.flags import parse
-from data.judge import WAIT, parse_verdict
+from data.judge import WAIT, judge_prompt, parse_verdict
 from data.pairs import Pair, make_pairs
 from data.rows import ROOT, TINY, UserError, read_problems, read_rows, write_rows
 from kernels.packing import make_packs
-from sample import stream
+from sample import encode, stream
 
 
 def command(cfg):
@@ -215,8 +216,8 @@ REWARDS = {
 
 @pytest.mark.parametrize("earned", REWARDS.values(), ids=REWARDS)
 def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch, tmp_path, earned):
-    """Another `reward` moves the reward, the advantages and which pairs inform. The cold start's choice, the
-    parse rate and the evaluation still go by the verdict."""
+    """Another `reward` moves the reward, the advantages and which pairs inform. The cold start's
+    choice, the parse rate and the evaluation still go by the verdict."""
     def kind_of(pair, text):
         verdict = parse_verdict(text)
         if verdict is None:
@@ -230,14 +231,17 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
     right = {pair.instance_id: pair.right for pair in trainer.train_pairs}
     traces = strict_rows(tmp_path / "run/cold_start.jsonl")
     for row in traces:
-        is_right = parse_verdict(row["text"]) == right[row["instance_id"]]
+        is_right = parse_verdict(row["text"], row["finished"]) == right[row["instance_id"]]
         assert row["kept"] == (is_right and len(row["ids"]) <= 14)
     assert 0 < sum(row["kept"] for row in traces) < len(traces)
 
     run.one_step()  # the cold start
     index, _ = trainer.weights.draw(stream(cfg.seed, "draw", 1))
     groups, _ = trainer.judge_pairs(index, [], 1)
-    kinds = [[kind_of(group.pair, text) for text in group.texts] for group in groups]
+    kinds = []
+    for group in groups:
+        texts = [text if completion.finished else "" for text, completion in zip(group.texts, group.completions)]
+        kinds.append([kind_of(group.pair, text) for text in texts])
     assert {"right", "wrong", "none"} == {kind for of_pair in kinds for kind in of_pair}
 
     rewards = torch.tensor([[earned[kind] for kind in of_pair] for of_pair in kinds])
@@ -253,7 +257,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
     run.one_step()  # with an evaluation
     transcripts = [row for row in run.transcripts if row["step"] == 3]
-    is_right = [parse_verdict(row["text"]) == row["right"] for row in transcripts]
+    is_right = [row["verdict"] == row["right"] for row in transcripts]
     assert run.metrics[-1]["eval_accuracy"] == sum(is_right) / len(is_right)
     assert 0 < sum(is_right) < len(is_right)
 
@@ -305,7 +309,8 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
 
 
 def test_the_judge_stays_while_it_is_frozen(trainer):
-    """--freeze-judge-steps 4: θ is the start's for 4 steps and moves in the fifth; weights learn from the third on."""
+    """--freeze-judge-steps 4: θ is the start's for 4 steps and moves in the fifth; weights learn
+    from the third on."""
     here = trainer(freeze_judge_steps=4, steps=9)
     start = here.parameters.theta.clone()
     moved = []
@@ -357,11 +362,13 @@ def test_ctrl_c_says_how_to_go_on(settings, monkeypatch):
 # ---------------------------------------------------------------- pairs
 
 def test_a_pair_is_one_passed_and_one_failed_program(settings):
-    """The same text counts once, no verdict is no label, the side is random, and `right` names the one that passed."""
-    problem = {"problem_id": "p", "prompt": "add", "domain": "d", "difficulty": "easy", "split": "train"}
+    """The same text counts once, no verdict is no label, the side is random, and `right` names the
+    one that passed."""
+    problem = dict(problem_id="p", prompt="add", domain="d", difficulty="easy", split="train")
+    candidates = [("a", "x", True), ("b", "x", True), ("c", "y", False), ("d", "z", None), ("e", "w", False)]
     rows = []
-    for name, code, passed in [("a", "x", True), ("b", "x", True), ("c", "y", False), ("d", "z", None), ("e", "w", False)]:
-        rows.append({"problem_id": "p", "candidate_id": name, "policy": "w", "code": code, "passed": passed})
+    for name, code, passed in candidates:
+        rows.append(dict(problem_id="p", candidate_id=name, policy="w", code=code, passed=passed))
     sides = Counter()
     for seed in range(40):
         pairs = make_pairs({"p": problem}, rows, "train", settings(seed=seed, pairs_per_problem=9))
@@ -422,18 +429,6 @@ def test_splits_share_no_problem(settings):
         seen |= of_split
 
 
-@pytest.mark.parametrize("text, verdict", [
-    ("<best>A</best>", "A"),
-    ("<best>A</best> Wait <best> B </best>", "B"),
-    ("A", None),
-    ("<best>C</best>", None),
-    ("<best>A</best> <best>", "A"),
-    ("", None),
-])
-def test_the_last_verdict_counts(text, verdict):
-    assert parse_verdict(text) == verdict
-
-
 # ---------------------------------------------------------------- data weights
 
 def weights_of(cfg, domains):
@@ -445,7 +440,8 @@ def weights_of(cfg, domains):
 @pytest.mark.parametrize("apply", ["draw", "scale"])
 @pytest.mark.parametrize("weights", ["domain", "instance"])
 def test_logits_that_were_not_visited_do_not_move(settings, weights, apply):
-    """Nor do those of visited pairs whose rewards were all equal. (Weights keep their mean of one together.)"""
+    """Nor do those of visited pairs whose rewards were all equal. (Weights keep their mean of one
+    together.)"""
     w = weights_of(settings(weights=weights, apply=apply), "aabbbcc")
     index = torch.tensor([0, 3, 4, 2])
     informed = torch.tensor([True, True, False, True])
@@ -503,7 +499,8 @@ def test_a_positive_s_raises_the_weight_of_the_network(settings):
 
 
 def test_pairs_are_drawn_in_proportion_to_their_weight(settings):
-    """Over 4000 draws of one pair. A fifth of the draws stays uniform, and the loss is not scaled as well."""
+    """Over 4000 draws of one pair. A fifth of the draws stays uniform, and the loss is not scaled
+    as well."""
     w = weights_of(settings(weights="instance", apply="draw", batch=1), "aabbbc")
     w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
     generator = torch.Generator().manual_seed(0)
@@ -580,7 +577,8 @@ def test_merged_and_unmerged_logprobs_agree(settings, random_judge):
 
 
 def test_a_lora_run_writes_a_plain_checkpoint(settings, tmp_path):
-    """transformers loads it without knowing of adapters, it is the trained judge, and what was frozen has not moved."""
+    """transformers loads it without knowing of adapters, it is the trained judge, and what was
+    frozen has not moved."""
     cfg = settings(lora_rank=4, lr=1e-2)
     run = tb.Run(cfg)
     run.train()
@@ -603,7 +601,8 @@ def test_a_lora_run_writes_a_plain_checkpoint(settings, tmp_path):
 # ---------------------------------------------------------------- killed and continued
 
 def test_a_killed_run_ends_like_an_undisturbed_one(settings, tmp_path):
-    """SIGKILL at a random moment after the first checkpoint, then the same command: the same rows and the same judge.
+    """SIGKILL at a random moment after the first checkpoint, then the same command: the same rows
+    and the same judge.
 
     The run that is killed would take a thousand steps, so that it never ends before it is killed.
     """
@@ -639,7 +638,8 @@ class Killed(BaseException):
 
 
 def test_killed_within_a_save_is_no_worse(settings, monkeypatch, tmp_path):
-    """Rows are written before the state: whichever files a kill leaves behind, the rest is made again, the same."""
+    """Rows are written before the state: whichever files a kill leaves behind, the rest is made
+    again, the same."""
     def make(name):
         return tb.Run(settings(steps=3, eval_every=2, out=str(tmp_path / name)))
     make("whole").train()
@@ -695,7 +695,8 @@ def cold_settings(settings):
 
 
 def test_cold_start_traces_are_right_and_some_think_twice(cold_settings, tmp_path):
-    """J1: what is kept has the right last verdict and fits; second thoughts follow a forced WAIT, and only a wrong verdict."""
+    """J1: what is kept has the right last verdict and fits; second thoughts follow a forced WAIT,
+    and only a wrong verdict."""
     cfg = cold_settings(group=6)
     pairs = tb.Run(cfg).trainer.train_pairs
     rows = strict_rows(tmp_path / "run/cold_start.jsonl")
@@ -704,7 +705,8 @@ def test_cold_start_traces_are_right_and_some_think_twice(cold_settings, tmp_pat
     kept_with_second_thought = 0
     for row in rows:
         verdict = right[row["instance_id"]]
-        assert row["kept"] == (parse_verdict(row["text"]) == verdict and len(row["ids"]) <= 40)
+        is_right = parse_verdict(row["text"], row["finished"]) == verdict
+        assert row["kept"] == (is_right and len(row["ids"]) <= 40)
         first_thought, wait, _ = row["text"].partition(WAIT)
         if wait:
             assert parse_verdict(first_thought) != verdict
@@ -714,7 +716,8 @@ def test_cold_start_traces_are_right_and_some_think_twice(cold_settings, tmp_pat
 
 
 def test_a_cold_start_step_raises_the_log_prob_of_what_is_kept(cold_settings, tmp_path):
-    """Its gradient is that of −Σ log π / (G · limit) over kept traces, and nothing else is scored."""
+    """Its gradient is that of −Σ log π / (G · limit) over kept traces, and nothing else is
+    scored."""
     cfg = cold_settings(cold_start=1, clip_grad=0.0, pairs_per_problem=1)
     run = tb.Run(cfg)
     trainer = run.trainer
@@ -732,8 +735,9 @@ def test_a_cold_start_step_raises_the_log_prob_of_what_is_kept(cold_settings, tm
         prompt = trainer.judge.prompt_ids(trainer.train_pairs[i])
         for row in rows[i * cfg.group:(i + 1) * cfg.group]:
             if row["kept"]:
-                logits = trainer.judge.model(input_ids=torch.tensor([prompt + row["ids"]])).logits[0, len(prompt) - 1:-1]
-                logp = logits.log_softmax(-1).gather(1, torch.tensor(row["ids"])[:, None])
+                ids = torch.tensor([prompt + row["ids"]])
+                logits = trainer.judge.model(input_ids=ids).logits[0, len(prompt) - 1:-1]
+                logp = logits.log_softmax(-1).gather(1, ids[0, len(prompt):, None])
                 total = total - logp.sum() / (cfg.group * cfg.max_new_tokens * len(index))
                 n_kept += 1
     assert 0 < n_kept < cfg.batch * cfg.group
@@ -745,8 +749,9 @@ def test_a_cold_start_step_raises_the_log_prob_of_what_is_kept(cold_settings, tm
 def test_a_cold_start_goes_over_into_grpo_and_resumes(cold_settings, tmp_path):
     """With the same metrics and the same judge whether it stops between the two or not."""
     def train(name, steps):
-        run = tb.Run(cold_settings(cold_start=2, steps=steps, max_new_tokens=24, weights="instance", pairs_per_problem=1,
-                                   out=str(tmp_path / name)))
+        run = tb.Run(cold_settings(
+            cold_start=2, steps=steps, max_new_tokens=24, weights="instance", pairs_per_problem=1,
+            out=str(tmp_path / name)))
         run.train()
         return run.trainer
     once = train("once", 2)
@@ -762,7 +767,8 @@ def test_a_cold_start_goes_over_into_grpo_and_resumes(cold_settings, tmp_path):
 
 
 def test_traces_of_the_cold_start_are_bound_to_their_settings(cold_settings, tmp_path):
-    """Killed between the traces and the first checkpoint, a run with another seed must not take them for its own."""
+    """Killed between the traces and the first checkpoint, a run with another seed must not take
+    them for its own."""
     cfg = cold_settings(max_new_tokens=24, pairs_per_problem=1)
     tb.Run(cfg)
     traces = (tmp_path / "run/cold_start.jsonl").read_bytes()
@@ -772,14 +778,16 @@ def test_traces_of_the_cold_start_are_bound_to_their_settings(cold_settings, tmp
 
 
 def test_a_cold_start_without_a_right_judgment_says_so(cold_settings, random_judge):
-    assert_refused(cold_settings(judge=str(random_judge), max_new_tokens=4, pairs_per_problem=1), "--cold-start", "--group")
+    cfg = cold_settings(judge=str(random_judge), max_new_tokens=4, pairs_per_problem=1)
+    assert_refused(cfg, "--cold-start", "--group")
 
 
 # ---------------------------------------------------------------- several processes
 
 @pytest.fixture
 def guessing_judge(random_judge, few_rows, settings, tmp_path):
-    """A folder with the small StableLM after it has learned to answer with a verdict: A or B, as it likes."""
+    """A folder with the small StableLM after it has learned to answer with a verdict: A or B, as it
+    likes."""
     tokenizer = AutoTokenizer.from_pretrained(random_judge)
     model = StableLmForCausalLM.from_pretrained(random_judge)
     with torch.no_grad():
@@ -787,14 +795,17 @@ def guessing_judge(random_judge, few_rows, settings, tmp_path):
             p.mul_(0.2 if p.dim() == 2 else 1)  # learns sooner
     cfg = settings()
     pairs = make_pairs(read_problems(cfg.problems), read_rows(cfg.labelled), "train", cfg)
+    answers = []
+    for letter in "AB":
+        ids = tokenizer(f"<best>{letter}</best>", add_special_tokens=False).input_ids
+        answers.append(ids + [tokenizer.eos_token_id])
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     rng = random.Random(0)
     for _ in range(40):
         pair = rng.choice(pairs)
-        prompt = tb.encode(tokenizer, tb.judge_prompt(pair.problem, pair.a["code"], pair.b["code"]))[-40:]
+        prompt = encode(tokenizer, judge_prompt(pair.problem, pair.a["code"], pair.b["code"]))[-40:]
         loss = 0.0
-        for letter in "AB":
-            answer = tokenizer(f"<best>{letter}</best>", add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        for answer in answers:
             ids = torch.tensor([prompt + answer])
             labels = torch.tensor([[-100] * len(prompt) + answer])
             loss = loss + model(input_ids=ids, labels=labels).loss
@@ -807,7 +818,8 @@ def guessing_judge(random_judge, few_rows, settings, tmp_path):
 
 
 def torchrun(script, *flags, processes):
-    """What `torchrun script flags` has printed after a good end; nothing of it is left running after a bad one."""
+    """What `torchrun script flags` has printed after a good end; nothing of it is left running
+    after a bad one."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     process = subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
@@ -822,7 +834,8 @@ def torchrun(script, *flags, processes):
 
 
 def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path):
-    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5, the same rows.
+    """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5,
+    the same rows.
 
     In fp64, because Adam's first steps make much of gradients that are nothing but rounding.
     """
