@@ -842,9 +842,10 @@ def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
     judge = trainer.judge
     parameters = trainer.parameters
     s_of_half = []
+    number = here(torch.arange(meta_batch.n_all, device=theta.device))                       # of the pairs here
+    number = number.repeat_interleave(len(meta_batch.advantage) // meta_batch.n_pairs)       # of their judgments' pairs
     for half in (0, 1):
-        pair = torch.arange(len(meta_batch.advantage), device=theta.device) * meta_batch.n_pairs // len(meta_batch.advantage)
-        own = 2 * meta_batch.advantage * (pair % 2 == half)  # twice: the mean is still over all pairs
+        own = 2 * meta_batch.advantage * (number % 2 == half)  # twice: the mean is still over all pairs
         v_half, _ = meta_gradient(judge, parameters, replace(meta_batch, advantage=own), meta_logprob)
         s_of_half.append(gather(gradients @ trainer.adam.jacobian_transpose(v_half)))
     first, second = s_of_half
@@ -855,7 +856,8 @@ def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
     parameters.set(theta_next)
     return {
         "split_half_cosine": float(nn.functional.cosine_similarity(first, second, dim=0)),
-        "split_half_correlation": float(torch.corrcoef(torch.stack([first, second]))[0, 1]),
+        # The cosine of what is left without the mean; unlike corrcoef it is 0, not NaN, where nothing varies.
+        "split_half_correlation": float(nn.functional.cosine_similarity(first - first.mean(), second - second.mean(), dim=0)),
         "meta_change_predicted": float(v @ (theta_next - theta)),
         "meta_change_realised": after - before,
     }
