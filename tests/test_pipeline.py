@@ -45,7 +45,7 @@ def commands(folder):
                    "--out", candidates),
         "execute": ("execute.py", *problems, "--candidates", candidates, "--out", labelled),
         "train": ("train_bilevel.py", *problems, "--labelled", labelled, "--judge", TINY / "judge",
-                  "--weights", "instance", "--steps", 2, "--look-ahead", 1, "--batch", 4, "--meta-batch", 4,
+                  "--weights", "instance", "--steps", 2, "--freeze-judge-steps", 1, "--batch", 4, "--meta-batch", 4,
                   "--group", 4, "--eval-every", 0, "--out", folder / "run"),
         "select": ("select.py", *problems, "--labelled", labelled, "--judge", folder / "run" / "judge", "--rounds", 2,
                    "--out", folder / "s.jsonl"),

@@ -535,7 +535,7 @@ def test_a_benchmark_s_tests_are_in_memory_one_row_at_a_time(tmp_path):
     (["--as-split", "train"], "--as-split is for a --benchmark"),
     ([*LCB, "--from", "2030-01-01"], "no problems are left after --from 2030-01-01"),
     ([*LCB, "--model", "a", "b"], "--benchmark takes one --model"),
-    (["--benchmark", "humaneval"], "lcb.jsonl, row 1: field 'test' is missing"),
+    (["--benchmark", "humaneval"], "lcb.jsonl, row 1: field 'task_id' is missing"),
 ])
 def test_wrong_choices_of_problems_are_named(more, says, contests, capsys):
     out = contests.parent / "c.jsonl"
