@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from kernels import bench, weighted_logprob as module  # noqa: E402
-from kernels import resolve_kernel, sample_logprob, token_logprob, weighted_logprob_loss, workspace_bytes  # noqa: E402
+from kernels import resolve_kernel, sample_logprob, token_logprob, weighted_logprob_loss  # noqa: E402
 
 SMALL_SPLIT = 256  # four tiles of the float32 kernel, so that small vocabularies have several splits
 SHAPES = [(1, 16, 17), (7, 32, 50), (64, 64, 257), (130, 96, 1000), (252, 123, 507)]
