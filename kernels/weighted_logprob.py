@@ -306,7 +306,7 @@ class Options:
 class Output(NamedTuple):
     """What a forward pass makes. Only logp has derivatives."""
     logp: torch.Tensor             # [T]
-    norm: torch.Tensor             # [2, T] m and log s, apart: their sum would be rounded at the size of m
+    numbers: torch.Tensor          # [3, T] y_target, m and log s; apart, for a sum would be rounded at the size of m
     entropy: torch.Tensor          # [T] or None
     top_probability: torch.Tensor  # [T] or None
     dlogp_dhidden: torch.Tensor    # [T, H] or None: u
@@ -326,7 +326,7 @@ class _TokenLogprob(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[x for x in output[1:] if x is not None])
         if output.dlogp_dhidden is None:
-            saved = (hidden, head, bias, target, output.norm, None)
+            saved = (hidden, head, bias, target, output.numbers, None)
         else:  # all that either derivative needs
             saved = (None, None, None, None, None, output.dlogp_dhidden)
         ctx.save_for_backward(*saved)
@@ -337,7 +337,7 @@ class _TokenLogprob(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True (as "
                                "torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
-        hidden, head, bias, target, norm, dlogp_dhidden = ctx.saved_tensors
+        hidden, head, bias, target, numbers, dlogp_dhidden = ctx.saved_tensors
         if dlogp_dhidden is not None:
             # ∂L/∂hidden_t = ∂L/∂logp_t · ∂logp_t/∂hidden_t, multiplied in float32 and rounded once
             d_hidden = torch.empty_like(dlogp_dhidden)
@@ -345,15 +345,15 @@ class _TokenLogprob(torch.autograd.Function):
             return d_hidden, None, None, None, None
 
         wants_hidden, wants_head, wants_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.zeros_like(hidden, dtype=norm.dtype) if wants_hidden else None  # [T, H]
+        d_hidden = torch.zeros_like(hidden, dtype=numbers.dtype) if wants_hidden else None  # [T, H]
         d_head = torch.empty_like(head) if wants_head else None                         # [V, H]
         d_bias = torch.empty_like(bias) if wants_bias else None                         # [V]
         d_logp = d_logp.contiguous()
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, ctx.options.path):
-                d_z = _gradient(hidden, head, bias, target, norm, d_logp, chunk, ctx.options)  # [T, C]
+                d_z = _gradient(hidden, head, bias, target, numbers, d_logp, chunk, ctx.options)  # [T, C]
                 if wants_bias:
-                    d_bias[chunk] = d_z.sum(0, dtype=norm.dtype)
+                    d_bias[chunk] = d_z.sum(0, dtype=numbers.dtype)
                 d_z = d_z.to(hidden.dtype)
                 if wants_hidden:  # ∂L/∂hidden = Σ over chunks of d_z · head, summed in float32
                     d_hidden += d_z @ head[chunk]
@@ -374,23 +374,23 @@ class _Tangent(torch.autograd.Function):
     """The tangent of logp, [T]. It has no gradient: asking for one is an error rather than silently nothing."""
 
     @staticmethod
-    def forward(hidden, head, bias, target, norm, dlogp_dhidden, hidden_tangent, head_tangent, bias_tangent, options):
+    def forward(hidden, head, bias, target, numbers, dlogp_dhidden, hidden_tangent, head_tangent, bias_tangent, options):
         if dlogp_dhidden is not None:
             wide = torch.promote_types(dlogp_dhidden.dtype, torch.float32)
             return (hidden_tangent.to(wide) * dlogp_dhidden).sum(1)                     # ⟨hidden_tangent_t, u_t⟩
 
         # Σ_v ∂logp_t/∂z_tv · ż_tv with ż the tangent of hidden · headᵀ + bias, a chunk of the vocabulary at a time
-        tangent = torch.zeros_like(norm[0])                                             # [T]
-        ones = torch.ones_like(norm[0])                                                 # [T]
+        tangent = torch.zeros_like(numbers[0])                                             # [T]
+        ones = torch.ones_like(numbers[0])                                                 # [T]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, options.path):
-                dlogp_dz = _gradient(hidden, head, bias, target, norm, ones, chunk, options)  # [T, C]
+                dlogp_dz = _gradient(hidden, head, bias, target, numbers, ones, chunk, options)  # [T, C]
                 if hidden_tangent is not None:
-                    tangent += (hidden_tangent @ head[chunk].T).mul_(dlogp_dz).sum(1, dtype=norm.dtype)
+                    tangent += (hidden_tangent @ head[chunk].T).mul_(dlogp_dz).sum(1, dtype=numbers.dtype)
                 if head_tangent is not None:
-                    tangent += (hidden @ head_tangent[chunk].T).mul_(dlogp_dz).sum(1, dtype=norm.dtype)
+                    tangent += (hidden @ head_tangent[chunk].T).mul_(dlogp_dz).sum(1, dtype=numbers.dtype)
                 if bias_tangent is not None:
-                    tangent += dlogp_dz.mul_(bias_tangent[chunk]).sum(1, dtype=norm.dtype)
+                    tangent += dlogp_dz.mul_(bias_tangent[chunk]).sum(1, dtype=numbers.dtype)
                 del dlogp_dz  # before the next one is made
         return tangent
 
@@ -415,15 +415,15 @@ def _vocab_chunks(hidden, head, path):
     return [slice(v, min(v + columns, len(head))) for v in range(0, len(head), columns)]
 
 
-def _gradient(hidden, head, bias, target, norm, d_logp, chunk, options):
+def _gradient(hidden, head, bias, target, numbers, d_logp, chunk, options):
     """∂L/∂z_tv = ∂L/∂logp_t · ([v = target_t] − exp(y_tv − m_t − log s_t)) · ∂y_tv/∂z_tv for a chunk of v: [T, C]."""
     head = head[chunk]
     bias = None if bias is None else bias[chunk]
     target = target - chunk.start  # negative or too large where the target lies in another chunk
     if options.path == "triton":
-        return _gradient_triton(hidden, head, bias, target, norm, d_logp, options)
+        return _gradient_triton(hidden, head, bias, target, numbers, d_logp, options)
     y = _logits_torch(hidden, head, bias, options)
-    return _gradient_torch(y, target, norm, d_logp, options)
+    return _gradient_torch(y, target, numbers, d_logp, options)
 
 
 # ---------------------------------------------------------------- the torch path
@@ -431,7 +431,7 @@ def _gradient(hidden, head, bias, target, norm, d_logp, chunk, options):
 def _forward_torch(hidden, head, bias, target, options):
     """Whole rows of logits for a few tokens at a time. In bfloat16 torch.mm rounds them; the kernel's stay float32."""
     rows = max(1, WORKSPACE_BYTES // (3 * max(4, hidden.element_size()) * len(head)))
-    numbers = []
+    parts = []
     gradients = []
     for h, t in zip(hidden.split(rows), target.split(rows)):
         y = _logits_torch(h, head, bias, options)                                       # [C, V]
@@ -443,17 +443,17 @@ def _forward_torch(hidden, head, bias, target, options):
         if options.statistics:
             below = e.mul_((y - m).clamp_(min=LOWEST)).sum(1, keepdim=True)
         del e
-        numbers.append(torch.cat([y_target, m, s, below], 1))                           # [C, 4]
+        parts.append(torch.cat([y_target, m, s, below], 1))                             # [C, 4]
         if options.keep_gradient:
-            norm = torch.cat([m, s.log()], 1).T                                         # [2, C]
-            dlogp_dz = _gradient_torch(y, t, norm, torch.ones_like(norm[0]), options)   # [C, V]
+            numbers = torch.cat([y_target, m, s.log()], 1).T                            # [3, C]
+            dlogp_dz = _gradient_torch(y, t, numbers, torch.ones_like(numbers[0]), options)  # [C, V]
             gradients.append(dlogp_dz.to(head.dtype) @ head)                            # [C, H]
-    y_target, m, s, below = torch.cat(numbers).T                                        # each [T]
-    norm = torch.stack([m, s.log()])                                                    # [2, T]
+    y_target, m, s, below = torch.cat(parts).T                                          # each [T]
+    log_s = s.log()                                                                     # [T]
     return Output(
-        logp=y_target - norm[0] - norm[1],
-        norm=norm,
-        entropy=norm[1] - below / s if options.statistics else None,  # −Σ p (y − m − log s)
+        logp=y_target - m - log_s,
+        numbers=torch.stack([y_target, m, log_s]),
+        entropy=log_s - below / s if options.statistics else None,    # −Σ p (y − m − log s)
         top_probability=1 / s if options.statistics else None,        # exp(m − m) / s
         dlogp_dhidden=torch.cat(gradients) if options.keep_gradient else None,
     )
@@ -471,13 +471,14 @@ def _logits_torch(hidden, head, bias, options):
     return y
 
 
-def _gradient_torch(y, target, norm, d_logp, options):
+def _gradient_torch(y, target, numbers, d_logp, options):
     """∂L/∂z [C, V'] in place of the logits y; a target outside these columns is negative or too large."""
     slope = None  # ∂y/∂z · temperature = 1 − tanh²(z / softcap)
     if options.softcap is not None:
         slope = (y * (options.temperature / options.softcap)).square_().neg_().add_(1)
     scale = d_logp / options.temperature                                                # [C]
-    d_z = y.sub_(norm[0][:, None]).sub_(norm[1][:, None]).exp_().mul_(-scale[:, None])  # −scale · p
+    _, m, log_s = numbers                                                               # each [C]
+    d_z = y.sub_(m[:, None]).sub_(log_s[:, None]).exp_().mul_(-scale[:, None])          # −scale · p
     column = target.clamp(0, d_z.shape[1] - 1)
     row = torch.arange(len(column), device=column.device)
     d_z[row, column] += scale * (column == target)
@@ -496,7 +497,7 @@ def _forward_triton(hidden, head, bias, target, options):
         block_t = BLOCKS[hidden.dtype]["BLOCK_T"]
         rows = max(1, WORKSPACE_BYTES // (hidden.element_size() * tiles * block_v))
         rows = rows // block_t * block_t or rows
-    numbers = []
+    parts = []
     gradients = []
     for h, t in zip(hidden.split(rows), target.split(rows)):
         partial = h.new_empty(-(-len(head) // SPLIT), 3, len(h), dtype=torch.float32)   # [splits, 3, C]
@@ -507,17 +508,21 @@ def _forward_triton(hidden, head, bias, target, options):
             e_max = partial.new_empty(tiles, len(h))                                    # [tiles, C]
         _launch(_forward_kernel, h, head, bias, options, target=t, partial=partial, y_target=y_target,
                 e=e, e_max=e_max, STATISTICS=options.statistics)
-        numbers.append(torch.stack([y_target, *_combine(partial, options.statistics)]))  # [4, C]
+        m, s, below = _combine(partial, options.statistics)                             # each [C]
+        parts.append(torch.stack([y_target, m, s.log2(), s, below]))                    # [5, C]
         if options.keep_gradient:
-            dlogp_dz = _scale_exponentials(e, e_max, t, numbers[-1], options)           # [C, tiles · BLOCK_V]
-            gradients.append(dlogp_dz[:, :len(head)] @ head)                            # [C, H]
-        del e
-    y_target, m, s, below = torch.cat(numbers, 1)                                       # each [T]
-    norm = torch.stack([m, s.log2()])                                                   # [2, T] in base 2
+            # ∂logp/∂z = −p · slope / temperature, in place of the exponentials, except at the target
+            factor = -((e_max - m).clamp_(min=LOWEST).exp2_() / (s * options.temperature))  # [tiles, C]
+            dlogp_dz = e.mul_(factor.T[:, :, None]).flatten(1)[:, :len(head)]           # [C, V]
+            _write_targets(dlogp_dz, t, parts[-1][:3], torch.ones_like(s), options)
+            gradients.append(dlogp_dz @ head)                                           # [C, H]
+            del dlogp_dz
+        del e  # before the next one is made: the workspace holds one
+    y_target, m, log_s, s, below = torch.cat(parts, 1)                                  # each [T], logarithms in base 2
     return Output(
-        logp=(y_target - norm[0] - norm[1]) / LOG2_E,
-        norm=norm,
-        entropy=(norm[1] - below / s) / LOG2_E if options.statistics else None,
+        logp=(y_target - m - log_s) / LOG2_E,
+        numbers=torch.stack([y_target, m, log_s]),
+        entropy=(log_s - below / s) / LOG2_E if options.statistics else None,
         top_probability=1 / s if options.statistics else None,
         dlogp_dhidden=torch.cat(gradients) if options.keep_gradient else None,
     )
@@ -537,52 +542,61 @@ def _combine(partial, statistics):
     return m, s, below
 
 
-def _scale_exponentials(e, e_max, target, numbers, options):
-    """∂logp/∂z [C, V'] in place of e [C, tiles, BLOCK_V], the 2^(y − e_max) · (1 − tanh²) that the forward pass left.
-
-    −p · slope / temperature everywhere, except at the target: there 1 − p comes from logp in float32, because the
-    difference of two rounded numbers would be lost where the model is sure of the target.
-    """
-    y_target, m, s, _ = numbers                                                         # each [C]
-    factor = ((e_max - m).clamp_(min=LOWEST).exp2_() / -(s * options.temperature)).T    # [C, tiles]
-    dlogp_dz = e.mul_(factor[:, :, None]).flatten(1)                                    # [C, tiles · BLOCK_V]
-    logp = (y_target - m - s.log2()) / LOG2_E                                           # [C]
-    at_target = -torch.expm1(logp) / options.temperature                                # [C] (1 − p) / temperature
-    if options.softcap is not None:
-        tanh = y_target * (options.temperature / (LOG2_E * options.softcap))
-        at_target *= 1 - tanh * tanh
-    row = torch.arange(len(target), device=target.device)
-    dlogp_dz[row, target] = at_target.to(dlogp_dz.dtype)
-    return dlogp_dz
-
-
-def _gradient_triton(hidden, head, bias, target, norm, d_logp, options):
-    """∂L/∂z [T, C] for a slice of the head, the first C columns of rows that end with a whole tile.
+def _gradient_triton(hidden, head, bias, target, numbers, d_logp, options):
+    """∂L/∂z [T, C] for a slice of the head: the first C columns of rows that end with a whole tile.
 
     For C = 50257, say, rows of that length would begin at odd addresses: a store could write one number, not eight.
     """
     block_v = BLOCKS[hidden.dtype]["BLOCK_V"]
     d_z = hidden.new_empty(len(hidden), -(-len(head) // block_v) * block_v)             # [T, tiles · BLOCK_V]
-    _launch(_gradient_kernel, hidden, head, bias, options, target=target, norm=norm, d_logp=d_logp, d_z=d_z)
-    return d_z[:, :len(head)]
+    _launch(_gradient_kernel, hidden, head, bias, options, numbers=numbers, d_logp=d_logp, d_z=d_z)
+    d_z = d_z[:, :len(head)]
+    _write_targets(d_z, target, numbers, d_logp, options)
+    return d_z
+
+
+def _write_targets(d_z, target, numbers, d_logp, options):
+    """∂L/∂z = ∂L/∂logp · (1 − p) · slope / temperature where the target is, for the targets that lie in these columns.
+
+    1 − p comes from logp in float32. Where the model is sure of the target, it would be lost in d_z's bfloat16.
+    """
+    y_target, m, log_s = numbers                                                        # each [T], in base 2
+    logp = (y_target - m - log_s) / LOG2_E                                              # [T]
+    value = -torch.expm1(logp) * (d_logp / options.temperature)                         # [T]
+    if options.softcap is not None:
+        tanh = y_target * (options.temperature / (LOG2_E * options.softcap))
+        value *= 1 - tanh * tanh
+    row = torch.arange(len(target), device=target.device)
+    column = target.clamp(0, d_z.shape[1] - 1)
+    d_z[row, column] = torch.where(column == target, value.to(d_z.dtype), d_z[row, column])
 
 
 def _launch(kernel, hidden, head, bias, options, **arguments):
     """Run a kernel with a program for each block of tokens and each split of the vocabulary."""
     blocks = BLOCKS[hidden.dtype]
     programs = -(-len(hidden) // blocks["BLOCK_T"]) * -(-len(head) // SPLIT)
-    kernel[programs,](
-        hidden=hidden, head=head, bias=bias,
-        n_tokens=len(hidden), n_hidden=hidden.shape[1], n_vocab=len(head),
-        hidden_row=hidden.stride(0), head_row=head.stride(0),
-        SCALE=LOG2_E / options.temperature, SOFTCAP=options.softcap, GROUP=GROUP, SPLIT=SPLIT,
-        **arguments, **blocks,
-    )
+    kernel[programs,](**launch_arguments(hidden, head, bias, options), **arguments)
+
+
+def launch_arguments(hidden, head, bias, options):
+    """What both kernels take. The constants in capitals are part of the compiled program.
+
+    So are temperature and softcap: as run-time numbers they would be float32 here, but float64 under torch.compile.
+    """
+    return {
+        "hidden": hidden, "hidden_row": hidden.stride(0),
+        "head": head, "head_row": head.stride(0),
+        "bias": bias,
+        "n_tokens": len(hidden), "n_hidden": hidden.shape[1], "n_vocab": len(head),
+        "SCALE": LOG2_E / options.temperature, "SOFTCAP": options.softcap, "GROUP": GROUP, "SPLIT": SPLIT,
+        **BLOCKS[hidden.dtype],
+    }
 
 
 # ---------------------------------------------------------------- the Triton path: kernels
 
 if triton is not None:
+    KERNEL_LOG2_E = tl.constexpr(LOG2_E)  # the kernels see no other globals
 
     @triton.jit
     def _place(n_tokens, n_vocab, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_T: tl.constexpr):
@@ -629,7 +643,7 @@ if triton is not None:
             z += tl.load(bias + c).to(tl.float32)[None, :]
         if SOFTCAP is not None:
             # tanh |x| = 1 − 2 / (1 + exp(2|x|)); not all backends have a tanh
-            e = tl.exp2(tl.abs(z) * (2 * 1.4426950408889634 / SOFTCAP))
+            e = tl.exp2(tl.abs(z) * (2 * KERNEL_LOG2_E / SOFTCAP))
             tanh = 1 - 2 / (1 + e)
             z = tl.where(z < 0, -SOFTCAP * tanh, SOFTCAP * tanh)
         return z * SCALE
@@ -658,6 +672,11 @@ if triton is not None:
                 # After bias, softcap and temperature: they would turn −inf back into a number.
                 y = tl.where((col < n_vocab)[None, :], y, -float("inf"))
 
+            # Before the exponentials: both tiles at once would not fit into the registers.
+            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)         # [BLOCK_T]
+            if tl.max(target_is_here.to(tl.int32), 0) > 0:
+                y_found += tl.sum(tl.where(col[None, :] == target_id[:, None], y, 0.0), 1)
+
             # m' = max(m, max_v y_v)        s' = s · 2^(m − m') + Σ_v 2^(y_v − m')
             m_new = tl.maximum(m, tl.max(y, 1))                                         # [BLOCK_T]
             m_safe = tl.where(m_new == -float("inf"), 0.0, m_new)  # all −inf so far: −inf − (−inf) would be NaN
@@ -670,10 +689,6 @@ if triton is not None:
                 below = (below + s * drop) * shrink + tl.sum(exponential * depth, 1)
             s = s * shrink + tl.sum(exponential, 1)
             m = m_new
-
-            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)         # [BLOCK_T]
-            if tl.max(target_is_here.to(tl.int32), 0) > 0:
-                y_found += tl.sum(tl.where(col[None, :] == target_id[:, None], y, 0.0), 1)
 
             if e is not None:
                 if SOFTCAP is not None:
@@ -692,31 +707,27 @@ if triton is not None:
         tl.store(y_target + row, y_found, mask=(row < n_tokens) & (target_id // SPLIT == split))
 
     @triton.jit
-    def _gradient_kernel(hidden, head, bias, target, norm, d_logp,  # read
-                         d_z,                                       # written: [T, tiles · BLOCK_V]
+    def _gradient_kernel(hidden, head, bias, numbers, d_logp,   # read
+                         d_z,                                   # written: [T, tiles · BLOCK_V]
                          n_tokens, n_hidden, n_vocab, hidden_row, head_row,
                          SCALE: tl.constexpr, SOFTCAP: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr,
                          BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """The logits once more, and in their place the gradient:
+        """The logits once more, and in their place the gradient of every word but the target:
 
-            ∂L/∂z = ∂L/∂logp · ([v = target] − 2^(y − m) / s) · (1 − tanh²(z / softcap)) / temperature
+            ∂L/∂z = −∂L/∂logp · 2^(y − m) / s · (1 − tanh²(z / softcap)) / temperature
         """
         tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
         block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
         row = block * BLOCK_T + tl.arange(0, BLOCK_T)                                   # [BLOCK_T]
         token = tl.minimum(row, n_tokens - 1)                                           # [BLOCK_T]
-        target_id = tl.load(target + token).to(tl.int32)                                # [BLOCK_T]
-        m = tl.load(norm + token)                                                       # [BLOCK_T]
-        inverse_s = tl.exp2(-tl.load(norm + n_tokens + token))                          # [BLOCK_T]
-        factor = tl.load(d_logp + token) * (SCALE / 1.4426950408889634)                 # [BLOCK_T] 1 / temperature
+        m = tl.load(numbers + n_tokens + token)                                         # [BLOCK_T]
+        inverse_s = tl.exp2(-tl.load(numbers + 2 * n_tokens + token))                   # [BLOCK_T]
+        factor = tl.load(d_logp + token) * inverse_s * (-SCALE / KERNEL_LOG2_E)                # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
             col = tile + tl.arange(0, BLOCK_V)                                          # [BLOCK_V]
             y = _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
                              SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)                 # [BLOCK_T, BLOCK_V]
-            d = tl.exp2(y - m[:, None]) * (-factor * inverse_s)[:, None]                # [BLOCK_T, BLOCK_V]
-            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)         # [BLOCK_T]
-            if tl.max(target_is_here.to(tl.int32), 0) > 0:
-                d += tl.where(col[None, :] == target_id[:, None], factor[:, None], 0.0)
+            d = tl.exp2(y - m[:, None]) * factor[:, None]                               # [BLOCK_T, BLOCK_V]
             if SOFTCAP is not None:
                 tanh = y / (SCALE * SOFTCAP)
                 d *= 1 - tanh * tanh
