@@ -45,7 +45,7 @@ class Binary:
     registers: int
     stack_bytes: int
     step: int            # instructions
-    tile: int
+    tile: int            # None for a vocabulary of one tile
 
 
 def launches(dtype, n_tokens=8192, n_hidden=2048, n_vocab=151936, bias=False, softcap=None, frozen_head=False,
@@ -155,7 +155,7 @@ def product_loop(instructions, labels):
 
 
 def shortest_way(instructions, labels, start, end):
-    """Instructions from `start` to `end` when every branch is taken that makes the way shorter."""
+    """Instructions from `start` to `end` when every branch is taken that makes the way shorter; None without a way."""
     distance = {start: 0}
     queue = [start]
     for i in queue:
@@ -170,7 +170,7 @@ def shortest_way(instructions, labels, start, end):
             if j not in distance:
                 distance[j] = distance[i] + 1
                 queue.append(j)
-    raise ValueError("the product loop is entered only once")
+    return None
 
 
 VARIANTS = {

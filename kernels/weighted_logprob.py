@@ -325,18 +325,19 @@ class _TokenLogprob(torch.autograd.Function):
         output = Output(*output)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[x for x in output[1:] if x is not None])
-        if output.dlogp_dhidden is None:
-            saved = (hidden, head, bias, target, output.numbers, None)
-        else:  # all that either derivative needs
+        saved = (hidden, head, bias, target, output.numbers, output.dlogp_dhidden)
+        ctx.save_for_forward(*saved)  # until jvp, which follows at once
+        if output.dlogp_dhidden is not None:  # all that the backward pass will need
             saved = (None, None, None, None, None, output.dlogp_dhidden)
         ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx, d_logp, *_):
         if torch.is_grad_enabled():
             raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True (as "
                                "torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
+        if d_logp is None:  # nothing above depends on logp
+            return None, None, None, None, None
         hidden, head, bias, target, numbers, dlogp_dhidden = ctx.saved_tensors
         if dlogp_dhidden is not None:
             # ∂L/∂hidden_t = ∂L/∂logp_t · ∂logp_t/∂hidden_t, multiplied in float32 and rounded once
