@@ -15,7 +15,9 @@ read from the machine code with the tools that Triton ships. They are counts, no
 import contextlib
 import re
 import subprocess
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import torch
@@ -24,9 +26,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
+from data.flags import run
+from data.rows import UserError
 from kernels import weighted_logprob
-
-COLUMNS = ("launch", "shared memory", "registers", "stack", "a step", "a tile", "all")
 
 
 @dataclass
@@ -173,37 +175,53 @@ def shortest_way(instructions, labels, start, end):
     return None
 
 
-VARIANTS = {
+# ---------------------------------------------------------------- the table
+
+PROGRAMS = {
     "forward": {},
-    "forward with entropy": {"statistics": True},
-    "forward of a frozen head": {"frozen_head": True},
+    "forward, with entropy": {"statistics": True},
+    "forward, frozen head": {"frozen_head": True},
     "gradient": {},
 }
 
 
-def rows():
-    """(label, Launch) for every program that RESULTS.md shows."""
-    for dtype in (torch.bfloat16, torch.float32):
-        for extras in ({}, {"bias": True, "softcap": 30.0}):
-            for name, settings in VARIANTS.items():
-                launch = launches(dtype, **settings, **extras)[1 if name == "gradient" else 0]
-                label = f"{str(dtype).removeprefix('torch.')} {name}" + (", bias and softcap" if extras else "")
-                yield label, launch
+def can_compile():
+    """Not where TRITON_INTERPRET=1 has replaced the compiler."""
+    return hasattr(weighted_logprob._forward_kernel, "warmup") and not triton.knobs.runtime.interpret
+
+
+def count(dtype, **settings):
+    """A row {column: number} for each of the programs of this dtype; settings as of `launches`."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, own in PROGRAMS.items():
+            launch = launches(dtype, **own, **settings)[1 if name == "gradient" else 0]
+            binary = compile_launch(launch, Path(folder))
+            rows.append({
+                "program": name,
+                "shared memory": f"{binary.shared_bytes / 1024:.0f} KiB",
+                "registers": binary.registers,
+                "stack": binary.stack_bytes,
+                "a step": binary.step,
+                "a tile": binary.tile,
+                "all": len(binary.instructions),
+            })
+    return rows
 
 
 def main():
-    import tempfile
-    from pathlib import Path
-
-    print(f"Triton {triton.__version__}, sm_90a; T = 8192, H = 2048, V = 151936. Compiled and counted, not run.\n")
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    with tempfile.TemporaryDirectory() as folder:
-        for label, launch in rows():
-            x = compile_launch(launch, Path(folder))
-            cells = (label, f"{x.shared_bytes / 1024:.0f} KiB", x.registers, x.stack_bytes, x.step, x.tile, len(x.instructions))
-            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    print(f"Triton {triton.__version__}, sm_90a; T = 8192, H = 2048, V = 151936. Compiled and counted, not run.")
+    if not can_compile():
+        raise UserError("TRITON_INTERPRET=1 replaces the compiler; run this without it")
+    for dtype in (torch.bfloat16, torch.float32):
+        for title, settings in (("", {}), (" with bias and softcap", {"bias": True, "softcap": 30.0})):
+            print(f"\n**{str(dtype).removeprefix('torch.')}{title}**\n")
+            rows = count(dtype, **settings)
+            print("| " + " | ".join(rows[0]) + " |")
+            print("|" + "---|" * len(rows[0]))
+            for row in rows:
+                print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -927,7 +927,9 @@ def test_memory_at_full_size_is_outputs_and_workspace(path, dtype, frozen_head, 
 @pytest.fixture
 def hopper(tmp_path, monkeypatch):
     """compile(settings of compiled.launches): the programs of a forward and a backward pass, for an H100."""
-    compiled = pytest.importorskip("kernels.compiled", reason="the package triton is not installed (Linux only)")
+    pytest.importorskip("triton", reason="the package triton is not installed (Linux only)")
+    from kernels import compiled
+
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
 
     def compile_pass(*which, **settings):
@@ -984,6 +986,55 @@ def test_no_number_of_a_launch_is_a_run_time_float(hopper):
 @needs_compiler
 def test_sizes_of_1_compile(hopper):
     hopper(dtype=torch.float32, n_tokens=1, n_hidden=1, n_vocab=1)  # the compiler takes a 1 for a constant
+
+
+# ---------------------------------------------------------------- the benchmark
+
+NAMES = ["eager torch", "torch.compile", "torch linear_cross_entropy", "Liger FLCE", "Liger scaled CE",
+         "Cut Cross-Entropy", "Cut Cross-Entropy exact", "QuACK", "ours", "ceiling"]
+
+
+def test_the_benchmark_runs_at_toy_sizes_and_names_what_is_missing(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    sizes = ["--tokens", "16", "--vocab", "200", "--repeats", "2", "--no-count"]
+    bench.main(["--device", "cpu", *sizes, "--skip", "torch.compile", "--json", str(out)])
+    assert "say nothing about the kernel" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report["on_gpu"] is False
+    assert report["kernel"] == "torch"
+    assert [result["mode"] for result in report["results"]] == list(bench.MODES)
+    for result in report["results"]:
+        rows = {row["contender"]: row for row in result["rows"]}
+        assert list(rows) == NAMES
+        for row in rows.values():
+            assert row["ms"] or row["note"]
+        assert "--skip" in rows["torch.compile"]["note"]
+        assert rows["ours"]["error"] < 1e-5
+        assert rows["ours"]["ms"] > 0
+        assert rows["ceiling"]["% of ceiling"] == 100
+        assert len(result["ms"]["ours"]) == 2
+
+
+def test_a_peer_that_knows_only_a_mean_falls_out_under_weights():
+    only_mean = bench.Contender(mean=bench.eager_mean)
+    assert callable(only_mean.loss(bench.MODES["trained"]))
+    assert "only a mean" in only_mean.loss(bench.MODES["trained-weighted"])
+
+
+@needs_triton
+@needs_compiler
+def test_the_benchmark_counts_our_programs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rows = bench.count_programs(2048, bench.Settings(device="cpu", dtype="float32", vocab=5000))
+    assert [row["program"] for row in rows] == ["forward", "forward, with entropy", "forward, frozen head", "gradient"]
+    for row in rows:
+        assert 0 < row["registers"] <= 255
+        assert row["a tile"] < row["all"]
+
+
+def test_an_unknown_contender_is_an_error():
+    with pytest.raises(bench.UserError, match="--skip 'nobody'"):
+        bench.main(["--skip", "nobody"])
 
 
 # ---------------------------------------------------------------- only a GPU can tell
