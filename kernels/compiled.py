@@ -40,7 +40,6 @@ class Launch:
 @dataclass
 class Binary:
     """A compiled launch."""
-    types: dict          # name -> type of each run-time argument
     ptx: str
     instructions: list   # of machine code
     shared_bytes: int
@@ -106,7 +105,6 @@ def compile_launch(launch, folder):
     instructions, labels = parse(run_tool("nvdisasm", "-c", str(cubin)))
     start, end = product_loop(instructions, labels)
     return Binary(
-        types={name: kind for name, kind in compiled.src.signature.items() if kind != "constexpr"},
         ptx=compiled.asm["ptx"],
         instructions=instructions,
         shared_bytes=compiled.metadata.shared,

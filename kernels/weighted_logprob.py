@@ -1,70 +1,78 @@
-"""Per-token log-probabilities of a language model's head, without the [T, V] logits: Triton kernels and a torch twin.
+"""Per-token log-probabilities of a language model's head, without the [T, V] logits.
 
     token_logprob          log π(target_t) for every token, with its gradient and its tangent
     sample_logprob         sums over the tokens of each sample, the same bits on every run
     weighted_logprob_loss  the loss ℓ_i of every sample and the weighted total Σ_i a_i ℓ_i
 
-Read from top to bottom: what can be called, the two derivatives, the torch path, and last the two Triton kernels.
+The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what can
+be called, the two derivatives, the torch path, and last the launches and the two kernels.
 
 The problem
 -----------
-log π(v) = y_v − log Σ_u exp(y_u) needs a row of V logits for each token. At T = 8192 tokens and V = 151936 words these
-are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several copies. Here a few tiles exist at a time.
+log π(v) = y_v − log Σ_u exp(y_u) needs a row of V logits for each token. At T = 8192 tokens and
+V = 151936 words these are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several
+copies. Here a few tiles exist at a time.
 
 Forward: the online log-sum-exp
 -------------------------------
-s = Σ_u exp(y_u − m), with m the largest logit, can be built tile by tile over the vocabulary: when a tile raises m to
-m', what was summed so far is multiplied by exp(m − m'). Two numbers for each token replace its V logits. m starts at
-−inf and every exponent is at most 0, so nothing overflows.
+s = Σ_u exp(y_u − m), with m the largest logit, can be built tile by tile over the vocabulary: when a
+tile raises m to m', what was summed so far is multiplied by exp(m − m'). Two numbers for each token
+replace its V logits. m starts at −inf and every exponent is at most 0, so nothing overflows.
 
-Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s) to its own cell.
-torch combines the [splits, T] partial results. There are no locks and no atomics, so the bits repeat.
+Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s) to
+its own cell. torch combines the [splits, T] partial results. There are no locks and no atomics, so
+the bits repeat.
 
 Backward: the logits once more
 ------------------------------
-∂logp_t/∂y_v = [v = target_t] − exp(y_v − m_t − log s_t) needs the logits again. Keeping them costs the memory that this
-file exists to save; computing them again costs 2THV operations. The backward pass goes over the vocabulary in chunks:
-one kernel turns each tile of logits into its gradient before it leaves the registers, and torch.mm makes the products
-with the head and with the hidden states. Chunks of vocabulary rather than of tokens, because each slice of the head's
-gradient is then written once, instead of read, added to and written for each chunk.
+∂logp_t/∂y_v = [v = target_t] − exp(y_v − m_t − log s_t) needs the logits again. Keeping them costs the
+memory that this file exists to save; computing them again costs 2THV operations. The backward pass
+goes over the vocabulary in chunks: one kernel turns each tile of logits into its gradient before it
+leaves the registers, and torch.mm makes the products with the head and with the hidden states.
+Chunks of vocabulary rather than of tokens, because each slice of the head's gradient is then written
+once, instead of read, added to and written for each chunk.
 
 A frozen head: nothing twice
 ----------------------------
-If only the hidden states need a gradient, the gradient that arrives from above is a factor for each token:
-∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed while the logits are there, in
-the forward pass, and the backward pass is one multiplication. u also is all that forward-mode differentiation needs:
-the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
+If only the hidden states need a gradient, what arrives from above is a factor for each token:
+∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed while the logits
+are there, in the forward pass, and the backward pass is one multiplication. u is also all that
+forward-mode differentiation needs: the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
 
 What it costs
 -------------
-b bytes an element; n_c chunks of vocabulary; n_g groups of GROUP · BLOCK_T tokens; "at best" counts each byte once.
+b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens:
 
     pass                        operations   bytes to and from memory, at best
-    forward                     2THV         b·TH + n_g·b·VH (the head, once for each group) + 8·T·splits
+    forward                     2THV         b·TH + n_g·b·VH (the head, once a group) + 12·T·splits
     backward, logits again      2THV         n_c·b·TH + n_g·b·VH + b·TV (their gradient, written)
-    backward, hidden gradient   2THV         b·TV + b·VH + n_c·(2b + 8)·TH (products, summed in float32)
+    backward, hidden gradient   2THV         b·TV + b·VH + n_c·(2b + 8)·TH (summed in float32)
     backward, head gradient     2THV         b·TV + n_c·b·TH + b·VH
-    frozen head, all of it      4THV         forward, and 3·b·TV (exponentials: written, scaled in place, read)
+    frozen head, all of it      4THV         forward, and 4·b·TV (exponentials: written, read and
+                                             written to be scaled, read)
 
-At T = 8192, H = 2048, V = 151936 in bfloat16 one product is 5.1e12 operations and all [T, V] traffic of a backward
-pass 7.5 GB: 6.5 ms at 790 TFLOP/s beside 2.5 ms at 3 TB/s. Arithmetic binds, not memory.
+At T = 8192, H = 2048, V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s.
+All [T, V] traffic of a backward pass is 7.5 GB, 2.5 ms at 3 TB/s. Arithmetic binds, not memory.
 
 Why tiles of 128 x 256, in steps of 64
 --------------------------------------
-The next wall is the L2 cache. A step of 64 along H brings (128 + 256) · 64 · 2 bytes = 48 KiB to a processor, which
-does 2 · 128 · 256 · 64 = 4.2e6 operations with them: 85 for each byte. Tiles of 128 x 128 would do 64 for each byte
-and ask a third more of the cache. A larger tile does not fit: 128 x 256 sums in float32 are 128 registers for each
-thread of 8 warps, and a thread has 255. Three steps are under way at once, 144 of the 227 KiB of shared memory.
+The next wall is the L2 cache. A step of 64 along H brings (128 + 256) · 64 · 2 bytes = 48 KiB to a
+processor, which does 2 · 128 · 256 · 64 = 4.2e6 operations with them: 85 for each byte. Tiles of
+128 x 128 would do 64 for each byte and ask a third more of the cache. A larger tile does not fit:
+128 x 256 sums in float32 are 128 registers for each thread of 8 warps, and a thread has 255. Three
+steps are under way at once, in 144 of the 227 KiB of shared memory.
 
-So one program fills a processor, and no second one is there to use the tensor cores while the first turns its tile
-into exponentials. Every instruction after the product counts; that is why the kernels work in base 2 (exp2 is one
-instruction, exp is a multiplication more), mask only the last tile and look for a target only where one lies.
+So one program fills a processor, and no second one is there to use the tensor cores while the first
+turns its tile into exponentials. Every instruction behind the product counts. That is why the kernels
+work in base 2 (exp2 is one instruction; exp is a multiplication more), mask only the last tile, look
+for a target only where one lies, and leave the gradient at the target to torch.
+`python -m kernels.compiled` counts these instructions.
 
 Why GRPO's mathematics stays outside
 ------------------------------------
-Ratio, clip and KL are a few operations on [T] vectors, and autograd hands this file one number for each token,
-∂L/∂logp_t. With the contract "a log-prob and its gradient", one kernel serves policy, reference and supervised
-training, and no second copy of the loss can drift from the first.
+Ratio, clip and KL are a few operations on [T] vectors, and autograd hands this file one number for
+each token, ∂L/∂logp_t. With the contract "a log-prob and its gradient", one kernel serves policy,
+reference and supervised training, and no second copy of the loss can drift from the first.
 """
 import math
 import os
@@ -82,20 +90,23 @@ except ImportError:  # macOS and Windows: the torch path needs none of it
 
 IGNORE = -100  # target or sample id of a token that is not scored
 
-# The most memory for tiles of logits and of their gradients. With T = 8192 tokens in bfloat16, a chunk of the kernel's
-# backward pass has 256 MiB / (2 bytes · 8192) = 16384 words of the vocabulary: 10 chunks for V = 151936.
-# The torch path holds up to three float32 tiles at once: 256 MiB / (12 bytes · 8192) = 2730 words, cut to 2560.
+# The most memory for tiles of logits and of their gradients. With T = 8192 tokens in bfloat16, a chunk of
+# the kernel's backward pass has 256 MiB / (2 bytes · 8192) = 16384 words: 10 chunks for V = 151936.
+# The torch path holds up to three float32 tiles: 256 MiB / (12 bytes · 8192) = 2730 words, cut to 2560.
 WORKSPACE_BYTES = 256 * 2**20
 
 TABLE_CELLS = 2**24  # of sample_logprob's tables: 64 MiB in float32
 
-SPLIT = 1024  # words of the vocabulary in a split: fewer make more partial results, more leave processors idle at the end
-GROUP = 16    # blocks of tokens that walk the vocabulary together, so that the head's tiles are found in the L2 cache
+# Words of the vocabulary in a split. Fewer make more partial results, more leave processors idle at the end.
+SPLIT = 1024
+# Blocks of tokens that walk the vocabulary together, so that the head's tiles are found in the L2 cache.
+GROUP = 16
 
 # Chosen here and not by autotuning: the bits of a result must not depend on a race between configurations.
 BLOCKS = {
     torch.bfloat16: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "num_warps": 8, "num_stages": 3},
-    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},  # no tensor cores
+    # Exact products, which the tensor cores do not have.
+    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},
 }
 
 LOG2_E = math.log2(math.e)
@@ -110,22 +121,21 @@ class Statistics(NamedTuple):
     top_probability: torch.Tensor  # [T] max_v π(v)
 
 
-def resolve_kernel(kernel, device, dtype=None):
+def resolve_kernel(kernel, device):
     """The path that `kernel` (auto, triton or torch) means on `device`: "triton" or "torch".
 
-    auto is Triton on a CUDA device (if installed) and torch elsewhere. A kernel that cannot run there, or a dtype that
-    token_logprob does not take, is a ValueError rather than a silent fall-back: nobody should measure another path.
+    auto is Triton on a CUDA device (if installed) and torch elsewhere. triton where it cannot run is a
+    ValueError rather than a silent fall-back: nobody should measure the other path by mistake.
     """
     device = torch.device(device).type
-    if dtype is not None:
-        _check_dtype(dtype)
     if kernel not in ("auto", "triton", "torch"):
         raise ValueError(f"--kernel {kernel!r}: expected auto, triton or torch")
     if kernel == "triton" and triton is None:
-        raise ValueError("--kernel triton: the package triton is not installed; install it, or use --kernel auto")
-    if kernel == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; use --kernel auto "
-                         "(TRITON_INTERPRET=1, set before Python starts, runs the kernel slowly on a CPU, for tests)")
+        raise ValueError("--kernel triton: the package triton is not installed; install it, or use auto")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if kernel == "triton" and device != "cuda" and not interpreted:
+        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; use auto "
+                         "(TRITON_INTERPRET=1, set before Python starts, runs it slowly on a CPU, for tests)")
     if kernel != "auto":
         return kernel
     if device == "cuda" and triton is not None:
@@ -133,22 +143,23 @@ def resolve_kernel(kernel, device, dtype=None):
     return "torch"
 
 
-def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=None, kernel="auto", statistics=False):
+def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=None, kernel="auto",
+                  statistics=False):
     """log π(target_t) for every token, in nats: [T] float32 (float64 for float64).
 
         z_tv   = hidden_t · head_v + bias_v
         y_tv   = softcap · tanh(z_tv / softcap) / temperature
         logp_t = y_t,target(t) − log Σ_v exp(y_tv)
 
-    hidden: [T, H] and head: [V, H], both bfloat16 or float32 (or float64, always on the torch path), any strides;
-    target: [T] int64 in [0, V); bias: [V]. They are computed with in their own dtype, also under autocast; only where
-    hidden and head differ in dtype, autocast's is used, as it would be for a linear layer.
-    With statistics=True the result is (logp, Statistics): entropy and largest probability, from the same pass.
+    hidden: [T, H] and head: [V, H], any strides, both bfloat16 or float32 (or float64, always on the
+    torch path); target: [T] int64 in [0, V); bias: [V]. The dtype computed in is theirs, also under
+    autocast; autocast's own is used only where hidden and head differ, as it would be in a linear layer.
+    With statistics=True the result is (logp, Statistics), from the same pass over the logits.
 
-    Gradients go to those of hidden, head and bias that require them, and tangents (torch.func.jvp, forward_ad) come
-    from those that have them. Either can be taken once: a gradient of a gradient is a RuntimeError.
-    Beyond its outputs it holds WORKSPACE_BYTES, a second [T, H] in float32, and a few numbers for each token.
-    Raises ValueError for arguments that do not fit.
+    Gradients go to those of hidden, head and bias that require them, and tangents (torch.func.jvp,
+    forward_ad) come from those that have them. Each once: a gradient of a gradient is a RuntimeError.
+    Beyond its outputs it holds WORKSPACE_BYTES, two [T, H] (a float32 sum and a product), and a few
+    numbers for each token. Raises ValueError for arguments that do not fit.
     """
     path = resolve_kernel(kernel, hidden.device)
     if hidden.dtype != head.dtype and torch.is_autocast_enabled(hidden.device.type):
@@ -162,8 +173,9 @@ def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=N
         path = "torch"
 
     frozen_head = not (_has_derivative(head) or _has_derivative(bias))
-    # On the torch path a gradient alone comes from logits computed again: results of earlier runs repeat bit for bit.
-    keep_gradient = frozen_head and (_has_tangent(hidden) or (path == "triton" and _has_derivative(hidden)))
+    # On the torch path a gradient comes from logits computed again: earlier results repeat bit for bit.
+    pays = _has_tangent(hidden) or (path == "triton" and _has_derivative(hidden))
+    keep_gradient = frozen_head and pays
     options = Options(path, temperature, softcap, statistics, keep_gradient)
 
     # The kernels' loads run along rows: a transposed matrix is copied first.
@@ -183,13 +195,13 @@ def sample_logprob(logp, sample, n_samples, *, token_weight=None, dtype=None):
         logp    −1 −2 −3 −4 −5
         sample   0  0  2  0  2      ->  [−7, 0, −8]
 
-    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight u: [T] or one number, default 1.
-    dtype: what to sum in; torch.float64 where two nearly equal sums are subtracted, as in a finite difference.
+    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight u: [T] or one number,
+    default 1; dtype: what to sum in, torch.float64 where two nearly equal sums are to be subtracted.
     A sample without tokens sums to 0. Raises ValueError for other shapes and other sample ids.
     """
     if logp.dim() != 1 or sample.shape != logp.shape:
         raise ValueError(f"expected logp and sample [T], got {list(logp.shape)} and {list(sample.shape)}")
-    value = logp.to(dtype or logp.dtype)                                                # [T]
+    value = logp.to(dtype or logp.dtype)                                    # [T]
     if token_weight is not None:
         value = value * _per_token(token_weight, logp).to(value.dtype)
     kept = (sample != IGNORE).nonzero()[:, 0]
@@ -200,37 +212,41 @@ def sample_logprob(logp, sample, n_samples, *, token_weight=None, dtype=None):
     if not (0 <= int(sample.min()) and int(sample.max()) < n_samples):
         raise ValueError(f"a sample id lies outside [0, {n_samples}) and is not IGNORE ({IGNORE})")
 
-    # A row for each sample that has tokens, its tokens in order, summed along the row. Every cell is written by one
-    # token, so there is no atomic addition whose order could vary, and one sample's inf stays its own.
+    # A row for each sample that has tokens, its tokens in order, summed along the row. Every cell is written
+    # by one token: there is no atomic addition whose order could vary, and one sample's inf stays its own.
     order = torch.argsort(sample, stable=True)
     value = value[order]
     present, lengths = torch.unique_consecutive(sample[order], return_counts=True)
     width = int(lengths.max())
     sums = []
     start = 0
-    for length in lengths.split(max(1, TABLE_CELLS // width)):  # a table that always fits; one is usual
+    rows_at_once = max(1, TABLE_CELLS // width)  # usually all of them
+    for length in lengths.split(rows_at_once):                              # [R]
         row = torch.arange(len(length), device=length.device).repeat_interleave(length)
-        first = length.cumsum(0) - length                                               # of each sample
-        column = torch.arange(len(row), device=length.device) - first[row]
-        table = value.new_zeros(len(length), width)
-        sums.append(table.index_put((row, column), value[start:start + len(row)]).sum(1))
+        first_token = length.cumsum(0) - length                             # [R]
+        column = torch.arange(len(row), device=length.device) - first_token[row]
+        cells = value[start:start + len(row)]
+        table = value.new_zeros(len(length), width)                         # [R, width]
+        sums.append(table.index_put((row, column), cells).sum(1))
         start += len(row)
     return value.new_zeros(n_samples).index_put((present,), torch.cat(sums))
 
 
-def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=None, bias=None, temperature=1.0,
-                          softcap=None, kernel="auto"):
-    """The weighted total and the loss of every sample: L = Σ_i a_i ℓ_i with ℓ_i = −Σ_t∈i u_t log π(target_t).
+def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=None, bias=None,
+                          temperature=1.0, softcap=None, kernel="auto"):
+    """The weighted total and the loss of every sample.
+
+        L = Σ_i a_i ℓ_i     ℓ_i = −Σ_t∈i u_t log π(target_t)
 
     hidden: [T, H]; head: [V, H]; target and sample: [T] int64; weight a: [n_samples];
     token_weight u: [T] or one number, a constant, default 1 (1 / length makes ℓ_i a mean).
-    A token costs nothing if its target or sample is IGNORE or its u is 0. A sample of weight 0 adds nothing to L even
-    if its ℓ_i is infinite. The rest as in token_logprob.
+    A token costs nothing if its target or sample is IGNORE or its u is 0. A sample of weight 0 adds
+    nothing to L even if its ℓ_i is infinite. The rest as in token_logprob.
     Returns (L: [], ℓ: [n_samples]).
     """
     if sample.shape != target.shape:
         raise ValueError(f"expected target and sample [T], got {list(target.shape)} and {list(sample.shape)}")
-    scored = (target != IGNORE) & (sample != IGNORE)                                    # [T] bool
+    scored = (target != IGNORE) & (sample != IGNORE)                        # [T] bool
     if token_weight is not None:
         token_weight = _per_token(token_weight, target)
         scored &= token_weight != 0
@@ -241,8 +257,9 @@ def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=
         sample = sample[kept]
         token_weight = None if token_weight is None else token_weight[kept]
 
-    logp = token_logprob(hidden, head, target, bias=bias, temperature=temperature, softcap=softcap, kernel=kernel)
-    loss = -sample_logprob(logp, sample, len(weight), token_weight=token_weight)        # [n_samples]
+    logp = token_logprob(hidden, head, target, bias=bias, temperature=temperature, softcap=softcap,
+                         kernel=kernel)                                     # [T]
+    loss = -sample_logprob(logp, sample, len(weight), token_weight=token_weight)  # [n_samples]
     weight = weight.to(loss.dtype)
     counted = loss.masked_fill((weight == 0) & loss.isinf(), 0)  # 0 · inf would be NaN
     return (weight * counted).sum(), loss
@@ -266,18 +283,16 @@ def _has_derivative(x):
     return x is not None and ((x.requires_grad and torch.is_grad_enabled()) or _has_tangent(x))
 
 
-def _check_dtype(dtype):
-    if dtype not in (torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"expected bfloat16, float32 or float64, got {dtype}; load the model in bfloat16 or float32 "
-                         "(float16 would round the gradient of small weights to zero)")
-
-
 def _check(hidden, head, target, bias, temperature, softcap, kernel):
-    if hidden.dim() != 2 or head.dim() != 2 or hidden.shape[1] != head.shape[1] or 0 in head.shape:
-        raise ValueError(f"expected hidden [T, H] and head [V, H], got {list(hidden.shape)} and {list(head.shape)}")
+    two_matrices = hidden.dim() == 2 and head.dim() == 2
+    if not two_matrices or hidden.shape[1] != head.shape[1] or 0 in head.shape:
+        raise ValueError("expected hidden [T, H] and head [V, H], "
+                         f"got {list(hidden.shape)} and {list(head.shape)}")
     if hidden.dtype != head.dtype:
         raise ValueError(f"expected hidden and head in one dtype, got {hidden.dtype} and {head.dtype}")
-    _check_dtype(hidden.dtype)
+    if hidden.dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"expected bfloat16, float32 or float64, got {hidden.dtype}; load the model in bfloat16 "
+                         "or float32 (float16 would round the gradient of small weights to zero)")
     if target.shape != hidden.shape[:1] or target.dtype != torch.int64:
         raise ValueError(f"expected target [{len(hidden)}] int64, got {list(target.shape)} {target.dtype}")
     if bias is not None and bias.shape != head.shape[:1]:
@@ -287,8 +302,8 @@ def _check(hidden, head, target, bias, temperature, softcap, kernel):
             raise ValueError(f"{name} is {number}: expected a finite number above 0")
     if len(target) and not (0 <= int(target.min()) and int(target.max()) < len(head)):
         raise ValueError(f"a target lies outside [0, {len(head)}); weighted_logprob_loss drops ignored tokens")
-    runs_on_triton = hidden.dtype == torch.float32 or (hidden.dtype == torch.bfloat16 and hidden.is_cuda)
-    if kernel == "triton" and not runs_on_triton:
+    triton_dtypes = [torch.float32, torch.bfloat16] if hidden.is_cuda else [torch.float32]
+    if kernel == "triton" and hidden.dtype not in triton_dtypes:
         raise ValueError(f"--kernel triton: expected float32, or bfloat16 on a GPU, got {hidden.dtype}; use auto")
 
 
@@ -306,7 +321,7 @@ class Options:
 class Output(NamedTuple):
     """What a forward pass makes. Only logp has derivatives."""
     logp: torch.Tensor             # [T]
-    numbers: torch.Tensor          # [3, T] y_target, m and log s; apart, for a sum would be rounded at the size of m
+    numbers: torch.Tensor          # [3, T] y_target, m, log s: apart, a sum would be rounded at the size of m
     entropy: torch.Tensor          # [T] or None
     top_probability: torch.Tensor  # [T] or None
     dlogp_dhidden: torch.Tensor    # [T, H] or None: u
@@ -334,8 +349,8 @@ class _TokenLogprob(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_logp, *_):
         if torch.is_grad_enabled():
-            raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True (as "
-                               "torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
+            raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True "
+                               "(as torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
         if d_logp is None:  # nothing above depends on logp
             return None, None, None, None, None
         hidden, head, bias, target, numbers, dlogp_dhidden = ctx.saved_tensors
@@ -347,8 +362,8 @@ class _TokenLogprob(torch.autograd.Function):
 
         wants_hidden, wants_head, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.zeros_like(hidden, dtype=numbers.dtype) if wants_hidden else None  # [T, H]
-        d_head = torch.empty_like(head) if wants_head else None                         # [V, H]
-        d_bias = torch.empty_like(bias) if wants_bias else None                         # [V]
+        d_head = torch.empty_like(head) if wants_head else None             # [V, H]
+        d_bias = torch.empty_like(bias) if wants_bias else None             # [V]
         d_logp = d_logp.contiguous()
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, ctx.options.path):
@@ -367,31 +382,33 @@ class _TokenLogprob(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, hidden_tangent, head_tangent, bias_tangent, *_):
-        tangent = _Tangent.apply(*ctx.saved_tensors, hidden_tangent, head_tangent, bias_tangent, ctx.options)
+        moves = (hidden_tangent, head_tangent, bias_tangent)
+        tangent = _Tangent.apply(*ctx.saved_tensors, *moves, ctx.options)   # [T]
         return tangent, None, None, None, None
 
 
 class _Tangent(torch.autograd.Function):
-    """The tangent of logp, [T]. It has no gradient: asking for one is an error rather than silently nothing."""
+    """The tangent of logp [T]. It has no gradient: asking for one is an error rather than silently nothing."""
 
     @staticmethod
-    def forward(hidden, head, bias, target, numbers, dlogp_dhidden, hidden_tangent, head_tangent, bias_tangent, options):
+    def forward(hidden, head, bias, target, numbers, dlogp_dhidden,
+                hidden_tangent, head_tangent, bias_tangent, options):
         if dlogp_dhidden is not None:
-            wide = torch.promote_types(dlogp_dhidden.dtype, torch.float32)
-            return (hidden_tangent.to(wide) * dlogp_dhidden).sum(1)                     # ⟨hidden_tangent_t, u_t⟩
+            return _row_products(hidden_tangent, dlogp_dhidden)             # ⟨hidden_tangent_t, u_t⟩
 
-        # Σ_v ∂logp_t/∂z_tv · ż_tv with ż the tangent of hidden · headᵀ + bias, a chunk of the vocabulary at a time
-        tangent = torch.zeros_like(numbers[0])                                             # [T]
-        ones = torch.ones_like(numbers[0])                                                 # [T]
+        # ⟨hidden̊_t, ∂logp_t/∂hidden_t⟩ + Σ_v ∂logp_t/∂z_tv · (⟨hidden_t, head̊_v⟩ + bias̊_v), chunk by chunk
+        tangent = torch.zeros_like(numbers[0])                              # [T]
+        ones = torch.ones_like(numbers[0])                                  # [T]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, options.path):
                 dlogp_dz = _gradient(hidden, head, bias, target, numbers, ones, chunk, options)  # [T, C]
-                if hidden_tangent is not None:
-                    tangent += (hidden_tangent @ head[chunk].T).mul_(dlogp_dz).sum(1, dtype=numbers.dtype)
-                if head_tangent is not None:
-                    tangent += (hidden @ head_tangent[chunk].T).mul_(dlogp_dz).sum(1, dtype=numbers.dtype)
                 if bias_tangent is not None:
-                    tangent += dlogp_dz.mul_(bias_tangent[chunk]).sum(1, dtype=numbers.dtype)
+                    tangent += dlogp_dz @ bias_tangent[chunk].to(dlogp_dz.dtype)
+                dlogp_dz = dlogp_dz.to(hidden.dtype)
+                if hidden_tangent is not None:
+                    tangent += _row_products(hidden_tangent, dlogp_dz @ head[chunk])
+                if head_tangent is not None:
+                    tangent += _row_products(hidden, dlogp_dz @ head_tangent[chunk])
                 del dlogp_dz  # before the next one is made
         return tangent
 
@@ -405,19 +422,29 @@ class _Tangent(torch.autograd.Function):
                            "use torch.log_softmax(hidden @ head.T, -1) instead")
 
 
+def _row_products(a, b):
+    """⟨a_t, b_t⟩ for every row, at least in float32: [T]."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(wide) * b).sum(1)
+
+
 def _vocab_chunks(hidden, head, path):
     """Slices of the vocabulary whose [T, C] tiles fit into WORKSPACE_BYTES."""
     if path == "triton":
         bytes_per_cell = hidden.element_size()
     else:
         bytes_per_cell = 3 * max(4, hidden.element_size())
-    columns = max(1, WORKSPACE_BYTES // (bytes_per_cell * max(1, len(hidden))))
+    bytes_per_column = bytes_per_cell * max(1, len(hidden))
+    columns = max(1, WORKSPACE_BYTES // bytes_per_column)
     columns = columns // 256 * 256 or columns  # whole tiles and aligned rows, where there is room for them
     return [slice(v, min(v + columns, len(head))) for v in range(0, len(head), columns)]
 
 
 def _gradient(hidden, head, bias, target, numbers, d_logp, chunk, options):
-    """∂L/∂z_tv = ∂L/∂logp_t · ([v = target_t] − exp(y_tv − m_t − log s_t)) · ∂y_tv/∂z_tv for a chunk of v: [T, C]."""
+    """For a chunk of v: [T, C], float32 (float64) on the torch path and hidden's dtype from the kernel.
+
+        ∂L/∂z_tv = ∂L/∂logp_t · ([v = target_t] − exp(y_tv − m_t − log s_t)) · ∂y_tv/∂z_tv
+    """
     head = head[chunk]
     bias = None if bias is None else bias[chunk]
     target = target - chunk.start  # negative or too large where the target lies in another chunk
@@ -430,27 +457,30 @@ def _gradient(hidden, head, bias, target, numbers, d_logp, chunk, options):
 # ---------------------------------------------------------------- the torch path
 
 def _forward_torch(hidden, head, bias, target, options):
-    """Whole rows of logits for a few tokens at a time. In bfloat16 torch.mm rounds them; the kernel's stay float32."""
+    """Whole rows of logits, a few tokens at a time. In bfloat16 torch.mm rounds them; the kernel's stay float32."""
     rows = max(1, WORKSPACE_BYTES // (3 * max(4, hidden.element_size()) * len(head)))
     parts = []
     gradients = []
     for h, t in zip(hidden.split(rows), target.split(rows)):
-        y = _logits_torch(h, head, bias, options)                                       # [C, V]
-        y_target = y.gather(1, t[:, None])                                              # [C, 1]
-        m = y.amax(1, keepdim=True)                                                     # [C, 1]
-        e = (y - m).exp_()                                                              # [C, V]
-        s = e.sum(1, keepdim=True)                                                      # [C, 1]
-        below = torch.zeros_like(s)                                                     # [C, 1] Σ_v e_v (y_v − m)
+        y = _logits_torch(h, head, bias, options)                           # [C, V]
+        y_target = y.gather(1, t[:, None])                                  # [C, 1]
+        m = y.amax(1, keepdim=True)                                         # [C, 1]
+        e = (y - m).exp_()                                                  # [C, V]
+        s = e.sum(1, keepdim=True)                                          # [C, 1]
+        below = torch.zeros_like(s)                                         # [C, 1] Σ_v e_v · (y_v − m)
         if options.statistics:
-            below = e.mul_((y - m).clamp_(min=LOWEST)).sum(1, keepdim=True)
+            depth = (y - m).clamp_(min=LOWEST)                              # [C, V]
+            below = e.mul_(depth).sum(1, keepdim=True)
+            del depth
         del e
-        parts.append(torch.cat([y_target, m, s, below], 1))                             # [C, 4]
+        parts.append(torch.cat([y_target, m, s, below], 1))                 # [C, 4]
         if options.keep_gradient:
-            numbers = torch.cat([y_target, m, s.log()], 1).T                            # [3, C]
-            dlogp_dz = _gradient_torch(y, t, numbers, torch.ones_like(numbers[0]), options)  # [C, V]
-            gradients.append(dlogp_dz.to(head.dtype) @ head)                            # [C, H]
-    y_target, m, s, below = torch.cat(parts).T                                          # each [T]
-    log_s = s.log()                                                                     # [T]
+            numbers = torch.cat([y_target, m, s.log()], 1).T                # [3, C]
+            ones = torch.ones_like(numbers[0])                              # [C]
+            dlogp_dz = _gradient_torch(y, t, numbers, ones, options)        # [C, V]
+            gradients.append(dlogp_dz.to(head.dtype) @ head)                # [C, H]
+    y_target, m, s, below = torch.cat(parts).T                              # each [T]
+    log_s = s.log()                                                         # [T]
     return Output(
         logp=y_target - m - log_s,
         numbers=torch.stack([y_target, m, log_s]),
@@ -477,9 +507,10 @@ def _gradient_torch(y, target, numbers, d_logp, options):
     slope = None  # ∂y/∂z · temperature = 1 − tanh²(z / softcap)
     if options.softcap is not None:
         slope = (y * (options.temperature / options.softcap)).square_().neg_().add_(1)
-    scale = d_logp / options.temperature                                                # [C]
-    _, m, log_s = numbers                                                               # each [C]
-    d_z = y.sub_(m[:, None]).sub_(log_s[:, None]).exp_().mul_(-scale[:, None])          # −scale · p
+    scale = d_logp / options.temperature                                    # [C]
+    _, m, log_s = numbers                                                   # each [C]
+    p = y.sub_(m[:, None]).sub_(log_s[:, None]).exp_()                      # [C, V']
+    d_z = p.mul_(-scale[:, None])                                           # [C, V']
     column = target.clamp(0, d_z.shape[1] - 1)
     row = torch.arange(len(column), device=column.device)
     d_z[row, column] += scale * (column == target)
@@ -489,37 +520,39 @@ def _gradient_torch(y, target, numbers, d_logp, options):
 # ---------------------------------------------------------------- the Triton path: launches
 
 def _forward_triton(hidden, head, bias, target, options):
-    """One launch; or, where ∂logp/∂hidden is kept, one for every few tokens whose exponentials fit into the workspace."""
+    """One launch; where ∂logp/∂hidden is kept, one for as many tokens as have room for exponentials."""
+    block_t = BLOCKS[hidden.dtype]["BLOCK_T"]
     block_v = BLOCKS[hidden.dtype]["BLOCK_V"]
     tiles = -(-len(head) // block_v)
+    splits = -(-len(head) // SPLIT)
     rows = len(hidden)
     if options.keep_gradient:
         # 256 MiB / (2 bytes · 594 tiles · 256 words) = 882 tokens, cut to 6 blocks of 128.
-        block_t = BLOCKS[hidden.dtype]["BLOCK_T"]
         rows = max(1, WORKSPACE_BYTES // (hidden.element_size() * tiles * block_v))
         rows = rows // block_t * block_t or rows
     parts = []
     gradients = []
     for h, t in zip(hidden.split(rows), target.split(rows)):
-        partial = h.new_empty(-(-len(head) // SPLIT), 3, len(h), dtype=torch.float32)   # [splits, 3, C]
-        y_target = partial.new_empty(len(h))                                            # [C]
+        partial = h.new_empty(splits, 3, len(h), dtype=torch.float32)       # [splits, 3, C]
+        y_target = partial.new_empty(len(h))                                # [C]
         e, e_max = None, None
         if options.keep_gradient:
-            e = h.new_empty(len(h), tiles, block_v)                                     # [C, tiles, BLOCK_V]
-            e_max = partial.new_empty(tiles, len(h))                                    # [tiles, C]
+            e = h.new_empty(len(h), tiles, block_v)                         # [C, tiles, BLOCK_V]
+            e_max = partial.new_empty(tiles, len(h))                        # [tiles, C]
         _launch(_forward_kernel, h, head, bias, options, target=t, partial=partial, y_target=y_target,
-                e=e, e_max=e_max, STATISTICS=options.statistics)
-        m, s, below = _combine(partial, options.statistics)                             # each [C]
-        parts.append(torch.stack([y_target, m, s.log2(), s, below]))                    # [5, C]
+                exponential=e, exponential_max=e_max, STATISTICS=options.statistics)
+        m, s, below = _combine(partial, options.statistics)                 # each [C]
+        parts.append(torch.stack([y_target, m, s.log2(), s, below]))        # [5, C]
         if options.keep_gradient:
-            # ∂logp/∂z = −p · slope / temperature, in place of the exponentials, except at the target
-            factor = -((e_max - m).clamp_(min=LOWEST).exp2_() / (s * options.temperature))  # [tiles, C]
-            dlogp_dz = e.mul_(factor.T[:, :, None]).flatten(1)[:, :len(head)]           # [C, V]
+            # ∂logp/∂z = −p · slope / temperature, in place of the exponentials; then at the targets
+            drop = (e_max - m).clamp_(min=LOWEST)                           # [tiles, C]
+            factor = -drop.exp2_() / (s * options.temperature)              # [tiles, C]
+            dlogp_dz = e.mul_(factor.T[:, :, None]).flatten(1)[:, :len(head)]  # [C, V]
             _write_targets(dlogp_dz, t, parts[-1][:3], torch.ones_like(s), options)
-            gradients.append(dlogp_dz @ head)                                           # [C, H]
+            gradients.append(dlogp_dz @ head)                               # [C, H]
             del dlogp_dz
         del e  # before the next one is made: the workspace holds one
-    y_target, m, log_s, s, below = torch.cat(parts, 1)                                  # each [T], logarithms in base 2
+    y_target, m, log_s, s, below = torch.cat(parts, 1)                      # each [T], logarithms in base 2
     return Output(
         logp=(y_target - m - log_s) / LOG2_E,
         numbers=torch.stack([y_target, m, log_s]),
@@ -532,11 +565,13 @@ def _forward_triton(hidden, head, bias, target, options):
 def _combine(partial, statistics):
     """(m, s, below) [C] of the whole vocabulary from those of its splits [splits, 3, C].
 
-        m = max_k m_k     s = Σ_k s_k 2^(m_k − m)     below = Σ_k (below_k + s_k (m_k − m)) 2^(m_k − m)
+        m     = max_k m_k
+        s     = Σ_k s_k · 2^(m_k − m)
+        below = Σ_v 2^(y_v − m) · (y_v − m) = Σ_k (below_k + s_k · (m_k − m)) · 2^(m_k − m)
     """
-    m_k, s_k, below_k = partial.unbind(1)                                               # each [splits, C]
-    m = m_k.amax(0)                                                                     # [C]
-    drop = (m_k - m).clamp_(min=LOWEST)                                                 # [splits, C]
+    m_k, s_k, below_k = partial.unbind(1)                                   # each [splits, C]
+    m = m_k.amax(0)                                                         # [C]
+    drop = (m_k - m).clamp_(min=LOWEST)                                     # [splits, C]
     factor = drop.exp2()
     s = (s_k * factor).sum(0)
     below = ((below_k + s_k * drop) * factor).sum(0) if statistics else torch.zeros_like(s)
@@ -546,10 +581,11 @@ def _combine(partial, statistics):
 def _gradient_triton(hidden, head, bias, target, numbers, d_logp, options):
     """∂L/∂z [T, C] for a slice of the head: the first C columns of rows that end with a whole tile.
 
-    For C = 50257, say, rows of that length would begin at odd addresses: a store could write one number, not eight.
+    For C = 50257, say, rows of that length would begin at odd addresses: a store could write one number
+    at a time, not eight.
     """
     block_v = BLOCKS[hidden.dtype]["BLOCK_V"]
-    d_z = hidden.new_empty(len(hidden), -(-len(head) // block_v) * block_v)             # [T, tiles · BLOCK_V]
+    d_z = hidden.new_empty(len(hidden), -(-len(head) // block_v) * block_v)  # [T, tiles · BLOCK_V]
     _launch(_gradient_kernel, hidden, head, bias, options, numbers=numbers, d_logp=d_logp, d_z=d_z)
     d_z = d_z[:, :len(head)]
     _write_targets(d_z, target, numbers, d_logp, options)
@@ -557,13 +593,13 @@ def _gradient_triton(hidden, head, bias, target, numbers, d_logp, options):
 
 
 def _write_targets(d_z, target, numbers, d_logp, options):
-    """∂L/∂z = ∂L/∂logp · (1 − p) · slope / temperature where the target is, for the targets that lie in these columns.
+    """∂L/∂z = ∂L/∂logp · (1 − p) · slope / temperature at the targets that lie in these columns.
 
-    1 − p comes from logp in float32. Where the model is sure of the target, it would be lost in d_z's bfloat16.
+    1 − p comes from logp in float32: where the model is sure of the target, bfloat16 would round p to 1.
     """
-    y_target, m, log_s = numbers                                                        # each [T], in base 2
-    logp = (y_target - m - log_s) / LOG2_E                                              # [T]
-    value = -torch.expm1(logp) * (d_logp / options.temperature)                         # [T]
+    y_target, m, log_s = numbers                                            # each [T], in base 2
+    logp = (y_target - m - log_s) / LOG2_E                                  # [T]
+    value = -torch.expm1(logp) * (d_logp / options.temperature)             # [T]
     if options.softcap is not None:
         tanh = y_target * (options.temperature / (LOG2_E * options.softcap))
         value *= 1 - tanh * tanh
@@ -580,16 +616,17 @@ def _launch(kernel, hidden, head, bias, options, **arguments):
 
 
 def launch_arguments(hidden, head, bias, options):
-    """What both kernels take. The constants in capitals are part of the compiled program.
+    """What both kernels take. Names in capitals are constants of the compiled program.
 
-    So are temperature and softcap: as run-time numbers they would be float32 here, but float64 under torch.compile.
+    So are temperature and softcap: as run-time numbers torch.compile would make them float64.
     """
     return {
         "hidden": hidden, "hidden_row": hidden.stride(0),
         "head": head, "head_row": head.stride(0),
         "bias": bias,
         "n_tokens": len(hidden), "n_hidden": hidden.shape[1], "n_vocab": len(head),
-        "SCALE": LOG2_E / options.temperature, "SOFTCAP": options.softcap, "GROUP": GROUP, "SPLIT": SPLIT,
+        "SCALE": LOG2_E / options.temperature, "SOFTCAP": options.softcap,
+        "GROUP": GROUP, "SPLIT": SPLIT,
         **BLOCKS[hidden.dtype],
     }
 
@@ -627,16 +664,16 @@ if triton is not None:
         """y · log₂e for the tokens `row` and the words `col`: [BLOCK_T, BLOCK_V] float32."""
         # Rows and columns past the end read the last one, which is cheaper than a mask in the loop.
         # int64: row · stride passes 2³¹ for long batches, column · stride for large heads.
-        r = tl.minimum(row, n_tokens - 1).to(tl.int64)                                  # [BLOCK_T]
-        c = tl.minimum(col, n_vocab - 1).to(tl.int64)                                   # [BLOCK_V]
-        k = tl.arange(0, BLOCK_H)                                                       # [BLOCK_H]
-        a = hidden + r[:, None] * hidden_row + k[None, :]                               # [BLOCK_T, BLOCK_H]
-        b = head + c[None, :] * head_row + k[:, None]                                   # [BLOCK_H, BLOCK_V]
-        z = tl.zeros([BLOCK_T, BLOCK_V], dtype=tl.float32)                              # [BLOCK_T, BLOCK_V]
+        r = tl.minimum(row, n_tokens - 1).to(tl.int64)                      # [BLOCK_T]
+        c = tl.minimum(col, n_vocab - 1).to(tl.int64)                       # [BLOCK_V]
+        k = tl.arange(0, BLOCK_H)                                           # [BLOCK_H]
+        a = hidden + r[:, None] * hidden_row + k[None, :]                   # [BLOCK_T, BLOCK_H]
+        b = head + c[None, :] * head_row + k[:, None]                       # [BLOCK_H, BLOCK_V]
+        z = tl.zeros([BLOCK_T, BLOCK_V], dtype=tl.float32)                  # [BLOCK_T, BLOCK_V]
         for start in range(0, n_hidden, BLOCK_H):
-            inside = start + k < n_hidden                                               # [BLOCK_H]
-            h = tl.load(a, mask=inside[None, :], other=0.0)                             # [BLOCK_T, BLOCK_H]
-            w = tl.load(b, mask=inside[:, None], other=0.0)                             # [BLOCK_H, BLOCK_V]
+            inside = start + k < n_hidden                                   # [BLOCK_H]
+            h = tl.load(a, mask=inside[None, :], other=0.0)                 # [BLOCK_T, BLOCK_H]
+            w = tl.load(b, mask=inside[:, None], other=0.0)                 # [BLOCK_H, BLOCK_V]
             z = tl.dot(h, w, z, input_precision="ieee")
             a += BLOCK_H
             b += BLOCK_H
@@ -651,54 +688,57 @@ if triton is not None:
 
     @triton.jit
     def _forward_kernel(hidden, head, bias, target,         # read
-                        partial, y_target, e, e_max,        # written: [splits, 3, T], [T]; None or [T, V'], [tiles, T]
+                        partial, y_target,                  # written: [splits, 3, T], [T]
+                        exponential, exponential_max,       # written, or None: [T, V'], [tiles, T]
                         n_tokens, n_hidden, n_vocab, hidden_row, head_row,
                         SCALE: tl.constexpr, SOFTCAP: tl.constexpr, STATISTICS: tl.constexpr,
                         GROUP: tl.constexpr, SPLIT: tl.constexpr,
                         BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """The largest logit and the sum of exponentials over one split, and the target's logit if it lies there."""
+        """(m, s, below) of one split, the target's logit if it lies there, and the exponentials if wanted."""
         tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
         block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
-        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                                   # [BLOCK_T]
-        target_id = tl.load(target + row, mask=row < n_tokens, other=-1).to(tl.int32)   # [BLOCK_T]
-        m = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)                         # [BLOCK_T]
-        s = tl.zeros([BLOCK_T], dtype=tl.float32)                                       # [BLOCK_T]
-        below = tl.zeros([BLOCK_T], dtype=tl.float32)                                   # [BLOCK_T] Σ 2^(y − m) (y − m)
-        y_found = tl.zeros([BLOCK_T], dtype=tl.float32)                                 # [BLOCK_T]
+        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                       # [BLOCK_T]
+        target_id = tl.load(target + row, mask=row < n_tokens, other=-1).to(tl.int32)  # [BLOCK_T]
+        m = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)             # [BLOCK_T]
+        s = tl.zeros([BLOCK_T], dtype=tl.float32)                           # [BLOCK_T]
+        below = tl.zeros([BLOCK_T], dtype=tl.float32)                       # [BLOCK_T] Σ 2^(y − m) (y − m)
+        y_found = tl.zeros([BLOCK_T], dtype=tl.float32)                     # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
-            col = tile + tl.arange(0, BLOCK_V)                                          # [BLOCK_V]
+            col = tile + tl.arange(0, BLOCK_V)                              # [BLOCK_V]
             y = _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
-                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)                 # [BLOCK_T, BLOCK_V]
+                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)     # [BLOCK_T, BLOCK_V]
             if tile + BLOCK_V > n_vocab:
                 # After bias, softcap and temperature: they would turn −inf back into a number.
                 y = tl.where((col < n_vocab)[None, :], y, -float("inf"))
 
             # Before the exponentials: both tiles at once would not fit into the registers.
-            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)         # [BLOCK_T]
+            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)  # [BLOCK_T]
             if tl.max(target_is_here.to(tl.int32), 0) > 0:
                 y_found += tl.sum(tl.where(col[None, :] == target_id[:, None], y, 0.0), 1)
 
             # m' = max(m, max_v y_v)        s' = s · 2^(m − m') + Σ_v 2^(y_v − m')
-            m_new = tl.maximum(m, tl.max(y, 1))                                         # [BLOCK_T]
-            m_safe = tl.where(m_new == -float("inf"), 0.0, m_new)  # all −inf so far: −inf − (−inf) would be NaN
-            exponential = tl.exp2(y - m_safe[:, None])                                  # [BLOCK_T, BLOCK_V]
-            shrink = tl.exp2(m - m_safe)                                                # [BLOCK_T]
+            m_new = tl.maximum(m, tl.max(y, 1))                             # [BLOCK_T]
+            # While all is −inf, −inf − (−inf) would be NaN.
+            m_safe = tl.where(m_new == -float("inf"), 0.0, m_new)           # [BLOCK_T]
+            e = tl.exp2(y - m_safe[:, None])                                # [BLOCK_T, BLOCK_V]
+            shrink = tl.exp2(m - m_safe)                                    # [BLOCK_T]
             if STATISTICS:
-                # 0 · −inf would be NaN, so distances end at −1e30
-                drop = tl.maximum(m - m_safe, -1e30)                                    # [BLOCK_T]
-                depth = tl.maximum(y - m_safe[:, None], -1e30)                          # [BLOCK_T, BLOCK_V]
-                below = (below + s * drop) * shrink + tl.sum(exponential * depth, 1)
-            s = s * shrink + tl.sum(exponential, 1)
+                # 0 · −inf would be NaN, so distances end at −1e30.
+                drop = tl.maximum(m - m_safe, -1e30)                        # [BLOCK_T]
+                depth = tl.maximum(y - m_safe[:, None], -1e30)              # [BLOCK_T, BLOCK_V]
+                below = (below + s * drop) * shrink + tl.sum(e * depth, 1)
+            s = s * shrink + tl.sum(e, 1)
             m = m_new
 
-            if e is not None:
+            if exponential is not None:
                 if SOFTCAP is not None:
-                    tanh = y / (SCALE * SOFTCAP)
-                    exponential *= 1 - tanh * tanh
+                    tanh = y * (1 / (SCALE * SOFTCAP))
+                    e *= 1 - tanh * tanh
                 tiles = tl.cdiv(n_vocab, BLOCK_V)
-                cell = e + row.to(tl.int64)[:, None] * (tiles * BLOCK_V) + col[None, :]
-                tl.store(cell, exponential.to(e.dtype.element_ty), mask=(row < n_tokens)[:, None])
-                tl.store(e_max + tile // BLOCK_V * n_tokens + row, m_safe, mask=row < n_tokens)
+                cell = exponential + row.to(tl.int64)[:, None] * (tiles * BLOCK_V) + col[None, :]
+                tl.store(cell, e.to(exponential.dtype.element_ty), mask=(row < n_tokens)[:, None])
+                cell = exponential_max + tile // BLOCK_V * n_tokens + row
+                tl.store(cell, m, mask=row < n_tokens)
 
         cell = partial + split.to(tl.int64) * 3 * n_tokens + row
         tl.store(cell, m, mask=row < n_tokens)
@@ -719,18 +759,18 @@ if triton is not None:
         """
         tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
         block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
-        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                                   # [BLOCK_T]
-        token = tl.minimum(row, n_tokens - 1)                                           # [BLOCK_T]
-        m = tl.load(numbers + n_tokens + token)                                         # [BLOCK_T]
-        inverse_s = tl.exp2(-tl.load(numbers + 2 * n_tokens + token))                   # [BLOCK_T]
-        factor = tl.load(d_logp + token) * inverse_s * (-SCALE / KERNEL_LOG2_E)                # [BLOCK_T]
+        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                       # [BLOCK_T]
+        token = tl.minimum(row, n_tokens - 1)                               # [BLOCK_T]
+        m = tl.load(numbers + n_tokens + token)                             # [BLOCK_T]
+        inverse_s = tl.exp2(-tl.load(numbers + 2 * n_tokens + token))       # [BLOCK_T]
+        factor = tl.load(d_logp + token) * inverse_s * (-SCALE / KERNEL_LOG2_E)  # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
-            col = tile + tl.arange(0, BLOCK_V)                                          # [BLOCK_V]
+            col = tile + tl.arange(0, BLOCK_V)                              # [BLOCK_V]
             y = _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
-                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)                 # [BLOCK_T, BLOCK_V]
-            d = tl.exp2(y - m[:, None]) * factor[:, None]                               # [BLOCK_T, BLOCK_V]
+                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)     # [BLOCK_T, BLOCK_V]
+            d = tl.exp2(y - m[:, None]) * factor[:, None]                   # [BLOCK_T, BLOCK_V]
             if SOFTCAP is not None:
-                tanh = y / (SCALE * SOFTCAP)
+                tanh = y * (1 / (SCALE * SOFTCAP))
                 d *= 1 - tanh * tanh
             # Columns past the vocabulary are written too: there is room for them, and nobody reads them.
             cell = d_z + row.to(tl.int64)[:, None] * (tl.cdiv(n_vocab, BLOCK_V) * BLOCK_V) + col[None, :]
