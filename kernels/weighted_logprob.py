@@ -732,7 +732,7 @@ if triton is not None:
 
             if exponential is not None:
                 if SOFTCAP is not None:
-                    tanh = y * (1 / (SCALE * SOFTCAP))
+                    tanh = y / (SCALE * SOFTCAP)
                     e *= 1 - tanh * tanh
                 tiles = tl.cdiv(n_vocab, BLOCK_V)
                 cell = exponential + row.to(tl.int64)[:, None] * (tiles * BLOCK_V) + col[None, :]
@@ -770,7 +770,7 @@ if triton is not None:
                              SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)     # [BLOCK_T, BLOCK_V]
             d = tl.exp2(y - m[:, None]) * factor[:, None]                   # [BLOCK_T, BLOCK_V]
             if SOFTCAP is not None:
-                tanh = y * (1 / (SCALE * SOFTCAP))
+                tanh = y / (SCALE * SOFTCAP)
                 d *= 1 - tanh * tanh
             # Columns past the vocabulary are written too: there is room for them, and nobody reads them.
             cell = d_z + row.to(tl.int64)[:, None] * (tl.cdiv(n_vocab, BLOCK_V) * BLOCK_V) + col[None, :]
