@@ -1,27 +1,28 @@
 """Time, memory and error of the fused log-prob loss, beside what else there is, in one process.
 
-    python -m kernels.bench                                          full sizes on a GPU, toy sizes on a CPU
+    python -m kernels.bench                    full sizes on a GPU, toy sizes on a CPU
     python -m kernels.bench --tokens 8192 --hidden 4096 --json bench.json
-    python -m kernels.compiled                                       instructions and registers alone, in half a minute
+    python -m kernels.compiled                 instructions and registers alone, in half a minute
 
-Every contender computes −log π(target) from hidden [T, H], head [V, H] and target [T], and from it one loss:
+Every contender computes −log π(target) from hidden [T, H], head [V, H] and target [T], and from it a
+loss; the operations are those of the definition:
 
-    forward             the mean over tokens, no gradient                                  2THV operations by definition
-    frozen              mean, with the gradient to hidden                                  4THV
-    trained             mean, with the gradients to hidden and head                        6THV
-    frozen-weighted     as frozen, of a sum with a random weight for each token            4THV
-    trained-weighted    as trained, of a sum with a random weight for each token           6THV
+    forward             2THV   the mean over tokens, no gradient
+    frozen              4THV   the mean, with the gradient to hidden
+    trained             6THV   the mean, with the gradients to hidden and head
+    frozen-weighted     4THV   as frozen, of a sum with a random weight for each token
+    trained-weighted    6THV   as trained, of a sum with a random weight for each token
 
 The weighted modes are what reinforcement learning asks for: contenders that know only a mean fall out.
 Extra work (logits computed again) is not counted, so TFLOP/s compare across contenders.
 
-What needs a GPU: every time, every peer that is written in Triton or CuTe, peak memory, and the error in bfloat16.
-What does not: a CPU run at toy sizes shows that this script works; the last table counts the instructions of our own
-programs, compiled for an H100 (sm_90a) and not run.
+What needs a GPU: times that mean something, peers written in Triton or CuTe, peak memory, and the error
+in bfloat16. What does not: a CPU run at toy sizes shows that this script works, and the last table
+counts the instructions of our own programs, compiled for an H100 (sm_90a) and not run.
 
-    ms, p20, p80     median and percentiles of the repeats; the contenders take turns, the L2 cache flushed before each
-    x floor          ms over the time of the operations at --peak TFLOP/s, which no program here can beat
-    % of ceiling     the time of the bare matrix products in torch.mm (cuBLAS), with nothing between them, over ms
+    ms, p20, p80     median and percentiles of the repeats; contenders take turns, L2 flushed before each
+    x floor          ms over the time of the operations at --peak TFLOP/s
+    % of ceiling     time of the bare matrix products in torch.mm (cuBLAS), nothing between them, over ms
     peak MB          what torch's allocator held at most above the inputs, outputs included (GPU only)
     error            largest relative error, in norm, of the loss and of each gradient, against float32
 
@@ -59,8 +60,10 @@ MODES = {
     "frozen-weighted": Mode(products=2, train_hidden=True, train_head=False, weighted=True),
     "trained-weighted": Mode(products=3, train_hidden=True, train_head=True, weighted=True),
 }
-COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error", "note")
-FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936, "repeats": 30}
+COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error",
+           "note")
+FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936,
+        "repeats": 30}
 TOY = {"dtype": "float32", "tokens": [64], "hidden": [32], "vocab": 1000, "repeats": 3}
 
 
@@ -79,7 +82,7 @@ class Settings:
     dtype: str = flag(None, "bfloat16 (default on a GPU) or float32 (default on a CPU)", type=str,
                       choices=["bfloat16", "float32"])
     repeats: int = flag(None, "timed repeats of each row (on a GPU 30, on a CPU 3)", type=int, least=1)
-    peak: float = flag(790.0, "TFLOP/s that define the floor; 790 is what the best dense products reach on an H100", above=0)
+    peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
     heading("output")
     json: str = flag(None, "also write everything to this file", type=str)
 
@@ -236,8 +239,12 @@ def make_inputs(n_tokens, n_hidden, n_vocab, mode, cfg):
     for h in hidden.split(512):
         likely = torch.softmax(2 * (h @ head.T).float(), 1)                             # [512, V]
         targets.append(likely.multinomial(1, generator=g)[:, 0])
-    weight = torch.randn(n_tokens, generator=g, device=device) / n_tokens
-    return Inputs(hidden.requires_grad_(mode.train_hidden), head.requires_grad_(mode.train_head), torch.cat(targets), weight)
+    return Inputs(
+        hidden=hidden.requires_grad_(mode.train_hidden),
+        head=head.requires_grad_(mode.train_head),
+        target=torch.cat(targets),
+        weight=torch.randn(n_tokens, generator=g, device=device) / n_tokens,
+    )
 
 
 def reference(inputs, mode, rows=512):
@@ -368,12 +375,14 @@ def count_programs(n_hidden, cfg):
 def markdown(columns, rows):
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        cells = []
-        for column in columns:
-            value = row[column]
-            cells.append(f"{value:.4g}" if isinstance(value, float) else "–" if value in (None, "") else str(value))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell(row[column]) for column in columns) + " |")
     return "\n".join(lines) + "\n"
+
+
+def cell(value):
+    if value in (None, ""):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(argv=None):
@@ -405,7 +414,8 @@ def main(argv=None):
                 write(report, cfg.json)
         if not cfg.no_count:
             programs = count_programs(n_hidden, cfg)
-            print(f"**our programs**, {cfg.dtype}, H = {n_hidden}, V = {cfg.vocab}: compiled for sm_90a and counted, not run\n")
+            print(f"**our programs**, {cfg.dtype}, H = {n_hidden}, V = {cfg.vocab}: "
+                  "compiled for sm_90a and counted, not run\n")
             if isinstance(programs, str):
                 print(programs + "\n")
             else:

@@ -751,7 +751,8 @@ if triton is not None:
     def _gradient_kernel(hidden, head, bias, numbers, d_logp,   # read
                          d_z,                                   # written: [T, tiles · BLOCK_V]
                          n_tokens, n_hidden, n_vocab, hidden_row, head_row,
-                         SCALE: tl.constexpr, SOFTCAP: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr,
+                         SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
+                         GROUP: tl.constexpr, SPLIT: tl.constexpr,
                          BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
         """The logits once more, and in their place the gradient of every word but the target:
 
@@ -773,5 +774,6 @@ if triton is not None:
                 tanh = y / (SCALE * SOFTCAP)
                 d *= 1 - tanh * tanh
             # Columns past the vocabulary are written too: there is room for them, and nobody reads them.
-            cell = d_z + row.to(tl.int64)[:, None] * (tl.cdiv(n_vocab, BLOCK_V) * BLOCK_V) + col[None, :]
+            width = tl.cdiv(n_vocab, BLOCK_V) * BLOCK_V
+            cell = d_z + row.to(tl.int64)[:, None] * width + col[None, :]
             tl.store(cell, d.to(d_z.dtype.element_ty), mask=(row < n_tokens)[:, None])
