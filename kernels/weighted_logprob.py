@@ -465,14 +465,16 @@ def _forward_torch(hidden, head, bias, target, options):
         y = _logits_torch(h, head, bias, options)                           # [C, V]
         y_target = y.gather(1, t[:, None])                                  # [C, 1]
         m = y.amax(1, keepdim=True)                                         # [C, 1]
-        e = (y - m).exp_()                                                  # [C, V]
+        needed_again = options.statistics or options.keep_gradient
+        shifted = y - m if needed_again else y.sub_(m)                      # [C, V]
+        e = shifted.exp_()                                                  # [C, V]
         s = e.sum(1, keepdim=True)                                          # [C, 1]
         below = torch.zeros_like(s)                                         # [C, 1] Σ_v e_v · (y_v − m)
         if options.statistics:
             depth = (y - m).clamp_(min=LOWEST)                              # [C, V]
             below = e.mul_(depth).sum(1, keepdim=True)
             del depth
-        del e
+        del e, shifted
         parts.append(torch.cat([y_target, m, s, below], 1))                 # [C, 4]
         if options.keep_gradient:
             numbers = torch.cat([y_target, m, s.log()], 1).T                # [3, C]
