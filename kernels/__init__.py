@@ -1,12 +1,11 @@
-"""The fused per-sample weighted log-prob loss: Triton kernel, torch twin, benchmark (`python -m kernels.bench`)."""
-
+"""The fused per-sample weighted log-prob loss: Triton kernels, a torch twin, and their benchmark; and packed rows."""
 from kernels.weighted_logprob import (
     IGNORE,
+    Statistics,
     resolve_kernel,
     sample_logprob,
     token_logprob,
     weighted_logprob_loss,
-    workspace_bytes,
 )
 
-__all__ = ["IGNORE", "resolve_kernel", "sample_logprob", "token_logprob", "weighted_logprob_loss", "workspace_bytes"]
+__all__ = ["IGNORE", "Statistics", "resolve_kernel", "sample_logprob", "token_logprob", "weighted_logprob_loss"]

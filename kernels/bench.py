@@ -1,130 +1,304 @@
 """Time, memory and error of the fused log-prob loss, beside what else there is, in one process.
 
-    python -m kernels.bench                                      full sizes on a GPU, toy sizes on a CPU
+    python -m kernels.bench                    full sizes on a GPU, toy sizes on a CPU
     python -m kernels.bench --tokens 8192 --hidden 4096 --json bench.json
+    python -m kernels.compiled                 instructions and registers alone, in half a minute
 
-Every contender computes the mean of −log π(target) from hidden [T, H], head [V, H] and target [T]:
+Every contender computes −log π(target) from hidden [T, H], head [V, H] and target [T], and from it a
+loss; the operations are those of the definition:
 
-    forward           the loss alone                                         2THV FLOPs by definition
-    forward+backward  and the gradients to hidden and head                   6THV
-    frozen head       and the gradient to hidden only                        4THV
+    forward             2THV   the mean over tokens, no gradient
+    frozen              4THV   the mean, with the gradient to hidden
+    trained             6THV   the mean, with the gradients to hidden and head
+    frozen-weighted     4THV   as frozen, of a sum with a random weight for each token
+    trained-weighted    6THV   as trained, of a sum with a random weight for each token
 
-Extra work (recomputing logits) is not counted as FLOPs, so TFLOP/s compare across contenders. `ceiling` is
-the bare matrix products in torch.mm (cuBLAS), with nothing between them: what this device reaches here.
-Peak MB is what torch's allocator held at most above the inputs, outputs included (GPU only).
-The contenders take turns within each repeat, with the L2 cache flushed before each turn.
-Error is the largest of the relative errors of the loss and of each gradient (in norm), against float32.
+The weighted modes are what reinforcement learning asks for: contenders that know only a mean fall out.
+Extra work (logits computed again) is not counted, so TFLOP/s compare across contenders.
+
+What needs a GPU: times that mean something, peers written in Triton or CuTe, peak memory, and the error
+in bfloat16. What does not: a CPU run at toy sizes shows that this script works, and the last table
+counts the instructions of our own programs, compiled for an H100 (sm_90a) and not run.
+
+    ms, p20, p80     median and percentiles of the repeats; contenders take turns, L2 flushed before each
+    x floor          ms over the time of the operations at --peak TFLOP/s
+    % of ceiling     time of the bare matrix products in torch.mm (cuBLAS), nothing between them, over ms
+    peak MB          what torch's allocator held at most above the inputs, outputs included (GPU only)
+    error            largest relative error, in norm, of the loss and of each gradient, against float32
+
 A contender that is not installed, fails or runs out of memory keeps its row and says so.
 """
-
-import argparse
 import importlib
 import importlib.util
 import json
 import platform
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from data.flags import check_bounds, flag, heading, parse, run
+from data.rows import UserError
 from kernels.weighted_logprob import resolve_kernel, token_logprob, triton
 
-MODES = {"forward": 2, "forward+backward": 6, "frozen head": 4}  # FLOPs in units of THV
-COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "% of ceiling", "peak MB", "error", "note")
+
+@dataclass
+class Mode:
+    products: int        # 2THV operations each
+    train_hidden: bool
+    train_head: bool
+    weighted: bool       # Σ_t w_t · nll_t with random w; else the mean
+
+
+MODES = {
+    "forward": Mode(products=1, train_hidden=False, train_head=False, weighted=False),
+    "frozen": Mode(products=2, train_hidden=True, train_head=False, weighted=False),
+    "trained": Mode(products=3, train_hidden=True, train_head=True, weighted=False),
+    "frozen-weighted": Mode(products=2, train_hidden=True, train_head=False, weighted=True),
+    "trained-weighted": Mode(products=3, train_hidden=True, train_head=True, weighted=True),
+}
+COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error",
+           "note")
+FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936,
+        "repeats": 30}
+TOY = {"dtype": "float32", "tokens": [64], "hidden": [32], "vocab": 1000, "repeats": 3}
 
 
 @dataclass
 class Settings:
-    device: str = field(default="auto", metadata={"help": "auto, cuda or cpu"})
-    kernel: str = field(default="auto", metadata={"help": "path of our own row: auto, triton or torch"})
-    dtype: str = field(default="auto", metadata={"help": "bfloat16 (auto on a GPU) or float32 (auto on a CPU)"})
-    tokens: list[int] = field(default=None, metadata={"help": "sizes T (GPU: 2048 8192 16384; CPU: 64)"})
-    hidden: list[int] = field(default=None, metadata={"help": "sizes H (GPU: 2048 4096; CPU: 32)"})
-    vocab: int = field(default=None, metadata={"help": "size V (GPU: 151936; CPU: 1000)"})
-    modes: list[str] = field(default_factory=lambda: list(MODES), metadata={"help": "which of: " + ", ".join(MODES)})
-    repeats: int = field(default=None, metadata={"help": "timed repeats of each row (GPU: 30; CPU: 3)"})
-    skip: list[str] = field(default_factory=list, metadata={"help": "contenders to leave out; their rows say so"})
-    json: str = field(default=None, metadata={"help": "also write everything to this file"})
+    heading("what to measure")
+    modes: list = flag(lambda: list(MODES), "which of the modes above", choices=list(MODES))
+    tokens: list = flag(list, "sizes T (on a GPU 2048 8192 16384, on a CPU 64)", type=int)
+    hidden: list = flag(list, "sizes H (on a GPU 2048 4096, on a CPU 32)", type=int)
+    vocab: int = flag(None, "size V (on a GPU 151936, on a CPU 1000)", type=int, least=2)
+    skip: list = flag(list, "contenders to leave out; their rows say so")
+    no_count: bool = flag(False, "leave out the table of compiled programs")
+    heading("how")
+    device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "torch device")
+    kernel: str = flag("auto", "path of our own row", choices=["auto", "triton", "torch"])
+    dtype: str = flag(None, "bfloat16 (default on a GPU) or float32 (default on a CPU)", type=str,
+                      choices=["bfloat16", "float32"])
+    repeats: int = flag(None, "timed repeats of each row (on a GPU 30, on a CPU 3)", type=int, least=1)
+    peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
+    heading("output")
+    json: str = flag(None, "also write everything to this file", type=str)
+
+    def __post_init__(self):
+        check_bounds(self)
+        for name, default in (FULL if self.on_gpu else TOY).items():
+            if not getattr(self, name):
+                setattr(self, name, default)
+        try:
+            self.path = resolve_kernel(self.kernel, self.device)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    @property
+    def on_gpu(self):
+        return self.device.startswith("cuda")
 
 
-def mean_nll(hidden, head, target):
-    return F.cross_entropy((hidden @ head.T).float(), target)
+# ---------------------------------------------------------------- contenders
 
+@dataclass
+class Contender:
+    """(hidden, head, target) -> loss, as a mean and as a value for each token [T]; None where there is no such thing."""
+    mean: object = None
+    per_token: object = None
+    missing: str = ""      # why there is neither
 
-def peer(module, name, make):
-    """make(what `module` calls `name`), or a string that says why there is none."""
-    package = module.split(".")[0]
-    if importlib.util.find_spec(package) is None:
-        return f"not installed (pip install {package.replace('_', '-')})"
-    try:
-        return make(getattr(importlib.import_module(module), name))
-    except Exception as error:  # a peer whose own dependencies are missing or too new
-        return f"cannot be imported: {error}"
+    def loss(self, mode):
+        """A function of (hidden, head, target, weight), or a string that says why there is none."""
+        if self.missing:
+            return self.missing
+        if mode.weighted:
+            if self.per_token is None:
+                return "knows only a mean or a sum over tokens"
+            return lambda hidden, head, target, weight: (weight * self.per_token(hidden, head, target)).sum()
+        if self.mean is not None:
+            return lambda hidden, head, target, weight: self.mean(hidden, head, target)
+        return lambda hidden, head, target, weight: self.per_token(hidden, head, target).mean()
 
 
 def contenders(kernel):
-    """Name -> (hidden, head, target) -> loss, or a string that says why there is none."""
-    rows = {"eager torch": mean_nll, "torch.compile": torch.compile(mean_nll, dynamic=False)}
-    if hasattr(F, "linear_cross_entropy") and hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        options = torch.nn.LinearCrossEntropyOptions()  # without options torch makes all logits, like the eager row
-        rows["torch linear_cross_entropy"] = lambda h, w, t: F.linear_cross_entropy(h, w, t, options=options)
-    else:
-        rows["torch linear_cross_entropy"] = f"not in torch {torch.__version__}"
-    # As in liger-kernel 0.8.5 and cut-cross-entropy 25.1.1. Both are Triton: on a CPU their rows say so.
-    rows["Liger FLCE"] = peer("liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss",
-                              lambda loss: lambda h, w, t: loss()(w, h, t))  # fmt: skip
-    # Its default skips blocks of vocabulary whose gradient is below the dtype's epsilon / 32; "exact" skips nothing.
-    for label, settings in (("Cut Cross-Entropy", {}), ("Cut Cross-Entropy exact", {"filter_eps": None})):
-        rows[label] = peer("cut_cross_entropy", "linear_cross_entropy",
-                           lambda f, settings=settings: lambda h, w, t: f(h, w, t, **settings))  # fmt: skip
-    rows["ours"] = lambda h, w, t: -token_logprob(h, w, t, kernel=kernel).mean()
-    return rows
+    """Name -> Contender. Peers as in liger-kernel 0.8.5, cut-cross-entropy 25.1.1 and quack-kernels 0.6.5."""
+    return {
+        "eager torch": Contender(mean=eager_mean, per_token=eager_per_token),
+        "torch.compile": Contender(mean=torch.compile(eager_mean, dynamic=False),
+                                   per_token=torch.compile(eager_per_token, dynamic=False)),
+        "torch linear_cross_entropy": torch_linear_cross_entropy(),
+        "Liger FLCE": liger_fused_linear_cross_entropy(),
+        "Liger scaled CE": liger_scaled_cross_entropy(),
+        "Cut Cross-Entropy": cut_cross_entropy(),
+        # Its default skips blocks of vocabulary whose gradient is below the dtype's epsilon / 32.
+        "Cut Cross-Entropy exact": cut_cross_entropy(filter_eps=None),
+        "QuACK": quack(),
+        "ours": Contender(per_token=lambda hidden, head, target: -token_logprob(hidden, head, target, kernel=kernel)),
+    }
+
+
+def eager_mean(hidden, head, target):
+    return F.cross_entropy((hidden @ head.T).float(), target)
+
+
+def eager_per_token(hidden, head, target):
+    return F.cross_entropy((hidden @ head.T).float(), target, reduction="none")
+
+
+def load(module, name):
+    """(what `module` calls `name`, "") or (None, why there is none)."""
+    package = module.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        distribution = {"quack": "quack-kernels"}.get(package, package.replace("_", "-"))
+        return None, f"not installed (pip install {distribution})"
+    try:
+        return getattr(importlib.import_module(module), name), ""
+    except Exception as error:  # a peer whose own dependencies are missing or too new
+        return None, f"cannot be imported: {error}"
+
+
+def torch_linear_cross_entropy():
+    if not hasattr(F, "linear_cross_entropy") or not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        return Contender(missing=f"not in torch {torch.__version__}")
+    options = torch.nn.LinearCrossEntropyOptions()  # without options torch makes all logits, like the eager row
+    return Contender(
+        mean=lambda hidden, head, target: F.linear_cross_entropy(hidden, head, target, options=options),
+        per_token=lambda hidden, head, target: F.linear_cross_entropy(hidden, head, target, options=options,
+                                                                      reduction="none"),
+    )
+
+
+def liger_fused_linear_cross_entropy():
+    loss, missing = load("liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss")
+    return Contender(
+        missing=missing,
+        mean=lambda hidden, head, target: loss()(head, hidden, target),
+        per_token=lambda hidden, head, target: loss(reduction="none")(head, hidden, target),
+    )
+
+
+def liger_scaled_cross_entropy():
+    function, missing = load("liger_kernel.ops", "LigerFusedLinearScaledCrossEntropyFunction")
+    return Contender(missing=missing, per_token=lambda hidden, head, target: function.apply(hidden, head, target))
+
+
+def cut_cross_entropy(**settings):
+    function, missing = load("cut_cross_entropy", "linear_cross_entropy")
+    return Contender(
+        missing=missing,
+        mean=lambda hidden, head, target: function(hidden, head, target, **settings),
+        per_token=lambda hidden, head, target: function(hidden, head, target, reduction="none", **settings),
+    )
+
+
+def quack():
+    function, missing = load("quack.linear_cross_entropy", "chunked_linear_cross_entropy")
+    return Contender(missing=missing, mean=lambda hidden, head, target: function(hidden, head, target))
 
 
 def ceiling(hidden, head, mode):
-    """The matrix products of `mode` and nothing else, as a function to time."""
+    """The matrix products of a mode and nothing else, as a function to time."""
     logits = torch.empty(len(hidden), len(head), dtype=hidden.dtype, device=hidden.device)
-    d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
+    d_hidden = torch.empty_like(hidden)
+    d_head = torch.empty_like(head)
 
     def products():
         torch.mm(hidden, head.T, out=logits)
-        if mode != "forward":
+        if mode.train_hidden:
             torch.mm(logits, head, out=d_hidden)
-        if mode == "forward+backward":
+        if mode.train_head:
             torch.mm(logits.T, hidden, out=d_head)
 
     return products
 
 
-def reference(hidden, head, target, mode, rows=512):
-    """[loss, gradients…] in float32 from autograd over plain logits, a few tokens at a time."""
-    leaves = [hidden.float(), head.float()]
-    for x, wanted in zip(leaves, (mode != "forward", mode == "forward+backward")):
-        x.requires_grad_(wanted)
-    loss = torch.zeros((), device=hidden.device)
-    for start in range(0, len(hidden), rows):
+# ---------------------------------------------------------------- one table
+
+@dataclass
+class Inputs:
+    hidden: torch.Tensor   # [T, H]
+    head: torch.Tensor     # [V, H]
+    target: torch.Tensor   # [T]
+    weight: torch.Tensor   # [T] of the weighted modes
+
+    def trained(self):
+        return [x for x in (self.hidden, self.head) if x.requires_grad]
+
+
+def make_inputs(n_tokens, n_hidden, n_vocab, mode, cfg):
+    """Logits with a standard deviation of 3 and a target among the likely tokens, as in a trained model."""
+    device = torch.device(cfg.device)
+    dtype = getattr(torch, cfg.dtype)
+    g = torch.Generator(device).manual_seed(0)
+    hidden = torch.randn(n_tokens, n_hidden, generator=g, device=device).to(dtype)
+    head = (torch.randn(n_vocab, n_hidden, generator=g, device=device) * (3 / n_hidden**0.5)).to(dtype)
+    targets = []
+    for h in hidden.split(512):
+        likely = torch.softmax(2 * (h @ head.T).float(), 1)                             # [512, V]
+        targets.append(likely.multinomial(1, generator=g)[:, 0])
+    return Inputs(
+        hidden=hidden.requires_grad_(mode.train_hidden),
+        head=head.requires_grad_(mode.train_head),
+        target=torch.cat(targets),
+        weight=torch.randn(n_tokens, generator=g, device=device) / n_tokens,
+    )
+
+
+def reference(inputs, mode, rows=512):
+    """[loss, gradients...] in float32 from autograd over plain logits, a few tokens at a time."""
+    hidden = inputs.hidden.detach().float().requires_grad_(mode.train_hidden)
+    head = inputs.head.detach().float().requires_grad_(mode.train_head)
+    n_tokens = len(hidden)
+    weight = inputs.weight if mode.weighted else torch.full_like(inputs.weight, 1 / n_tokens)
+    total = torch.zeros((), device=hidden.device)
+    for start in range(0, n_tokens, rows):
         part = slice(start, start + rows)
-        share = F.cross_entropy(leaves[0][part] @ leaves[1].T, target[part], reduction="sum") / len(hidden)
-        if mode != "forward":
-            share.backward()
-        loss += share.detach()
-    return [loss] + [x.grad for x in leaves if x.requires_grad]
+        loss = (weight[part] * eager_per_token(hidden[part], head, inputs.target[part])).sum()
+        if mode.train_hidden:
+            loss.backward()
+        total += loss.detach()
+    return [total] + [x.grad for x in (hidden, head) if x.requires_grad]
+
+
+def step(loss, inputs):
+    """[loss, gradients...] of a contender."""
+    value = loss(inputs.hidden, inputs.head, inputs.target, inputs.weight)
+    trained = inputs.trained()
+    gradients = torch.autograd.grad(value, trained) if trained else []
+    return [value.detach(), *gradients]
 
 
 def relative_error(results, truth):
     return max(float((a.float() - b).norm() / b.norm()) for a, b in zip(results, truth))
 
 
-def measure(function, device, flush):
-    """Milliseconds of one call."""
-    if device.type != "cuda":
+def try_out(loss, inputs, truth, cfg):
+    """{peak MB, error} of a contender's second call; the first compiles."""
+    found = {}
+    for _ in range(2):
+        if cfg.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        results = step(loss, inputs)
+    if cfg.on_gpu:
+        torch.cuda.synchronize()
+        found["peak MB"] = (torch.cuda.max_memory_allocated() - before) / 1e6
+    found["error"] = relative_error(results, truth)
+    return found
+
+
+def milliseconds(function, cfg, flush):
+    """Of one call, behind a flush of the L2 cache."""
+    if not cfg.on_gpu:
         start = time.perf_counter()
         function()
         return 1e3 * (time.perf_counter() - start)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     flush.zero_()
     start.record()
     function()
@@ -133,119 +307,129 @@ def measure(function, device, flush):
     return start.elapsed_time(end)
 
 
-def compare(n_tokens, n_hidden, n_vocab, mode, settings):
+def compare(n_tokens, n_hidden, mode_name, cfg):
     """One table: a row for each contender."""
-    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    mode = MODES[mode_name]
     torch.compiler.reset()  # after 8 recompilations torch.compile would run eagerly, and say so only in a log
-    generator = torch.Generator(device).manual_seed(0)
-    hidden = torch.randn(n_tokens, n_hidden, generator=generator, device=device).to(dtype)
-    # Logits with a standard deviation of 3 and a target among the likely tokens, as in a trained model.
-    head = (torch.randn(n_vocab, n_hidden, generator=generator, device=device) * (3 / n_hidden**0.5)).to(dtype)
-    draw = lambda h: torch.softmax(2 * (h @ head.T).float(), 1).multinomial(1, generator=generator)[:, 0]  # noqa: E731
-    target = torch.cat([draw(h) for h in hidden.split(512)])
-    hidden.requires_grad_(mode != "forward")
-    head.requires_grad_(mode == "forward+backward")
-    leaves = [x for x in (hidden, head) if x.requires_grad]
-    truth = reference(hidden.detach(), head.detach(), target, mode)
-    flush = torch.empty(256 * 2**20, dtype=torch.int8, device=device) if device.type == "cuda" else None
-
-    def step(loss_of):
-        loss = loss_of(hidden, head, target)
-        return [loss.detach(), *(torch.autograd.grad(loss, leaves) if leaves else ())]
-
-    rows, running = {}, {}
-    for name, loss_of in contenders(settings.kernel).items():
+    inputs = make_inputs(n_tokens, n_hidden, cfg.vocab, mode, cfg)
+    truth = reference(inputs, mode)
+    rows = {}
+    running = {}  # name -> function to time
+    for name, contender in contenders(cfg.kernel).items():
         rows[name] = dict.fromkeys(COLUMNS) | {"contender": name}
-        if name in settings.skip:
-            loss_of = "left out with --skip"
-        if isinstance(loss_of, str):
-            rows[name]["note"] = loss_of
+        loss = "left out with --skip" if name in cfg.skip else contender.loss(mode)
+        if isinstance(loss, str):
+            rows[name]["note"] = loss
             continue
         try:
-            for _ in range(2):  # the first call compiles; the second is accounted
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                    torch.cuda.reset_peak_memory_stats()
-                    before = torch.cuda.memory_allocated()
-                results = step(loss_of)
-            if device.type == "cuda":
-                rows[name]["peak MB"] = (torch.cuda.max_memory_allocated() - before) / 1e6
-            rows[name]["error"] = relative_error(results, truth)
-            running[name] = lambda loss_of=loss_of: step(loss_of)
+            rows[name] |= try_out(loss, inputs, truth, cfg)
+            running[name] = lambda loss=loss: step(loss, inputs)
         except Exception as error:  # a peer may fail in its own way: its row says so and the others go on
             if name == "ours":
                 raise
-            where = "" if device.type == "cuda" else "cannot run on a CPU: "
+            where = "" if cfg.on_gpu else "cannot run on a CPU: "
             rows[name]["note"] = (where + f"{type(error).__name__}: {error}".splitlines()[0])[:100]
-        results = None
-        if device.type == "cuda":
+        if cfg.on_gpu:
             torch.cuda.empty_cache()
-    rows["ceiling"] = dict.fromkeys(COLUMNS) | {"contender": "ceiling", "note": "torch.mm alone (a GPU: cuBLAS)"}
-    running["ceiling"] = ceiling(hidden.detach(), head.detach(), mode)
+    rows["ceiling"] = dict.fromkeys(COLUMNS) | {"contender": "ceiling", "note": "torch.mm alone (on a GPU: cuBLAS)"}
+    running["ceiling"] = ceiling(inputs.hidden.detach(), inputs.head.detach(), mode)
     running["ceiling"]()
 
+    flush = torch.empty(256 * 2**20, dtype=torch.int8, device=cfg.device) if cfg.on_gpu else None
     times = {name: [] for name in running}
-    for _ in range(settings.repeats):
+    for _ in range(cfg.repeats):
         for name, function in running.items():
-            times[name].append(measure(function, device, flush))
-    flops = MODES[mode] * n_tokens * n_hidden * n_vocab
+            times[name].append(milliseconds(function, cfg, flush))
+
+    operations = mode.products * 2 * n_tokens * n_hidden * cfg.vocab
+    floor = operations / (cfg.peak * 1e9)  # ms
     fastest = statistics.median(times["ceiling"])
     for name, ms in times.items():
         ms.sort()
-        middle = statistics.median(ms)
-        rows[name] |= {"ms": middle, "p20": ms[len(ms) // 5], "p80": ms[-1 - len(ms) // 5],
-                       "TFLOP/s": flops / middle / 1e9, "% of ceiling": 100 * fastest / middle}  # fmt: skip
-    return {"T": n_tokens, "H": n_hidden, "V": n_vocab, "mode": mode, "rows": list(rows.values()), "ms": times}
+        median = statistics.median(ms)
+        rows[name] |= {
+            "ms": median,
+            "p20": ms[len(ms) // 5],
+            "p80": ms[-1 - len(ms) // 5],
+            "TFLOP/s": operations / median / 1e9,
+            "x floor": median / floor if cfg.on_gpu else None,
+            "% of ceiling": 100 * fastest / median,
+        }
+    return {"T": n_tokens, "H": n_hidden, "V": cfg.vocab, "mode": mode_name, "floor ms": floor,
+            "rows": list(rows.values()), "ms": times}
 
 
-def table(result):
-    """Markdown."""
-    lines = [f"**{result['mode']}**, T = {result['T']}, H = {result['H']}, V = {result['V']}", ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in result["rows"]:
-        cells = [f"{row[c]:.4g}" if isinstance(row[c], float) else row[c] or "–" for c in COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
+def count_programs(n_hidden, cfg):
+    """Rows of kernels.compiled for our programs of this dtype and H, or a string that says why there are none."""
+    if triton is None:
+        return "the package triton is not installed"
+    from kernels import compiled
+
+    if not compiled.can_compile():
+        return "TRITON_INTERPRET=1 replaces the compiler"
+    return compiled.count(getattr(torch, cfg.dtype), n_hidden=n_hidden, n_vocab=cfg.vocab)
+
+
+# ---------------------------------------------------------------- all tables
+
+def markdown(columns, rows):
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(cell(row[column]) for column in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
+def cell(value):
+    if value in (None, ""):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, f in Settings.__dataclass_fields__.items():
-        default = getattr(Settings(), name)
-        kind = int if name in ("tokens", "hidden", "vocab", "repeats") else str
-        many = {"nargs": "+"} if name in ("tokens", "hidden", "modes", "skip") else {}
-        parser.add_argument("--" + name, type=kind, default=default, help=f.metadata["help"], **many,
-                            choices=list(MODES) if name == "modes" else None)  # fmt: skip
-    settings = Settings(**vars(parser.parse_args(argv)))
-    if settings.device == "auto":
-        settings.device = "cuda" if torch.cuda.is_available() else "cpu"
-    gpu = settings.device.startswith("cuda")
-    full = dict(dtype="bfloat16", tokens=[2048, 8192, 16384], hidden=[2048, 4096], vocab=151936, repeats=30)
-    toy = dict(dtype="float32", tokens=[64], hidden=[32], vocab=1000, repeats=3)
-    for name, default in (full if gpu else toy).items():
-        if getattr(settings, name) in (None, "auto"):
-            setattr(settings, name, default)
-    path = resolve_kernel(settings.kernel, settings.device)
-    name = torch.cuda.get_device_name(settings.device) if gpu else platform.processor() or platform.machine()
-    print(f"device: {name}; torch {torch.__version__}; triton {getattr(triton, '__version__', 'not installed')}; "
-          f"{settings.dtype}; kernel: {path}\n")  # fmt: skip
-    if not gpu:
-        print("No GPU: these are numbers of a CPU. They show that this script runs and say nothing about the kernel.\n")
-    results = []
-    for n_hidden in settings.hidden:
-        for n_tokens in settings.tokens:
-            for mode in settings.modes:
-                results.append(compare(n_tokens, n_hidden, settings.vocab, mode, settings))
-                print(table(results[-1]), flush=True)
-                if settings.json:
-                    report = {"device": name, "on_gpu": gpu, "kernel": path, "torch": torch.__version__,
-                              "triton": getattr(triton, "__version__", None), "settings": asdict(settings),
-                              "results": results}  # fmt: skip
-                    Path(settings.json).write_text(json.dumps(report, indent=1) + "\n")
-    if settings.json:
-        print(f"written: {settings.json}")
-    return results
+    cfg = parse(Settings, __doc__, argv)
+    unknown = set(cfg.skip) - set(contenders(cfg.kernel))
+    if unknown:
+        raise UserError(f"--skip {sorted(unknown)[0]!r}: expected names from {', '.join(contenders(cfg.kernel))}")
+    if cfg.on_gpu:
+        device = torch.cuda.get_device_name(cfg.device)
+    else:
+        device = platform.processor() or platform.machine()
+    report = {
+        "device": device, "on_gpu": cfg.on_gpu, "kernel": cfg.path, "torch": torch.__version__,
+        "triton": getattr(triton, "__version__", None), "settings": asdict(cfg), "results": [], "programs": [],
+    }
+    print(f"device: {device}; torch {torch.__version__}; triton {report['triton'] or 'not installed'}; "
+          f"{cfg.dtype}; kernel: {cfg.path}\n")
+    if not cfg.on_gpu:
+        print("No GPU: these are times of a CPU. They show that this script runs and say nothing about the kernel.\n")
+
+    for n_hidden in cfg.hidden:
+        for n_tokens in cfg.tokens:
+            for mode_name in cfg.modes:
+                result = compare(n_tokens, n_hidden, mode_name, cfg)
+                print(f"**{mode_name}**, T = {n_tokens}, H = {n_hidden}, V = {cfg.vocab}; "
+                      f"floor {result['floor ms']:.3g} ms at {cfg.peak:.0f} TFLOP/s\n")
+                print(markdown(COLUMNS, result["rows"]), flush=True)
+                report["results"].append(result)
+                write(report, cfg.json)
+        if not cfg.no_count:
+            programs = count_programs(n_hidden, cfg)
+            print(f"**our programs**, {cfg.dtype}, H = {n_hidden}, V = {cfg.vocab}: "
+                  "compiled for sm_90a and counted, not run\n")
+            if isinstance(programs, str):
+                print(programs + "\n")
+            else:
+                print(markdown(list(programs[0]), programs), flush=True)
+            report["programs"].append({"H": n_hidden, "rows": programs})
+            write(report, cfg.json)
+    if cfg.json:
+        print(f"written: {cfg.json}")
+
+
+def write(report, path):
+    if path:
+        Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

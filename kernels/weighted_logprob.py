@@ -1,328 +1,781 @@
-"""Per-token log-probabilities of a language model's head, without the [T, V] logits: Triton kernel and torch twin.
+"""Per-token log-probabilities of a language model's head, without the [T, V] logits.
 
-    token_logprob          log π(target_t) for every token, and its gradient      (the kernel, or its twin)
-    sample_logprob         sums over the tokens of each sample                    (torch, deterministic)
-    weighted_logprob_loss  ℓ_i for every sample and Σ_i a_i ℓ_i                   (the two together)
+    token_logprob          log π(target_t) for every token, with its gradient and its tangent
+    sample_logprob         sums over the tokens of each sample, the same bits on every run
+    weighted_logprob_loss  the loss ℓ_i of every sample and the weighted total Σ_i a_i ℓ_i
 
-For the reader of the kernel
+The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what can
+be called, the two derivatives, the torch path, and last the launches and the two kernels.
+
+The problem
+-----------
+log π(v) = y_v − log Σ_u exp(y_u) needs a row of V logits for each token. At T = 8192 tokens and
+V = 151936 words these are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several
+copies. Here a few tiles exist at a time.
+
+Forward: the online log-sum-exp
+-------------------------------
+s = Σ_u exp(y_u − m), with m the largest logit, can be built tile by tile over the vocabulary: when a
+tile raises m to m', what was summed so far is multiplied by exp(m − m'). Two numbers for each token
+replace its V logits. m starts at −inf and every exponent is at most 0, so nothing overflows.
+
+Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s) to
+its own cell. torch combines the [splits, T] partial results. There are no locks and no atomics, so
+the bits repeat.
+
+Backward: the logits once more
+------------------------------
+∂logp_t/∂y_v = [v = target_t] − exp(y_v − m_t − log s_t) needs the logits again. Keeping them costs the
+memory that this file exists to save; computing them again costs 2THV operations. The backward pass
+goes over the vocabulary in chunks: one kernel turns each tile of logits into its gradient before it
+leaves the registers, and torch.mm makes the products with the head and with the hidden states.
+Chunks of vocabulary rather than of tokens, because each slice of the head's gradient is then written
+once, instead of read, added to and written for each chunk.
+
+A frozen head: nothing twice
 ----------------------------
-*The problem.* log π(v) = y_v − log Σ_u exp(y_u) needs one row of V logits for each token. At T = 8192 and
-V = 151936 these are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several copies.
+If only the hidden states need a gradient, what arrives from above is a factor for each token:
+∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed while the logits
+are there, in the forward pass, and the backward pass is one multiplication. u is also all that
+forward-mode differentiation needs: the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
 
-*The online log-sum-exp.* s = Σ_u exp(y_u − m), with m the largest logit, can be built tile by tile over the
-vocabulary: when a tile raises m to m', what was summed so far is multiplied by exp(m − m'). Two numbers for each token
-replace its V logits. m starts at −inf, and every exponent is ≤ 0, so nothing overflows. Each program owns one block of
-tokens and a range of the vocabulary (a *split*) and writes its (m, s) to its own cell; torch combines the [splits, T]
-partials. There are no locks and no atomics, so the bits repeat.
+What it costs
+-------------
+b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens:
 
-*Why recompute.* ∂logp_t/∂y_v = [v = target_t] − exp(y_v − m_t − log s_t), so the backward pass needs the logits again.
-Keeping them costs the memory that this file exists to save; computing them again costs 2THV FLOPs and brings back the
-same float32 accumulation that the forward pass saw. (m and log s are kept apart for it: their sum is rounded at the
-size of m, which for logits near 100 alone puts Σ_v p_v off by 4e-6.) The backward pass goes over the vocabulary in
-chunks. Triton turns each tile of logits into its gradient before it leaves the registers, and torch.mm does the two
-products. Chunks of vocabulary rather than of tokens, because each slice of the head's gradient is then written once
-instead of read, added to and written for each chunk.
+    pass                        operations   bytes to and from memory, at best
+    forward                     2THV         b·TH + n_g·b·VH (the head, once a group) + 12·T·splits
+    backward, logits again      2THV         n_c·b·TH + n_g·b·VH + b·TV (their gradient, written)
+    backward, hidden gradient   2THV         b·TV + b·VH + n_c·(2b + 8)·TH (summed in float32)
+    backward, head gradient     2THV         b·TV + n_c·b·TH + b·VH
+    frozen head, all of it      4THV         forward, and 4·b·TV (exponentials: written, read and
+                                             written to be scaled, read)
 
-*Why GRPO's mathematics stays outside.* Ratio, clip and KL are a few operations on [T] vectors, and autograd hands the
-kernel one number for each token, ∂L/∂logp_t. With the contract "a log-prob and its gradient", one kernel serves
-policy, reference, SFT and both points of a finite difference, and no second copy of the loss can drift from the first.
+At T = 8192, H = 2048, V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s.
+All [T, V] traffic of a backward pass is 7.5 GB, 2.5 ms at 3 TB/s. Arithmetic binds, not memory.
 
-*FLOPs and bytes* (b bytes an element; n_c = ⌈V/V_c⌉ chunks; n_g groups of GROUP · BLOCK_T tokens):
+Why tiles of 128 x 256, in steps of 64
+--------------------------------------
+The next wall is the L2 cache. A step of 64 along H brings (128 + 256) · 64 · 2 bytes = 48 KiB to a
+processor, which does 2 · 128 · 256 · 64 = 4.2e6 operations with them: 85 for each byte. Tiles of
+128 x 128 would do 64 for each byte and ask a third more of the cache. A larger tile does not fit:
+128 x 256 sums in float32 are 128 registers for each thread of 8 warps, and a thread has 255. Three
+steps are under way at once, in 144 of the 227 KiB of shared memory.
 
-    pass                        FLOPs    bytes to and from memory, at best
-    forward                     2THV     b·TH + n_g·b·VH (head, once for each group) + 8·T·splits
-    backward, recompute         2THV     n_c·b·TH + n_g·b·VH + b·TV (gradient of the logits, written)
-    backward, hidden gradient   2THV     b·TV + b·VH + n_c·(2b + 8)·TH (partial products, summed in float32)
-    backward, head gradient     2THV     b·TV + n_c·b·TH + b·VH; nothing for a frozen head
+So one program fills a processor, and no second one is there to use the tensor cores while the first
+turns its tile into exponentials. Every instruction behind the product counts. That is why the kernels
+work in base 2 (exp2 is one instruction; exp is a multiplication more), mask only the last tile, look
+for a target only where one lies, and leave the gradient at the target to torch.
+`python -m kernels.compiled` counts these instructions.
 
-At T = 8192, H = 2048, V = 151936 in bfloat16 a product is 5.1 TFLOP and the [T, V] traffic of the whole
-backward pass 7.5 GB, so a GPU with 800 TFLOP/s and 3 TB/s is bound by arithmetic in every pass.
-
-*The twin* is the same mathematics in plain torch: whole rows for a few tokens at a time forward, the same loop over
-the vocabulary backward. In bfloat16 torch.mm rounds its logits; the kernel's stay float32.
+Why GRPO's mathematics stays outside
+------------------------------------
+Ratio, clip and KL are a few operations on [T] vectors, and autograd hands this file one number for
+each token, ∂L/∂logp_t. With the contract "a log-prob and its gradient", one kernel serves policy,
+reference and supervised training, and no second copy of the loss can drift from the first.
 """
-
+import math
 import os
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 try:
     import triton
     import triton.language as tl
-except ImportError:  # macOS and Windows: the twin needs none of it
+except ImportError:  # macOS and Windows: the torch path needs none of it
     triton = None
 
 IGNORE = -100  # target or sample id of a token that is not scored
-WORKSPACE_BYTES = 256 * 2**20  # for tiles of logits and of their gradient; see workspace_bytes for the rest
-SPLIT = 1024  # columns of the vocabulary in a split: fewer make more partials, more leave processors idle at the end
-GROUP = 16  # blocks of tokens that walk the vocabulary together, so that the head's tiles are found in the L2 cache
-# Chosen here, not by autotuning: the bits of a result must not depend on a race between configurations.
+
+# The most memory for tiles of logits and of their gradients. With T = 8192 tokens in bfloat16, a chunk of
+# the kernel's backward pass has 256 MiB / (2 bytes · 8192) = 16384 words: 10 chunks for V = 151936.
+# The torch path holds up to three float32 tiles: 256 MiB / (12 bytes · 8192) = 2730 words, cut to 2560.
+WORKSPACE_BYTES = 256 * 2**20
+
+TABLE_CELLS = 2**24  # of sample_logprob's tables: 64 MiB in float32
+
+# Words of the vocabulary in a split. Fewer make more partial results, more leave processors idle at the end.
+SPLIT = 1024
+# Blocks of tokens that walk the vocabulary together, so that the head's tiles are found in the L2 cache.
+GROUP = 16
+
+# Chosen here and not by autotuning: the bits of a result must not depend on a race between configurations.
 BLOCKS = {
-    torch.bfloat16: dict(BLOCK_T=128, BLOCK_V=256, BLOCK_H=64, num_warps=8, num_stages=3),  # three stages of 48 KiB
-    torch.float32: dict(BLOCK_T=64, BLOCK_V=64, BLOCK_H=32, num_warps=4, num_stages=2),  # exact, so no tensor cores
+    torch.bfloat16: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "num_warps": 8, "num_stages": 3},
+    # Exact products, which the tensor cores do not have.
+    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},
 }
+
+LOG2_E = math.log2(math.e)
+LOWEST = -1e30  # stands for −inf where it is multiplied by 0
+
+
+# ---------------------------------------------------------------- what can be called
+
+class Statistics(NamedTuple):
+    """Of the whole distribution that a token was drawn from; without gradients."""
+    entropy: torch.Tensor          # [T] −Σ_v π(v) log π(v), in nats
+    top_probability: torch.Tensor  # [T] max_v π(v)
 
 
 def resolve_kernel(kernel, device):
     """The path that `kernel` (auto, triton or torch) means on `device`: "triton" or "torch".
 
-    auto is Triton on a CUDA device (if installed) and torch elsewhere. triton where it cannot run is a ValueError
-    rather than a silent fall-back: nobody should measure the other path by mistake.
+    auto is Triton on a CUDA device (if installed) and torch elsewhere. triton where it cannot run is a
+    ValueError rather than a silent fall-back: nobody should measure the other path by mistake.
     """
     device = torch.device(device).type
     if kernel not in ("auto", "triton", "torch"):
         raise ValueError(f"--kernel {kernel!r}: expected auto, triton or torch")
     if kernel == "triton" and triton is None:
-        raise ValueError("--kernel triton: the package triton is not installed; install it, or use --kernel auto")
-    if kernel == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; use --kernel auto "
-                         "(TRITON_INTERPRET=1, set before Python starts, runs the kernel slowly on a CPU, for tests)")
-    return kernel if kernel != "auto" else "triton" if device == "cuda" and triton is not None else "torch"
+        raise ValueError("--kernel triton: the package triton is not installed; install it, or use auto")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if kernel == "triton" and device != "cuda" and not interpreted:
+        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; use auto "
+                         "(TRITON_INTERPRET=1, set before Python starts, runs it slowly on a CPU, for tests)")
+    if kernel != "auto":
+        return kernel
+    if device == "cuda" and triton is not None:
+        return "triton"
+    return "torch"
 
 
-def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=None, kernel="auto"):
-    """log π(target_t) for every token, in nats, differentiable once.
+def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=None, kernel="auto",
+                  statistics=False):
+    """log π(target_t) for every token, in nats: [T] float32 (float64 for float64).
 
         z_tv   = hidden_t · head_v + bias_v
         y_tv   = softcap · tanh(z_tv / softcap) / temperature
         logp_t = y_t,target(t) − log Σ_v exp(y_tv)
 
-    hidden: [T, H] and head: [V, H], both bfloat16 or float32 (or float64, always on the torch path);
-    target: [T] int64 in [0, V); bias: [V]. Any strides. The dtype computed in is that of the tensors, also
-    under autocast. Returns logp: [T] float32 (float64 for float64).
-    Gradients go to those of hidden, head and bias that require them; a frozen head costs no product.
-    Raises ValueError for anything else, and RuntimeError from a backward pass with create_graph=True.
+    hidden: [T, H] and head: [V, H], any strides, both bfloat16 or float32 (or float64, always on the
+    torch path); target: [T] int64 in [0, V); bias: [V]. The dtype computed in is theirs, also under
+    autocast; autocast's own is used only where hidden and head differ, as it would be in a linear layer.
+    With statistics=True the result is (logp, Statistics), from the same pass over the logits.
+
+    Gradients go to those of hidden, head and bias that require them, and tangents (torch.func.jvp,
+    forward_ad) come from those that have them. Each once: a gradient of a gradient is a RuntimeError.
+    Beyond its outputs it holds WORKSPACE_BYTES, two [T, H] (a float32 sum and a product), and a few
+    numbers for each token. Raises ValueError for arguments that do not fit.
     """
     path = resolve_kernel(kernel, hidden.device)
+    if hidden.dtype != head.dtype and torch.is_autocast_enabled(hidden.device.type):
+        autocast_dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden = hidden.to(autocast_dtype)
+        head = head.to(autocast_dtype)
+    temperature = float(temperature)
+    softcap = None if softcap is None else float(softcap)
     _check(hidden, head, target, bias, temperature, softcap, kernel)
     if hidden.dtype == torch.float64 or len(hidden) == 0:  # Triton cannot launch an empty grid
         path = "torch"
-    # The kernel's loads run along rows: a transposed matrix is copied first.
-    hidden, head = (x if x.stride(1) == 1 else x.contiguous() for x in (hidden, head))
-    target, bias = target.contiguous(), None if bias is None else bias.contiguous()
+
+    frozen_head = not (_has_derivative(head) or _has_derivative(bias))
+    # On the torch path a gradient comes from logits computed again: earlier results repeat bit for bit.
+    pays = _has_tangent(hidden) or (path == "triton" and _has_derivative(hidden))
+    keep_gradient = frozen_head and pays
+    options = Options(path, temperature, softcap, statistics, keep_gradient)
+
+    # The kernels' loads run along rows: a transposed matrix is copied first.
+    hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
+    head = head if head.stride(1) == 1 else head.contiguous()
+    bias = None if bias is None else bias.contiguous()
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
-        return _TokenLogprob.apply(hidden, head, bias, target, temperature, softcap, path)
+        output = Output(*_TokenLogprob.apply(hidden, head, bias, target.contiguous(), options))
+    if statistics:
+        return output.logp, Statistics(output.entropy, output.top_probability)
+    return output.logp
 
 
 def sample_logprob(logp, sample, n_samples, *, token_weight=None, dtype=None):
     """Σ_t∈i u_t logp_t for every sample i: [n_samples], with the same bits on every run.
 
-    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight u: [T], default 1.
-    dtype: what to sum in; torch.float64 where two nearly equal sums are subtracted, as in a finite difference.
-    A sample without tokens sums to 0. Raises ValueError for other sample ids.
+        logp    −1 −2 −3 −4 −5
+        sample   0  0  2  0  2      ->  [−7, 0, −8]
+
+    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight u: [T] or one number,
+    default 1; dtype: what to sum in, torch.float64 where two nearly equal sums are to be subtracted.
+    A sample without tokens sums to 0. Raises ValueError for other shapes and other sample ids.
     """
-    value = logp.to(dtype or logp.dtype)
+    if logp.dim() != 1 or sample.shape != logp.shape:
+        raise ValueError(f"expected logp and sample [T], got {list(logp.shape)} and {list(sample.shape)}")
+    value = logp.to(dtype or logp.dtype)                                    # [T]
     if token_weight is not None:
-        value = value * token_weight.to(value.dtype)
+        value = value * _per_token(token_weight, logp).to(value.dtype)
     kept = (sample != IGNORE).nonzero()[:, 0]
-    value, sample = value[kept], sample[kept]
-    if len(sample) and not (0 <= int(sample.min()) and int(sample.max()) < n_samples):
+    value = value[kept]
+    sample = sample[kept]
+    if len(sample) == 0:
+        return value.new_zeros(n_samples) + value.sum()  # 0 that backward() can go through
+    if not (0 <= int(sample.min()) and int(sample.max()) < n_samples):
         raise ValueError(f"a sample id lies outside [0, {n_samples}) and is not IGNORE ({IGNORE})")
-    # One row for each sample, with its tokens in order, summed along the row. Every cell is written by one
-    # token, so there is no atomic addition whose order could vary, and one sample's inf stays its own.
-    sample, order = torch.sort(sample, stable=True)
-    count = torch.bincount(sample, minlength=n_samples)
-    column = torch.arange(len(sample), device=sample.device) - (count.cumsum(0) - count)[sample]
-    rows = value.new_zeros(n_samples, int(count.max()))
-    return rows.index_put((sample, column), value[order]).sum(1)
+
+    # A row for each sample that has tokens, its tokens in order, summed along the row. Every cell is written
+    # by one token: there is no atomic addition whose order could vary, and one sample's inf stays its own.
+    order = torch.argsort(sample, stable=True)
+    value = value[order]
+    present, lengths = torch.unique_consecutive(sample[order], return_counts=True)
+    width = int(lengths.max())
+    sums = []
+    start = 0
+    rows_at_once = max(1, TABLE_CELLS // width)  # usually all of them
+    for length in lengths.split(rows_at_once):                              # [R]
+        row = torch.arange(len(length), device=length.device).repeat_interleave(length)
+        first_token = length.cumsum(0) - length                             # [R]
+        column = torch.arange(len(row), device=length.device) - first_token[row]
+        cells = value[start:start + len(row)]
+        table = value.new_zeros(len(length), width)                         # [R, width]
+        sums.append(table.index_put((row, column), cells).sum(1))
+        start += len(row)
+    return value.new_zeros(n_samples).index_put((present,), torch.cat(sums))
 
 
-def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=None, dtype=None, **settings):
-    """The loss of every sample and the weighted total: ℓ_i = −Σ_t∈i u_t log π(target_t) and L = Σ_i a_i ℓ_i.
+def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=None, bias=None,
+                          temperature=1.0, softcap=None, kernel="auto"):
+    """The weighted total and the loss of every sample.
 
-    hidden: [T, H]; head: [V, H]; target and sample: [T] int64, IGNORE in either drops the token before any
-    work is done on it; weight a: [n_samples]; token_weight u: [T], default 1 (1/length makes ℓ_i a mean);
-    dtype: as in sample_logprob; settings: bias, temperature, softcap and kernel of token_logprob.
+        L = Σ_i a_i ℓ_i     ℓ_i = −Σ_t∈i u_t log π(target_t)
+
+    hidden: [T, H]; head: [V, H]; target and sample: [T] int64; weight a: [n_samples];
+    token_weight u: [T] or one number, a constant, default 1 (1 / length makes ℓ_i a mean).
+    A token costs nothing if its target or sample is IGNORE or its u is 0. A sample of weight 0 adds
+    nothing to L even if its ℓ_i is infinite. The rest as in token_logprob.
     Returns (L: [], ℓ: [n_samples]).
     """
-    kept = ((target != IGNORE) & (sample != IGNORE)).nonzero()[:, 0]
+    if sample.shape != target.shape:
+        raise ValueError(f"expected target and sample [T], got {list(target.shape)} and {list(sample.shape)}")
+    scored = (target != IGNORE) & (sample != IGNORE)                        # [T] bool
+    if token_weight is not None:
+        token_weight = _per_token(token_weight, target)
+        scored &= token_weight != 0
+    kept = scored.nonzero()[:, 0]
     if len(kept) < len(target):
-        hidden, target, sample = hidden[kept], target[kept], sample[kept]
+        hidden = hidden[kept]
+        target = target[kept]
+        sample = sample[kept]
         token_weight = None if token_weight is None else token_weight[kept]
-    logp = token_logprob(hidden, head, target, **settings)
-    loss = -sample_logprob(logp, sample, len(weight), token_weight=token_weight, dtype=dtype)
-    return (weight.to(loss.dtype) * loss).sum(), loss
+
+    logp = token_logprob(hidden, head, target, bias=bias, temperature=temperature, softcap=softcap,
+                         kernel=kernel)                                     # [T]
+    loss = -sample_logprob(logp, sample, len(weight), token_weight=token_weight)  # [n_samples]
+    weight = weight.to(loss.dtype)
+    counted = loss.masked_fill((weight == 0) & loss.isinf(), 0)  # 0 · inf would be NaN
+    return (weight * counted).sum(), loss
 
 
-def workspace_bytes(hidden, head):
-    """The most memory in bytes that forward and backward hold beyond their inputs and outputs, on either path.
+def _per_token(token_weight, tokens):
+    """A weight for each of the tokens, [T], from [T] or from one number."""
+    token_weight = torch.as_tensor(token_weight, device=tokens.device)
+    if token_weight.dim() == 0:
+        return token_weight.expand(tokens.shape)
+    if token_weight.shape != tokens.shape:
+        raise ValueError(f"expected token_weight [{len(tokens)}] or one number, got {list(token_weight.shape)}")
+    return token_weight
 
-    Tiles of logits; the hidden gradient's [T, H] sum in float32 and a chunk's product; the [splits, 2, T] partials;
-    a few [T] vectors. The copy of a transposed input is extra.
-    """
-    narrow, wide = hidden.element_size(), max(4, hidden.element_size())
-    return WORKSPACE_BYTES + len(hidden) * (hidden.shape[1] * (narrow + wide) + 8 * -(-len(head) // SPLIT) + 10 * wide)
+
+def _has_tangent(x):
+    return x is not None and forward_ad.unpack_dual(x).tangent is not None
+
+
+def _has_derivative(x):
+    return x is not None and ((x.requires_grad and torch.is_grad_enabled()) or _has_tangent(x))
 
 
 def _check(hidden, head, target, bias, temperature, softcap, kernel):
-    if hidden.dim() != 2 or head.dim() != 2 or hidden.shape[1] != head.shape[1] or 0 in head.shape:
-        raise ValueError(f"expected hidden [T, H] and head [V, H], got {list(hidden.shape)} and {list(head.shape)}")
-    if hidden.dtype != head.dtype or hidden.dtype not in (torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"expected hidden and head in one dtype of bfloat16, float32 and float64, got {hidden.dtype} "
-                         f"and {head.dtype} (float16 would round the gradient of small weights to zero)")
+    two_matrices = hidden.dim() == 2 and head.dim() == 2
+    if not two_matrices or hidden.shape[1] != head.shape[1] or 0 in head.shape:
+        raise ValueError("expected hidden [T, H] and head [V, H], "
+                         f"got {list(hidden.shape)} and {list(head.shape)}")
+    if hidden.dtype != head.dtype:
+        raise ValueError(f"expected hidden and head in one dtype, got {hidden.dtype} and {head.dtype}")
+    if hidden.dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"expected bfloat16, float32 or float64, got {hidden.dtype}; load the model in bfloat16 "
+                         "or float32 (float16 would round the gradient of small weights to zero)")
     if target.shape != hidden.shape[:1] or target.dtype != torch.int64:
         raise ValueError(f"expected target [{len(hidden)}] int64, got {list(target.shape)} {target.dtype}")
     if bias is not None and bias.shape != head.shape[:1]:
         raise ValueError(f"expected bias [{len(head)}], got {list(bias.shape)}")
-    if not temperature > 0 or (softcap is not None and not softcap > 0):
-        raise ValueError(f"temperature is {temperature} and softcap {softcap}: expected numbers above 0")
+    for name, number in (("temperature", temperature), ("softcap", softcap)):
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} is {number}: expected a finite number above 0")
     if len(target) and not (0 <= int(target.min()) and int(target.max()) < len(head)):
         raise ValueError(f"a target lies outside [0, {len(head)}); weighted_logprob_loss drops ignored tokens")
-    if kernel == "triton" and hidden.dtype != torch.float32 and not (hidden.dtype == torch.bfloat16 and hidden.is_cuda):
+    triton_dtypes = [torch.float32, torch.bfloat16] if hidden.is_cuda else [torch.float32]
+    if kernel == "triton" and hidden.dtype not in triton_dtypes:
         raise ValueError(f"--kernel triton: expected float32, or bfloat16 on a GPU, got {hidden.dtype}; use auto")
+
+
+# ---------------------------------------------------------------- the function and its two derivatives
+
+@dataclass(frozen=True)
+class Options:
+    path: str             # "triton" or "torch"
+    temperature: float
+    softcap: float        # or None
+    statistics: bool      # whether the entropy is wanted
+    keep_gradient: bool   # whether ∂logp/∂hidden is computed in the forward pass
+
+
+class Output(NamedTuple):
+    """What a forward pass makes. Only logp has derivatives."""
+    logp: torch.Tensor             # [T]
+    numbers: torch.Tensor          # [3, T] y_target, m, log s: apart, a sum would be rounded at the size of m
+    entropy: torch.Tensor          # [T] or None
+    top_probability: torch.Tensor  # [T] or None
+    dlogp_dhidden: torch.Tensor    # [T, H] or None: u
 
 
 class _TokenLogprob(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, bias, target, temperature, softcap, path):
-        ctx.settings, ctx.path = (temperature, softcap), path
-        if path == "triton":
-            partial = hidden.new_empty(-(-len(head) // SPLIT), 2, len(hidden), dtype=torch.float32)
-            y_target = partial.new_empty(len(hidden))
-            _launch(hidden, head, bias, target, *ctx.settings, partial=partial, y_target=y_target)
-            # m = max_k m_k        s = Σ_k s_k exp(m_k − m)
-            m = partial[:, 0].amax(0)
-            s = partial[:, 0].sub_(m).exp_().mul_(partial[:, 1]).sum(0)
-        else:
-            rows, parts = max(1, WORKSPACE_BYTES // (3 * max(4, hidden.element_size()) * len(head))), []
-            for h, t in zip(hidden.split(rows), target.split(rows)):
-                y = _logits_torch(h, head, bias, *ctx.settings)
-                y_target, m = y.gather(1, t[:, None]), y.amax(1, keepdim=True)
-                parts.append(torch.cat([y_target, m, y.sub_(m).exp_().sum(1, keepdim=True)], 1))
-            y_target, m, s = torch.cat(parts).T
-        norm = torch.stack([m, s.log()])
-        ctx.save_for_backward(hidden, head, bias, target, norm)
-        return y_target - norm[0] - norm[1]
+    def forward(hidden, head, bias, target, options):
+        if options.path == "triton":
+            return _forward_triton(hidden, head, bias, target, options)
+        return _forward_torch(hidden, head, bias, target, options)
 
     @staticmethod
-    def backward(ctx, d_logp):
+    def setup_context(ctx, inputs, output):
+        hidden, head, bias, target, ctx.options = inputs
+        output = Output(*output)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*[x for x in output[1:] if x is not None])
+        saved = (hidden, head, bias, target, output.numbers, output.dlogp_dhidden)
+        ctx.save_for_forward(*saved)  # until jvp, which follows at once
+        if output.dlogp_dhidden is not None:  # all that the backward pass will need
+            saved = (None, None, None, None, None, output.dlogp_dhidden)
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    def backward(ctx, d_logp, *_):
         if torch.is_grad_enabled():
-            raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True; "
-                               "for second derivatives use torch.log_softmax(hidden @ head.T, -1)")
-        hidden, head, bias, target, norm = ctx.saved_tensors
-        d_hidden = torch.zeros_like(hidden, dtype=norm.dtype) if ctx.needs_input_grad[0] else None
-        d_head = torch.empty_like(head) if ctx.needs_input_grad[1] else None
-        d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
-        columns, d_logp = _vocab_chunk(hidden, head, ctx.path), d_logp.contiguous()
+            raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True "
+                               "(as torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
+        if d_logp is None:  # nothing above depends on logp
+            return None, None, None, None, None
+        hidden, head, bias, target, numbers, dlogp_dhidden = ctx.saved_tensors
+        if dlogp_dhidden is not None:
+            # ∂L/∂hidden_t = ∂L/∂logp_t · ∂logp_t/∂hidden_t, multiplied in float32 and rounded once
+            d_hidden = torch.empty_like(dlogp_dhidden)
+            torch.mul(dlogp_dhidden, d_logp[:, None], out=d_hidden)
+            return d_hidden, None, None, None, None
+
+        wants_hidden, wants_head, wants_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.zeros_like(hidden, dtype=numbers.dtype) if wants_hidden else None  # [T, H]
+        d_head = torch.empty_like(head) if wants_head else None             # [V, H]
+        d_bias = torch.empty_like(bias) if wants_bias else None             # [V]
+        d_logp = d_logp.contiguous()
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
-            for v in range(0, len(head), columns):
-                chunk = slice(v, min(v + columns, len(head)))
-                w, b, t = head[chunk], None if bias is None else bias[chunk], target - v
-                # ∂L/∂z_tv = ∂L/∂logp_t · ([v = target_t] − exp(y_tv − m_t − log s_t)) · ∂y_tv/∂z_tv
-                if ctx.path == "triton":
-                    d_z = hidden.new_empty(len(hidden), len(w))
-                    _launch(hidden, w, b, t, *ctx.settings, norm=norm, d_logp=d_logp, d_z=d_z)
-                else:
-                    d_z = _gradient_torch(hidden, w, b, t, *ctx.settings, norm, d_logp)
-                if d_bias is not None:
-                    d_bias[chunk] = d_z.sum(0, dtype=norm.dtype)
+            for chunk in _vocab_chunks(hidden, head, ctx.options.path):
+                d_z = _gradient(hidden, head, bias, target, numbers, d_logp, chunk, ctx.options)  # [T, C]
+                if wants_bias:
+                    d_bias[chunk] = d_z.sum(0, dtype=numbers.dtype)
                 d_z = d_z.to(hidden.dtype)
-                if d_hidden is not None:  # ∂L/∂hidden = Σ over chunks of d_z · head, summed in float32
-                    d_hidden += d_z @ w
-                if d_head is not None:  # ∂L/∂head_v = Σ_t d_z_tv · hidden_t is complete in its chunk: written in place
+                if wants_hidden:  # ∂L/∂hidden = Σ over chunks of d_z · head, summed in float32
+                    d_hidden += d_z @ head[chunk]
+                if wants_head:    # ∂L/∂head_v = Σ_t d_z_tv · hidden_t is complete in its chunk
                     torch.mm(d_z.T, hidden, out=d_head[chunk])
-                del d_z  # the workspace holds one chunk
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_head, d_bias, None, None, None, None
+                del d_z  # before the next one is made: the workspace holds one chunk
+        if wants_hidden:
+            d_hidden = d_hidden.to(hidden.dtype)
+        return d_hidden, d_head, d_bias, None, None
+
+    @staticmethod
+    def jvp(ctx, hidden_tangent, head_tangent, bias_tangent, *_):
+        moves = (hidden_tangent, head_tangent, bias_tangent)
+        tangent = _Tangent.apply(*ctx.saved_tensors, *moves, ctx.options)   # [T]
+        return tangent, None, None, None, None
 
 
-def _vocab_chunk(hidden, head, path):
-    """Columns at a time: the twin holds up to three float32 (float64) tiles, the kernel one of hidden's dtype."""
-    cell = hidden.element_size() if path == "triton" else 3 * max(4, hidden.element_size())
-    columns = max(1, WORKSPACE_BYTES // (cell * max(1, len(hidden))))
-    return min(columns // 256 * 256 or columns, len(head))  # whole tiles, aligned rows
+class _Tangent(torch.autograd.Function):
+    """The tangent of logp [T]. It has no gradient: asking for one is an error rather than silently nothing."""
+
+    @staticmethod
+    def forward(hidden, head, bias, target, numbers, dlogp_dhidden,
+                hidden_tangent, head_tangent, bias_tangent, options):
+        if dlogp_dhidden is not None:
+            return _row_products(hidden_tangent, dlogp_dhidden)             # ⟨hidden_tangent_t, u_t⟩
+
+        # ⟨hidden̊_t, ∂logp_t/∂hidden_t⟩ + Σ_v ∂logp_t/∂z_tv · (⟨hidden_t, head̊_v⟩ + bias̊_v), chunk by chunk
+        tangent = torch.zeros_like(numbers[0])                              # [T]
+        ones = torch.ones_like(numbers[0])                                  # [T]
+        with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
+            for chunk in _vocab_chunks(hidden, head, options.path):
+                dlogp_dz = _gradient(hidden, head, bias, target, numbers, ones, chunk, options)  # [T, C]
+                if bias_tangent is not None:
+                    tangent += dlogp_dz @ bias_tangent[chunk].to(dlogp_dz.dtype)
+                dlogp_dz = dlogp_dz.to(hidden.dtype)
+                if hidden_tangent is not None:
+                    tangent += _row_products(hidden_tangent, dlogp_dz @ head[chunk])
+                if head_tangent is not None:
+                    tangent += _row_products(hidden, dlogp_dz @ head_tangent[chunk])
+                del dlogp_dz  # before the next one is made
+        return tangent
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, _):
+        raise RuntimeError("token_logprob is differentiable once, and this is the gradient of its tangent; "
+                           "use torch.log_softmax(hidden @ head.T, -1) instead")
 
 
-def _logits_torch(hidden, head, bias, temperature, softcap):
-    """y: [T', V'], float32 or float64."""
+def _row_products(a, b):
+    """⟨a_t, b_t⟩ for every row, at least in float32: [T]."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(wide) * b).sum(1)
+
+
+def _vocab_chunks(hidden, head, path):
+    """Slices of the vocabulary whose [T, C] tiles fit into WORKSPACE_BYTES."""
+    if path == "triton":
+        bytes_per_cell = hidden.element_size()
+    else:
+        bytes_per_cell = 3 * max(4, hidden.element_size())
+    bytes_per_column = bytes_per_cell * max(1, len(hidden))
+    columns = max(1, WORKSPACE_BYTES // bytes_per_column)
+    columns = columns // 256 * 256 or columns  # whole tiles and aligned rows, where there is room for them
+    return [slice(v, min(v + columns, len(head))) for v in range(0, len(head), columns)]
+
+
+def _gradient(hidden, head, bias, target, numbers, d_logp, chunk, options):
+    """For a chunk of v: [T, C], float32 (float64) on the torch path and hidden's dtype from the kernel.
+
+        ∂L/∂z_tv = ∂L/∂logp_t · ([v = target_t] − exp(y_tv − m_t − log s_t)) · ∂y_tv/∂z_tv
+    """
+    head = head[chunk]
+    bias = None if bias is None else bias[chunk]
+    target = target - chunk.start  # negative or too large where the target lies in another chunk
+    if options.path == "triton":
+        return _gradient_triton(hidden, head, bias, target, numbers, d_logp, options)
+    y = _logits_torch(hidden, head, bias, options)
+    return _gradient_torch(y, target, numbers, d_logp, options)
+
+
+# ---------------------------------------------------------------- the torch path
+
+def _forward_torch(hidden, head, bias, target, options):
+    """Whole rows of logits, a few tokens at a time. In bfloat16 torch.mm rounds them; the kernel's stay float32."""
+    rows = max(1, WORKSPACE_BYTES // (3 * max(4, hidden.element_size()) * len(head)))
+    parts = []
+    gradients = []
+    for h, t in zip(hidden.split(rows), target.split(rows)):
+        y = _logits_torch(h, head, bias, options)                           # [C, V]
+        y_target = y.gather(1, t[:, None])                                  # [C, 1]
+        m = y.amax(1, keepdim=True)                                         # [C, 1]
+        needed_again = options.statistics or options.keep_gradient
+        shifted = y - m if needed_again else y.sub_(m)                      # [C, V]
+        e = shifted.exp_()                                                  # [C, V]
+        s = e.sum(1, keepdim=True)                                          # [C, 1]
+        below = torch.zeros_like(s)                                         # [C, 1] Σ_v e_v · (y_v − m)
+        if options.statistics:
+            depth = (y - m).clamp_(min=LOWEST)                              # [C, V]
+            below = e.mul_(depth).sum(1, keepdim=True)
+            del depth
+        del e, shifted
+        parts.append(torch.cat([y_target, m, s, below], 1))                 # [C, 4]
+        if options.keep_gradient:
+            numbers = torch.cat([y_target, m, s.log()], 1).T                # [3, C]
+            ones = torch.ones_like(numbers[0])                              # [C]
+            dlogp_dz = _gradient_torch(y, t, numbers, ones, options)        # [C, V]
+            gradients.append(dlogp_dz.to(head.dtype) @ head)                # [C, H]
+    y_target, m, s, below = torch.cat(parts).T                              # each [T]
+    log_s = s.log()                                                         # [T]
+    return Output(
+        logp=y_target - m - log_s,
+        numbers=torch.stack([y_target, m, log_s]),
+        entropy=log_s - below / s if options.statistics else None,    # −Σ p (y − m − log s)
+        top_probability=1 / s if options.statistics else None,        # exp(m − m) / s
+        dlogp_dhidden=torch.cat(gradients) if options.keep_gradient else None,
+    )
+
+
+def _logits_torch(hidden, head, bias, options):
+    """y: [C, V'], float32 or float64."""
     y = (hidden @ head.T).to(torch.promote_types(hidden.dtype, torch.float32))
     if bias is not None:
         y += bias
-    if softcap is not None:
-        y.div_(softcap).tanh_().mul_(softcap)
-    return y if temperature == 1 else y.div_(temperature)
+    if options.softcap is not None:
+        y.div_(options.softcap).tanh_().mul_(options.softcap)
+    if options.temperature != 1:
+        y.div_(options.temperature)
+    return y
 
 
-def _gradient_torch(hidden, head, bias, target, temperature, softcap, norm, d_logp):
-    """∂L/∂z: [T, V_c] for a slice of the head; a target outside it is negative or too large."""
-    d_z, scale = _logits_torch(hidden, head, bias, temperature, softcap), d_logp / temperature
-    # ∂y/∂z = (1 − tanh²(z / softcap)) / temperature
-    slope = None if softcap is None else (d_z * (temperature / softcap)).square_().neg_().add_(1)
-    d_z.sub_(norm[0][:, None]).sub_(norm[1][:, None]).exp_().mul_(-scale[:, None])
-    at = target.clamp(0, len(head) - 1)
-    d_z[torch.arange(len(at), device=at.device), at] += scale * (at == target)
+def _gradient_torch(y, target, numbers, d_logp, options):
+    """∂L/∂z [C, V'] in place of the logits y; a target outside these columns is negative or too large."""
+    slope = None  # ∂y/∂z · temperature = 1 − tanh²(z / softcap)
+    if options.softcap is not None:
+        slope = (y * (options.temperature / options.softcap)).square_().neg_().add_(1)
+    scale = d_logp / options.temperature                                    # [C]
+    _, m, log_s = numbers                                                   # each [C]
+    p = y.sub_(m[:, None]).sub_(log_s[:, None]).exp_()                      # [C, V']
+    d_z = p.mul_(-scale[:, None])                                           # [C, V']
+    column = target.clamp(0, d_z.shape[1] - 1)
+    row = torch.arange(len(column), device=column.device)
+    d_z[row, column] += scale * (column == target)
     return d_z if slope is None else d_z.mul_(slope)
 
 
-def _launch(hidden, head, bias, target, *settings, partial=None, y_target=None, norm=None, d_logp=None, d_z=None):
-    """The forward pass writes partial and y_target; the backward pass reads norm and d_logp and writes d_z."""
-    blocks, (temperature, softcap) = BLOCKS[hidden.dtype], settings
-    grid = (-(-len(hidden) // blocks["BLOCK_T"]) * -(-len(head) // SPLIT),)
-    _kernel[grid](hidden, head, bias, target, partial, y_target, norm, d_logp, d_z, *hidden.shape, len(head),
-                  hidden.stride(0), head.stride(0), 1 / temperature, softcap, GROUP=GROUP, SPLIT=SPLIT, **blocks)
+# ---------------------------------------------------------------- the Triton path: launches
 
+def _forward_triton(hidden, head, bias, target, options):
+    """One launch; where ∂logp/∂hidden is kept, one for as many tokens as have room for exponentials."""
+    block_t = BLOCKS[hidden.dtype]["BLOCK_T"]
+    block_v = BLOCKS[hidden.dtype]["BLOCK_V"]
+    tiles = -(-len(head) // block_v)
+    splits = -(-len(head) // SPLIT)
+    rows = len(hidden)
+    if options.keep_gradient:
+        # 256 MiB / (2 bytes · 594 tiles · 256 words) = 882 tokens, cut to 6 blocks of 128.
+        rows = max(1, WORKSPACE_BYTES // (hidden.element_size() * tiles * block_v))
+        rows = rows // block_t * block_t or rows
+    parts = []
+    gradients = []
+    for h, t in zip(hidden.split(rows), target.split(rows)):
+        partial = h.new_empty(splits, 3, len(h), dtype=torch.float32)       # [splits, 3, C]
+        y_target = partial.new_empty(len(h))                                # [C]
+        e, e_max = None, None
+        if options.keep_gradient:
+            e = h.new_empty(len(h), tiles, block_v)                         # [C, tiles, BLOCK_V]
+            e_max = partial.new_empty(tiles, len(h))                        # [tiles, C]
+        _launch(_forward_kernel, h, head, bias, options, target=t, partial=partial, y_target=y_target,
+                exponential=e, exponential_max=e_max, STATISTICS=options.statistics)
+        m, s, below = _combine(partial, options.statistics)                 # each [C]
+        parts.append(torch.stack([y_target, m, s.log2(), s, below]))        # [5, C]
+        if options.keep_gradient:
+            # ∂logp/∂z = −p · slope / temperature, in place of the exponentials; then at the targets
+            drop = (e_max - m).clamp_(min=LOWEST)                           # [tiles, C]
+            factor = -drop.exp2_() / (s * options.temperature)              # [tiles, C]
+            dlogp_dz = e.mul_(factor.T[:, :, None]).flatten(1)[:, :len(head)]  # [C, V]
+            _write_targets(dlogp_dz, t, parts[-1][:3], torch.ones_like(s), options)
+            gradients.append(dlogp_dz @ head)                               # [C, H]
+            del dlogp_dz
+        del e  # before the next one is made: the workspace holds one
+    y_target, m, log_s, s, below = torch.cat(parts, 1)                      # each [T], logarithms in base 2
+    return Output(
+        logp=(y_target - m - log_s) / LOG2_E,
+        numbers=torch.stack([y_target, m, log_s]),
+        entropy=(log_s - below / s) / LOG2_E if options.statistics else None,
+        top_probability=1 / s if options.statistics else None,
+        dlogp_dhidden=torch.cat(gradients) if options.keep_gradient else None,
+    )
+
+
+def _combine(partial, statistics):
+    """(m, s, below) [C] of the whole vocabulary from those of its splits [splits, 3, C].
+
+        m     = max_k m_k
+        s     = Σ_k s_k · 2^(m_k − m)
+        below = Σ_v 2^(y_v − m) · (y_v − m) = Σ_k (below_k + s_k · (m_k − m)) · 2^(m_k − m)
+    """
+    m_k, s_k, below_k = partial.unbind(1)                                   # each [splits, C]
+    m = m_k.amax(0)                                                         # [C]
+    drop = (m_k - m).clamp_(min=LOWEST)                                     # [splits, C]
+    factor = drop.exp2()
+    s = (s_k * factor).sum(0)
+    below = ((below_k + s_k * drop) * factor).sum(0) if statistics else torch.zeros_like(s)
+    return m, s, below
+
+
+def _gradient_triton(hidden, head, bias, target, numbers, d_logp, options):
+    """∂L/∂z [T, C] for a slice of the head: the first C columns of rows that end with a whole tile.
+
+    For C = 50257, say, rows of that length would begin at odd addresses: a store could write one number
+    at a time, not eight.
+    """
+    block_v = BLOCKS[hidden.dtype]["BLOCK_V"]
+    d_z = hidden.new_empty(len(hidden), -(-len(head) // block_v) * block_v)  # [T, tiles · BLOCK_V]
+    _launch(_gradient_kernel, hidden, head, bias, options, numbers=numbers, d_logp=d_logp, d_z=d_z)
+    d_z = d_z[:, :len(head)]
+    _write_targets(d_z, target, numbers, d_logp, options)
+    return d_z
+
+
+def _write_targets(d_z, target, numbers, d_logp, options):
+    """∂L/∂z = ∂L/∂logp · (1 − p) · slope / temperature at the targets that lie in these columns.
+
+    1 − p comes from logp in float32: where the model is sure of the target, bfloat16 would round p to 1.
+    """
+    y_target, m, log_s = numbers                                            # each [T], in base 2
+    logp = (y_target - m - log_s) / LOG2_E                                  # [T]
+    value = -torch.expm1(logp) * (d_logp / options.temperature)             # [T]
+    if options.softcap is not None:
+        tanh = y_target * (options.temperature / (LOG2_E * options.softcap))
+        value *= 1 - tanh * tanh
+    row = torch.arange(len(target), device=target.device)
+    column = target.clamp(0, d_z.shape[1] - 1)
+    d_z[row, column] = torch.where(column == target, value.to(d_z.dtype), d_z[row, column])
+
+
+def _launch(kernel, hidden, head, bias, options, **arguments):
+    """Run a kernel with a program for each block of tokens and each split of the vocabulary."""
+    blocks = BLOCKS[hidden.dtype]
+    programs = -(-len(hidden) // blocks["BLOCK_T"]) * -(-len(head) // SPLIT)
+    kernel[programs,](**launch_arguments(hidden, head, bias, options), **arguments)
+
+
+def launch_arguments(hidden, head, bias, options):
+    """What both kernels take. Names in capitals are constants of the compiled program.
+
+    So are temperature and softcap: as run-time numbers torch.compile would make them float64.
+    """
+    return {
+        "hidden": hidden, "hidden_row": hidden.stride(0),
+        "head": head, "head_row": head.stride(0),
+        "bias": bias,
+        "n_tokens": len(hidden), "n_hidden": hidden.shape[1], "n_vocab": len(head),
+        "SCALE": LOG2_E / options.temperature, "SOFTCAP": options.softcap,
+        "GROUP": GROUP, "SPLIT": SPLIT,
+        **BLOCKS[hidden.dtype],
+    }
+
+
+# ---------------------------------------------------------------- the Triton path: kernels
 
 if triton is not None:
+    KERNEL_LOG2_E = tl.constexpr(LOG2_E)  # the kernels see no other globals
 
     @triton.jit
-    def _kernel(hidden, head, bias, target, partial, y_target, norm, d_logp, d_z, n_tokens, n_hidden, n_vocab,
-                hidden_row, head_row, inverse_temperature, softcap, GROUP: tl.constexpr, SPLIT: tl.constexpr,
-                BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """One block of tokens against one split of the vocabulary. With d_z: every tile of logits becomes its
-        gradient. Without: (max, Σ exp) over the split, and the target's logit if it lies in this split. What is
-        None is a compile-time constant, so each use has its own program."""
-        # Which block, which split: GROUP blocks walk the splits together, so neighbours in time share the head's tile.
+    def _place(n_tokens, n_vocab, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_T: tl.constexpr):
+        """Which block of tokens and which split of the vocabulary this program has.
+
+        GROUP blocks walk the splits together, so programs that run at the same time share tiles of the head.
+        The order for 4 blocks, 3 splits and GROUP = 2:
+
+                      split 0   1   2
+            block 0         0   2   4
+            block 1         1   3   5
+            block 2         6   8  10
+            block 3         7   9  11
+        """
         splits = tl.cdiv(n_vocab, SPLIT)
+        blocks = tl.cdiv(n_tokens, BLOCK_T)
         program = tl.program_id(0)
-        first = program // (GROUP * splits) * GROUP
-        size = tl.minimum(tl.cdiv(n_tokens, BLOCK_T) - first, GROUP)
-        row = (first + program % (GROUP * splits) % size) * BLOCK_T + tl.arange(0, BLOCK_T)
-        split = program % (GROUP * splits) // size
+        first = program // (GROUP * splits) * GROUP         # block of this group
+        size = tl.minimum(blocks - first, GROUP)            # the last group may be smaller
+        place = program % (GROUP * splits)                  # in this group
+        return first + place % size, place // size
+
+    @triton.jit
+    def _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                     SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
+                     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
+        """y · log₂e for the tokens `row` and the words `col`: [BLOCK_T, BLOCK_V] float32."""
         # Rows and columns past the end read the last one, which is cheaper than a mask in the loop.
         # int64: row · stride passes 2³¹ for long batches, column · stride for large heads.
-        r = tl.minimum(row, n_tokens - 1).to(tl.int64)
-        k = tl.arange(0, BLOCK_H)
-        wanted = tl.load(target + r).to(tl.int32)
-        m = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)
-        s = tl.zeros([BLOCK_T], dtype=tl.float32)
-        found = tl.zeros([BLOCK_T], dtype=tl.float32)
+        r = tl.minimum(row, n_tokens - 1).to(tl.int64)                      # [BLOCK_T]
+        c = tl.minimum(col, n_vocab - 1).to(tl.int64)                       # [BLOCK_V]
+        k = tl.arange(0, BLOCK_H)                                           # [BLOCK_H]
+        a = hidden + r[:, None] * hidden_row + k[None, :]                   # [BLOCK_T, BLOCK_H]
+        b = head + c[None, :] * head_row + k[:, None]                       # [BLOCK_H, BLOCK_V]
+        z = tl.zeros([BLOCK_T, BLOCK_V], dtype=tl.float32)                  # [BLOCK_T, BLOCK_V]
+        for start in range(0, n_hidden, BLOCK_H):
+            inside = start + k < n_hidden                                   # [BLOCK_H]
+            h = tl.load(a, mask=inside[None, :], other=0.0)                 # [BLOCK_T, BLOCK_H]
+            w = tl.load(b, mask=inside[:, None], other=0.0)                 # [BLOCK_H, BLOCK_V]
+            z = tl.dot(h, w, z, input_precision="ieee")
+            a += BLOCK_H
+            b += BLOCK_H
+        if bias is not None:
+            z += tl.load(bias + c).to(tl.float32)[None, :]
+        if SOFTCAP is not None:
+            # tanh |x| = 1 − 2 / (1 + exp(2|x|)); not all backends have a tanh
+            e = tl.exp2(tl.abs(z) * (2 * KERNEL_LOG2_E / SOFTCAP))
+            tanh = 1 - 2 / (1 + e)
+            z = tl.where(z < 0, -SOFTCAP * tanh, SOFTCAP * tanh)
+        return z * SCALE
+
+    @triton.jit
+    def _forward_kernel(hidden, head, bias, target,         # read
+                        partial, y_target,                  # written: [splits, 3, T], [T]
+                        exponential, exponential_max,       # written, or None: [T, V'], [tiles, T]
+                        n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                        SCALE: tl.constexpr, SOFTCAP: tl.constexpr, STATISTICS: tl.constexpr,
+                        GROUP: tl.constexpr, SPLIT: tl.constexpr,
+                        BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
+        """(m, s, below) of one split, the target's logit if it lies there, and the exponentials if wanted."""
+        tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
+        block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
+        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                       # [BLOCK_T]
+        target_id = tl.load(target + row, mask=row < n_tokens, other=-1).to(tl.int32)  # [BLOCK_T]
+        m = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)             # [BLOCK_T]
+        s = tl.zeros([BLOCK_T], dtype=tl.float32)                           # [BLOCK_T]
+        below = tl.zeros([BLOCK_T], dtype=tl.float32)                       # [BLOCK_T] Σ 2^(y − m) (y − m)
+        y_found = tl.zeros([BLOCK_T], dtype=tl.float32)                     # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
-            col = tile + tl.arange(0, BLOCK_V)
-            c = tl.minimum(col, n_vocab - 1).to(tl.int64)
-            a = hidden + r[:, None] * hidden_row + k[None, :]
-            b = head + c[None, :] * head_row + k[:, None]
-            z = tl.zeros([BLOCK_T, BLOCK_V], dtype=tl.float32)
-            for start in range(0, n_hidden, BLOCK_H):
-                inside = start + k < n_hidden
-                z = tl.dot(tl.load(a, mask=inside[None, :], other=0.0), tl.load(b, mask=inside[:, None], other=0.0), z,
-                           input_precision="ieee")
-                a += BLOCK_H
-                b += BLOCK_H
-            if bias is not None:
-                z += tl.load(bias + c).to(tl.float32)[None, :]
-            if softcap is not None:  # tanh(x) = 2σ(2x) − 1, which every backend and the interpreter have
-                z = softcap * (2 * tl.sigmoid(2 / softcap * z) - 1)
-            # The mask comes last: a bias, a softcap or a temperature would turn −inf back into a number.
-            y = tl.where((col < n_vocab)[None, :], z * inverse_temperature, -float("inf"))
-            if d_z is not None:
-                # ∂L/∂z = ∂L/∂logp · ([v = target] − exp(y − m − log s)) · (1 − tanh²(z / softcap)) / temperature
-                p = tl.exp(y - tl.load(norm + r)[:, None] - tl.load(norm + n_tokens + r)[:, None])
-                d = tl.where(col[None, :] == wanted[:, None], 1.0, 0.0) - p
-                d *= (tl.load(d_logp + r) * inverse_temperature)[:, None]
-                if softcap is not None:
-                    tanh = y / (inverse_temperature * softcap)
-                    d *= 1 - tanh * tanh
-                tl.store(d_z + r[:, None] * n_vocab + col[None, :], d.to(d_z.dtype.element_ty),
-                         mask=(row < n_tokens)[:, None] & (col < n_vocab)[None, :])
-            else:
-                # m' = max(m, max_v y_v)        s' = s · exp(m − m') + Σ_v exp(y_v − m')
-                higher = tl.maximum(m, tl.max(y, 1))
-                safe = tl.where(higher == -float("inf"), 0.0, higher)  # all of it −inf so far: −inf − (−inf) is NaN
-                s = s * tl.exp(m - safe) + tl.sum(tl.exp(y - safe[:, None]), 1)
-                m = higher
-                found += tl.sum(tl.where(col[None, :] == wanted[:, None], y, 0.0), 1)
-        if d_z is None:
-            cell = partial + split.to(tl.int64) * 2 * n_tokens + row  # [splits, 2, T]
-            tl.store(cell, m, mask=row < n_tokens)
-            tl.store(cell + n_tokens, s, mask=row < n_tokens)
-            # A target lies in one split, so one program writes it.
-            tl.store(y_target + row, found, mask=(row < n_tokens) & (wanted // SPLIT == split))
+            col = tile + tl.arange(0, BLOCK_V)                              # [BLOCK_V]
+            y = _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)     # [BLOCK_T, BLOCK_V]
+            if tile + BLOCK_V > n_vocab:
+                # After bias, softcap and temperature: they would turn −inf back into a number.
+                y = tl.where((col < n_vocab)[None, :], y, -float("inf"))
+
+            # Before the exponentials: both tiles at once would not fit into the registers.
+            target_is_here = (target_id >= tile) & (target_id < tile + BLOCK_V)  # [BLOCK_T]
+            if tl.max(target_is_here.to(tl.int32), 0) > 0:
+                y_found += tl.sum(tl.where(col[None, :] == target_id[:, None], y, 0.0), 1)
+
+            # m' = max(m, max_v y_v)        s' = s · 2^(m − m') + Σ_v 2^(y_v − m')
+            m_new = tl.maximum(m, tl.max(y, 1))                             # [BLOCK_T]
+            # While all is −inf, −inf − (−inf) would be NaN.
+            m_safe = tl.where(m_new == -float("inf"), 0.0, m_new)           # [BLOCK_T]
+            e = tl.exp2(y - m_safe[:, None])                                # [BLOCK_T, BLOCK_V]
+            shrink = tl.exp2(m - m_safe)                                    # [BLOCK_T]
+            if STATISTICS:
+                # 0 · −inf would be NaN, so distances end at −1e30.
+                drop = tl.maximum(m - m_safe, -1e30)                        # [BLOCK_T]
+                depth = tl.maximum(y - m_safe[:, None], -1e30)              # [BLOCK_T, BLOCK_V]
+                below = (below + s * drop) * shrink + tl.sum(e * depth, 1)
+            s = s * shrink + tl.sum(e, 1)
+            m = m_new
+
+            if exponential is not None:
+                if SOFTCAP is not None:
+                    tanh = y / (SCALE * SOFTCAP)
+                    e *= 1 - tanh * tanh
+                tiles = tl.cdiv(n_vocab, BLOCK_V)
+                cell = exponential + row.to(tl.int64)[:, None] * (tiles * BLOCK_V) + col[None, :]
+                tl.store(cell, e.to(exponential.dtype.element_ty), mask=(row < n_tokens)[:, None])
+                cell = exponential_max + tile // BLOCK_V * n_tokens + row
+                tl.store(cell, m, mask=row < n_tokens)
+
+        cell = partial + split.to(tl.int64) * 3 * n_tokens + row
+        tl.store(cell, m, mask=row < n_tokens)
+        tl.store(cell + n_tokens, s, mask=row < n_tokens)
+        tl.store(cell + 2 * n_tokens, below, mask=row < n_tokens)
+        # A target lies in one split, so one program writes it.
+        tl.store(y_target + row, y_found, mask=(row < n_tokens) & (target_id // SPLIT == split))
+
+    @triton.jit
+    def _gradient_kernel(hidden, head, bias, numbers, d_logp,   # read
+                         d_z,                                   # written: [T, tiles · BLOCK_V]
+                         n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                         SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
+                         GROUP: tl.constexpr, SPLIT: tl.constexpr,
+                         BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
+        """The logits once more, and in their place the gradient of every word but the target:
+
+            ∂L/∂z = −∂L/∂logp · 2^(y − m) / s · (1 − tanh²(z / softcap)) / temperature
+        """
+        tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
+        block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
+        row = block * BLOCK_T + tl.arange(0, BLOCK_T)                       # [BLOCK_T]
+        token = tl.minimum(row, n_tokens - 1)                               # [BLOCK_T]
+        m = tl.load(numbers + n_tokens + token)                             # [BLOCK_T]
+        inverse_s = tl.exp2(-tl.load(numbers + 2 * n_tokens + token))       # [BLOCK_T]
+        factor = tl.load(d_logp + token) * inverse_s * (-SCALE / KERNEL_LOG2_E)  # [BLOCK_T]
+        for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
+            col = tile + tl.arange(0, BLOCK_V)                              # [BLOCK_V]
+            y = _logits_tile(hidden, head, bias, row, col, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                             SCALE, SOFTCAP, BLOCK_T, BLOCK_V, BLOCK_H)     # [BLOCK_T, BLOCK_V]
+            d = tl.exp2(y - m[:, None]) * factor[:, None]                   # [BLOCK_T, BLOCK_V]
+            if SOFTCAP is not None:
+                tanh = y / (SCALE * SOFTCAP)
+                d *= 1 - tanh * tanh
+            # Columns past the vocabulary are written too: there is room for them, and nobody reads them.
+            width = tl.cdiv(n_vocab, BLOCK_V) * BLOCK_V
+            cell = d_z + row.to(tl.int64)[:, None] * width + col[None, :]
+            tl.store(cell, d.to(d_z.dtype.element_ty), mask=(row < n_tokens)[:, None])
