@@ -76,9 +76,10 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
-from kernels import resolve_kernel, sample_logprob, token_logprob
+from kernels import resolve_kernel, sample_logprob, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
-from sample import RANK, WORLD_SIZE, Completion, encode, end_ids, generate, load_model, pad_id, stream
+from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate, load_model, pad_id,
+                    softcap_of, stream)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
@@ -172,12 +173,12 @@ class Trainer:
 
     def __init__(self, cfg, train_pairs, meta_pairs):
         self.cfg = cfg
-        self.train_pairs = train_pairs
-        self.meta_pairs = meta_pairs
         self.judge = Judge(cfg.judge, cfg)
+        self.train_pairs = self.judge.fitting(train_pairs, "training")
+        self.meta_pairs = self.judge.fitting(meta_pairs, "meta")
         self.parameters = FlatParameters(self.judge.model)
         self.adam = Adam(self.parameters, cfg)
-        self.weights = DataWeights(train_pairs, cfg)
+        self.weights = DataWeights(self.train_pairs, cfg)
 
     def train_step(self, step):
         """One inner and one outer step; `step` have been taken before. Returns its metrics."""
@@ -303,7 +304,7 @@ def reward(pair, text):
 
 def rewards_of(groups):
     """[B, G]"""
-    return torch.tensor([group.rewards for group in groups])
+    return torch.tensor([group.rewards for group in groups], dtype=torch.float32)
 
 
 def group_advantage(rewards):
@@ -767,6 +768,19 @@ class Judge:
         chat = bool(self.tokenizer.chat_template)
         return encode(self.tokenizer, judge_prompt(pair.problem, pair.a["code"], pair.b["code"], chat))
 
+    def fitting(self, pairs, split):
+        """The pairs whose prompt and judgment fit into the model's context; says which do not. Raises UserError if none does."""
+        room = context_length(self.model) - self.cfg.max_new_tokens
+        too_long = [pair.instance_id for pair in pairs if len(self.prompt_ids(pair)) > room]
+        if not too_long:
+            return pairs
+        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's context of "
+                 f"{context_length(self.model)} tokens with --max-new-tokens {self.cfg.max_new_tokens}")
+        if len(too_long) == len(pairs):
+            raise UserError(f"{words}: lower it, or take another --judge")
+        print0(f"note: {words}, and are left out: {', '.join(too_long)}")
+        return [pair for pair in pairs if pair.instance_id not in too_long]
+
     def rollout(self, pairs, streams, n):
         """n sampled judgments of each pair, as [Group]. streams: a generator for each pair, so that its judgments are its own."""
         prompts = [self.prompt_ids(pair) for pair in pairs]
@@ -786,17 +800,31 @@ class Judge:
 
     def decode(self, completion):
         """Its text, without the end token."""
-        return self.tokenizer.decode(completion.ids[:-1] if completion.finished else completion.ids)
+        ids = completion.ids[:-1] if completion.finished else completion.ids
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def score(self, pack):
         """log π(token) at the sampling temperature, [T] fp32, for the answer tokens of one Pack."""
-        hidden = self.model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
-                                       use_cache=False).last_hidden_state      # [R, W, H]
-        hidden = hidden[pack.row, pack.column]                                 # [T, H] where each token is predicted
+        hidden, head, settings = self.last_hidden(pack)
+        return token_logprob(hidden, head, pack.target, **settings)
+
+    def weighted_loss(self, pack, weight, token_weight):
+        """Σ_k w_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k); weight: [samples]."""
+        hidden, head, settings = self.last_hidden(pack)
+        return weighted_logprob_loss(hidden, head, pack.target, pack.sample, weight, token_weight=token_weight, **settings)
+
+    def last_hidden(self, pack):
+        """What a log-prob is made of: hidden states [T, H] where each token is predicted, the head [V, H], its settings."""
+        inputs = {"input_ids": pack.ids, "position_ids": pack.position, "attention_mask": pack.mask}
+        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state              # [R, W, H]
         head = self.model.get_output_embeddings()
-        softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        return token_logprob(hidden, head.weight, pack.target, bias=head.bias, temperature=self.cfg.temperature,
-                             softcap=softcap, kernel=self.kernel)
+        settings = {
+            "bias": head.bias,
+            "temperature": self.cfg.temperature,
+            "softcap": softcap_of(self.model),
+            "kernel": self.kernel,
+        }
+        return hidden[pack.row, pack.column], head.weight, settings
 
     @torch.no_grad()
     def verdict_nll(self, pairs):
@@ -896,11 +924,28 @@ class ColdStart:
         trainer.weights.observe(index, stats)
         timer.lap("rollout")
         batch = make_batch(trainer.judge, groups, advantage=kept)
-        loss = batch_gradient(trainer.judge, trainer.parameters, batch, a)
+        loss = supervised_gradient(trainer.judge, trainer.parameters, batch, a)
         trainer.must_be_finite(loss + float(trainer.parameters.grad.norm()), step, index)
         trainer.adam.step()
         timer.lap("gradient")
         return {**trainer.step_metrics(step, loss, stats), **trainer.weight_metrics(), "seconds": timer.laps}
+
+
+def supervised_gradient(judge, parameters, batch, a):
+    """Leaves the gradient of (1/B) Σ_i a_i Σ_k kept_ik · (−log π(judgment k)) / (G · max_new_tokens) in parameters.grad.
+
+    Returns that loss. batch: its advantages are 1 for kept judgments and 0 for the others; a: [B] of all processes.
+    """
+    a = here(a).to(batch.advantage)
+    weight = a.repeat_interleave(len(batch.advantage) // batch.n_pairs) * batch.advantage      # [B·G]
+    total = torch.zeros(1, device=weight.device)
+    parameters.grad.zero_()
+    for pack in batch.packs:
+        loss, _ = judge.weighted_loss(pack, weight, batch.scale)
+        (loss / batch.n_all).backward()
+        total += loss.detach() / batch.n_all
+    all_sum(parameters.grad)
+    return float(all_sum(total))
 
 
 def read_or_make_traces(trainer, path):
@@ -963,9 +1008,11 @@ def think_again(judge, groups, streams):
     cfg = judge.cfg
     wrong = []  # (group, k) of the judgments
     uniforms = []
+    room = context_length(judge.model) - cfg.max_new_tokens
     for group, generator in zip(groups, streams):
         for k, completion in enumerate(group.completions):
-            if completion.finished and group.verdicts[k] != group.pair.right:
+            fits = len(think_on(judge.tokenizer, group.prompt, completion)) <= room
+            if completion.finished and group.verdicts[k] != group.pair.right and fits:
                 wrong.append((group, k))
                 uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
     if not wrong:
@@ -991,10 +1038,11 @@ class Run:
     def __init__(self, cfg):
         self.cfg = cfg
         self.out = Path(cfg.out)
-        (train_pairs, meta_pairs, self.eval_pairs), notes = read_pairs(cfg)
+        (train_pairs, meta_pairs, eval_pairs), notes = read_pairs(cfg)
         for note in notes:
             print0(note)
         self.trainer = Trainer(cfg, train_pairs, meta_pairs)
+        self.eval_pairs = self.trainer.judge.fitting(eval_pairs, cfg.eval_split)
         self.step = 0          # steps taken, those of a cold start included
         self.metrics = []      # rows of metrics.jsonl
         self.transcripts = []  # rows of transcripts.jsonl
@@ -1003,9 +1051,10 @@ class Run:
         elif cfg.cold_start:
             self.save()  # so that its judgments are known by their settings
         self.cold_start = ColdStart(self.trainer, self.out / "cold_start.jsonl") if self.step < cfg.cold_start else None
-        print0(f"{len(train_pairs)} training, {len(meta_pairs)} meta and {len(self.eval_pairs)} {cfg.eval_split} pairs from "
-               f"{cfg.labelled}; {len(self.trainer.parameters.theta):,} trainable parameters; "
-               f"kernel {self.trainer.judge.kernel}; device {cfg.device}")
+        trainer = self.trainer
+        print0(f"{len(trainer.train_pairs)} training, {len(trainer.meta_pairs)} meta and {len(self.eval_pairs)} "
+               f"{cfg.eval_split} pairs from {cfg.labelled}; {len(trainer.parameters.theta):,} trainable parameters; "
+               f"kernel {trainer.judge.kernel}; device {cfg.device}")
 
     def train(self):
         """Every step that is left, then the judge and the report."""

@@ -869,3 +869,34 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
         assert y.keys() == x.keys()
         for name in x.keys() - {"weight"}:
             assert y[name] == pytest.approx(x[name], rel=1e-3, abs=1e-6), name
+
+
+# ---------------------------------------------------------------- a judge's context
+
+def judge_with_context(folder, tokens, tmp_path):
+    """The judge in `folder` with room for so many tokens."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.config.max_position_embeddings = tokens
+    model.save_pretrained(tmp_path / "short")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "short")
+    return str(tmp_path / "short")
+
+
+def test_pairs_that_do_not_fit_the_context_are_left_out_by_name(settings, random_judge, tmp_path, capsys):
+    cfg = settings()
+    lengths = sorted(len(tb.Judge(cfg.judge, cfg).prompt_ids(pair)) for pair in tb.Run(cfg).trainer.train_pairs)
+    middle = lengths[len(lengths) // 2]
+    context = middle + cfg.max_new_tokens
+    run = tb.Run(settings(judge=judge_with_context(random_judge, context, tmp_path)))
+    kept = run.trainer.train_pairs
+    assert len(kept) == sum(length <= middle for length in lengths)
+    assert max(len(run.trainer.judge.prompt_ids(pair)) for pair in kept) == middle
+    assert f"{len(lengths) - len(kept)} of {len(lengths)} training pairs do not fit" in capsys.readouterr().out
+    run.train()
+    assert run.step == cfg.steps
+
+
+def test_a_context_without_room_for_any_pair_is_refused(settings, random_judge, tmp_path):
+    cfg = settings(judge=judge_with_context(random_judge, 30, tmp_path))
+    with pytest.raises(UserError, match="do not fit into the judge's context of 30 tokens"):
+        tb.Run(cfg)
