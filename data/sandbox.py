@@ -391,6 +391,8 @@ def zygote(control, options):
             fit = os.statvfs(place).f_bfree >= room
         control.send(json.dumps([code, fit]).encode())
         if not fit:  # the next candidate gets another zygote
+            while control.recv(100):  # a "kill" that came too late, left unread, would reset the socket: the answer would be lost
+                pass
             os._exit(0)
 
 
