@@ -48,6 +48,7 @@ import json
 import marshal
 import os
 import random
+import re
 import resource
 import select
 import shlex
@@ -72,6 +73,10 @@ MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 GRADER_MEMORY = 4 << 30  # bytes of address space for comparing
 ATTEMPTS = 3  # for the machinery; a candidate gets one
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
+# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of Python's
+# own library (with --site-packages always). Else it can make no socket. It also costs as much as all the rest of a box.
+USES_NETWORK = re.compile("socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|"
+                          "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn|server|client")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
 UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
 
@@ -138,6 +143,7 @@ class Zygote:
         theirs.close()
         self.sock.settimeout(PATIENCE)
         self.refused = self.hear().get("refused")
+        self.idle_grader = None
 
     def hear(self):
         message = self.sock.recv(100000)
@@ -145,12 +151,12 @@ class Zygote:
             raise Machinery(f"the zygote died (status {self.process.wait()})")
         return json.loads(message)
 
-    def spawn(self, role, job, files, memory):
-        """A new box in which `role` of data/grading.py does `job`, with these open files."""
+    def spawn(self, role, job, files, memory, network=False):
+        """A new box in which `role` of data/grading.py does `job`, with these open files; network: a loopback of its own."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job_file = memory_file(marshal.dumps(job))
         try:
-            request = json.dumps({"role": role, "memory": memory}).encode()
+            request = json.dumps({"role": role, "memory": memory, "network": network}).encode()
             socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
         finally:
             os.close(job_file)
@@ -170,7 +176,7 @@ class Box:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
         self.report = None
-        self.hear()  # it has started: from now on the clock runs
+        self.started = self.hear()["started"]  # from now on the clock runs
 
     def hear(self):
         message = self.sock.recv(1000)
@@ -179,11 +185,12 @@ class Box:
         return json.loads(message)
 
     def wait(self, seconds):
-        """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
+        """Its report, {"code", "killed", "seconds", "cpu", ...}, after at most so many seconds."""
         if self.report is None:
             if not select.select([self.sock], [], [], seconds)[0]:
                 self.sock.shutdown(socket.SHUT_WR)
             self.report = self.hear()
+            self.report["seconds"] = self.report["ended"] - self.started
             self.sock.close()
         return self.report
 
@@ -205,6 +212,35 @@ def how_it_ended(code):
     return known.get(code, "runtime_error"), f"exit status {code}"
 
 
+class Grader:
+    """The grader's box, from this side."""
+
+    def __init__(self, zygote):
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.box = zygote.spawn("grader", {"code": ""}, [theirs.fileno()], GRADER_MEMORY)
+        theirs.close()
+        self.broken = False
+
+    def ask(self, task, *files):
+        with contextlib.suppress(ConnectionError):  # it has died: so will hear() say
+            socket.send_fds(self.sock, [json.dumps(task).encode()], files)
+
+    def hear(self, seconds):
+        """Its next message; None if there is none in time, {} if it has died. After either it is of no more use."""
+        message = b""
+        if not select.select([self.sock], [], [], seconds)[0]:
+            self.broken = True
+            return None
+        with contextlib.suppress(ConnectionError):
+            message = self.sock.recv(1 << 20)
+        self.broken = not message
+        return json.loads(message or b"{}")
+
+    def end(self):
+        self.sock.close()
+        return self.box.wait(0)
+
+
 # ---------------------------------------------------------------- one candidate's tests
 
 class Tests:
@@ -223,6 +259,8 @@ class Tests:
         self.n_public = len(problem["public_tests"])
         self.results = [None] * len(self.tests)
         self.inside = {position for position, test in enumerate(self.tests) if test["type"] == "unittest" or test.get("inside")}
+        sources = [code, problem.get("setup") or "", *(test["source"] for test in self.tests if "source" in test)]
+        self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
         self.reasons = {}  # why a test that was not marked so has run inside
         self.grader = None
         self.starved = False
@@ -249,7 +287,7 @@ class Tests:
             for position in sorted(groups["inside"] + fallen):
                 self.run_inside(position)
         finally:
-            self.drop_grader()
+            self.dismiss_grader()
 
     def reason_not_to_run(self):
         """(status, detail) that all tests get, or None."""
@@ -271,35 +309,30 @@ class Tests:
         seconds = self.problem.get("time_limit") or LIMITS[self.tests[position]["type"]]
         return seconds * self.cfg.timeout_scale
 
-    # the grader, which outlives the candidate's boxes
-
     def ask_grader(self, task, *files):
+        """Its first task hands it the tests."""
         if self.grader is None:
-            self.grader, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.grader = self.zygote.idle_grader or Grader(self.zygote)
+            self.zygote.idle_grader = None
             problem = self.problem
-            job = {"code": "", "tests": self.tests, "entry_point": problem["entry_point"], "setup": problem.get("setup") or "",
+            job = {"tests": self.tests, "entry_point": problem["entry_point"], "setup": problem.get("setup") or "",
                    "prompt": f"{problem['prompt']}\n{problem.get('starter_code') or ''}",
                    "compare": problem.get("compare") or "plain", "checker": problem.get("checker")}
-            self.grader_box = self.zygote.spawn("grader", job, [theirs.fileno()], GRADER_MEMORY)
-            theirs.close()
-        socket.send_fds(self.grader, [json.dumps(task).encode()], files)
+            job_file = memory_file(marshal.dumps(job))
+            self.grader.ask({"grade": "nothing yet"}, job_file)
+            os.close(job_file)
+        self.grader.ask(task, *files)
 
-    def hear_grader(self, seconds):
-        """Its next message; None if there is none in time, {} if it has died."""
-        if not select.select([self.grader], [], [], seconds)[0]:
-            return None
-        message = b""
-        with contextlib.suppress(OSError):
-            message = self.grader.recv(1 << 20)
-        return json.loads(message) if message else {}
-
-    def drop_grader(self):
-        """Returns its report."""
+    def dismiss_grader(self):
+        """One that has run a test's own code may be spoilt; one that has only compared data is used again."""
         if self.grader is None:
             return None
-        self.grader.close()
-        self.grader = None
-        return self.grader_box.wait(0)
+        grader, self.grader = self.grader, None
+        ran_code = self.problem.get("checker") or any(test["type"] in ("assert", "unittest") for test in self.tests)
+        if ran_code or grader.broken or self.zygote.idle_grader:
+            return grader.end()
+        self.zygote.idle_grader = grader
+        return None
 
     # the kinds of test
 
@@ -318,7 +351,7 @@ class Tests:
         job = {"setup": self.problem.get("setup") or "", "code": self.code, "input": given.encode("utf-8", "surrogateescape")}
         files = [memory_file(), memory_file()]
         try:
-            box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20)
+            box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
             report = box.wait(limit)
             out, err = (os.fstat(file).st_size for file in files)
             if MAX_OUTPUT in (out, err):
@@ -331,13 +364,11 @@ class Tests:
                 detail = grading.clean((last or [detail])[-1])
                 return status, f"not installed: {detail}" if status == "missing_dependency" else detail, status
             self.ask_grader({"grade": "stdin", "position": position}, files[0])
-            message = self.hear_grader(limit)
-            if message and "result" in message:
-                self.hear_grader(PATIENCE)  # done
-                return tuple(message["result"][1:])
-            if message and "all" in message:
-                return (*message["all"], message["all"][0])
-            self.drop_grader()
+            message = self.grader.hear(limit)
+            if message:
+                self.grader.hear(PATIENCE)  # done
+                return tuple(message["result"][1:]) if "result" in message else (*message["all"], message["all"][0])
+            self.dismiss_grader()
             if message is None:
                 return "time_limit", "its output takes too long to compare", "time_limit"
             return "output_limit", "its output takes too much memory to compare", "output_limit"
@@ -358,7 +389,7 @@ class Tests:
             try:
                 empty.run_session("inside", [position])
             finally:
-                empty.drop_grader()
+                empty.dismiss_grader()
             if empty.results[position] != self.results[position]:
                 status = "wrong_answer"
         if position in self.reasons and not detail:
@@ -382,7 +413,7 @@ class Tests:
             job["inside"] = {"imports": grading.imports_of(test["source"]), "unittest": test["type"] == "unittest"}
         try:
             self.ask_grader({"grade": "again" if again else kind, "positions": positions}, ours.fileno())
-            return self.zygote.spawn("session", job, [theirs.fileno()], self.cfg.memory_mb << 20)
+            return self.zygote.spawn("session", job, [theirs.fileno()], self.cfg.memory_mb << 20, self.network)
         finally:
             ours.close()
             theirs.close()
@@ -395,9 +426,9 @@ class Tests:
         limit = self.limit(positions[0])
         while True:
             seconds = limit * len(positions) if again else limit
-            message = self.hear_grader(seconds)
+            message = self.grader.hear(seconds)
             if message is None or message == {}:
-                grader = self.drop_grader()
+                grader = self.dismiss_grader()
                 report = box.wait(0)
                 if message is None:
                     verdict = self.out_of_time(limit, report, grader)

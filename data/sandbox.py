@@ -1,16 +1,15 @@
 """A box for every run. Everything here runs on the far side of execute.py's wall.
 
     zygote     a fresh Python that shows itself nothing of this machine but its Python and /usr, and then forks for every run
-    box        one run: new namespaces, a new folder, a new user's rights and limits. Its process 1 waits for
-    program    its process 2: a candidate, or the grader of its answers (data/grading.py)
+    box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a candidate, or the grader of
+               its answers (data/grading.py); with its end the kernel ends all others
 
-A box holds nothing that another run has touched, and its end is the end of process 1, with which the kernel ends all
-others. Where the namespaces cannot be had there is no box, and execute.py refuses to run; with --unsafe a run is a
+A box holds nothing that another run has touched. Where the namespaces cannot be had there is no box, and execute.py refuses to run; with --unsafe a run is a
 process with limits and a folder, no more. What a box does *not* protect against stands once, at the top of execute.py.
 
-The worker (execute.py) sends {"role", "memory"} over a socket with these files: a socket for the box's report, the job
-(in marshal), and what becomes the program's descriptors. The box reports {"started"} when the program starts and
-{"code", "killed", "seconds", "cpu"} when nothing is left of it; a worker that closes its end, or dies, ends the box.
+The worker (execute.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's report, the job
+(in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program starts and {"code",
+"killed", "ended": time, "cpu"} when nothing is left of it. To close that socket's other end, or to die, ends the box.
 """
 import contextlib
 import ctypes
@@ -71,7 +70,8 @@ ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
 USED_HERE = {"clone": (56, 220), "mount_setattr": (442, 442), "pivot_root": (155, 41)}
-LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261)}
+LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
+               "prctl": (157, 167)}
 REFUSED = {
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438),
@@ -133,7 +133,7 @@ def enter_private_tree(shown, hidden):
     there, none over anything else.
     """
     uid, gid = os.geteuid(), os.getegid()
-    system("unshare", CLONE_NEWNS | CLONE_NEWUTS | (CLONE_NEWUSER if uid else 0))
+    system("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET | (CLONE_NEWUSER if uid else 0))
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
@@ -183,23 +183,26 @@ def show_folder(path, target, empty):
 
 # ---------------------------------------------------------------- a run's own surroundings
 
-NAMESPACES = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
+NAMESPACES = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC
 TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 
 
-def furnish(job, user, proc):
-    """A loopback that is up, and /box: the program's source, its input, and an empty folder that it may write to."""
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-    for name in ("tcp_rmem", "tcp_wmem"):  # a process's memory limit does not count them
-        with contextlib.suppress(OSError), open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
-            file.write(TCP_MEMORY)
+def furnish(job, user):
+    """/box: the program's source, its input, and an empty folder that it may write to."""
     size = MAX_FILES + len(job["code"]) * 4 + len(job.get("input", b"")) + (1 << 20)
     system("mount", "tmpfs", "/box", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=755,size={size},nr_inodes=4100")
     os.mkdir("/box/tmp", 0o700)
     os.chown("/box/tmp", user, -1)
     write_inputs(job, "/box")
-    return "/box/tmp"
+    return "/box"
+
+
+def bring_up_loopback(proc):
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    for name in ("tcp_rmem", "tcp_wmem"):  # a process's memory limit does not count them
+        with contextlib.suppress(OSError), open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
+            file.write(TCP_MEMORY)
 
 
 def write_inputs(job, folder):
@@ -222,7 +225,7 @@ def give_up_rights(user, memory):
     prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one
 
 
-def install_filter(families):
+def make_filter(families):
     """A BPF program that refuses the calls above; families: of the sockets that may be made."""
     LOAD = 0x20
     EQUAL = 0x15
@@ -254,9 +257,10 @@ def install_filter(families):
         """For this call, after `steps` of which each may return, `otherwise`."""
         code.extend([(EQUAL, 0, len(steps) + 1, number(name)), *steps, (RETURN, 0, 0, otherwise)])
 
-    new = (NAMESPACES | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP) & 0xFFFFFFFF  # CLONE_NEWTIME is a signal's bit here
+    new = (NAMESPACES | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP) & 0xFFFFFFFF  # CLONE_NEWTIME is a signal's bit here
     look_into("clone", [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, new), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("fcntl", [(LOAD, 0, 0, argument(1)), (EQUAL, 0, 1, F_SETLEASE), (RETURN, 0, 0, REFUSE)], ALLOW)
+    look_into("prctl", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, PR_SET_PDEATHSIG), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("prlimit64", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW)], REFUSE)  # of itself
     kinds = [(LOAD, 0, 0, argument(0))]
     for family in families:
@@ -265,118 +269,145 @@ def install_filter(families):
         kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2)), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW)]
     look_into("socket", kinds, REFUSE)
     code.append((RETURN, 0, 0, ALLOW))
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+
+
+def install_filter(program):
     address = ctypes.cast(program, ctypes.c_void_p).value
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxQ", len(code), address), 0, 0)
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
 
 
 # ---------------------------------------------------------------- the zygote and its boxes
 
-def zygote(control, options):
+class Zygote:
     """Prepares once, says {} or {"refused": why}, and forks a box for every request, until the worker is gone."""
-    from data import grading
-    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
-    user = 100000 + os.getpid() % 100000 if os.geteuid() == 0 else os.geteuid()  # as root, one that nobody else is
-    unsafe = options["unsafe"]
-    try:
+
+    def __init__(self, control, options):
+        self.control = control
+        self.unsafe = options["unsafe"]
+        self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        with open("/proc/self/statm") as file:
+            self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+        self.user = os.geteuid()
+        if self.user == 0:
+            self.user = 100000 + os.getpid() % 100000  # one that nobody else is
+        self.boxes = {}  # number of a pidfd -> Box
+        self.poll = select.poll()
+        try:
+            self.shut_in(options)
+        except OSError as error:
+            control.send(json.dumps({"refused": f"{error.filename or 'Python'}: {error.strerror}"}).encode())
+            os._exit(1)
+        # whether a run has a network -> its filter; without one it makes no socket at all
+        self.filters = {True: make_filter([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]), False: make_filter([])}
+
+    def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if not unsafe:
+        if not self.unsafe:
             enter_private_tree(options["shown"], options["hidden"])
-        if os.geteuid() == 0 and not readable_by(user):
-            if not unsafe:
-                raise OSError(0, f"other users cannot read this Python ({os.__file__})")
-            user = None
-    except OSError as error:
-        control.send(json.dumps({"refused": f"{error.filename or 'Python'}: {error.strerror}"}).encode())
-        os._exit(1)
-    grading.forget_this_machine()
-    size_of_threads = ctypes.create_string_buffer(256)  # pthread_attr_t
-    libc.pthread_attr_init(size_of_threads)
-    libc.pthread_attr_setstacksize(size_of_threads, ctypes.c_size_t(THREAD_STACK))
-    libc.pthread_setattr_default_np(size_of_threads)  # else MAX_STACK, which is for the main one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a candidate may send it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # boxes that have ended are not waited for
-    control.send(b"{}")
-    while True:
-        message, files, _, _ = socket.recv_fds(control, 10000, 8)
-        if not message:
-            os._exit(0)
-        flags = signal.SIGCHLD | (0 if unsafe else NAMESPACES)
-        if libc.syscall(number("clone"), flags, 0, 0, 0, 0) == 0:
+        if os.geteuid() == 0 and not readable_by(self.user):
+            if not self.unsafe:
+                raise OSError(0, f"other users cannot read it ({os.__file__})")
+            self.user = 0
+        attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
+        libc.pthread_attr_init(attributes)
+        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
+        libc.pthread_setattr_default_np(attributes)  # else as much as MAX_STACK, which is for the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def serve(self, roles):
+        self.control.send(b"{}")
+        self.poll.register(self.control, select.POLLIN)
+        while True:
+            for file, _ in self.poll.poll():
+                if file == self.control.fileno():
+                    message, files, _, _ = socket.recv_fds(self.control, 10000, 8)
+                    if not message:  # the worker is gone
+                        for box in self.boxes.values():
+                            os.kill(box.pid, signal.SIGKILL)
+                        os._exit(0)
+                    self.spawn(json.loads(message), files, roles)
+                elif file in self.boxes:
+                    self.finish(self.boxes[file])
+                for box in self.boxes.values():
+                    if box.status.fileno() == file and not box.killed:  # the worker does not want to wait any longer
+                        box.killed = True
+                        self.poll.unregister(file)
+                        os.kill(box.pid, signal.SIGKILL)
+
+    def spawn(self, request, files, roles):
+        status = socket.socket(fileno=files[0])
+        flags = signal.SIGCHLD
+        if not self.unsafe:
+            flags |= NAMESPACES | (CLONE_NEWNET if request["network"] else 0)
+        pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
+        if pid == 0:
             try:
-                control.close()
-                box(json.loads(message), files, user, mapped, proc, unsafe, grading.ROLES)
+                self.become_program(request, status, files, roles)
             finally:
                 os._exit(1)
-        for file in files:
+        for file in files[1:]:
             os.close(file)
+        box = Box(pid, os.pidfd_open(pid), status)
+        self.boxes[box.ended] = box
+        self.poll.register(box.ended, select.POLLIN)
+        self.poll.register(status, select.POLLIN)
+
+    def become_program(self, request, status, files, roles):
+        """What process 1 of a run does until the program's code runs."""
+        with open(files[1], "rb") as file:
+            job = marshal.loads(file.read())
+        folder = furnish_unsafely(job, self.user) if self.unsafe else furnish(job, self.user)
+        if request["network"] and not self.unsafe:
+            bring_up_loopback(self.proc)
+        give_up_rights(self.user, self.mapped + request["memory"])
+        given = os.open(f"{folder}/stdin", os.O_RDONLY)
+        os.chdir(folder if self.unsafe else "/tmp")
+        if self.unsafe:
+            os.environ.update(HOME=folder, TMPDIR=folder)
+        os.umask(0o077)
+        os.setpgid(0, 0)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        install_filter(self.filters[request["network"] and not self.unsafe])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        status.send(json.dumps({"started": time.monotonic()}).encode())
+        roles[request["role"]](job, arrange(files[2:], given, request["role"]))
+
+    def finish(self, box):
+        ended = time.monotonic()
+        self.poll.unregister(box.ended)
+        if not box.killed:
+            self.poll.unregister(box.status)
+        del self.boxes[box.ended]
+        if self.unsafe:
+            clear_up_unsafely(box.pid, self.user)
+        _, code, usage = os.wait4(box.pid, 0)
+        report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
+                  "cpu": usage.ru_utime + usage.ru_stime}
+        with contextlib.suppress(OSError):  # the worker is gone
+            box.status.send(json.dumps(report).encode())
+        box.status.close()
+        os.close(box.ended)
+
+
+class Box:
+    """A run, as its zygote sees it. With the end of `pid`, process 1 of its namespace, all of it has ended."""
+
+    def __init__(self, pid, ended, status):
+        self.pid = pid
+        self.ended = ended
+        self.status = status
+        self.killed = False
 
 
 def readable_by(user):
+    """Can this user read this Python?"""
     child = os.fork()
     if child == 0:
         os.setresuid(user, user, user)
         os._exit(not os.access(os.__file__, os.R_OK, effective_ids=True))
     return os.waitpid(child, 0)[1] == 0
-
-
-def box(request, files, user, mapped, proc, unsafe, roles):
-    """Process 1 of a run. Never returns."""
-    status = socket.socket(fileno=files[0])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with open(files[1], "rb") as file:
-        job = marshal.loads(file.read())
-    if unsafe:
-        os.setpgid(0, 0)
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        give_up_rights(user, mapped + request["memory"])
-        folder = tempfile.mkdtemp(prefix="judge-unsafe-")
-        given = tempfile.TemporaryFile(buffering=0)
-        given.write(job.get("input", b""))
-        given.seek(0)
-        with contextlib.suppress(OSError):
-            install_filter([])
-    else:
-        folder = furnish(job, user, proc)
-        given = open("/box/stdin", "rb")
-        give_up_rights(user, mapped + request["memory"])
-        install_filter([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
-    os.close(proc)
-    os.umask(0o077)
-    os.chdir(folder)
-    home = folder if unsafe else "/tmp"
-    os.environ.update(HOME=home, TMPDIR=home)
-    status.send(json.dumps({"started": True}).encode())
-    started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        try:
-            status.close()
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.setpgid(0, 0)
-            roles[request["role"]](job, arrange(files[2:], given.fileno(), request["role"]))
-        finally:
-            os._exit(1)
-    for file in files[2:]:
-        os.close(file)
-    ended = os.pidfd_open(child)
-    poll = select.poll()
-    poll.register(ended, select.POLLIN)
-    poll.register(status, select.POLLIN)
-    ready = [file for file, _ in poll.poll()]
-    seconds = time.monotonic() - started
-    code = end(child, unsafe)
-    if unsafe:
-        shutil.rmtree(folder, ignore_errors=True)  # by descriptors, as the candidate's user
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report = {"code": code, "killed": ended not in ready, "seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime}
-    with contextlib.suppress(OSError):  # the worker is gone
-        status.send(json.dumps(report).encode())
-    os._exit(0)
 
 
 def arrange(files, given, role):
@@ -391,24 +422,33 @@ def arrange(files, given, role):
     os.closerange(first + len(files), 4096)
 
 
-def end(child, unsafe):
-    """End all that the run has started; its exit code, -n for signal n."""
-    if unsafe:  # what has left the process group survives
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = None
+# --unsafe: what is left of all this without namespaces
+
+def furnish_unsafely(job, user):
+    folder = f"{tempfile.gettempdir()}/judge-unsafe-{os.getpid()}"
+    os.mkdir(folder, 0o700)
+    os.chown(folder, user, -1)
+    write_inputs(job, folder)
+    return folder
+
+
+def clear_up_unsafely(pid, user):
+    """End the run's process group, and remove its folder with the rights of its user, by descriptors and not by names."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)  # all but process 1 of the pid namespace; a fork that races with it fails
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, state = os.waitpid(-1, 0)
-            if pid == child:
-                code = os.waitstatus_to_exitcode(state)
-    return code
+        os.killpg(pid, signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        os.setresuid(user, user, user)
+        folder = f"{tempfile.gettempdir()}/judge-unsafe-{pid}"
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     with contextlib.suppress(ConnectionError):  # the worker is gone
-        zygote(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
+        from data import grading
+        zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
+        grading.forget_this_machine()
+        zygote.serve(grading.ROLES)
