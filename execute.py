@@ -439,8 +439,12 @@ class Tests:
             if "loaded" in message:
                 loaded = True
             elif "result" in message:
-                position, *verdict = message["result"]
-                self.results[position] = tuple(verdict)
+                position, status, detail, digest = message["result"]
+                if status == "inside" and kind != "assert":  # which only a forged message can say
+                    status = "runtime_error"
+                if status == "missing_dependency":
+                    detail = f"not installed: {detail}"
+                self.results[position] = status, detail, digest
                 if position in waiting:
                     waiting.remove(position)
             elif "all" in message:

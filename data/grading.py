@@ -448,6 +448,8 @@ class Inside:
         try:
             exec(program, names)
             tests = find_tests(names, self.unittest["unittest"], namespace) if self.unittest else None
+        except Refused as error:
+            return {"ran": {"test": str(error)}, "token": request["token"]}
         except Exception as error:
             return {"ran": {"test": describe(error)}, "fault": self.fault(error), "token": request["token"]}
         finally:
@@ -799,7 +801,7 @@ class Grader:
                 self.stop("output_limit", "the answer is too large", True)
             self.stop("gone", "", True)
         try:
-            reply = json.loads(self.line)
+            reply = dict(json.loads(self.line))
             if "error" in reply:
                 known = set(STATUS_OF.values()) | {"missing_dependency"}
                 self.stop(reply["error"] if reply["error"] in known else "runtime_error", clean(str(reply["detail"])))
@@ -838,7 +840,9 @@ class Grader:
                     raise
                 self.result(position, verdict.status, verdict.detail, "")
                 continue
-            got = reply.get("value")
+            if "value" not in reply:
+                self.stop("runtime_error", "not an answer", True)
+            got = reply["value"]
             if self.is_right(test["args"], got, test["expected"], same_value):
                 self.result(position, "passed", "", [test["expected"]])
             else:
@@ -900,6 +904,8 @@ class Grader:
             if "raised" in reply:
                 raised.append(make_exception(reply, may_stop))
                 raise raised[-1]
+            if "value" not in reply:
+                self.stop("runtime_error", "not an answer", True)
             outputs.append(reply["value"])
             return reply["value"]
 
@@ -1079,8 +1085,10 @@ class Names(dict):
             self[name] = importlib.import_module(name)
         elif "module" in kind:
             self.grader.stop("inside", f"the test uses the program's {name}")
-        else:
+        elif "value" in kind:
             self[name] = kind["value"]
+        else:
+            self.grader.stop("runtime_error", "not an answer", True)
         return self[name]
 
 
