@@ -44,6 +44,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import marshal
 import os
@@ -153,11 +154,12 @@ class Zygote:
 
     def spawn(self, role, job, files, memory, network=False):
         """A new box in which `role` of data/grading.py does `job`, with these open files; network: a loopback of its own."""
+        needs_unittest = "inside" in job and job["inside"]["unittest"]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job_file = memory_file(marshal.dumps(job))
         try:
-            request = json.dumps({"role": role, "memory": memory, "network": network}).encode()
-            socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
+            request = {"role": role, "memory": memory, "network": network, "unittest": needs_unittest}
+            socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), job_file, *files])
         finally:
             os.close(job_file)
             theirs.close()
@@ -453,8 +455,11 @@ class Tests:
                     detail = f"not installed: {detail}"
                 self.fail(waiting if not loaded else waiting[:1], positions if again else [], (status, detail, status))
             elif "gone" in message:
-                status, detail = how_it_ended(box.wait(0.5)["code"])
+                report = box.wait(0.5)  # it may need a moment to end
+                status, detail = how_it_ended(report["code"])
                 detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
+                if report["killed"]:
+                    detail = "the program does not answer any more"
                 self.fail(waiting if not loaded else waiting[:1], positions if again else [], (status, detail, status))
             elif "again" in message:
                 wants_another = True
@@ -548,28 +553,26 @@ def label(jobs, cfg):
     A program that was out of time without having had the processor is tried once more, alone.
     """
     pool = Pool(cfg)
+    workers = ThreadPoolExecutor(cfg.jobs)  # not in a `with`, which would wait for them after Ctrl-C
     starved = []
     waiting = iter(jobs)
     running = {}
-    with ThreadPoolExecutor(cfg.jobs) as workers:
-        while True:
-            while len(running) < 2 * cfg.jobs:
-                job = next(waiting, None)
-                if job is None:
-                    break
-                running[workers.submit(pool.grade, job[0], job[1]["code"])] = job
-            if not running:
-                break
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                problem, candidate = running.pop(done)
-                verdict, was_starved = done.result()
-                if was_starved:
-                    starved.append((problem, candidate))
-                else:
-                    yield candidate, verdict
+    while True:
+        for problem, candidate in itertools.islice(waiting, 2 * cfg.jobs - len(running)):
+            running[workers.submit(pool.grade, problem, candidate["code"])] = problem, candidate
+        if not running:
+            break
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            problem, candidate = running.pop(done)
+            verdict, was_starved = done.result()
+            if was_starved:
+                starved.append((problem, candidate))
+            else:
+                yield candidate, verdict
     for problem, candidate in starved:
         verdict, _ = pool.grade(problem, candidate["code"])
         yield candidate, verdict
+    workers.shutdown()
     pool.close()
 
 

@@ -117,8 +117,7 @@ class Packer:
         if base is float:
             return float.__pos__(value)
         if base is complex:
-            return {"complex": [complex.__abs__(0) + complex.__getattribute__(value, "real"),
-                                complex.__getattribute__(value, "imag")]}
+            return {"complex": [complex.real.__get__(value), complex.imag.__get__(value)]}
         self.spend(2 * base.__len__(value))
         return str.__str__(value) if base is str else {base.__name__: base.hex(value)}
 
@@ -419,10 +418,9 @@ class Inside:
                 importlib.import_module(name)
         self.unittest = {}
         if job["inside"]["unittest"]:
-            import unittest
-            import unittest.mock
-            guard_assertions(unittest.TestCase, self.fair)
-            self.unittest = take_modules("unittest")
+            self.unittest, others = prepare_unittest()
+            sys.modules.update(others)  # logging, for example, must be the same for tests and program
+            guard_assertions(self.unittest["unittest"].TestCase, self.fair)
         # what a program may patch: {module: {name: function, class or module}}
         self.pristine = {module: {name: value for name, value in vars(module).items()
                                   if callable(value) or isinstance(value, types.ModuleType)}
@@ -478,6 +476,22 @@ class Inside:
             self.refused.append(operands)
             raise Refused("an operand brings its own ==")
         return operands
+
+
+@functools.cache
+def prepare_unittest():
+    """({name: module} of a unittest that no candidate sees, the same of what it has imported).
+
+    Whoever imports unittest later gets another copy. The zygote calls this before the first fork that needs it, because it
+    takes long; it leaves nothing behind, or verdicts would depend on other rows.
+    """
+    before = dict(sys.modules)
+    importlib.import_module("unittest.mock")
+    taken = {name: module for name, module in sys.modules.items() if name not in before}
+    for name in taken:
+        del sys.modules[name]
+    private = {name: module for name, module in taken.items() if name.partition(".")[0] == "unittest"}
+    return private, {name: module for name, module in taken.items() if name not in private}
 
 
 def take_modules(package):
@@ -658,7 +672,9 @@ def run_tests(suite, unittest):
 
     class Result(unittest.TestResult):
         def addSuccess(self, test):
-            if outcome.get(name_of(test)) == "did not run":
+            if getattr(getattr(test, "_outcome", None), "expectedFailure", None):  # the program has made it expected
+                outcome[name_of(test)] = "failed"
+            elif outcome.get(name_of(test)) == "did not run":
                 outcome[name_of(test)] = "passed"
 
         def failed(self, test, error):

@@ -75,7 +75,8 @@ LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prli
 REFUSED = {
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272), "process_madvise": (440, 440), "setpriority": (141, 140), "ioprio_set": (251, 30),
+    "kcmp": (312, 272), "process_madvise": (440, 440), "get_robust_list": (274, 100),
+    "move_pages": (279, 239), "migrate_pages": (256, 238), "setpriority": (141, 140), "ioprio_set": (251, 30),
     "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
     # namespaces and mounts
@@ -316,7 +317,9 @@ class Zygote:
         libc.pthread_setattr_default_np(attributes)  # else as much as MAX_STACK, which is for the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def serve(self, roles):
+    def serve(self, grading):
+        """grading: the module whose ROLES the boxes play."""
+        self.grading = grading
         self.control.send(b"{}")
         self.poll.register(self.control, select.POLLIN)
         while True:
@@ -325,26 +328,34 @@ class Zygote:
                     message, files, _, _ = socket.recv_fds(self.control, 10000, 8)
                     if not message:  # the worker is gone
                         for box in self.boxes.values():
-                            os.kill(box.pid, signal.SIGKILL)
+                            self.kill(box.pid)
                         os._exit(0)
-                    self.spawn(json.loads(message), files, roles)
+                    self.spawn(json.loads(message), files)
                 elif file in self.boxes:
                     self.finish(self.boxes[file])
                 for box in self.boxes.values():
                     if box.status.fileno() == file and not box.killed:  # the worker does not want to wait any longer
                         box.killed = True
                         self.poll.unregister(file)
-                        os.kill(box.pid, signal.SIGKILL)
+                        self.kill(box.pid)
 
-    def spawn(self, request, files, roles):
+    def kill(self, pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            if self.unsafe:
+                os.killpg(pid, signal.SIGKILL)
+
+    def spawn(self, request, files):
         status = socket.socket(fileno=files[0])
+        if request["unittest"]:
+            self.grading.prepare_unittest()
         flags = signal.SIGCHLD
         if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if request["network"] else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                self.become_program(request, status, files, roles)
+                self.become_program(request, status, files)
             finally:
                 os._exit(1)
         for file in files[1:]:
@@ -354,7 +365,7 @@ class Zygote:
         self.poll.register(box.ended, select.POLLIN)
         self.poll.register(status, select.POLLIN)
 
-    def become_program(self, request, status, files, roles):
+    def become_program(self, request, status, files):
         """What process 1 of a run does until the program's code runs."""
         with open(files[1], "rb") as file:
             job = marshal.loads(file.read())
@@ -363,16 +374,17 @@ class Zygote:
             bring_up_loopback(self.proc)
         give_up_rights(self.user, self.mapped + request["memory"])
         given = os.open(f"{folder}/stdin", os.O_RDONLY)
-        os.chdir(folder if self.unsafe else "/tmp")
+        home = f"{folder}/tmp" if self.unsafe else "/tmp"
+        os.chdir(home)
         if self.unsafe:
-            os.environ.update(HOME=folder, TMPDIR=folder)
+            os.environ.update(HOME=home, TMPDIR=home)
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         install_filter(self.filters[request["network"] and not self.unsafe])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status.send(json.dumps({"started": time.monotonic()}).encode())
-        roles[request["role"]](job, arrange(files[2:], given, request["role"]))
+        self.grading.ROLES[request["role"]](job, arrange(files[2:], given, request["role"]))
 
     def finish(self, box):
         ended = time.monotonic()
@@ -427,8 +439,10 @@ def arrange(files, given, role):
 def furnish_unsafely(job, user):
     folder = f"{tempfile.gettempdir()}/judge-unsafe-{os.getpid()}"
     os.mkdir(folder, 0o700)
-    os.chown(folder, user, -1)
+    os.mkdir(f"{folder}/tmp", 0o700)
     write_inputs(job, folder)
+    for path in (folder, f"{folder}/tmp"):
+        os.chown(path, user, -1)
     return folder
 
 
@@ -451,4 +465,4 @@ if __name__ == "__main__":
         from data import grading
         zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
         grading.forget_this_machine()
-        zygote.serve(grading.ROLES)
+        zygote.serve(grading)
