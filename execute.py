@@ -129,10 +129,11 @@ def visible_folders(cfg):
 class Zygote:
     """A process that forks boxes. It knows no test and no expected value."""
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, cfg, with_unittest=False):
+        """with_unittest: its boxes are for `unittest` tests, which it imports once; whether a box has them must not depend
+        on other rows."""
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        options = {"unsafe": cfg.unsafe, "shown": sorted(visible_folders(cfg)), "hidden": os.path.realpath(rows.ROOT)}
+        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)), "hidden": os.path.realpath(rows.ROOT)}
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
         command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
                    sandbox.__file__, str(theirs.fileno()), json.dumps(options)]
@@ -154,11 +155,10 @@ class Zygote:
 
     def spawn(self, role, job, files, memory, network=False):
         """A new box in which `role` of data/grading.py does `job`, with these open files; network: a loopback of its own."""
-        needs_unittest = "inside" in job and job["inside"]["unittest"]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job_file = memory_file(marshal.dumps(job))
         try:
-            request = {"role": role, "memory": memory, "network": network, "unittest": needs_unittest}
+            request = {"role": role, "memory": memory, "network": network}
             socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), job_file, *files])
         finally:
             os.close(job_file)
@@ -166,9 +166,12 @@ class Zygote:
         return Box(ours)
 
     def close(self):
-        self.sock.close()
-        self.process.kill()
-        self.process.wait()
+        self.sock.close()  # it ends its boxes and itself
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Box:
@@ -519,21 +522,27 @@ def run_tests(problem, code, zygote, cfg):
 # ---------------------------------------------------------------- a pool of workers
 
 class Pool:
-    """Zygotes, one for each job slot; a broken one is replaced."""
+    """Idle zygotes of both kinds; one that has failed is not used again."""
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self.free = collections.deque()
+        self.idle = {False: collections.deque(), True: collections.deque()}
 
     def grade(self, problem, code):
-        for attempt in range(ATTEMPTS):
+        """run_tests on an idle zygote or a new one; where the machinery fails, on another."""
+        with_unittest = any(test["type"] == "unittest" for test in problem["public_tests"] + problem["tests"])
+        idle = self.idle[with_unittest]
+        for _ in range(ATTEMPTS):
             zygote = None
             try:
-                zygote = self.free.popleft() if self.free else Zygote(self.cfg)
+                try:
+                    zygote = idle.popleft()
+                except IndexError:
+                    zygote = Zygote(self.cfg, with_unittest)
                 if zygote.refused:
                     raise Machinery(zygote.refused)
                 answer = run_tests(problem, code, zygote, self.cfg)
-                self.free.append(zygote)
+                idle.append(zygote)
                 return answer
             except (Machinery, OSError, ValueError) as error:
                 reason = grading.describe(error)
@@ -543,8 +552,8 @@ class Pool:
                 "seconds": 0.0, "public_passed": None, "output_digest": None}, False
 
     def close(self):
-        while self.free:
-            self.free.pop().close()
+        for zygote in self.idle[False] + self.idle[True]:
+            zygote.close()
 
 
 def label(jobs, cfg):

@@ -482,8 +482,7 @@ class Inside:
 def prepare_unittest():
     """({name: module} of a unittest that no candidate sees, the same of what it has imported).
 
-    Whoever imports unittest later gets another copy. The zygote calls this before the first fork that needs it, because it
-    takes long; it leaves nothing behind, or verdicts would depend on other rows.
+    Whoever imports unittest later gets another copy. A zygote for such tests calls this once, because it takes long.
     """
     before = dict(sys.modules)
     importlib.import_module("unittest.mock")

@@ -213,17 +213,18 @@ def write_inputs(job, folder):
         file.write(job.get("input", b""))
 
 
-def give_up_rights(user, memory):
-    """Another user where we are root, no capability, limits, and a filter of system calls."""
+def limit(**limits):
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+
+def give_up_rights(user):
+    """Another user where we are root, and no capability."""
     if os.geteuid() == 0 and user:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    limits = {"AS": memory, "FSIZE": MAX_OUTPUT, "CORE": 0, "NOFILE": 256, "NPROC": MAX_PROCESSES, "MEMLOCK": 0}
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     system("capset", struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24))
-    prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one
 
 
 def make_filter(families):
@@ -286,6 +287,7 @@ class Zygote:
     def __init__(self, control, options):
         self.control = control
         self.unsafe = options["unsafe"]
+        self.with_unittest = options["unittest"]
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         with open("/proc/self/statm") as file:
             self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -311,6 +313,8 @@ class Zygote:
             if not self.unsafe:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
             self.user = 0
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES, MEMLOCK=0)
+        prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one or its children
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
         libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
@@ -327,8 +331,9 @@ class Zygote:
                 if file == self.control.fileno():
                     message, files, _, _ = socket.recv_fds(self.control, 10000, 8)
                     if not message:  # the worker is gone
-                        for box in self.boxes.values():
+                        for box in list(self.boxes.values()):
                             self.kill(box.pid)
+                            self.finish(box)
                         os._exit(0)
                     self.spawn(json.loads(message), files)
                 elif file in self.boxes:
@@ -347,8 +352,6 @@ class Zygote:
 
     def spawn(self, request, files):
         status = socket.socket(fileno=files[0])
-        if request["unittest"]:
-            self.grading.prepare_unittest()
         flags = signal.SIGCHLD
         if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if request["network"] else 0)
@@ -372,7 +375,8 @@ class Zygote:
         folder = furnish_unsafely(job, self.user) if self.unsafe else furnish(job, self.user)
         if request["network"] and not self.unsafe:
             bring_up_loopback(self.proc)
-        give_up_rights(self.user, self.mapped + request["memory"])
+        give_up_rights(self.user)
+        limit(AS=self.mapped + request["memory"], FSIZE=MAX_OUTPUT)
         given = os.open(f"{folder}/stdin", os.O_RDONLY)
         home = f"{folder}/tmp" if self.unsafe else "/tmp"
         os.chdir(home)
@@ -465,4 +469,6 @@ if __name__ == "__main__":
         from data import grading
         zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
         grading.forget_this_machine()
+        if zygote.with_unittest:
+            grading.prepare_unittest()
         zygote.serve(grading)

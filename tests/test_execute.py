@@ -23,6 +23,7 @@ from data import grading, sandbox  # noqa: E402
 from data.compare import digestible, same_text, same_value  # noqa: E402
 
 SCRIPT = ROOT / "execute.py"
+sys.set_int_max_str_digits(0)  # rows may hold long integers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -366,7 +367,7 @@ def test_a_program_that_imports_what_is_not_installed_gets_no_label_and_the_summ
 
 def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
     good = problem("good", [call([1], 2)], canonical_solution="def f(n):\n    return n + 1")
-    vacuous = problem("vacuous", [asserts("try:\n    assert f(1) == 3\nexcept Exception:\n    pass")], canonical_solution="def f(n):\n    return n + 1")
+    vacuous = problem("vacuous", [stdin("1\n", "")], entry_point=None, canonical_solution="input()")
     wrong = problem("wrong", [call([1], 3)], canonical_solution="def f(n):\n    return n + 1")
     write(tmp_path / "p.jsonl", [good, vacuous, wrong])
     done = subprocess.run([sys.executable, str(SCRIPT), "--check-problems", "--problems", str(tmp_path / "p.jsonl")], capture_output=True, text=True)
@@ -441,7 +442,7 @@ NAN = math.nan
 @pytest.mark.parametrize("got, expected, plain, livecodebench", [
     ((1, 2), [1, 2], True, True), ([(1,)], [[1]], False, False), (True, 1, True, True), (1.0, 1, True, True),
     (0.1 + 0.2, 0.3, True, False), (11 / 7, 1.57143, True, False), (NAN, NAN, False, False), (2 ** 53 + 1, 2 ** 53, False, False),
-    (10 ** 16 + 1, 1e16, True, True), (10 ** 400, 10 ** 400, True, True), (10 ** 400, 1.5, False, False), ("a", "a", True, True),
+    (10 ** 16 + 1, 1e16, True, False), (10 ** 400, 10 ** 400, True, True), (10 ** 400, 1.5, False, False), ("a", "a", True, True),
     ("1", 1, False, False), ({"a": 1.0}, {"a": 1}, True, True), ([1, [2.0000000001]], [1, [2.0]], True, False),
     ([1, [2.0000000001]], [1, [2]], False, False), (None, None, True, True), ([], None, False, False), ([True], [1], True, True),
     (math.inf, math.inf, True, True)])
@@ -742,7 +743,7 @@ def test_what_the_machinery_cannot_judge_has_no_label_and_is_tried_again(tmp_pat
 
 
 def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
-    problems, candidates = many(200)
+    problems, candidates = many(80)
     write(tmp_path / "p.jsonl", problems)
     write(tmp_path / "c.jsonl", candidates)
     # a job started in the background of a script inherits an ignored Ctrl-C; a person's does not
@@ -758,11 +759,11 @@ def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     assert str(tmp_path / "c.jsonl") in errors
     assert "Traceback" not in errors
     must_end(pids)
-    assert len(label(tmp_path, problems, candidates)) == 200
+    assert len(label(tmp_path, problems, candidates)) == 80
 
 
 def test_two_runs_cannot_write_one_file(tmp_path):
-    problems, candidates = many(200)
+    problems, candidates = many(80)
     write(tmp_path / "p.jsonl", problems)
     write(tmp_path / "c.jsonl", candidates)
     first = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
@@ -849,11 +850,12 @@ def test_without_namespaces_it_refuses_and_says_what_to_do(tmp_path):
 
 def test_unsafe_gives_the_same_verdicts_and_a_warning(tmp_path):
     start = [*POWERLESS, sys.executable] if os.geteuid() == 0 and shutil.which("setpriv") else [sys.executable]
+    before = set(Path(tempfile.gettempdir()).glob("judge-unsafe-*"))
     done = label_mixed(tmp_path, start, SCRIPT, "--unsafe")
     assert done.returncode == 0, done.stderr
     assert "warning: --unsafe: candidates can see and write what their user may" in done.stderr
     assert statuses(tmp_path) == [status for _, _, status in MIXED]
-    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("judge-unsafe-")]
+    assert set(Path(tempfile.gettempdir()).glob("judge-unsafe-*")) == before
 
 
 @pytest.mark.parametrize("flags", [(), ("--unsafe",)])
@@ -890,7 +892,7 @@ def test_a_lock_on_a_file_that_candidates_see_does_not_reach_the_machine(tmp_pat
     fcntl = pytest.importorskip("fcntl")
     file = os.__file__
     code = f"import fcntl, time\nfile = open({file!r})\nfcntl.flock(file, fcntl.LOCK_EX)\nprint('locked', flush=True)\ntime.sleep(1000)"
-    write(tmp_path / "p.jsonl", [problem("p", [stdin("", "locked\n")], entry_point=None, time_limit=3)])
+    write(tmp_path / "p.jsonl", [problem("p", [stdin("", "locked\n")], entry_point=None, time_limit=1)])
     write(tmp_path / "c.jsonl", programs("p", code))
     done = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
     with open(file) as mine:
