@@ -40,7 +40,6 @@ NOT protected against, even so:
 """
 import ast
 import collections
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -51,10 +50,8 @@ import os
 import random
 import re
 import resource
-import select
 import shlex
 import signal
-import site
 import socket
 import subprocess
 import sys
@@ -63,17 +60,17 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from data import grading, rows, sandbox
+from data.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
+from data.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
 from data.compare import RULES
 from data.flags import check_bounds, flag, heading, parse, shard_of
 from data.flags import run as run_command
 from data.rows import UserError
-from data.sandbox import MAX_OUTPUT
+from data.wire import MAX_OUTPUT, clean, describe
 
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
-GRADER_MEMORY = 4 << 30  # bytes of address space for comparing
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-PATIENCE = 120  # seconds in which a box must have started, or ended when told to
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of Python's
 # own library (with --site-packages always). Else it can make no socket. It also costs as much as all the rest of a box.
 USES_NETWORK = re.compile("socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|"
@@ -112,141 +109,16 @@ class Settings:
         shard_of(self.shard)
 
 
-# ---------------------------------------------------------------- zygotes and boxes, from this side
-
-class Machinery(Exception):
-    """The sandbox has failed, not the candidate."""
-
-
-def visible_folders(cfg):
-    """What candidates may read: this Python, /usr, and with --site-packages what is installed."""
-    folders = {sys.base_prefix, "/usr"}
-    if cfg.site_packages:
-        folders |= {folder for folder in [*site.getsitepackages(), site.getusersitepackages()] if os.path.isdir(folder)}
-    return {os.path.realpath(folder) for folder in folders}
-
-
-class Zygote:
-    """A process that forks boxes. It knows no test and no expected value."""
-
-    def __init__(self, cfg, with_unittest=False):
-        """with_unittest: its boxes are for `unittest` tests, which it imports once; whether a box has them must not depend
-        on other rows."""
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)), "hidden": os.path.realpath(rows.ROOT)}
-        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
-        command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
-                   sandbox.__file__, str(theirs.fileno()), json.dumps(options)]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC",
-                       "PYTHONIOENCODING": "utf-8:surrogateescape",
-                       "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        theirs.close()
-        self.sock.settimeout(PATIENCE)
-        self.refused = self.hear().get("refused")
-        self.idle_grader = None
-
-    def hear(self):
-        message = self.sock.recv(100000)
-        if not message:
-            raise Machinery(f"the zygote died (status {self.process.wait()})")
-        return json.loads(message)
-
-    def spawn(self, role, job, files, memory, network=False):
-        """A new box in which `role` of data/grading.py does `job`, with these open files; network: a loopback of its own."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        job_file = memory_file(marshal.dumps(job))
-        try:
-            request = {"role": role, "memory": memory, "network": network}
-            socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), job_file, *files])
-        finally:
-            os.close(job_file)
-            theirs.close()
-        return Box(ours)
-
-    def close(self):
-        self.sock.close()  # it ends its boxes and itself
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-class Box:
-    """One run. It ends when its program does, when it is told to, or with this process."""
-
-    def __init__(self, sock):
-        self.sock = sock
-        self.sock.settimeout(PATIENCE)
-        self.report = None
-        self.started = self.hear()["started"]  # from now on the clock runs
-
-    def hear(self):
-        message = self.sock.recv(1000)
-        if not message:
-            raise Machinery("a box broke")
-        return json.loads(message)
-
-    def wait(self, seconds):
-        """Its report, {"code", "killed", "seconds", "cpu", ...}, after at most so many seconds."""
-        if self.report is None:
-            if not select.select([self.sock], [], [], seconds)[0]:
-                self.sock.shutdown(socket.SHUT_WR)
-            self.report = self.hear()
-            self.report["seconds"] = self.report["ended"] - self.started
-            self.sock.close()
-        return self.report
-
-
-def memory_file(content=b""):
-    file = os.memfd_create("file")
-    with open(file, "wb", closefd=False) as writer:
-        writer.write(content)
-    os.lseek(file, 0, os.SEEK_SET)
-    return file
-
+# ---------------------------------------------------------------- one candidate's tests
 
 def how_it_ended(code):
     """(status, detail) of a program that ended by itself with this exit code, -n for signal n."""
     if -code in set(signal.Signals):
         return "runtime_error", f"killed by {signal.Signals(-code).name}"
-    known = {grading.EXIT_COMPILE: "compile_error", grading.EXIT_MEMORY: "memory_limit",
-             grading.EXIT_MISSING: "missing_dependency"}
+    known = {EXIT_COMPILE: "compile_error", EXIT_MEMORY: "memory_limit",
+             EXIT_MISSING: "missing_dependency"}
     return known.get(code, "runtime_error"), f"exit status {code}"
 
-
-class Grader:
-    """The grader's box, from this side."""
-
-    def __init__(self, zygote):
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.box = zygote.spawn("grader", {"code": ""}, [theirs.fileno()], GRADER_MEMORY)
-        theirs.close()
-        self.broken = False
-
-    def ask(self, task, *files):
-        with contextlib.suppress(ConnectionError):  # it has died: so will hear() say
-            socket.send_fds(self.sock, [json.dumps(task).encode()], files)
-
-    def hear(self, seconds):
-        """Its next message; None if there is none in time, {} if it has died. After either it is of no more use."""
-        message = b""
-        if not select.select([self.sock], [], [], seconds)[0]:
-            self.broken = True
-            return None
-        with contextlib.suppress(ConnectionError):
-            message = self.sock.recv(1 << 20)
-        self.broken = not message
-        return json.loads(message or b"{}")
-
-    def end(self):
-        self.sock.close()
-        return self.box.wait(0)
-
-
-# ---------------------------------------------------------------- one candidate's tests
 
 class Tests:
     """All tests of one problem on one candidate.
@@ -267,6 +139,7 @@ class Tests:
         sources = [code, problem.get("setup") or "", *(test["source"] for test in self.tests if "source" in test)]
         self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
         self.reasons = {}  # why a test that was not marked so has run inside
+        self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
         self.grader = None
         self.starved = False
 
@@ -307,7 +180,7 @@ class Tests:
                 try:
                     parsed(test["source"])
                 except (SyntaxError, ValueError) as error:
-                    return "broken_test", f"the test cannot run ({grading.describe(error)})"
+                    return "broken_test", f"the test cannot run ({describe(error)})"
         return None
 
     def limit(self, position):
@@ -321,7 +194,7 @@ class Tests:
             self.zygote.idle_grader = None
             problem = self.problem
             job = {"tests": self.tests, "entry_point": problem["entry_point"], "setup": problem.get("setup") or "",
-                   "prompt": f"{problem['prompt']}\n{problem.get('starter_code') or ''}",
+                   "prompt": self.prompt,
                    "compare": problem.get("compare") or "plain", "checker": problem.get("checker")}
             job_file = memory_file(marshal.dumps(job))
             self.grader.ask({"grade": "nothing yet"}, job_file)
@@ -366,8 +239,8 @@ class Tests:
             if report["code"]:
                 status, detail = how_it_ended(report["code"])
                 last = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace").strip().splitlines()
-                detail = grading.clean((last or [detail])[-1])
-                return status, f"not installed: {detail}" if status == "missing_dependency" else detail, status
+                detail = clean((last or [detail])[-1])
+                return status, with_advice(status, detail), status
             self.ask_grader({"grade": "stdin", "position": position}, files[0])
             message = self.grader.hear(limit)
             if message:
@@ -415,7 +288,8 @@ class Tests:
         job = {"setup": self.problem.get("setup") or "", "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
             test = self.tests[positions[0]]
-            job["inside"] = {"imports": grading.imports_of(test["source"]), "unittest": test["type"] == "unittest"}
+            job["inside"] = {"imports": grading.imports_of(test["source"]), "unittest": test["type"] == "unittest",
+                             "prompt": self.prompt}
         try:
             self.ask_grader({"grade": "again" if again else kind, "positions": positions}, ours.fileno())
             return self.zygote.spawn("session", job, [theirs.fileno()], self.cfg.memory_mb << 20, self.network)
@@ -424,22 +298,30 @@ class Tests:
             theirs.close()
 
     def follow(self, box, kind, positions, again):
-        """Take the grader's messages until it is done with a session. Returns whether it wants another."""
+        """Take the grader's messages until it is done with a session. Returns whether it wants another.
+
+        again: the calls of these tests are repeated; what goes wrong now counts against those that have passed.
+        """
         waiting = list(positions)  # for their results
         loaded = False
         wants_another = False
         limit = self.limit(positions[0])
+
+        def lost(status, detail):
+            """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
+            for position in waiting[:1] if loaded and not again else waiting:
+                if not again or self.results[position][0] == "passed":
+                    self.results[position] = status, detail, status
+
         while True:
-            seconds = limit * len(positions) if again else limit
-            message = self.grader.hear(seconds)
-            if message is None or message == {}:
+            message = self.grader.hear(limit * len(positions) if again else limit)
+            if not message:
                 grader = self.dismiss_grader()
                 report = box.wait(0)
                 if message is None:
-                    verdict = self.out_of_time(limit, report, grader)
+                    lost(*self.out_of_time(limit, report, grader)[:2])
                 else:
-                    verdict = "output_limit", "its answers take too much memory to grade", "output_limit"
-                self.fail(waiting if not loaded else waiting[:1], positions if again else [], verdict)
+                    lost("output_limit", "its answers take too much memory to grade")
                 return False
             if "loaded" in message:
                 loaded = True
@@ -447,34 +329,22 @@ class Tests:
                 position, status, detail, digest = message["result"]
                 if status == "inside" and kind != "assert":  # which only a forged message can say
                     status = "runtime_error"
-                if status == "missing_dependency":
-                    detail = f"not installed: {detail}"
-                self.results[position] = status, detail, digest
+                self.results[position] = status, with_advice(status, detail), digest
                 if position in waiting:
                     waiting.remove(position)
             elif "all" in message:
                 status, detail = message["all"]
-                if status == "missing_dependency":
-                    detail = f"not installed: {detail}"
-                self.fail(waiting if not loaded else waiting[:1], positions if again else [], (status, detail, status))
+                lost(status, with_advice(status, detail))
             elif "gone" in message:
                 report = box.wait(0.5)  # it may need a moment to end
                 status, detail = how_it_ended(report["code"])
                 detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
-                if report["killed"]:
-                    detail = "the program does not answer any more"
-                self.fail(waiting if not loaded else waiting[:1], positions if again else [], (status, detail, status))
+                lost(status, "the program does not answer any more" if report["killed"] else detail)
             elif "again" in message:
                 wants_another = True
             elif "done" in message:
                 box.wait(0)
                 return wants_another
-
-    def fail(self, positions, passed_before, verdict):
-        """passed_before: tests that passed in a session that has been repeated; what went wrong now counts against them."""
-        for position in positions:
-            if not passed_before or self.results[position] and self.results[position][0] == "passed":
-                self.results[position] = verdict
 
     # the verdict
 
@@ -511,6 +381,10 @@ def is_installed(name, site_packages):
     return package in sys.stdlib_module_names or site_packages and importlib.util.find_spec(package) is not None
 
 
+def with_advice(status, detail):
+    return f"not installed: {detail}" if status == "missing_dependency" else detail
+
+
 def run_tests(problem, code, zygote, cfg):
     """All tests of one problem on one candidate: (the fields that a labelled row adds to it, whether it was starved)."""
     started = time.perf_counter()
@@ -545,7 +419,7 @@ class Pool:
                 idle.append(zygote)
                 return answer
             except (Machinery, OSError, ValueError) as error:
-                reason = grading.describe(error)
+                reason = describe(error)
                 if zygote:
                     zygote.close()
         return {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0, "detail": reason,

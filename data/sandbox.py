@@ -14,6 +14,7 @@ The worker (execute.py) sends {"role", "memory", "network"} over a socket with t
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import marshal
 import os
@@ -27,12 +28,13 @@ import sys
 import tempfile
 import time
 
-MAX_OUTPUT = 16 << 20  # bytes of one output, or of one file
+from data import candidate, grading, inside
+from data.wire import MAX_OUTPUT
+
 MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system of its own
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred
 MAX_STACK = 256 << 20  # bytes: recursion through C code needs 1 KB a level
 THREAD_STACK = 8 << 20
-PROGRAM = "/box/program.py"  # where a program finds its own source
 
 # ---------------------------------------------------------------- the kernel's names
 
@@ -321,9 +323,9 @@ class Zygote:
         libc.pthread_setattr_default_np(attributes)  # else as much as MAX_STACK, which is for the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def serve(self, grading):
-        """grading: the module whose ROLES the boxes play."""
-        self.grading = grading
+    def serve(self):
+        gc.collect()
+        gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
         self.poll.register(self.control, select.POLLIN)
         while True:
@@ -388,7 +390,7 @@ class Zygote:
         install_filter(self.filters[request["network"] and not self.unsafe])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status.send(json.dumps({"started": time.monotonic()}).encode())
-        self.grading.ROLES[request["role"]](job, arrange(files[2:], given, request["role"]))
+        ROLES[request["role"]](job, arrange(files[2:], given, request["role"]))
 
     def finish(self, box):
         ended = time.monotonic()
@@ -463,12 +465,14 @@ def clear_up_unsafely(pid, user):
     os.waitpid(child, 0)
 
 
-if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROLES = {"program": candidate.run_program, "session": candidate.answer_requests, "grader": grading.grade}
+
+
+def main():
+    """A zygote: the number of its socket and its options are the arguments."""
     with contextlib.suppress(ConnectionError):  # the worker is gone
-        from data import grading
         zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
-        grading.forget_this_machine()
+        candidate.forget_this_machine()
         if zygote.with_unittest:
-            grading.prepare_unittest()
-        zygote.serve(grading)
+            inside.prepare_unittest()
+        zygote.serve()

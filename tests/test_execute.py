@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
-from data import grading, sandbox  # noqa: E402
+from data import sandbox, wire  # noqa: E402
 from data.compare import digestible, same_text, same_value  # noqa: E402
 
 SCRIPT = ROOT / "execute.py"
@@ -503,12 +503,12 @@ def test_values_survive_the_wire():
     for value in (None, True, 0, -1, 2 ** 63, -10 ** 5000, 1.5, -0.0, math.inf, "é\udcff\0", [], [1, [2, (3, {4})]], {"a": (1,), (2, 3): {}},
                   {1, 2}, frozenset({(1,)}), b"\0\xff", bytearray(b"x"), 1 + 2j, range(1, 10, 2)):
         for exact in (False, True):
-            there = grading.unpack(json.loads(json.dumps(grading.pack(value, exact))))
+            there = wire.unpack(json.loads(json.dumps(wire.pack(value, exact))))
             assert there == value
             assert type(there) is type(value)
-    assert isinstance(grading.unpack(grading.pack(object())), grading.Opaque)
-    with pytest.raises(grading.CannotCross):
-        grading.pack([object()], exact=True)
+    assert isinstance(wire.unpack(wire.pack(object())), wire.Opaque)
+    with pytest.raises(wire.CannotCross):
+        wire.pack([object()], exact=True)
 
 
 def test_digests_see_equal_values_as_equal():
@@ -717,7 +717,7 @@ def test_a_zygote_that_dies_is_replaced(tmp_path):
         time.sleep(0.01)
         if len(read_whole(tmp_path / "l.jsonl")) <= 5 * killed:
             continue
-        zygotes = [pid for pid, (parent, line) in table_of_processes().items() if parent == supervisor.pid and b"sandbox.py" in line]
+        zygotes = [pid for pid, (parent, line) in table_of_processes().items() if parent == supervisor.pid and b"sandbox.main" in line]
         if zygotes:
             os.kill(zygotes[0], signal.SIGKILL)
             killed += 1
@@ -778,7 +778,7 @@ def test_two_runs_cannot_write_one_file(tmp_path):
 
 # ---------------------------------------------------------------- where there are namespaces, and where not
 
-PARTS = ("execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/flags.py", "data/sandbox.py", "data/grading.py")
+PARTS = ("execute.py", "data/__init__.py", "data/rows.py", "data/compare.py", "data/flags.py", "data/sandbox.py", "data/wire.py")
 ORDINARY = ["setpriv", "--reuid", "4321", "--regid", "4321", "--clear-groups"]
 POWERLESS = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]  # as in a plain container
 
