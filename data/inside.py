@@ -57,6 +57,9 @@ class Inside:
         fault = None
         try:
             exec(program, names)
+            for name, value in names.items():  # a program may use what only the test imports
+                if name not in namespace and getattr(value, "__module__", None) != "candidate":
+                    namespace[name] = value
             tests = find_tests(names, self.unittest["unittest"], namespace) if self.unittest else None
         except Refused as error:
             return {"ran": {"test": str(error)}, "token": request["token"]}
@@ -82,6 +85,8 @@ class Inside:
 
     def fair(self, *operands):
         """Refuse operands whose ==, < or `in` is a program's own, unless it is asked about two objects of that very class."""
+        if len(operands) == 2 and operands[0] is operands[1]:
+            return operands
         own = [brings_own_comparison(value, self.pristine) for value in operands]
         alike = len(operands) == 2 and type(operands[0]) is type(operands[1])
         if any(own) and not (alike and all(own) and not isinstance(operands[0], CONTAINERS)):
@@ -228,19 +233,21 @@ def from_library(cls, pristine):
         return False
 
 
+COMPARING = re.compile("assert(Not)?(Almost)?(Count|Dict|List|MultiLine|Sequence|Set|Tuple)?Equals?$|assert(Not)?In$|"
+                       "assert(Greater|Less)(Equal)?$|assertDictContainsSubset$")
+
+
 def guard_assertions(TestCase, fair):
     """assertEqual and its kin look at their operands first, and do not ask the test's object, which can be tampered with."""
     judge = TestCase()
     for name, method in list(vars(TestCase).items()):
-        if name.startswith("assert") and isinstance(method, types.FunctionType):
+        if COMPARING.match(name):
             setattr(TestCase, name, guarded(method, judge, fair))
 
 
 def guarded(method, judge, fair):
     @functools.wraps(method)
     def check(self, *args, **kwargs):
-        if "Raises" in method.__name__ or "Warns" in method.__name__ or "Logs" in method.__name__:
-            return method(self, *args, **kwargs)
         named = [kwargs[name] for name in ("first", "second", "member", "container") if name in kwargs]
         fair(*[*args, *named][:2])
         return method(judge, *args, **kwargs)

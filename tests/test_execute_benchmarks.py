@@ -107,11 +107,11 @@ def test_livecodebench_rows_run_with_their_own_semantics(tmp_path):
 def test_codecontests_run_every_test(tmp_path):
     problems = load("codecontests", "code_eval_code_contests.jsonl")
     problems = [{**row, "tests": row["tests"][:12]} for row in problems]
-    echo = "import sys\nsys.stdout.write({!r}[sys.stdin.read()])"  # a table of the answers stands in for a solution
+    echo = "import sys\nsys.stdout.write({!r}[sys.stdin.read().rstrip('\\n')])"  # a table of the answers stands in for a solution
     programs = []
     for row in problems:
         tests = row["public_tests"] + row["tests"]
-        table = {test["input"]: test["output"] for test in tests}
+        table = {test["input"].rstrip("\n"): test["output"] for test in tests}
         programs.append((row["problem_id"], "table", echo.format(table)))
         programs.append((row["problem_id"], "nothing", "pass"))
     labelled = label(tmp_path, problems, programs)
