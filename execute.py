@@ -399,8 +399,14 @@ class Pool:
     """Idle zygotes of both kinds; one that has failed is not used again."""
 
     def __init__(self, cfg):
+        """Raises UserError where candidates cannot be shut in, and --unsafe is not given."""
         self.cfg = cfg
-        self.idle = {False: collections.deque(), True: collections.deque()}
+        first = Zygote(cfg)
+        if first.refused:
+            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): allow user namespaces "
+                            "(sysctl user.max_user_namespaces, or docker run --privileged), or give --unsafe if you trust "
+                            "the programs")
+        self.idle = {False: collections.deque([first]), True: collections.deque()}
 
     def grade(self, problem, code):
         """run_tests on an idle zygote or a new one; where the machinery fails, on another."""
@@ -413,7 +419,7 @@ class Pool:
                     zygote = idle.popleft()
                 except IndexError:
                     zygote = Zygote(self.cfg, with_unittest)
-                if zygote.refused:
+                if zygote.refused:  # though the first was not
                     raise Machinery(zygote.refused)
                 answer = run_tests(problem, code, zygote, self.cfg)
                 idle.append(zygote)
@@ -433,7 +439,7 @@ class Pool:
 def label(jobs, cfg):
     """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready.
 
-    A program that was out of time without having had the processor is tried once more, alone.
+    A program that was out of time on a loaded machine, without having had the processor, is tried once more, alone.
     """
     pool = Pool(cfg)
     workers = ThreadPoolExecutor(cfg.jobs)  # not in a `with`, which would wait for them after Ctrl-C
@@ -448,7 +454,7 @@ def label(jobs, cfg):
         for done in wait(running, return_when=FIRST_COMPLETED).done:
             problem, candidate = running.pop(done)
             verdict, was_starved = done.result()
-            if was_starved:
+            if was_starved and machine_is_loaded(cfg.jobs):
                 starved.append((problem, candidate))
             else:
                 yield candidate, verdict
@@ -459,8 +465,13 @@ def label(jobs, cfg):
     pool.close()
 
 
-def refuse_or_warn(cfg):
-    """Raise UserError where candidates cannot be shut in, unless --unsafe."""
+def machine_is_loaded(jobs):
+    processors = len(os.sched_getaffinity(0))
+    return jobs > processors or os.getloadavg()[0] > processors + 0.5
+
+
+def prepare_this_process(cfg):
+    """Raise UserError where boxes cannot work; give them a large stack; warn of --unsafe."""
     if sys.platform != "linux" or sandbox.MACHINE not in sandbox.ARCHITECTURE:
         raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
     for folder in visible_folders(cfg):
@@ -470,11 +481,6 @@ def refuse_or_warn(cfg):
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = sandbox.MAX_STACK if hard == resource.RLIM_INFINITY else min(sandbox.MAX_STACK, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
-    zygote = Zygote(cfg)
-    zygote.close()
-    if zygote.refused:
-        raise UserError(f"candidates cannot be shut in on this machine ({zygote.refused}): allow user namespaces "
-                        "(sysctl user.max_user_namespaces, or docker run --privileged), or give --unsafe if you trust the programs")
     if cfg.unsafe:
         print("warning: --unsafe: candidates can see and write what their user may", file=sys.stderr)
 
@@ -541,7 +547,7 @@ def read_jobs(cfg):
 def label_file(cfg):
     """Labels what is not labelled yet, reports, and returns the exit status."""
     jobs, candidates, source = read_jobs(cfg)
-    refuse_or_warn(cfg)
+    prepare_this_process(cfg)
     order = {(row["problem_id"], row["candidate_id"]): (position, row) for position, row in enumerate(candidates)}
     digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
 
@@ -621,7 +627,7 @@ def check_problems(cfg):
     """Which problems cannot tell their canonical solution from an empty program? Returns the exit status."""
     mine, _, paths = read_problems(cfg)
     must_be_out_of_sight(cfg, *paths)
-    refuse_or_warn(cfg)
+    prepare_this_process(cfg)
     jobs = []
     for problem in mine.values():
         rows.check_tests(problem, " ".join(map(str, paths)))
@@ -685,7 +691,7 @@ def sleeper():
 
 def self_check(cfg):
     """Can candidates be shut in here, and what does a program that tries to break out get done?"""
-    refuse_or_warn(cfg)
+    prepare_this_process(cfg)
     print("namespaces " + ("MISSING  (--unsafe)" if cfg.unsafe else "hold") + "\n\na program that tries:")
     with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "600"]) as outside:
         jobs = []

@@ -85,21 +85,23 @@ class Grader:
                 except Verdict as verdict:
                     self.say(all=[verdict.status, clean(verdict.detail)])
             else:
-                self.session = socket.socket(fileno=files[0])
-                self.replies = self.session.makefile("rb")
-                self.verdict = None
-                try:
-                    self.reply()  # its code has run
-                    self.say(loaded=True)
-                    {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
-                     "inside": self.grade_inside}[task["grade"]](task)
-                except Verdict as verdict:
-                    self.say(**({"gone": True} if verdict.status == "gone" else {"all": [verdict.status, clean(verdict.detail)]}))
-                self.replies.close()
-                self.session.close()
+                self.grade_session(task, files[0])
             self.say(done=True)
 
     # a session
+
+    def grade_session(self, task, file):
+        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again, "inside": self.grade_inside}
+        with socket.socket(fileno=file) as self.session, self.session.makefile("rb") as self.replies:
+            try:
+                self.reply()  # its code has run
+                self.say(loaded=True)
+                grade[task["grade"]](task)
+            except Verdict as verdict:
+                if verdict.status == "gone":
+                    self.say(gone=True)
+                else:
+                    self.say(all=[verdict.status, clean(verdict.detail)])
 
     def ask(self, **request):
         try:
@@ -182,7 +184,7 @@ class Grader:
 
     def grade_asserts(self, task):
         """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
-        self.calls = []  # (test, request, reply's line)
+        self.calls = []  # (key, line of the reply)
         passed = []
         for position in task["positions"]:
             verdict, outputs = self.run_assert(position, self.call_session)
@@ -193,30 +195,27 @@ class Grader:
                 return
             if verdict.status == "passed":
                 passed.append(position)
-        functions = {request["exactly"] for _, request, _ in self.calls}
-        asked = {(request["args"], request["kwargs"]) for _, request, _ in self.calls}
-        if passed and len(functions) == 1 and len(asked) > 1:
+        functions = {key[1] for key, _ in self.calls}
+        different = {key for key, _ in self.calls}
+        if passed and len(functions) == 1 and len(different) > 1:  # several functions may well share a state
             self.passed = passed
             self.say(again=True)
 
     def run_assert(self, position, call):
-        """(Verdict, outputs) of one test; call(position, request) -> reply."""
+        """(Verdict, outputs) of one test; call(key) -> reply."""
         self.verdict = None
-        self.asked = 0
-        called = []
+        self.touched = False  # has the test asked for anything of the candidate's?
         outputs = []
         raised = []
-        random.seed(0)  # a test may draw its inputs
+        source = self.tests[position]["source"]
+        may_stop = "StopIteration" in source
 
         def stand_in(name, *args, **kwargs):
-            self.asked += 1
-            called.append(name)
             try:
-                packed = [json.dumps(pack(args, exact=True)), json.dumps(pack(kwargs, exact=True))]
+                packed = json.dumps(pack(args, exact=True)), json.dumps(pack(kwargs, exact=True))
             except (CannotCross, OutputLimit) as error:
                 self.stop("inside", f"the test passes {error}")
-            request = {"exactly": name, "args": packed[0], "kwargs": packed[1], "fresh": len(called) == 1}
-            reply = call(position, request)
+            reply = call((position, name, *packed, not outputs and not raised))
             if "raised" in reply:
                 raised.append(make_exception(reply, may_stop))
                 raise raised[-1]
@@ -225,10 +224,9 @@ class Grader:
             outputs.append(reply["value"])
             return reply["value"]
 
-        source = self.tests[position]["source"]
+        random.seed(0)  # a test may draw its inputs
         try:
             tree = ast.parse(source)
-            may_stop = "StopIteration" in source
             if needs_inside(tree):
                 self.stop("inside", "the test asks what cannot be seen from outside")
             names = Names(self, stand_in)
@@ -248,61 +246,51 @@ class Grader:
         """A test that ended with another exception than AssertionError."""
         if any(error is one for one in raised):
             return Verdict("runtime_error", getattr(error, "detail", describe(error)))
-        if not self.asked or isinstance(error, ModuleNotFoundError):
+        if not self.touched or isinstance(error, ModuleNotFoundError):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
 
-    def call_session(self, position, request):
-        reply = self.ask(**{**request, "args": json.loads(request["args"]), "kwargs": json.loads(request["kwargs"])})
-        self.calls.append((position, request, self.line))
+    def call_session(self, key):
+        """The reply to a call, key = (position of the test, function, arguments, keyword arguments, is it the test's first?)."""
+        _, name, args, kwargs, first = key
+        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), fresh=first)
+        self.calls.append((key, self.line))
         return reply
 
     def grade_again(self, task):
         """The same calls in another order: a program that counts its calls would now give other answers.
 
-        The order depends on the replies, which the program cannot know beforehand. Answers may differ (a shuffle, the
-        time): but the tests must pass with these as well.
+        Equal calls keep their order among themselves. The others' depends on the tests, which the program cannot see.
+        Answers may differ (a shuffle, the time), but the tests must pass with these as well.
         """
-        salt = hashlib.sha256(repr(self.calls).encode()).digest()
-        order = sorted(range(len(self.calls)), key=lambda n: hashlib.sha256(salt + self.calls[n][2]).digest())
-        if order == sorted(order):
-            order.reverse()
-        same_requests = collections.defaultdict(list)
-        for number in order:
-            same_requests[self.key(self.calls[number])].append(number)
-        turn = {}  # equal requests keep their order among themselves
-        for numbers in same_requests.values():
-            turn.update(zip(numbers, sorted(numbers)))
-        replies = collections.defaultdict(list)
-        different = False
-        for number in (turn[number] for number in order):
-            position, request, line = self.calls[number]
-            reply = {}
-            with contextlib.suppress(Verdict):
-                reply = self.ask(**{**request, "args": json.loads(request["args"]), "kwargs": json.loads(request["kwargs"])})
-            replies[self.key(self.calls[number])].append((number, reply))
-            different |= self.line != line
-        if not different:
+        secret = "".join(test["source"] for test in self.tests if test["type"] == "assert")
+        order = calls = self.calls
+        while order == calls:
+            secret += "."
+            order = sorted(calls, key=functools.partial(place_of, secret))
+        self.calls = []
+        replies = collections.defaultdict(collections.deque)
+        for key, _ in order:
+            try:
+                replies[key].append(self.call_session(key))
+            except Verdict as verdict:
+                if verdict.over:
+                    raise
+                replies[key].append(None)
+        if self.calls == order:  # the very same replies
             return
-        for answers in replies.values():
-            answers.sort(key=lambda answer: -answer[0])  # to be popped from the end
 
-        def from_table(position, request):
-            answers = replies.get(self.key((position, request)))
-            if not answers:
-                self.stop("unknown", "the test has asked something else")
-            return answers.pop()[1] or self.stop("wrong_answer", "")
+        def reply_from_table(key):
+            if not replies[key]:
+                self.stop("unknown", "the test now asks something else")
+            return replies[key].popleft() or self.stop("wrong_answer", "no answer this time")
 
         for position in self.passed:
-            verdict, _ = self.run_assert(position, from_table)
+            verdict, _ = self.run_assert(position, reply_from_table)
             if verdict.status not in ("passed", "unknown"):
                 self.result(position, "wrong_answer", "the answers change with the order of the calls", "order")
-
-    @staticmethod
-    def key(call):
-        return call[0], call[1]["args"], call[1]["kwargs"]
 
     # tests inside
 
@@ -311,7 +299,7 @@ class Grader:
         position = task["positions"][0]
         test = self.tests[position]
         token = os.urandom(8).hex()
-        reply = self.ask(source=test["source"], token=token)
+        reply = self.ask(source=test["source"], setup=self.setup, token=token)
         try:
             ran = {str(name): str(outcome) for name, outcome in reply["ran"].items()}
             genuine = reply["token"] == token
@@ -328,6 +316,11 @@ class Grader:
             self.result(position, status, clean(fault or f"{name}: {wrong[name]}"), outputs)
         else:
             self.result(position, "passed", "", outputs)
+
+
+def place_of(secret, call):
+    """Where a call comes in another order: anywhere, but equal calls are beside each other, as sorted() leaves them."""
+    return hashlib.sha256(f"{secret}{call[0]}".encode("utf-8", "replace")).digest()
 
 
 def text_digest(text):
@@ -386,7 +379,7 @@ class Names(dict):
     def __missing__(self, name):
         if hasattr(builtins, name) and name != self.grader.entry_point:  # which may be named like one
             raise KeyError(name)
-        self.grader.asked += 1
+        self.grader.touched = True
         kind = self.grader.ask(name=name)
         if "nothing" in kind:
             raise KeyError(name)

