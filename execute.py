@@ -190,8 +190,8 @@ class Tests:
     def ask_grader(self, task, *files):
         """Its first task hands it the tests."""
         if self.grader is None:
-            self.grader = self.zygote.idle_grader or Grader(self.zygote)
-            self.zygote.idle_grader = None
+            idle, self.zygote.idle_grader = self.zygote.idle_grader, None
+            self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
             problem = self.problem
             job = {"tests": self.tests, "entry_point": problem["entry_point"], "setup": problem.get("setup") or "",
                    "prompt": self.prompt,
@@ -243,8 +243,7 @@ class Tests:
                 return status, with_advice(status, detail), status
             self.ask_grader({"grade": "stdin", "position": position}, files[0])
             message = self.grader.hear(limit)
-            if message:
-                self.grader.hear(PATIENCE)  # done
+            if message and self.grader.hear(PATIENCE) == {"done": True}:
                 return tuple(message["result"][1:]) if "result" in message else (*message["all"], message["all"][0])
             self.dismiss_grader()
             if message is None:
@@ -275,12 +274,10 @@ class Tests:
         self.results[position] = status, detail, status if digest == "broken_test" else digest
 
     def run_session(self, kind, positions):
-        """One process of the candidate for several tests."""
-        again = False
-        while True:
+        """One process of the candidate for several tests, and another for the same calls in another order."""
+        for again in (False, True):
             box = self.spawn_session(kind, positions, again)
-            again = self.follow(box, kind, positions, again)
-            if not again:
+            if not self.follow(box, kind, positions, again):
                 return
 
     def spawn_session(self, kind, positions, again):
@@ -305,17 +302,18 @@ class Tests:
         waiting = list(positions)  # for their results
         loaded = False
         wants_another = False
-        limit = self.limit(positions[0])
+        limit = self.limit(positions[0]) * (len(positions) if again else 1)
+        deadline = time.monotonic() + limit
 
         def lost(status, detail):
             """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
             for position in waiting[:1] if loaded and not again else waiting:
-                if not again or self.results[position][0] == "passed":
+                if not again or self.results[position] and self.results[position][0] == "passed":
                     self.results[position] = status, detail, status
 
         while True:
-            message = self.grader.hear(limit * len(positions) if again else limit)
-            if not message:
+            message = self.grader.hear(deadline - time.monotonic())
+            if not message or "result" in message and message["result"][0] not in positions:
                 grader = self.dismiss_grader()
                 report = box.wait(0)
                 if message is None:
@@ -323,8 +321,9 @@ class Tests:
                 else:
                     lost("output_limit", "its answers take too much memory to grade")
                 return False
-            if "loaded" in message:
+            if "loaded" in message and not loaded:
                 loaded = True
+                deadline = time.monotonic() + limit
             elif "result" in message:
                 position, status, detail, digest = message["result"]
                 if status == "inside" and kind != "assert":  # which only a forged message can say
@@ -332,6 +331,7 @@ class Tests:
                 self.results[position] = status, with_advice(status, detail), digest
                 if position in waiting:
                     waiting.remove(position)
+                    deadline = time.monotonic() + limit
             elif "all" in message:
                 status, detail = message["all"]
                 lost(status, with_advice(status, detail))

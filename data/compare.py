@@ -28,6 +28,8 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 def same_text(got, expected, rule="plain"):
     """Is the text `got` what was expected, by this rule?"""
+    if got == expected:
+        return True
     if rule == "codecontests":
         mine = got.lower().split()
         theirs = expected.lower().split()

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import execute
 import sample
 import train_bilevel
+from data.flags import parse
 from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
 
 # What is big in the recipe, and what stands in its place here. Each is used, and nothing big is left: both are checked.
@@ -41,7 +42,7 @@ STAND_INS = {
     "--batch 32": "--batch 4",
     "--meta-batch 32": "--meta-batch 2",
     "--micro-tokens 5120": "--micro-tokens 1024",
-    "--site-packages": "--site-packages --without namespaces",  # execute.py wants that where this Python lies in /tmp
+    "--site-packages": "--site-packages --unsafe",  # execute.py wants that where this Python lies in /tmp
 }
 
 PROGRAM = """```python
@@ -198,7 +199,7 @@ def check_outputs(runs):
 spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(select)
-PARSERS = {"sample.py": sample.parse_args, "execute.py": execute.parse_arguments, "train_bilevel.py": train_bilevel.main,
+PARSERS = {"sample.py": sample.parse_args, "execute.py": lambda argv: parse(execute.Settings, "", argv), "train_bilevel.py": train_bilevel.main,
            "select.py": select.parse_args}
 
 
