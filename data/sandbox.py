@@ -127,11 +127,12 @@ def prctl(option, value, *more):
 
 # ---------------------------------------------------------------- the file tree, made once by the zygote
 
-def enter_private_tree(shown, hidden):
+def enter_private_tree(shown, hidden, user):
     """From here on this process and its children see `shown` and a few devices, read-only, and nothing else.
 
     shown:  folders, for example that of this Python.
     hidden: a folder that is out of sight even where it lies inside of a shown one: the project's.
+    user:   the candidates' number.
     Root may do this for the asking, others only in a user namespace of their own: full rights over what is made in
     there, none over anything else.
     """
@@ -156,15 +157,15 @@ def enter_private_tree(shown, hidden):
                 system("mount", "tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
         elif os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
-        elif os.path.isdir(path) and not os.path.exists(root + path):
-            os.makedirs(root + path)
+        elif os.path.isdir(path) and (os.path.ismount(path) or not os.path.exists(root + path)):
+            os.makedirs(root + path, exist_ok=True)
             show_folder(path, root + path, f"{place}/empty")
     for name in ("null", "zero", "full", "random", "urandom"):
         open(f"{root}/dev/{name}", "w").close()
         system("mount", f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND, None)
     for link, target in (("/tmp", "/box/tmp"), ("/dev/shm", "/box/tmp"), ("/dev/stdin", "/box/stdin")):
         os.symlink(target, root + link)
-    for name, text in (("passwd", "nobody:x:65534:65534::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
+    for name, text in (("passwd", f"nobody:x:{user}:{user}::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
         with open(f"{root}/etc/{name}", "w") as file:
             file.write(text)
     attributes = struct.pack("QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0)  # struct mount_attr; /dev's files stay devices
@@ -310,7 +311,7 @@ class Zygote:
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if not self.unsafe:
-            enter_private_tree(options["shown"], options["hidden"])
+            enter_private_tree(options["shown"], options["hidden"], self.user)
         if os.geteuid() == 0 and not readable_by(self.user):
             if not self.unsafe:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
