@@ -1,42 +1,46 @@
 """Stage 2: run candidate programs in a sandbox and give each a verdict.
 
-    python execute.py                                                   the tiny world
+    python execute.py                                    the tiny world
     python execute.py --problems P.jsonl --candidates C.jsonl --out L.jsonl
-    python execute.py --check-problems --problems P.jsonl               can these tests tell right from wrong?
-    python execute.py --self-check                                      what holds on this machine
+    python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
+    python execute.py --self-check                       what holds on this machine
 
-Reads problems (their tests) and candidates (their `code`, a whole program); writes the candidates with their verdicts:
+Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates with their verdicts:
 
-    {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8, "seconds": 0.016,
-     "detail": "public test 1: expected [2], got [0]", "public_passed": false, "output_digest": "1ead14516555734d", ...}
+    {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
+     "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
+     "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
 
-Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery failed, the
-tests cannot run ("broken_test"), or a package is not installed ("missing_dependency"). A `stdin` problem stops at its
-first hidden failure, so there tests_passed says how far it came. `call` tests are made in a shuffled order. When outputs
-are equal stands in data/compare.py, what a row may hold in data/rows.py.
+Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
+failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`
+problem stops at its first hidden failure, so there tests_passed says how far it came. `call` tests are made in a
+shuffled order. When outputs are equal stands in data/compare.py, what a row may hold in data/rows.py.
 
 Three kinds of process:
 
-    this one   reads and writes rows; sends jobs to boxes and takes short answers, with a clock    one
-    zygote     a fresh Python that forks a box for every run                (data/sandbox.py)      one for each job slot
-    box        new namespaces, folder, rights and limits for one run: of the candidate, or of the
-               grader, which knows the tests and compares                   (data/grading.py)      one or more a candidate
+    this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
+    zygote     a fresh Python that forks a box for every run; one or two for each job slot (data/sandbox.py)
+    box        new namespaces, folder, limits and no rights, for one run: of the candidate (data/candidate.py), or of
+               the grader, which knows the tests and compares (data/grading.py)
 
-The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right. The
-clock of a test runs from the moment when the candidate may start, or the test before has its result, until it has its own.
+The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right.
+The clock of a test runs from the moment when the candidate may start, or the test before has its result, until the
+test has its own. A grader that has only compared data is used for the next candidate as well.
 
 NOT protected against, even so:
-- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and asserts whose values cannot
-  cross (then `detail` says so; a program can bring that about). Stopped there: patched modules, an == of its own, lying
-  about what ran. Not stopped: a program that reads or changes its tests through stack frames, trace or audit hooks, gc
-  or ctypes; that counts its calls; or that answers the grader's request itself, with the token that it holds.
-- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test that
-  compares two objects of one class of the candidate's, whose == is then the program's own.
-- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and memory size, which can
-  be read, as can the Python library and /usr.
-- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB), sync() is allowed. Where
-  overlays cannot be mounted, locks on files of /usr reach the machine's.
-- --unsafe: no namespaces. A program then sees and writes what its user may, and what it starts may outlive it.
+- Tests that run *inside*, in the candidate's process (data/inside.py): `unittest` tests, asserts marked so, and asserts
+  whose values cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules,
+  an == of its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames,
+  trace or audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
+- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test
+  that compares two objects of one class of the candidate's, whose == is then the program's own.
+- A program that imports what does not exist, to have no label rather than a bad one.
+- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and memory size, which
+  can be read, as can the Python library and /usr.
+- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB); sync() is allowed.
+  Where overlays cannot be mounted, locks on files of /usr reach the machine's.
+- --unsafe: no namespaces. A program then sees and writes what its user may (as root, where this Python is only root's,
+  that is all), starts as many processes as the machine allows, and what leaves its process group outlives it.
 """
 import ast
 import collections
@@ -68,13 +72,15 @@ from data.flags import run as run_command
 from data.rows import UserError
 from data.wire import MAX_OUTPUT, clean, describe
 
-LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
+# Seconds a test; LiveCodeBench's and BigCodeBench's.
+LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of Python's
-# own library (with --site-packages always). Else it can make no socket. It also costs as much as all the rest of a box.
-USES_NETWORK = re.compile("socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|"
-                          "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn|server|client")
+# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of
+# Python's own library (with --site-packages always). Else it can make no socket. A network is half the cost of a box.
+USES_NETWORK = re.compile(
+    "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|server|client|"
+    "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
 UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
 
@@ -135,11 +141,11 @@ class Tests:
         self.tests = [*problem["public_tests"], *problem["tests"]]
         self.n_public = len(problem["public_tests"])
         self.results = [None] * len(self.tests)
-        self.inside = {position for position, test in enumerate(self.tests) if test["type"] == "unittest" or test.get("inside")}
-        sources = [code, problem.get("setup") or "", *(test["source"] for test in self.tests if "source" in test)]
+        self.setup = problem.get("setup") or ""
+        self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
+        sources = [code, self.setup, *(test["source"] for test in self.tests if "source" in test)]
         self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
         self.reasons = {}  # why a test that was not marked so has run inside
-        self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
         self.grader = None
         self.starved = False
 
@@ -151,7 +157,8 @@ class Tests:
             return
         groups = collections.defaultdict(list)
         for position, test in enumerate(self.tests):
-            groups["inside" if position in self.inside else test["type"]].append(position)
+            inside = test["type"] == "unittest" or test.get("inside")
+            groups["inside" if inside else test["type"]].append(position)
         try:
             if "stdin" in groups:
                 self.run_programs(groups["stdin"])
@@ -159,17 +166,21 @@ class Tests:
                 if kind in groups:  # an answer must depend on the question, not on its turn
                     random.Random(self.problem["problem_id"]).shuffle(groups[kind])
                     self.run_session(kind, groups[kind])
-            fallen = [position for position in groups["assert"] if self.results[position] and self.results[position][0] == "inside"]
-            for position in fallen:
-                self.reasons[position] = self.results[position][1]
-            for position in sorted(groups["inside"] + fallen):
+            for position in groups["assert"]:
+                if self.status(position) == "inside":
+                    self.reasons[position] = self.results[position][1]
+            for position in sorted([*groups["inside"], *self.reasons]):
                 self.run_inside(position)
         finally:
             self.dismiss_grader()
 
+    def status(self, position):
+        return self.results[position] and self.results[position][0]
+
     def reason_not_to_run(self):
         """(status, detail) that all tests get, or None."""
-        missing = [name for name in self.problem.get("libs") or [] if not is_installed(name, self.cfg.site_packages)]
+        libs = self.problem.get("libs") or []
+        missing = [name for name in libs if not is_installed(name, self.cfg.site_packages)]
         if missing:
             return "missing_dependency", f"not installed: {', '.join(missing)}"
         source = self.code.encode("utf-8", "replace")
@@ -192,10 +203,8 @@ class Tests:
         if self.grader is None:
             idle, self.zygote.idle_grader = self.zygote.idle_grader, None
             self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
-            problem = self.problem
-            job = {"tests": self.tests, "entry_point": problem["entry_point"], "setup": problem.get("setup") or "",
-                   "prompt": self.prompt,
-                   "compare": problem.get("compare") or "plain", "checker": problem.get("checker")}
+            job = {"tests": self.tests, "entry_point": self.problem["entry_point"], "setup": self.setup,
+                   "prompt": self.prompt, "compare": rule_of(self.problem), "checker": self.problem.get("checker")}
             job_file = memory_file(marshal.dumps(job))
             self.grader.ask({"grade": "nothing yet"}, job_file)
             os.close(job_file)
@@ -206,7 +215,7 @@ class Tests:
         if self.grader is None:
             return None
         grader, self.grader = self.grader, None
-        ran_code = self.problem.get("checker") or any(test["type"] in ("assert", "unittest") for test in self.tests)
+        ran_code = self.problem.get("checker") or any("source" in test for test in self.tests)
         if ran_code or grader.broken or self.zygote.idle_grader:
             return grader.end()
         self.zygote.idle_grader = grader
@@ -226,7 +235,8 @@ class Tests:
         given = self.tests[position]["input"]
         if given and not given.endswith("\n"):
             given += "\n"  # as a text file has it: programs cut the last character of every line
-        job = {"setup": self.problem.get("setup") or "", "code": self.code, "input": given.encode("utf-8", "surrogateescape")}
+        given = given.encode("utf-8", "surrogateescape")
+        job = {"setup": self.setup, "code": self.code, "input": given}
         files = [memory_file(), memory_file()]
         try:
             box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
@@ -238,13 +248,16 @@ class Tests:
                 return self.out_of_time(limit, report)
             if report["code"]:
                 status, detail = how_it_ended(report["code"])
-                last = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace").strip().splitlines()
-                detail = clean((last or [detail])[-1])
+                said = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace")
+                detail = clean((said.strip().splitlines() or [detail])[-1])
                 return status, with_advice(status, detail), status
             self.ask_grader({"grade": "stdin", "position": position}, files[0])
             message = self.grader.hear(limit)
             if message and self.grader.hear(PATIENCE) == {"done": True}:
-                return tuple(message["result"][1:]) if "result" in message else (*message["all"], message["all"][0])
+                if "result" in message:
+                    return tuple(message["result"][1:])
+                status, detail = message["all"]
+                return status, detail, status
             self.dismiss_grader()
             if message is None:
                 return "time_limit", "its output takes too long to compare", "time_limit"
@@ -282,14 +295,16 @@ class Tests:
 
     def spawn_session(self, kind, positions, again):
         ours, theirs = socket.socketpair()
-        job = {"setup": self.problem.get("setup") or "", "code": self.code, "entry_point": self.problem["entry_point"]}
+        job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
             test = self.tests[positions[0]]
-            job["inside"] = {"imports": grading.imports_of(test["source"]), "unittest": test["type"] == "unittest",
-                             "prompt": self.prompt}
+            job["inside"] = {"imports": grading.imports_of(test["source"]), "prompt": self.prompt,
+                             "unittest": test["type"] == "unittest"}
+        task = {"grade": "again" if again else kind, "positions": positions}
+        memory = self.cfg.memory_mb << 20
         try:
-            self.ask_grader({"grade": "again" if again else kind, "positions": positions}, ours.fileno())
-            return self.zygote.spawn("session", job, [theirs.fileno()], self.cfg.memory_mb << 20, self.network)
+            self.ask_grader(task, ours.fileno())
+            return self.zygote.spawn("session", job, [theirs.fileno()], memory, self.network)
         finally:
             ours.close()
             theirs.close()
@@ -308,7 +323,7 @@ class Tests:
         def lost(status, detail):
             """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
             for position in waiting[:1] if loaded and not again else waiting:
-                if not again or self.results[position] and self.results[position][0] == "passed":
+                if not again or self.status(position) == "passed":
                     self.results[position] = status, detail, status
 
         while True:
@@ -350,25 +365,35 @@ class Tests:
 
     def verdict(self, seconds):
         """The fields that a labelled row adds to its candidate."""
-        passed = [result is not None and result[0] == "passed" for result in self.results]
-        status, detail = "passed", " ".join(f"test {position + 1} ran inside: {why}." for position, why in self.reasons.items())
-        untold = [position for position, result in enumerate(self.results) if result and result[0] in UNTOLD]
-        failed = [position for position, result in enumerate(self.results) if result and result[0] != "passed"]
+        statuses = [self.status(position) for position in range(len(self.tests))]
+        passed = [status == "passed" for status in statuses]
+        failed = [position for position, status in enumerate(statuses) if status not in (None, "passed")]
+        untold = [position for position in failed if statuses[position] in UNTOLD]
+        status = "passed"
+        detail = " ".join(f"test {position + 1} ran inside: {why}." for position, why in self.reasons.items())
         if failed:
-            position = (untold or failed)[0]
-            status, detail, _ = self.results[position]
-            if position >= self.n_public and status == "wrong_answer":
-                detail = ""  # what hidden tests expect stays hidden
-            where = f"public test {position + 1}" if position < self.n_public else f"hidden test {position - self.n_public + 1}"
-            if status != "missing_dependency":
-                detail = f"{where}: {detail}".rstrip(": ")
-        told = not untold
+            status, detail = self.first_failure((untold or failed)[0])
         outputs = json.dumps([result and result[2] for result in self.results[:self.n_public]])
-        digest = hashlib.sha256(outputs.encode()).hexdigest()[:16]
-        return {"passed": all(passed) if told else None, "status": status,
-                "tests_passed": sum(passed), "tests_total": len(self.tests), "detail": detail, "seconds": round(seconds, 4),
-                "public_passed": all(passed[:self.n_public]) if self.n_public and told else None,
-                "output_digest": digest if self.n_public and told else None}
+        has_public = self.n_public and not untold
+        return {"passed": None if untold else all(passed), "status": status, "tests_passed": sum(passed),
+                "tests_total": len(self.tests), "detail": detail, "seconds": round(seconds, 4),
+                "public_passed": all(passed[:self.n_public]) if has_public else None,
+                "output_digest": hashlib.sha256(outputs.encode()).hexdigest()[:16] if has_public else None}
+
+    def first_failure(self, position):
+        """(status, detail) of a test, with its place; what hidden tests expect stays hidden."""
+        status, detail, _ = self.results[position]
+        if status == "missing_dependency":
+            return status, detail
+        if position < self.n_public:
+            return status, f"public test {position + 1}: {detail}"
+        if status == "wrong_answer":
+            detail = ""
+        return status, f"hidden test {position - self.n_public + 1}: {detail}".rstrip(": ")
+
+
+def rule_of(problem):
+    return problem.get("compare") or "plain"
 
 
 @functools.lru_cache(64)
@@ -378,7 +403,9 @@ def parsed(source):
 
 def is_installed(name, site_packages):
     package = name.partition(".")[0]
-    return package in sys.stdlib_module_names or site_packages and importlib.util.find_spec(package) is not None
+    if package in sys.stdlib_module_names:
+        return True
+    return site_packages and importlib.util.find_spec(package) is not None
 
 
 def with_advice(status, detail):
@@ -386,7 +413,7 @@ def with_advice(status, detail):
 
 
 def run_tests(problem, code, zygote, cfg):
-    """All tests of one problem on one candidate: (the fields that a labelled row adds to it, whether it was starved)."""
+    """All tests of one problem on one candidate: (fields of its labelled row, whether it was starved)."""
     started = time.perf_counter()
     tests = Tests(problem, code, zygote, cfg)
     tests.run()
@@ -403,14 +430,15 @@ class Pool:
         self.cfg = cfg
         first = Zygote(cfg)
         if first.refused:
-            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): allow user namespaces "
-                            "(sysctl user.max_user_namespaces, or docker run --privileged), or give --unsafe if you trust "
-                            "the programs")
+            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): allow user "
+                            "namespaces (sysctl user.max_user_namespaces, or docker run --privileged), or give "
+                            "--unsafe if you trust the programs")
         self.idle = {False: collections.deque([first]), True: collections.deque()}
 
     def grade(self, problem, code):
         """run_tests on an idle zygote or a new one; where the machinery fails, on another."""
-        with_unittest = any(test["type"] == "unittest" for test in problem["public_tests"] + problem["tests"])
+        tests = problem["public_tests"] + problem["tests"]
+        with_unittest = any(test["type"] == "unittest" for test in tests)
         idle = self.idle[with_unittest]
         for _ in range(ATTEMPTS):
             zygote = None
@@ -428,8 +456,9 @@ class Pool:
                 reason = describe(error)
                 if zygote:
                     zygote.close()
-        return {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0, "detail": reason,
-                "seconds": 0.0, "public_passed": None, "output_digest": None}, False
+        verdict = {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0, "detail": reason,
+                   "seconds": 0.0, "public_passed": None, "output_digest": None}
+        return verdict, False
 
     def close(self):
         for zygote in self.idle[False] + self.idle[True]:
@@ -476,8 +505,8 @@ def prepare_this_process(cfg):
         raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
     for folder in visible_folders(cfg):
         if f"{folder}/".startswith("/tmp/") and not cfg.unsafe:
-            raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates get a folder of their own; "
-                            "use a Python elsewhere, or --unsafe")
+            raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates get a folder of "
+                            "their own; use a Python elsewhere, or --unsafe")
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = sandbox.MAX_STACK if hard == resource.RLIM_INFINITY else min(sandbox.MAX_STACK, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
@@ -504,9 +533,9 @@ def read_problems(cfg):
             if not cfg.split or problems[name]["split"] in cfg.split}
     where = " ".join(map(str, paths))
     for problem in mine.values():
-        rule = problem.get("compare") or "plain"
-        if rule not in RULES:
-            raise UserError(f"{where}: problem {problem['problem_id']!r}: 'compare' is {rule!r}; must be one of {', '.join(RULES)}")
+        if rule_of(problem) not in RULES:
+            raise UserError(f"{where}: problem {problem['problem_id']!r}: 'compare' is {rule_of(problem)!r}; "
+                            f"must be one of {', '.join(RULES)}")
     return mine, problems, paths
 
 
@@ -548,7 +577,9 @@ def label_file(cfg):
     """Labels what is not labelled yet, reports, and returns the exit status."""
     jobs, candidates, source = read_jobs(cfg)
     prepare_this_process(cfg)
-    order = {(row["problem_id"], row["candidate_id"]): (position, row) for position, row in enumerate(candidates)}
+    order = {}
+    for position, row in enumerate(candidates):
+        order[row["problem_id"], row["candidate_id"]] = position, row
     digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
 
     def is_done(row):  # the same tests have judged the same candidate; machinery failures get another chance
@@ -559,13 +590,14 @@ def label_file(cfg):
         old = rows.read_rows(cfg.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
-            raise UserError(f"--out {cfg.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
-                            f"{source}; choose another --out, or remove the file if its labels are no longer wanted")
+            raise UserError(f"--out {cfg.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are "
+                            f"not in {source}; choose another --out, or remove the file if its labels are no longer "
+                            "wanted")
         good = [row for row in old if is_done(row)]
         if len(good) < len(old):
             out.rewrite(good)
-            print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate or its tests have changed, "
-                  "or the machinery failed")
+            print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate or its tests have "
+                  "changed, or the machinery failed")
         todo = [(problem, candidate) for problem, candidate in jobs if out.key_of(candidate) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
@@ -573,7 +605,8 @@ def label_file(cfg):
             for candidate, answer in with_progress(label(todo, cfg), len(todo)):
                 out.append({**candidate, **answer, "tests_digest": digests[candidate["problem_id"]]})
         except KeyboardInterrupt:
-            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr, flush=True)
+            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr)
+            sys.stderr.flush()
             os._exit(130)  # at once, and with this process all boxes
         labelled = rows.read_rows(cfg.out)
         arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
@@ -609,8 +642,7 @@ def report(labelled, cfg):
         details = collections.Counter(row["detail"] for row in labelled if row["status"] == status)
         if details:
             reasons = "; ".join(f"{detail} ({times})" for detail, times in details.most_common(5))
-            print(f"\n{count[status]} programs have no label: {reasons}. {advice[0].upper()}{advice[1:]}." if status == "broken_test"
-                  else f"\n{count[status]} programs have no label: {reasons} ({advice})")
+            print(f"\n{count[status]} programs have no label: {reasons} ({advice})")
     if count["machinery"]:
         first = next(row["detail"] for row in labelled if row["status"] == "machinery")
         print(f"\n{count['machinery']} programs have no label, because the sandbox failed ({first}). Run the same command "
@@ -633,7 +665,8 @@ def check_problems(cfg):
         rows.check_tests(problem, " ".join(map(str, paths)))
         jobs.append((problem, {"problem_id": problem["problem_id"], "kind": "empty", "code": ""}))
         if isinstance(problem.get("canonical_solution"), str):
-            jobs.append((problem, {"problem_id": problem["problem_id"], "kind": "canonical", "code": problem["canonical_solution"]}))
+            canonical = {"kind": "canonical", "code": problem["canonical_solution"]}
+            jobs.append((problem, {"problem_id": problem["problem_id"], **canonical}))
     complaints = collections.defaultdict(list)
     for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
         name = candidate["problem_id"]
@@ -698,13 +731,14 @@ def self_check(cfg):
         for name, attempt in PROBES.items():
             args = [attempt, str(rows.ROOT), outside.pid, server.getsockname()[1]]
             tests = [{"type": "call", "args": args, "expected": False}]
-            problem = {"problem_id": name, "prompt": "", "entry_point": "probe", "public_tests": [], "tests": tests, "time_limit": 60}
+            problem = {"problem_id": name, "prompt": "", "entry_point": "probe", "public_tests": [],
+                       "tests": tests, "time_limit": 60}
             jobs.append((problem, {"name": name, "code": PROBE}))
         found = {candidate["name"]: answer for candidate, answer in label(jobs, cfg)}
         outside.kill()
     for name in PROBES:
-        answer = found[name]
-        print(f"  {name:30} {'no' if answer['passed'] else 'YES' if answer['status'] == 'wrong_answer' else answer}")
+        status = found[name]["status"]
+        print(f"  {name:30} {({'passed': 'no', 'wrong_answer': 'YES'}).get(status, found[name])}")
     return 0
 
 
