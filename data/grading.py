@@ -215,7 +215,7 @@ class Grader:
                 packed = json.dumps(pack(args, exact=True)), json.dumps(pack(kwargs, exact=True))
             except (CannotCross, OutputLimit) as error:
                 self.stop("inside", f"the test passes {error}")
-            reply = call((position, name, *packed, not outputs and not raised))
+            reply = call((position, name, *packed))
             if "raised" in reply:
                 raised.append(make_exception(reply, may_stop))
                 raise raised[-1]
@@ -253,9 +253,9 @@ class Grader:
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
 
     def call_session(self, key):
-        """The reply to a call, key = (position of the test, function, arguments, keyword arguments, is it the test's first?)."""
-        _, name, args, kwargs, first = key
-        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), fresh=first)
+        """The reply to a call, key = (position of the test, function, arguments, keyword arguments)."""
+        test, name, args, kwargs = key
+        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
         self.calls.append((key, self.line))
         return reply
 

@@ -54,11 +54,13 @@ class Inside:
         tree = ast.parse(request["source"])
         names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
-        program = compile(ast.fix_missing_locations(Guard().visit(tree)), "<test>", "exec", dont_inherit=True)
+        guarded_tree = ast.fix_missing_locations(Guard().visit(tree))
+        program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
         fault = None
         try:
             exec(compile(request["setup"], "<setup>", "exec", dont_inherit=True), names)  # its names are the setup's
             names.pop(self.entry_point, None)
+            names.bind(names_in_class_bodies(tree))
             exec(program, names)
             for name, value in names.items():  # a program may use what only the test imports
                 if name not in namespace and getattr(value, "__module__", None) != "candidate":
@@ -129,9 +131,12 @@ class TestNames(dict):
         self.entry_point = entry_point
         self.stops = "StopIteration" not in ast.dump(tree)  # if the test asks for one it may come
         self.wrappers = {}
-        for name in names_in_class_bodies(tree):  # Python does not ask __missing__ for them
+
+    def bind(self, some):
+        """Give these names their values now: Python does not ask __missing__ for them."""
+        for name in some:
             with contextlib.suppress(KeyError):
-                self[name] = self.__missing__(name)
+                self[name] = self[name]
 
     def __missing__(self, name):
         solution = self.namespace.get("Solution")
@@ -148,11 +153,13 @@ class TestNames(dict):
 
 
 def names_in_class_bodies(tree):
+    found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for part in ast.walk(node):
                 if isinstance(part, ast.Name):
-                    yield part.id
+                    found.add(part.id)
+    return found
 
 
 def without_stop_iteration(function):
