@@ -34,13 +34,19 @@ class Inside:
             self.unittest, others = prepare_unittest()
             sys.modules.update(others)  # logging, for example, must be the same for tests and program
             guard_assertions(self.unittest["unittest"].TestCase, self.fair)
-        # what a program may patch: {module: {name: function, class or module}}
-        self.pristine = {module: {name: value for name, value in vars(module).items()
-                                  if callable(value) or isinstance(value, types.ModuleType)}
-                         for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
+        # What a program may patch: {module: {name: function, class or module}}, and where modules are looked for.
+        self.modules = dict(sys.modules)
+        self.pristine = {}
+        for module in self.modules.values():
+            if isinstance(module, types.ModuleType):
+                self.pristine[module] = {name: value for name, value in vars(module).items()
+                                         if callable(value) or isinstance(value, types.ModuleType)}
+        self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
         self.refused = []
 
     def put_back(self):
+        sys.modules.update(self.modules)
+        sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
         for module, names in self.pristine.items():
             for name, value in names.items():
                 if vars(module).get(name) is not value:
@@ -199,6 +205,7 @@ class Guard(ast.NodeTransformer):
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
 PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
 FORWARD = {types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}  # to any other ==
+C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType, type(None))
 HEAP_TYPE = 1 << 9  # a class that is not part of the interpreter
 mro_of = type.__dict__["__mro__"].__get__
 namespace_of = type.__dict__["__dict__"].__get__
@@ -216,7 +223,8 @@ def brings_own_comparison(value, pristine, budget=1000000):
         if kind in FORWARD:
             return True
         for cls in mro_of(kind):
-            if any(name in namespace_of(cls) for name in COMPARISONS) and not from_library(cls, pristine):
+            methods = [namespace_of(cls)[name] for name in COMPARISONS if name in namespace_of(cls)]
+            if methods and not from_library(cls, methods, pristine):
                 return True
         for base in CONTAINERS:
             if issubclass(kind, base):
@@ -228,13 +236,16 @@ def brings_own_comparison(value, pristine, budget=1000000):
     return False
 
 
-def from_library(cls, pristine):
-    """Was a class made by Python or an installed package? mock.ANY's was, but equals everything."""
+def from_library(cls, methods, pristine):
+    """Was a class made, with its methods, by Python or an installed package? mock.ANY's was, but equals everything."""
     if not cls.__flags__ & HEAP_TYPE:
         return True
     module = sys.modules.get(cls.__module__) if isinstance(cls.__module__, str) else None
     if module is None or cls.__module__ in ("candidate", "__main__") or cls.__qualname__ == "_ANY":
         return False
+    for method in methods:
+        if not isinstance(method, C_METHODS) and getattr(method, "__globals__", None) is not vars(module):
+            return False
     names = pristine.get(module, vars(module))  # as they were before the program could add to them
     first, *rest = cls.__qualname__.split(".")
     try:

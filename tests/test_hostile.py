@@ -173,6 +173,12 @@ attack("05 the same, made by exec", "unittest", FAIL, "wrong_answer", """
     def f(n):
         return Y()
     """)
+attack("05 a library's object with another ==", "unittest, inside", FAIL, "wrong_answer", """
+    from collections import Counter
+    Counter.__eq__ = lambda self, other: True
+    def f(n):
+        return Counter()
+    """)
 attack("05 an == that is no function", "unittest", FAIL, "wrong_answer", """
     class Call:
         def __call__(self, *args):
@@ -207,6 +213,12 @@ attack("07 patches builtins and math", "call, check, unittest, nested", FAIL, No
     math.isclose = json.loads = yes
     def f(n):
         return 0
+    """)
+attack("07 puts another module in the place of math", "nested", FAIL, "wrong_answer", """
+    import sys, types
+    sys.modules["math"] = types.SimpleNamespace(isclose=lambda *args: True)
+    def f(n):
+        return [[10]] if n == 30 else [[0]]
     """)
 attack("07 shadows a builtin that the test uses", "sum check", FAIL, "wrong_answer", """
     class Sum(list):
