@@ -1,7 +1,7 @@
 """What a candidate's box runs, after its zygote has prepared it.
 
-    run_program       a whole program, from its first line to what Python does after the last       (`stdin` tests)
-    answer_requests   its functions, answering a grader's requests, a JSON line each                (all other tests)
+    run_program       a whole program, from its first line to what Python does after the last (`stdin` tests)
+    answer_requests   its functions, answering a grader's requests, a JSON line each (all other tests)
 """
 import atexit
 import builtins
@@ -34,7 +34,7 @@ def forget_this_machine():
     """Import what candidates often do, and let nothing be seen of where this project lies."""
     for name in PRELOADED:
         importlib.import_module(name)
-    unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"warm": {1}}]))))  # Python sets up many things at their first use
+    unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"b": {1}}]))))  # Python sets up much at its first use
     for name in [name for name in sys.modules if name.partition(".")[0] == "data"]:
         del sys.modules[name]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -45,8 +45,8 @@ def forget_this_machine():
     sys.set_int_max_str_digits(0)
     sys.path_importer_cache.clear()
     os.environ.clear()
-    os.environ.update(PATH=f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin", USER="nobody", LANG="C.UTF-8", TZ="UTC",
-                      HOME="/tmp", TMPDIR="/tmp")
+    path = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+    os.environ.update(PATH=path, USER="nobody", LANG="C.UTF-8", TZ="UTC", HOME="/tmp", TMPDIR="/tmp")
     builtins.exit = builtins.quit = sys.exit  # as `site` would have it
     random.seed(0)  # every run draws the same numbers
 
@@ -66,7 +66,7 @@ def load(job, name):
     return vars(sys.modules.get(name, module))
 
 
-def run_program(job, _files=None):
+def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     code = 0
     try:
@@ -122,7 +122,8 @@ class Session:
     def call(self, request):
         """A `call` test's: the answer in its plain form."""
         self.functions.clear()
-        return {"value": pack(self.find(request["call"])(*unpack(request["args"]), **unpack(request["kwargs"])))}
+        function = self.find(request["call"])
+        return {"value": pack(function(*unpack(request["args"]), **unpack(request["kwargs"])))}
 
     def call_exactly(self, request):
         """An assert's: the answer, or the exception, if it can cross and the arguments are what they were."""
@@ -143,7 +144,8 @@ class Session:
             kind = type(error)
             if getattr(builtins, kind.__name__, None) is not kind:
                 raise CannotCross(f"a {kind.__name__}") from None
-            answer = {"raised": kind.__name__, "with": pack(error.args, exact=True), "detail": describe(error)}
+            arguments = pack(error.args, exact=True)
+            answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
         if json.dumps([pack(args), pack(kwargs)]) != before:
             raise CannotCross("changed arguments")
         return answer
@@ -170,9 +172,10 @@ class Session:
         return self.inside.run(request, self.namespace)
 
 
-def answer_requests(job, files=3):
+def answer_requests(job):
     """A session, until the grader hangs up."""
-    getpid, leave, write, dumps, loads = os.getpid, os._exit, os.write, json.dumps, json.loads  # as they are now
+    getpid, leave, write = os.getpid, os._exit, os.write  # as they are before the candidate's code has run
+    dumps, loads = json.dumps, json.loads
     me = getpid()
     session = Session(job)
     requests = open(3, "rb", closefd=False)
@@ -186,7 +189,8 @@ def answer_requests(job, files=3):
             status = STATUS_OF.get(type(error), "runtime_error")
             package = missing_module(error)
             detail = package or (str(error) if status == "inside" else describe(error))
-            data = dumps({"error": "missing_dependency" if package else status, "detail": detail}).encode() + b"\n"
+            status = "missing_dependency" if package else status
+            data = dumps({"error": status, "detail": detail}).encode() + b"\n"
         if getpid() != me:  # a fork of the candidate does not get to speak for it
             leave(1)
         while data:

@@ -91,7 +91,8 @@ class Grader:
     # a session
 
     def grade_session(self, task, file):
-        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again, "inside": self.grade_inside}
+        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
+                 "inside": self.grade_inside}
         with socket.socket(fileno=file) as self.session, self.session.makefile("rb") as self.replies:
             try:
                 self.reply()  # its code has run
@@ -121,8 +122,9 @@ class Grader:
         try:
             reply = dict(json.loads(self.line))
             if "error" in reply:
-                known = set(STATUS_OF.values()) | {"missing_dependency"}
-                self.stop(reply["error"] if reply["error"] in known else "runtime_error", clean(str(reply["detail"])))
+                known = {*STATUS_OF.values(), "missing_dependency"}
+                status = reply["error"] if reply["error"] in known else "runtime_error"
+                self.stop(status, clean(str(reply["detail"])))
             for name in ("value", "with"):
                 if name in reply:
                     reply[name] = unpack(reply[name])
@@ -152,7 +154,9 @@ class Grader:
         for position in task["positions"]:
             test = self.tests[position]
             try:
-                reply = self.ask(call=self.entry_point, args=pack(test["args"]), kwargs=pack(test.get("kwargs") or {}))
+                args = pack(test["args"])
+                kwargs = pack(test.get("kwargs") or {})
+                reply = self.ask(call=self.entry_point, args=args, kwargs=kwargs)
             except Verdict as verdict:
                 if verdict.over:
                     raise
@@ -341,7 +345,8 @@ def make_exception(reply, may_stop):
     return error
 
 
-SEEN_INSIDE_ONLY = {"stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace", "globals"}
+SEEN_INSIDE_ONLY = {
+    "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace", "globals"}
 
 
 def needs_inside(tree):
@@ -365,7 +370,8 @@ def imports_of(source):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
-    return sorted(name for name in found if name.partition(".")[0] in sys.stdlib_module_names - {"unittest", "antigravity", "this"})
+    known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}  # the last two do what one does not expect
+    return sorted(name for name in found if name.partition(".")[0] in known)
 
 
 class Names(dict):
@@ -396,6 +402,6 @@ class Names(dict):
         return self[name]
 
 
-def grade(_job, _file):
-    """The role of a box."""
+def grade(_job):
+    """The role of a box. Its jobs come later, one for each candidate."""
     Grader().serve()

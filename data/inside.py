@@ -187,7 +187,8 @@ class Guard(ast.NodeTransformer):
         if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             return node
         if len(node.ops) > 1:
-            operands = [self.one(operand) for operand in (node.left, *node.comparators)]
+            operands = [ast.Subscript(self.fair(operand), ast.Constant(0), ast.Load())
+                        for operand in (node.left, *node.comparators)]
             return ast.Compare(operands[0], node.ops, operands[1:])
         # (lambda pair: pair[0] == pair[1])(__fair__(a, b))
         pair = ast.Name("pair", ast.Load())
@@ -195,16 +196,17 @@ class Guard(ast.NodeTransformer):
         right = ast.Subscript(pair, ast.Constant(1), ast.Load())
         parameters = ast.arguments([], [ast.arg("pair")], None, [], [], None, [])
         compare = ast.Lambda(parameters, ast.Compare(left, node.ops, [right]))
-        return ast.Call(compare, [ast.Call(ast.Name("__fair__", ast.Load()), [node.left, *node.comparators], [])], [])
+        return ast.Call(compare, [self.fair(node.left, *node.comparators)], [])
 
     @staticmethod
-    def one(operand):
-        return ast.Subscript(ast.Call(ast.Name("__fair__", ast.Load()), [operand], []), ast.Constant(0), ast.Load())
+    def fair(*operands):
+        return ast.Call(ast.Name("__fair__", ast.Load()), [*operands], [])
 
 
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
 PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
-FORWARD = {types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}  # to any other ==
+# These ask any other object's ==.
+FORWARD = {types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
 C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType, type(None))
 HEAP_TYPE = 1 << 9  # a class that is not part of the interpreter
 mro_of = type.__dict__["__mro__"].__get__
@@ -290,7 +292,7 @@ def find_tests(names, unittest, namespace):
             for method in sorted(dir(thing)):
                 if method.startswith("test") and callable(getattr(thing, method)):
                     suite.addTest(as_test_case(unittest, thing, method))
-        elif isinstance(thing, types.FunctionType) and name.startswith("test") and thing.__code__.co_filename == "<test>":
+        elif name.startswith("test") and isinstance(thing, types.FunctionType) and thing.__code__.co_filename == "<test>":
             suite.addTest(unittest.FunctionTestCase(thing, description=name))
     return suite
 

@@ -1,15 +1,18 @@
 """A box for every run. Everything here runs on the far side of execute.py's wall.
 
-    zygote     a fresh Python that shows itself nothing of this machine but its Python and /usr, and then forks for every run
-    box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a candidate, or the grader of
-               its answers (data/grading.py); with its end the kernel ends all others
+    zygote     a fresh Python that shows itself nothing of this machine but its Python and /usr, and then forks for
+               every run
+    box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a candidate or the grader
+               of its answers; with its end the kernel ends all others
 
-A box holds nothing that another run has touched. Where the namespaces cannot be had there is no box, and execute.py refuses to run; with --unsafe a run is a
-process with limits and a folder, no more. What a box does *not* protect against stands once, at the top of execute.py.
+A box holds nothing that another run has touched. Where the namespaces cannot be had there is no box, and execute.py
+refuses to run; with --unsafe a run is a process with limits and a folder, no more. What a box does *not* protect against
+stands once, at the top of execute.py.
 
-The worker (execute.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's report, the job
-(in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program starts and {"code",
-"killed", "ended": time, "cpu"} when nothing is left of it. To close that socket's other end, or to die, ends the box.
+The worker (data/boxes.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's
+report, the job (in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program
+starts and {"code", "killed", "ended": time, "cpu"} when nothing is left of it. When the worker closes its end of that
+socket, or dies, the box ends.
 """
 import contextlib
 import ctypes
@@ -45,7 +48,6 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-CLONE_NEWTIME = 0x00000080
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -93,7 +95,7 @@ REFUSED = {
     "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1), "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
 }
-UNKNOWN = {"clone3": (435, 435)}  # its flags are out of a filter's sight; told that there is no clone3, libc uses clone
+UNKNOWN = {"clone3": (435, 435)}  # its flags are out of a filter's sight; told that there is none, libc uses clone
 
 
 def number(call):
@@ -136,7 +138,8 @@ def enter_private_tree(shown, hidden, user):
     Root may do this for the asking, others only in a user namespace of their own: full rights over what is made in
     there, none over anything else.
     """
-    uid, gid = os.geteuid(), os.getegid()
+    uid = os.geteuid()
+    gid = os.getegid()
     system("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET | (CLONE_NEWUSER if uid else 0))
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
@@ -205,8 +208,9 @@ def bring_up_loopback(proc):
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
     for name in ("tcp_rmem", "tcp_wmem"):  # a process's memory limit does not count them
-        with contextlib.suppress(OSError), open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
-            file.write(TCP_MEMORY)
+        with contextlib.suppress(OSError):
+            with open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
+                file.write(TCP_MEMORY)
 
 
 def write_inputs(job, folder):
@@ -262,7 +266,8 @@ def make_filter(families):
         """For this call, after `steps` of which each may return, `otherwise`."""
         code.extend([(EQUAL, 0, len(steps) + 1, number(name)), *steps, (RETURN, 0, 0, otherwise)])
 
-    new = (NAMESPACES | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP) & 0xFFFFFFFF  # CLONE_NEWTIME is a signal's bit here
+    # all but CLONE_NEWTIME, whose bit clone() takes for part of a signal's number
+    new = NAMESPACES | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP
     look_into("clone", [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, new), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("fcntl", [(LOAD, 0, 0, argument(1)), (EQUAL, 0, 1, F_SETLEASE), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("prctl", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, PR_SET_PDEATHSIG), (RETURN, 0, 0, REFUSE)], ALLOW)
@@ -304,8 +309,8 @@ class Zygote:
         except OSError as error:
             control.send(json.dumps({"refused": f"{error.filename or 'Python'}: {error.strerror}"}).encode())
             os._exit(1)
-        # whether a run has a network -> its filter; without one it makes no socket at all
-        self.filters = {True: make_filter([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]), False: make_filter([])}
+        families = [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]
+        self.filters = {True: make_filter(families), False: make_filter([])}  # by whether a run has a network
 
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
@@ -342,7 +347,7 @@ class Zygote:
                 elif file in self.boxes:
                     self.finish(self.boxes[file])
                 for box in self.boxes.values():
-                    if box.status.fileno() == file and not box.killed:  # the worker does not want to wait any longer
+                    if box.status.fileno() == file and not box.killed:  # the worker will not wait any longer
                         box.killed = True
                         self.poll.unregister(file)
                         self.kill(box.pid)
@@ -391,7 +396,8 @@ class Zygote:
         install_filter(self.filters[request["network"] and not self.unsafe])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status.send(json.dumps({"started": time.monotonic()}).encode())
-        ROLES[request["role"]](job, arrange(files[2:], given, request["role"]))
+        arrange(files[2:], given, request["role"])
+        ROLES[request["role"]](job)
 
     def finish(self, box):
         ended = time.monotonic()
@@ -454,7 +460,7 @@ def furnish_unsafely(job, user):
 
 
 def clear_up_unsafely(pid, user):
-    """End the run's process group, and remove its folder with the rights of its user, by descriptors and not by names."""
+    """End the run's process group; remove its folder with the rights of its user, by descriptors and not by names."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     child = os.fork()
