@@ -39,8 +39,8 @@ NOT protected against, even so:
   can be read, as can the Python library and /usr.
 - Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB); sync() is allowed.
   Where overlays cannot be mounted, locks on files of /usr reach the machine's.
-- --unsafe: no namespaces. A program then sees and writes what its user may (as root, where this Python is only root's,
-  that is all), starts as many processes as the machine allows, and what leaves its process group outlives it.
+- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an unprivileged one),
+  what leaves its process group outlives it, and what it took the rights from stays in the temporary folder.
 """
 import ast
 import collections

@@ -8,6 +8,7 @@ import site
 import socket
 import subprocess
 import sys
+import tempfile
 
 from data.rows import ROOT
 
@@ -31,10 +32,10 @@ class Zygote:
     """A process that forks boxes. It knows no test and no expected value."""
 
     def __init__(self, cfg, with_unittest=False):
-        """with_unittest: its boxes are for `unittest` tests, which it imports once; whether a box has them must not depend
-        on other rows."""
+        """with_unittest: its boxes are for `unittest` tests; whether a box has unittest must not depend on other rows."""
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)), "hidden": os.path.realpath(ROOT)}
+        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)),
+                   "hidden": os.path.realpath(ROOT), "scratch": tempfile.gettempdir()}
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
         command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
                    "-c", "import sys; sys.path.insert(0, sys.argv.pop()); from data import sandbox; sandbox.main()",
@@ -56,7 +57,10 @@ class Zygote:
         return json.loads(message)
 
     def spawn(self, role, job, files, memory, network=False):
-        """A new box in which `role` of data/grading.py does `job`, with these open files; network: a loopback of its own."""
+        """A new box in which one of data/sandbox.py's ROLES does `job`, with these open files.
+
+        network: it gets a loopback of its own, else it can make no socket.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job_file = memory_file(marshal.dumps(job))
         try:

@@ -28,7 +28,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 
 from data import candidate, grading, inside
@@ -296,6 +295,7 @@ class Zygote:
         self.control = control
         self.unsafe = options["unsafe"]
         self.with_unittest = options["unittest"]
+        self.scratch = options["scratch"]  # where --unsafe makes its folders
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         with open("/proc/self/statm") as file:
             self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -317,11 +317,11 @@ class Zygote:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if not self.unsafe:
             enter_private_tree(options["shown"], options["hidden"], self.user)
-        if os.geteuid() == 0 and not readable_by(self.user):
-            if not self.unsafe:
-                raise OSError(0, f"other users cannot read it ({os.__file__})")
-            self.user = 0
-        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES, MEMLOCK=0)
+        if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
+            raise OSError(0, f"other users cannot read it ({os.__file__})")
+        # outside of a user namespace an ordinary user's other processes count, too
+        others = 20 if self.unsafe and os.geteuid() else 1
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one or its children
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
@@ -380,7 +380,7 @@ class Zygote:
         """What process 1 of a run does until the program's code runs."""
         with open(files[1], "rb") as file:
             job = marshal.loads(file.read())
-        folder = furnish_unsafely(job, self.user) if self.unsafe else furnish(job, self.user)
+        folder = furnish_unsafely(job, self.user, self.scratch) if self.unsafe else furnish(job, self.user)
         if request["network"] and not self.unsafe:
             bring_up_loopback(self.proc)
         give_up_rights(self.user)
@@ -406,7 +406,7 @@ class Zygote:
             self.poll.unregister(box.status)
         del self.boxes[box.ended]
         if self.unsafe:
-            clear_up_unsafely(box.pid, self.user)
+            clear_up_unsafely(box.pid, self.user, self.scratch)
         _, code, usage = os.wait4(box.pid, 0)
         report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
                   "cpu": usage.ru_utime + usage.ru_stime}
@@ -449,8 +449,8 @@ def arrange(files, given, role):
 
 # --unsafe: what is left of all this without namespaces
 
-def furnish_unsafely(job, user):
-    folder = f"{tempfile.gettempdir()}/judge-unsafe-{os.getpid()}"
+def furnish_unsafely(job, user, scratch):
+    folder = f"{scratch}/judge-unsafe-{os.getpid()}"
     os.mkdir(folder, 0o700)
     os.mkdir(f"{folder}/tmp", 0o700)
     write_inputs(job, folder)
@@ -459,15 +459,14 @@ def furnish_unsafely(job, user):
     return folder
 
 
-def clear_up_unsafely(pid, user):
+def clear_up_unsafely(pid, user, scratch):
     """End the run's process group; remove its folder with the rights of its user, by descriptors and not by names."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     child = os.fork()
     if child == 0:
         os.setresuid(user, user, user)
-        folder = f"{tempfile.gettempdir()}/judge-unsafe-{pid}"
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(f"{scratch}/judge-unsafe-{pid}", ignore_errors=True)
         os._exit(0)
     os.waitpid(child, 0)
 

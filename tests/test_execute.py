@@ -790,6 +790,12 @@ def copy_project(home):
         shutil.copy(file, home / file.relative_to(ROOT))
 
 
+def install_for_everybody(home):
+    copy_project(home)
+    shutil.copytree(Path(importlib.util.find_spec("tqdm").origin).parent, home / "tqdm")
+    subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+
+
 @pytest.fixture
 def public_folder():
     """One that every user can read, and not in /tmp, which candidates have of their own."""
@@ -831,8 +837,7 @@ def statuses(folder):
 
 def test_an_ordinary_user_gets_the_same_verdicts(public_folder):
     python = system_python()
-    copy_project(public_folder)
-    shutil.copytree(Path(importlib.util.find_spec("tqdm").origin).parent, public_folder / "tqdm")
+    install_for_everybody(public_folder)
     subprocess.run(["chown", "-R", "4321:4321", str(public_folder)], check=True)
     done = label_mixed(public_folder, [*ORDINARY, python], public_folder / "execute.py")
     assert done.returncode == 0, done.stderr
@@ -849,28 +854,63 @@ def test_without_namespaces_it_refuses_and_says_what_to_do(tmp_path):
     assert not (tmp_path / "l.jsonl").read_text()
 
 
-def test_unsafe_gives_the_same_verdicts_and_a_warning(tmp_path):
-    start = [*POWERLESS, sys.executable] if os.geteuid() == 0 and shutil.which("setpriv") else [sys.executable]
-    before = set(Path(tempfile.gettempdir()).glob("judge-unsafe-*"))
-    done = label_mixed(tmp_path, start, SCRIPT, "--unsafe")
+def test_unsafe_gives_the_same_verdicts_and_a_warning(public_folder):
+    install_for_everybody(public_folder)
+    start = [*POWERLESS, system_python()] if os.geteuid() == 0 else [sys.executable]
+    scratch = public_folder / "scratch"
+    scratch.mkdir()
+    scratch.chmod(0o1777)
+    done = label_mixed(public_folder, [*start[:-1], "env", f"TMPDIR={scratch}", start[-1]], public_folder / "execute.py", "--unsafe")
     assert done.returncode == 0, done.stderr
     assert "warning: --unsafe: candidates can see and write what their user may" in done.stderr
-    assert statuses(tmp_path) == [status for _, _, status in MIXED]
-    assert set(Path(tempfile.gettempdir()).glob("judge-unsafe-*")) == before
+    assert statuses(public_folder) == [status for _, _, status in MIXED]
+    assert len(list(scratch.iterdir())) <= 1  # one program has taken the rights from what it made
 
 
-@pytest.mark.parametrize("flags", [(), ("--unsafe",)])
-def test_self_check_says_what_a_program_gets_done(flags):
-    done = subprocess.run([sys.executable, str(SCRIPT), "--self-check", "--jobs", "2", *flags], capture_output=True, text=True, cwd="/", timeout=120)
+def test_a_fork_bomb_without_namespaces_is_bounded(public_folder):
+    install_for_everybody(public_folder)
+    start = [*POWERLESS, system_python()] if os.geteuid() == 0 else [sys.executable]
+    bomb = """
+        import os, time
+        def f(a):
+            try:
+                for _ in range(4000):
+                    if os.fork() == 0:
+                        time.sleep(3)
+                        os._exit(0)
+            except OSError:
+                return a
+            return 0
+        """
+    write(public_folder / "p.jsonl", [GOOD])
+    write(public_folder / "c.jsonl", programs("p", bomb))
+    done = subprocess.run([*start, str(public_folder / "execute.py"), *command(public_folder)[2:], "--unsafe"],
+                          capture_output=True, text=True, cwd=public_folder)
     assert done.returncode == 0, done.stderr
-    attempts = {line[:32].strip(): line[32:].strip() for line in done.stdout.split("a program that tries:\n")[1].splitlines()}
-    assert len(attempts) == len(execute.PROBES)
-    if flags:
-        assert "MISSING" in done.stdout
-        assert attempts["takes a terabyte"] == "no"
-        assert attempts["makes a user namespace"] == "no"
-    else:
-        assert set(attempts.values()) == {"no"}
+    assert statuses(public_folder) == ["passed"]
+
+
+def self_check(*start):
+    done = subprocess.run(start, capture_output=True, text=True, cwd="/", timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("a program that tries:\n")[1].splitlines()
+    assert len(lines) == len(execute.PROBES)
+    return done.stdout, {line[:32].strip(): line[32:].strip() for line in lines}
+
+
+def test_self_check_says_what_a_program_gets_done():
+    said, attempts = self_check(sys.executable, str(SCRIPT), "--self-check", "--jobs", "2")
+    assert "namespaces hold" in said
+    assert set(attempts.values()) == {"no"}
+
+
+def test_self_check_says_what_unsafe_lacks(public_folder):
+    install_for_everybody(public_folder)
+    python = system_python() if os.geteuid() == 0 else sys.executable
+    said, attempts = self_check(python, str(public_folder / "execute.py"), "--self-check", "--unsafe", "--jobs", "2")
+    assert "namespaces MISSING" in said
+    for attempt in ("takes a terabyte", "makes a user namespace", "traces processes", "is root", "reaches the network"):
+        assert attempts[attempt] == "no"
 
 
 def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_is_not(public_folder):
