@@ -430,9 +430,11 @@ class Pool:
         self.cfg = cfg
         first = Zygote(cfg)
         if first.refused:
-            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): allow user "
-                            "namespaces (sysctl user.max_user_namespaces, or docker run --privileged), or give "
-                            "--unsafe if you trust the programs")
+            advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run --privileged), or give "
+                      "--unsafe if you trust the programs")
+            if "cannot read" in first.refused:
+                advice = "candidates run as another user than root: use a Python that every user can read"
+            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): {advice}")
         self.idle = {False: collections.deque([first]), True: collections.deque()}
 
     def grade(self, problem, code):

@@ -13,7 +13,7 @@ import tempfile
 from data.rows import ROOT
 
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
-MAX_MEMORY_OF_GRADER = 4 << 30  # bytes of address space for comparing
+MAX_MEMORY_OF_GRADER = 3 << 30  # bytes of address space for comparing
 
 
 class Machinery(Exception):

@@ -23,6 +23,9 @@ from data.inside import is_unknown
 from data.wire import DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack
 
 
+LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
+
+
 class Verdict(BaseException):
     """The end of a test: it has failed, or cannot be told. No `except` in a test can hide it: the grader keeps it, too."""
 
@@ -169,7 +172,8 @@ class Grader:
                 self.result(position, "passed", "", [test["expected"]])
             else:
                 detail = f"expected {shown(test['expected'])}, got {shown(got)}"
-                self.result(position, "wrong_answer", detail, [got])
+                outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
+                self.result(position, "wrong_answer", detail, outputs)
 
     def is_right(self, given, got, expected, same):
         if not self.checker:
