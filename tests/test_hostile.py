@@ -740,11 +740,13 @@ def high_water(pid):
         return 0
 
 
-def surroundings():
-    """What should be the same afterwards."""
+def traces():
+    """Traces of attacks, and of the sandbox's mounts, which nobody outside of it should see."""
     files = [Path.home() / "hostile", ROOT / "hostile", Path("/hostile"), Path(tempfile.gettempdir()) / "hostile"]
-    return {"mounts": Path("/proc/self/mountinfo").read_text(), "passwd": Path("/etc/passwd").read_bytes(),
-            **{str(file): file.exists() for file in files}}
+    found = [str(file) for file in files if file.exists()]
+    if b"hostile" in Path("/etc/passwd").read_bytes():
+        found.append("/etc/passwd")
+    return found + [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " /box " in line]
 
 
 def candidates(head):
@@ -792,7 +794,6 @@ def everything(tmp_path_factory):
         mixed = candidates(head)
         write_rows(folder / "problems.jsonl", PROBLEMS.values())
         write_rows(folder / "candidates.jsonl", mixed)
-        before = surroundings()
         command = [sys.executable, str(ROOT / "execute.py"), "--problems", str(folder / "problems.jsonl"),
                    "--candidates", str(folder / "candidates.jsonl"), "--out", str(folder / "labelled.jsonl"),
                    "--jobs", "3", "--memory-mb", "256"]
@@ -817,7 +818,7 @@ def everything(tmp_path_factory):
     path = folder / "labelled.jsonl"
     labelled = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return {"rows": {row["candidate_id"]: row for row in labelled}, "output": output, "status": supervisor.returncode,
-            "before": before, "after": surroundings(), "started": started, "memory": memory, "visitors": visitors,
+            "traces": traces(), "started": started, "memory": memory, "visitors": visitors,
             "order": [row["candidate_id"] for row in labelled], "given": [row["candidate_id"] for row in mixed]}
 
 
@@ -844,7 +845,7 @@ def test_no_process_is_left_behind(everything):
 
 
 def test_no_file_and_no_mount_is_left_behind(everything):
-    assert everything["before"] == everything["after"]
+    assert everything["traces"] == []
 
 
 def test_nobody_came_out_over_the_network(everything):
