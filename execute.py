@@ -1,698 +1,758 @@
 """Stage 2: run candidate programs in a sandbox and give each a verdict.
 
-    python execute.py                                                   the tiny world
+    python execute.py                                    the tiny world
     python execute.py --problems P.jsonl --candidates C.jsonl --out L.jsonl
+    python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
+    python execute.py --self-check                       what holds on this machine
 
-Reads   problems (their tests) and candidates (their `code`, a whole program).
-Writes  labelled rows: the candidate, plus passed (true, false, or null if the machinery failed), status,
-        tests_passed, tests_total, detail, seconds, public_passed, output_digest, tests_digest.
+Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates with their verdicts:
 
-A test is one of
-    {"type": "call", "args": [...], "kwargs": {...}, "expected": ...}   on the problem's `entry_point`
-    {"type": "stdin", "input": "...", "output": "..."}                  a whole program
-    {"type": "assert", "source": "..."}                                 lines that call the candidate's functions
-    {"type": "unittest", "source": "..."}                               unittest.TestCase classes
-A problem may add `setup` (source run before the candidate's), `time_limit` (seconds a test), `libs` (modules its tests
-need). Public and hidden tests both count. A `stdin` problem stops at its first hidden failure, so there tests_passed says
-how far it came. Calls are made in a shuffled order. When outputs are equal stands in data/compare.py.
+    {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
+     "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
+     "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
 
-Four kinds of process, each started by the one before:
+Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
+failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`
+problem stops at its first hidden failure, so there tests_passed says how far it came. `call` tests are made in a
+shuffled order. When outputs are equal stands in data/compare.py, what a row may hold in data/rows.py.
 
-    supervisor   reads and writes rows                                         one
-    referee      its fork; knows the expected values, compares                 one for each job slot
-    zygote       knows no expected value; shut off from the machine; forks     one for each referee
-    candidate    one fresh fork for each type of test (each test, for stdin and unittest)
+Three kinds of process:
 
-The first two are in this file; the other two, and the wall around them, in data/sandbox.py. What comes back from a
-candidate is data in exact builtin types, rebuilt by the referee from JSON, so an object that claims to equal everything, a
-patched builtin or a forged message gains nothing: only right outputs are right. `assert` tests run in the referee as well,
-against stand-ins for the candidate's functions.
+    this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
+    zygote     a fresh Python that forks a box for every run; one or two for each job slot (data/sandbox.py)
+    box        new namespaces, folder, limits and no rights, for one run: of the candidate (data/candidate.py), or of
+               the grader, which knows the tests and compares (data/grading.py)
 
-Weaker: `unittest` tests, and the few asserts marked "inside", run beside the candidate. What it could have patched is put
-back first, planted tests must fail, and an operand of assertEqual that brings its own == is refused. This stops careless
-cheating, not a program written against this file: an object that fools assertTrue(f(x) == 1), or a candidate that finds
-the test's source in its own memory, can still pass. And an assert that calls a helper of the candidate's believes it.
+The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right.
+The clock of a test runs from the moment when the candidate may start, or the test before has its result, until the
+test has its own. A grader that has only compared data is used for the next candidate as well.
 
-NOT protected against: bugs of the kernel; timing and other side channels; exhausting the machine's memory with many
-processes (the limit is per process, 64 processes a run, more without namespaces); reading the Python library and /usr; ports of the private
-loopback that one run leaves in TIME_WAIT for the next. The namespaces come together or not at all; without them (see
---self-check, and a warning at the start) a candidate can read and write what the user may.
+NOT protected against, even so:
+- Tests that run *inside*, in the candidate's process (data/inside.py): `unittest` tests, asserts marked so, and asserts
+  whose values cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules,
+  an == of its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames,
+  trace or audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
+- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test
+  that compares two objects of one class of the candidate's, whose == is then the program's own.
+- A program that imports what does not exist, to have no label rather than a bad one.
+- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and memory size, which
+  can be read, as can the Python library and /usr.
+- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB); sync() is allowed.
+  Where overlays cannot be mounted, locks on files of /usr reach the machine's.
+- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an unprivileged one),
+  what leaves its process group outlives it, and what it took the rights from stays in the temporary folder.
 """
-import argparse
 import ast
-import builtins
 import collections
-import contextlib
 import functools
-import gc
 import hashlib
+import importlib.util
+import itertools
 import json
 import marshal
-import math
 import os
 import random
 import re
 import resource
-import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
-from data import rows, sandbox
-from data.compare import digestible, lines_of, same_text, same_value
-from data.flags import run as run_command, shard_of
-from data.sandbox import LAYERS, MACHINE, MAX_OUTPUT, Opaque, OutputLimit, clean, describe, unpack
+from data import grading, rows, sandbox
+from data.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
+from data.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
+from data.compare import RULES
+from data.flags import check_bounds, flag, heading, parse, shard_of
+from data.flags import run as run_command
+from data.rows import UserError
+from data.wire import MAX_OUTPUT, clean, describe
 
-LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}  # seconds a test; LiveCodeBench's, BigCodeBench's
+# Seconds a test; LiveCodeBench's and BigCodeBench's.
+LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
-MAX_REFEREE = 4 << 30  # bytes of address space for comparing, beside the rows
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-PRELUDE = "string datetime heapq bisect copy statistics operator typing types decimal fractions".split()  # often imported
+# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of
+# Python's own library (with --site-packages always). Else it can make no socket. A network is half the cost of a box.
+USES_NETWORK = re.compile(
+    "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|server|client|"
+    "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
+UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
 
 
-# ---------------------------------------------------------------- the referee: asks, compares, decides
+@dataclass
+class Settings:
+    heading("what to run")
+    problems: list = flag(list, "problems (JSONL); without it, those of the tiny world")
+    candidates: str = flag(None, "candidates (JSONL); without it, runs/tiny/candidates.jsonl or, if you have none, the "
+                                 "repository's", type=str)
+    out: str = flag(str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl"),
+                    "labelled rows; a second run adds only what is missing")
+    split: list = flag(list, "only problems of these splits")
+    shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be concatenated", metavar="I/N")
 
-class TimeUp(BaseException):
-    pass
+    heading("limits")
+    jobs: int = flag(lambda: len(os.sched_getaffinity(0)), "candidates run at the same time", least=1)
+    timeout_scale: float = flag(1.0, "multiply every time limit, for slow machines", above=0)
+    memory_mb: int = flag(1024, "address space of each process of a candidate", least=64)
 
+    heading("the sandbox")
+    site_packages: bool = flag(False, "candidates may import what is installed here (numpy, ...)")
+    unsafe: bool = flag(False, "run where the namespaces cannot be had: programs then see and write what their user may")
 
-class Failed(BaseException):
-    """The verdict on one test. A BaseException, so that no `except` in a benchmark's test swallows it."""
+    heading("checks, instead of running candidates")
+    self_check: bool = flag(False, "try to break out; print what holds on this machine")
+    check_problems: bool = flag(False, "run canonical solutions and an empty program; print the problems that cannot "
+                                       "tell them apart")
 
-    def __init__(self, status, detail, over=False, error=None):
-        super().__init__(status, detail)
-        self.status, self.detail, self.over = status, detail, over  # over: its process is gone, no further test can run
-        self.error = error  # name of the exception that the candidate raised, if it did
-
-
-class Zygote:
-    """The referee's end of its zygote, which is a fresh Python with nothing of ours. Every error here is the machinery's."""
-
-    def __init__(self, options):
-        self.options = options
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ from run to run
-        command = [sys.executable, "-P", "-s", *(() if options["site_packages"] else ("-S",)), "-W", "ignore", sandbox.__file__,
-                   str(theirs.fileno()), json.dumps({**options, "parent": os.getpid()})]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8:surrogateescape",
-                       "LANG": "C.UTF-8", "TZ": "UTC", "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        theirs.close()
-        self.nothing, self.layers = os.open(os.devnull, os.O_RDWR), self.hear()
-
-    def hear(self):
-        message = self.sock.recv(100000)
-        if not message:
-            raise EOFError(f"the zygote died (status {self.process.wait()})")
-        return json.loads(message)
-
-    def start(self, job, *files):
-        """Starts a run with these open files as 0, 1, 2, ...; finish() must follow."""
-        content = marshal.dumps(job)
-        file = memory_file(content)
-        socket.send_fds(self.sock, [str(len(content)).encode()], [file, *files])
-        os.close(file)
-
-    def finish(self, patience=0.0):
-        """Ends the run, after `patience` seconds in which it may end by itself: (exit code, whether it did)."""
-        in_time = bool(select.select([self.sock], [], [], patience)[0])
-        if not in_time:
-            self.sock.send(b"kill")
-        code, fit = self.hear()
-        if not fit:  # something is left of the run that could not be cleaned up
-            self.close()
-            self.__init__(self.options)
-        return code, in_time
-
-    def close(self):
-        self.sock.close()
-        os.close(self.nothing)
-        self.process.wait()
+    def __post_init__(self):
+        check_bounds(self)
+        shard_of(self.shard)
 
 
-def memory_file(content=b""):
-    file = os.memfd_create("file")
-    os.write(file, content)
-    os.lseek(file, 0, os.SEEK_SET)
-    return file
-
+# ---------------------------------------------------------------- one candidate's tests
 
 def how_it_ended(code):
-    if code == -signal.SIGXCPU:
-        return "time_limit", "used up its processor time"
+    """(status, detail) of a program that ended by itself with this exit code, -n for signal n."""
     if -code in set(signal.Signals):
         return "runtime_error", f"killed by {signal.Signals(-code).name}"
-    return {sandbox.EXIT_COMPILE: "compile_error", sandbox.EXIT_MEMORY: "memory_limit"}.get(code, "runtime_error"), f"exit status {code}"
+    known = {EXIT_COMPILE: "compile_error", EXIT_MEMORY: "memory_limit",
+             EXIT_MISSING: "missing_dependency"}
+    return known.get(code, "runtime_error"), f"exit status {code}"
 
 
-class Talk:
-    """One candidate's process, as the referee sees it: it answers the job's requests in order, then those of ask()."""
+class Tests:
+    """All tests of one problem on one candidate.
 
-    def __init__(self, zygote, job, tests, limit):
-        self.zygote, self.limit, self.calls, self.outputs, self.line, self.code = zygote, limit, [], [], b"", None
-        self.sock, theirs = socket.socketpair()
-        zygote.start({**job, "cpu": math.ceil(limit * (tests + 1))}, *[zygote.nothing] * 3, theirs.fileno())
-        theirs.close()
-        self.replies = self.sock.makefile("rb")
-
-    def attempt(self, step):
-        """One test, step(self), in its time. Raises Failed."""
-        self.outputs = []
-        try:
-            signal.setitimer(signal.ITIMER_REAL, self.limit, 1.0)  # rings in whatever runs longer: the answer, or the comparison
-            try:
-                return step(self)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except (Exception, TimeUp) as error:
-            raise self.verdict(error) from None
-
-    def verdict(self, error):
-        """The Failed that an error means: the candidate is gone, or out of its role, and the talk is over."""
-        if isinstance(error, TimeUp):
-            return Failed("time_limit", f"longer than {self.limit:g} s", True)
-        if isinstance(error, OutputLimit):
-            return Failed("output_limit", str(error), True)
-        if isinstance(error, (EOFError, OSError)):
-            status, detail = how_it_ended(self.close(0.5))
-            return Failed(status, f"the program ended before it answered ({detail})".replace(" (exit status 0)", ""), True)
-        return Failed("runtime_error", f"not an answer ({type(error).__name__})", True)
-
-    def reply(self):
-        self.line = self.replies.readline(MAX_OUTPUT)
-        if not self.line.endswith(b"\n"):
-            raise OutputLimit("the answer is too large") if len(self.line) == MAX_OUTPUT else EOFError
-        reply = json.loads(self.line)
-        if "error" in reply:
-            status = reply["error"] if reply["error"] in FAILURES else "runtime_error"
-            raise Failed(status, clean(str(reply["detail"])), error=str(reply["type"]))
-        return {name: unpack(item) if name in ("value", "args") else item for name, item in reply.items()}
-
-    def ask(self, request=None, **fields):
-        """The reply to a request. What goes wrong is a Failed, which no `except` of a test takes for the candidate's error."""
-        try:
-            self.sock.sendall(request or marshal.dumps(fields))
-            return self.reply()
-        except Exception as error:
-            raise self.verdict(error) from None
-
-    def close(self, patience=0.0):
-        if self.zygote:
-            zygote, self.zygote = self.zygote, None
-            self.replies.close()
-            self.sock.close()
-            self.code, _ = zygote.finish(patience)
-        return self.code
-
-
-def judge(problem, code, zygote, options):
-    """All tests of one problem on one candidate. Returns the fields that a labelled row adds to it."""
-    public, started = len(problem["public_tests"]), time.perf_counter()
-    tests, groups, missing, why = [*problem["public_tests"], *problem["tests"]], collections.defaultdict(list), [], None
-    results = [None] * len(tests)  # (status, detail, what the digest is made of), None where not run
-    job = {"setup": problem.get("setup") or "", "code": code, "entry_point": problem["entry_point"]}
-    if problem.get("libs"):
-        zygote.sock.send(json.dumps(problem["libs"]).encode())
-        missing = zygote.hear()
-    source = code.encode("utf-8", "replace")
-    if missing:
-        why = "missing_dependency", f"not installed: {', '.join(missing)}", None
-    elif len(source) > MAX_SOURCE or source.decode() != code:
-        why = "compile_error", f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode", None
-    for position, test in enumerate(tests):
-        results[position] = why
-        groups["inside" if test.get("inside") or test["type"] == "unittest" else test["type"]].append(position)
-    for kind, positions in groups.items() if not why else ():
-        limit = (problem.get("time_limit") or LIMITS[tests[positions[0]]["type"]]) * options["scale"]
-        if kind in ("call", "assert"):  # an answer must depend on the question, not on its turn
-            random.Random(problem["problem_id"]).shuffle(positions)
-        if kind == "stdin":
-            for position in positions:
-                status, detail, text = judge_program(zygote, job, tests[position], limit, options["compare"])
-                answered = position < public and status in ("passed", "wrong_answer")
-                results[position] = status, detail, hashlib.sha256("\n".join(lines_of(text)).encode()).hexdigest() if answered else status
-                if status != "passed" and position >= public:
-                    break
-            continue
-        step = {"call": functools.partial(judge_call, options["compare"]), "assert": functools.partial(judge_assert, job["entry_point"]),
-                "inside": judge_inside}[kind]
-        for some in [[position] for position in positions] if kind == "inside" else [positions]:  # a process each, or one for all
-            requests = [{"call": job["entry_point"], "args": tests[position]["args"], "kwargs": tests[position].get("kwargs") or {}}
-                        for position in some] if kind == "call" else []
-            steps = {position: functools.partial(step, tests[position]) for position in some}
-            talk = sit(zygote, {**job, "mode": kind, "requests": requests}, steps, limit, results, public)
-        if kind == "assert" and any(results[position] and results[position][0] == "passed" for position in positions):
-            salt = json.dumps([tests[position]["source"] for position in positions]).encode()
-            if not repeats(zygote, job, talk.calls, limit * len(positions), salt):
-                for position in positions:
-                    results[position] = "wrong_answer", "the answers change with the order of the calls", "order"
-    passed = [result is not None and result[0] == "passed" for result in results]
-    status, detail = "passed", ""
-    if not all(passed):
-        position = next(index for index, result in enumerate(results) if result and result[0] != "passed")
-        status, detail, _ = results[position]
-        if position >= public and detail.startswith("expected "):  # what hidden tests expect stays hidden
-            detail = ""
-        where = f"public test {position + 1}" if position < public else f"hidden test {position - public + 1}"
-        detail = detail if missing else f"{where}: {detail}".rstrip(": ")
-    outputs = json.dumps([result and result[2] for result in results[:public]])
-    return {"passed": None if missing else all(passed), "status": status, "tests_passed": sum(passed), "tests_total": len(tests),
-            "detail": detail, "seconds": round(time.perf_counter() - started, 4),
-            "public_passed": all(passed[:public]) if public and not missing else None,
-            "output_digest": hashlib.sha256(outputs.encode()).hexdigest()[:16] if public and not missing else None}
-
-
-def sit(zygote, job, steps, limit, results, public):
-    """One process of the candidate for several tests. steps: {position: function of a Talk that raises Failed}.
-
-    Fills in results. Returns the Talk, closed.
+    results: [(status, detail, what the digest is made of)] by the test's position, None where it was not run.
+    starved: a test was stopped for its time, though the program had not been computing for all of it.
     """
-    with contextlib.closing(Talk(zygote, job, len(steps), limit)) as talk:
+
+    def __init__(self, problem, code, zygote, cfg):
+        self.problem = problem
+        self.code = code
+        self.zygote = zygote
+        self.cfg = cfg
+        self.tests = [*problem["public_tests"], *problem["tests"]]
+        self.n_public = len(problem["public_tests"])
+        self.results = [None] * len(self.tests)
+        self.setup = problem.get("setup") or ""
+        self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
+        sources = [code, self.setup, *(test["source"] for test in self.tests if "source" in test)]
+        self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
+        self.reasons = {}  # why a test that was not marked so has run inside
+        self.grader = None
+        self.starved = False
+
+    def run(self):
+        """Fill in results."""
+        why = self.reason_not_to_run()
+        if why:
+            self.results = [(*why, why[0])] * len(self.tests)
+            return
+        groups = collections.defaultdict(list)
+        for position, test in enumerate(self.tests):
+            inside = test["type"] == "unittest" or test.get("inside")
+            groups["inside" if inside else test["type"]].append(position)
         try:
-            talk.attempt(Talk.reply)  # its code has run
-        except Failed as failed:
-            results[:] = [(failed.status, failed.detail, failed.status) if position in steps else result for position, result in enumerate(results)]
-            return talk
-        for position, step in steps.items():
-            status, detail, over = "passed", "", False
-            try:
-                talk.attempt(step)
-            except Failed as failed:
-                status, detail, over = failed.status, failed.detail, failed.over
-            answered = position < public and status in ("passed", "wrong_answer")  # right or wrong, equal answers are one cluster
-            results[position] = status, detail, digestible(talk.outputs) if answered else status
-            if over:
-                break
-    return talk
-
-
-def judge_call(compare, test, talk):
-    talk.outputs.append(talk.reply()["value"])
-    if not same_value(talk.outputs[0], test["expected"], compare):
-        raise Failed("wrong_answer", f"expected {clean(repr(test['expected']), 100)}, got {clean(repr(talk.outputs[0]), 100)}")
-
-
-def repeats(zygote, job, calls, limit, salt):
-    """Do the calls, [(request, digest of the reply)], get the same replies in another order? limit: seconds for all of them.
-
-    A counter would answer differently. The order depends on `salt`, which the candidate cannot know.
-    """
-    order = sorted(calls, key=lambda call: hashlib.sha256(salt + call[1]).digest())
-    if order == calls:
-        order.reverse()
-    if len({answer for _, answer in calls}) < 2:
-        return True
-
-    def same(talk):
-        talk.reply()  # its code has run
-        for _, answer in order:
-            with contextlib.suppress(Failed):  # an error may be what was expected
-                talk.reply()
-            if hashlib.sha256(talk.line).digest() != answer:
-                return False
-        return True
-
-    job = {**job, "mode": "call", "requests": [marshal.loads(request) for request, _ in order]}
-    with contextlib.closing(Talk(zygote, job, 1, limit)) as talk, contextlib.suppress(Failed):
-        return talk.attempt(same)
-    return False
-
-
-class Names(dict):
-    """Globals of a benchmark's test: a name that neither the test nor Python knows is the candidate's, a function a stand-in."""
-
-    def __init__(self, talk, stand_in, entry_point):
-        super().__init__(__name__="test")
-        self.talk, self.stand_in, self.entry_point = talk, stand_in, entry_point
-
-    def __missing__(self, name):
-        if hasattr(builtins, name) and name != self.entry_point:  # which may be named like one
-            raise KeyError(name)
-        kind = self.talk.ask(name=name)
-        if "function" in kind:
-            self[name] = functools.partial(self.stand_in, name)
-        elif kind.get("module") == name and name in sys.stdlib_module_names:  # under its own name: an alias may be any module
-            self[name] = __import__(name)
-        elif "value" in kind and not isinstance(kind["value"], Opaque):
-            self[name] = kind["value"]
-        else:
-            raise KeyError(name)
-        return self[name]
-
-
-program_of = functools.lru_cache(64)(functools.partial(compile, filename="<test>", mode="exec", dont_inherit=True))
-
-
-def judge_assert(entry_point, test, talk):
-    """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
-    raised = []
-
-    def stand_in(name, *args, **kwargs):
-        try:
-            request = marshal.dumps({"call": name, "args": list(args), "kwargs": kwargs, "back": True})
-        except ValueError:
-            raise Failed("runtime_error", f'the test passes {name}() what is not of a builtin type: it must be marked "inside"') from None
-        try:
-            reply = talk.ask(request)
-        except Failed as failed:
-            kind = getattr(builtins, str(failed.error), None)
-            if failed.status != "runtime_error" or not (isinstance(kind, type) and issubclass(kind, Exception)):
-                raise
-            raised.append(kind(failed.detail))  # a test may expect it
-            raise raised[-1] from None
+            if "stdin" in groups:
+                self.run_programs(groups["stdin"])
+            for kind in ("call", "assert"):
+                if kind in groups:  # an answer must depend on the question, not on its turn
+                    random.Random(self.problem["problem_id"]).shuffle(groups[kind])
+                    self.run_session(kind, groups[kind])
+            for position in groups["assert"]:
+                if self.status(position) == "inside":
+                    self.reasons[position] = self.results[position][1]
+            for position in sorted([*groups["inside"], *self.reasons]):
+                self.run_inside(position)
         finally:
-            talk.calls.append((request, hashlib.sha256(talk.line).digest()))
-        talk.outputs.append(reply["value"])
-        for mine, after in zip(args, reply["args"]):
-            if type(mine) is type(after) and mine != after and type(mine) in (list, dict, set):  # the call changed its arguments
-                mine.clear()
-                (mine.extend if type(mine) is list else mine.update)(after)
-        return talk.outputs[-1]
+            self.dismiss_grader()
 
-    random.seed(0)  # a test may draw its inputs
-    try:
-        exec(program_of(test["source"]), Names(talk, stand_in, entry_point))
-    except AssertionError as error:
-        raise Failed("wrong_answer", describe(error)) from None
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if error in raised:
-            raise Failed("runtime_error", clean(str(error))) from None
-        raise Failed("wrong_answer", f"the test cannot use the answer ({describe(error)})") from None
+    def status(self, position):
+        return self.results[position] and self.results[position][0]
 
+    def reason_not_to_run(self):
+        """(status, detail) that all tests get, or None."""
+        libs = self.problem.get("libs") or []
+        missing = [name for name in libs if not is_installed(name, self.cfg.site_packages)]
+        if missing:
+            return "missing_dependency", f"not installed: {', '.join(missing)}"
+        source = self.code.encode("utf-8", "replace")
+        if len(source) > MAX_SOURCE or source.decode() != self.code:
+            return "compile_error", f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode"
+        for test in self.tests:
+            if test["type"] in ("assert", "unittest"):
+                try:
+                    parsed(test["source"])
+                except (SyntaxError, ValueError) as error:
+                    return "broken_test", f"the test cannot run ({describe(error)})"
+        return None
 
-def judge_inside(test, talk):
-    """Tests run beside the candidate: each must have run once and passed, each planted one must have failed."""
-    if test["type"] == "assert":
-        expected, request = ["Assert.test"], {"assert": test["source"]}
-    else:
-        classes = [node for node in ast.parse(test["source"]).body
-                   if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("TestCase") for base in node.bases)]
-        expected = {f"{node.name}.{item.name}" for node in classes for item in node.body
-                    if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) and item.name.startswith("test")}
-        request = {"unittest": test["source"], "classes": [node.name for node in classes]}
-    token = os.urandom(8).hex()  # comes after the candidate's own code has run: an answer prepared there lacks it
-    reply = talk.ask(**request, token=token)
-    (ran, wrong), (_, planted) = reply["ran"], reply["planted"]
-    talk.outputs = [sorted(ran), sorted(wrong)]
-    for name in sorted(expected):
-        if name in wrong or name not in ran:
-            raise Failed("wrong_answer", f"{name}: {clean(str(wrong.get(name, 'did not run')), 200)}")
-    if len(planted) != 4 or ran != dict.fromkeys(expected, 1) or reply["token"] != token:
-        raise Failed("runtime_error", "the program interferes with its tests")
+    def limit(self, position):
+        seconds = self.problem.get("time_limit") or LIMITS[self.tests[position]["type"]]
+        return seconds * self.cfg.timeout_scale
 
+    def ask_grader(self, task, *files):
+        """Its first task hands it the tests."""
+        if self.grader is None:
+            idle, self.zygote.idle_grader = self.zygote.idle_grader, None
+            self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
+            job = {"tests": self.tests, "entry_point": self.problem["entry_point"], "setup": self.setup,
+                   "prompt": self.prompt, "compare": rule_of(self.problem), "checker": self.problem.get("checker")}
+            job_file = memory_file(marshal.dumps(job))
+            self.grader.ask({"grade": "nothing yet"}, job_file)
+            os.close(job_file)
+        self.grader.ask(task, *files)
 
-def judge_program(zygote, job, test, limit, compare):
-    """One run of a whole program: (status, detail, what it printed). Its outputs are files in memory, whose size its limits bound."""
-    files = [memory_file(test["input"].encode("utf-8", "surrogateescape")), memory_file(), memory_file()]
-    zygote.start({**job, "mode": "stdin", "cpu": math.ceil(limit) + 1}, *files)
-    code, in_time = zygote.finish(limit)
-    out, err = (os.pread(file, MAX_OUTPUT, 0) for file in files[1:])
-    for file in files:
-        os.close(file)
-    text, failed = out.decode("utf-8", "replace"), ("passed", "")
-    if MAX_OUTPUT in (len(out), len(err)):
-        failed = "output_limit", f"more than {MAX_OUTPUT} bytes"
-    elif not in_time:
-        failed = "time_limit", f"longer than {limit:g} s"
-    elif code:
-        status, detail = how_it_ended(code)
-        failed = status, clean((err.decode("utf-8", "replace").strip().splitlines() or [detail])[-1])
-    elif not same_text(text, test["output"], compare):
-        failed = "wrong_answer", f"expected {clean(repr(test['output']), 100)}, got {clean(repr(text), 100)}"
-    return *failed, text
+    def dismiss_grader(self):
+        """One that has run a test's own code may be spoilt; one that has only compared data is used again."""
+        if self.grader is None:
+            return None
+        grader, self.grader = self.grader, None
+        ran_code = self.problem.get("checker") or any("source" in test for test in self.tests)
+        if ran_code or grader.broken or self.zygote.idle_grader:
+            return grader.end()
+        self.zygote.idle_grader = grader
+        return None
 
+    # the kinds of test
 
-# ---------------------------------------------------------------- the supervisor: rows in, rows out
+    def run_programs(self, positions):
+        """`stdin` tests: a fresh box for each, until the first hidden failure."""
+        for position in positions:
+            self.results[position] = self.run_program(position)
+            if self.results[position][0] != "passed" and position >= self.n_public:
+                break
 
-def work(sock, jobs, options, parent):
-    """A referee: the number of a job in, its verdict out, until the supervisor hangs up. Never returns."""
-    def ring(*_):
-        raise TimeUp
+    def run_program(self, position):
+        limit = self.limit(position)
+        given = self.tests[position]["input"]
+        if given and not given.endswith("\n"):
+            given += "\n"  # as a text file has it: programs cut the last character of every line
+        given = given.encode("utf-8", "surrogateescape")
+        job = {"setup": self.setup, "code": self.code, "input": given}
+        files = [memory_file(), memory_file()]
+        try:
+            box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
+            report = box.wait(limit)
+            out, err = (os.fstat(file).st_size for file in files)
+            if MAX_OUTPUT in (out, err):
+                return "output_limit", f"more than {MAX_OUTPUT} bytes", "output_limit"
+            if report["killed"] or report["seconds"] > limit:
+                return self.out_of_time(limit, report)
+            if report["code"]:
+                status, detail = how_it_ended(report["code"])
+                said = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace")
+                detail = clean((said.strip().splitlines() or [detail])[-1])
+                return status, with_advice(status, detail), status
+            self.ask_grader({"grade": "stdin", "position": position}, files[0])
+            message = self.grader.hear(limit)
+            if message and self.grader.hear(PATIENCE) == {"done": True}:
+                if "result" in message:
+                    return tuple(message["result"][1:])
+                status, detail = message["all"]
+                return status, detail, status
+            self.dismiss_grader()
+            if message is None:
+                return "time_limit", "its output takes too long to compare", "time_limit"
+            return "output_limit", "its output takes too much memory to compare", "output_limit"
+        finally:
+            for file in files:
+                os.close(file)
 
-    sandbox.die_with(parent)
-    sandbox.prctl(sandbox.DUMPABLE, 0)  # other processes of the same user cannot look into this one
-    gc.freeze()  # what the supervisor left behind must not be collected here: it would close files by numbers that are ours now
-    os.setsid()  # Ctrl-C is the supervisor's business
-    with open("/proc/self/statm") as file:
-        most = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE") + MAX_REFEREE
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    os.dup2(sock.detach(), 3)
-    os.closerange(4, 4096)
-    sock = socket.socket(fileno=3)
-    signal.signal(signal.SIGALRM, ring)
-    try:
-        zygote = Zygote(options)
-        os.dup2(zygote.nothing, 0)
-        os.dup2(zygote.nothing, 1)  # a benchmark's test may print
-        missing = [f"{name} ({why})" for name, why in zygote.layers.items() if why and why != "switched off"]
-        if missing and options["speak"]:
-            os.write(2, f"warning: isolation without {', '.join(missing)}; see --self-check\n".encode())
-        while number := sock.recv(100):
-            problem, candidate = jobs[int(number)]
-            sock.send(json.dumps(judge(problem, candidate["code"], zygote, options)).encode())
-        zygote.close()
-    except Exception as error:  # the machinery's: the supervisor starts another referee
-        sock.send(json.dumps({"machinery": describe(error)}).encode())
-    os._exit(0)
+    def out_of_time(self, limit, *reports):
+        cpu = sum(report["cpu"] for report in reports)
+        self.starved |= cpu < 0.9 * reports[0]["seconds"]
+        return "time_limit", f"longer than {limit:g} s", "time_limit"
 
-
-def label(jobs, options, workers):
-    """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready."""
-    waiting, tries, parent = collections.deque(range(len(jobs))), collections.Counter(), os.getpid()
-    team = {}  # {socket: [the referee's process, number of its job, deadline]}
-    problems = {id(problem): problem for problem, _ in jobs}.values()
-    kinds = {test["type"] for problem in problems for test in problem["public_tests"] + problem["tests"]}
-    sources = {problem.get("setup") or "" for problem in problems} | {candidate["code"] for _, candidate in jobs}
-    # An import costs milliseconds in every run, or a few pages in every fork: the zygote has what is named anywhere.
-    preload = [name for name in PRELUDE if any(name in source for source in sources)]
-    options = {**options, "preload": preload + ["unittest", "unittest.mock"] * ("unittest" in kinds), "speak": True}
-
-    def hire():
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
+    def run_inside(self, position):
+        self.run_session("inside", [position])
+        status, detail, digest = self.results[position]
+        if status == "broken_test":  # really? A program could have brought it about
+            empty = Tests(self.problem, "", self.zygote, self.cfg)
             try:
-                work(theirs, jobs, options, parent)
+                empty.run_session("inside", [position])
             finally:
-                os._exit(1)
-        theirs.close()
-        team[ours], options["speak"] = [pid, None, None], False
-        begin(ours)
+                empty.dismiss_grader()
+            if empty.results[position] != self.results[position]:
+                status = "wrong_answer"
+        if position in self.reasons and not detail:
+            detail = f"ran inside: {self.reasons[position]}"
+        self.results[position] = status, detail, status if digest == "broken_test" else digest
 
-    def begin(sock):
-        number = waiting.popleft()
-        problem = jobs[number][0]
-        times = [problem.get("time_limit") or LIMITS[test["type"]] for test in problem["public_tests"] + problem["tests"]]
-        team[sock][1:] = number, time.monotonic() + 60 + 6 * options["scale"] * sum(times)
-        with contextlib.suppress(OSError):  # it has died: its answer will be the end of file
-            sock.send(str(number).encode())
+    def run_session(self, kind, positions):
+        """One process of the candidate for several tests, and another for the same calls in another order."""
+        for again in (False, True):
+            box = self.spawn_session(kind, positions, again)
+            if not self.follow(box, kind, positions, again):
+                return
 
-    def dismiss(sock, kill):
-        pid, _, _ = team.pop(sock)
-        if kill:
-            os.kill(pid, signal.SIGKILL)
-        sock.close()
-        os.waitpid(pid, 0)
+    def spawn_session(self, kind, positions, again):
+        ours, theirs = socket.socketpair()
+        job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
+        if kind == "inside":
+            test = self.tests[positions[0]]
+            job["inside"] = {"imports": grading.imports_of(test["source"]), "prompt": self.prompt,
+                             "unittest": test["type"] == "unittest"}
+        task = {"grade": "again" if again else kind, "positions": positions}
+        memory = self.cfg.memory_mb << 20
+        try:
+            self.ask_grader(task, ours.fileno())
+            return self.zygote.spawn("session", job, [theirs.fileno()], memory, self.network)
+        finally:
+            ours.close()
+            theirs.close()
 
-    try:
-        while waiting or team:
-            while waiting and len(team) < workers:
-                hire()
-            ready = select.select(list(team), [], [], 1.0)[0]
-            for sock in [sock for sock in team if sock in ready or team[sock][2] < time.monotonic()]:
-                number, answer = team[sock][1], {"machinery": "the referee died or stalled"}
-                if sock in ready:
-                    with contextlib.suppress(OSError, ValueError):
-                        answer = json.loads(sock.recv(1 << 20))
-                if "machinery" in answer:
-                    dismiss(sock, True)
-                    tries[number] += 1
-                    if tries[number] < ATTEMPTS:
-                        waiting.appendleft(number)
-                        continue
-                    answer = {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0,
-                              "detail": answer["machinery"], "seconds": 0.0, "public_passed": None, "output_digest": None}
-                elif waiting:
-                    begin(sock)
+    def follow(self, box, kind, positions, again):
+        """Take the grader's messages until it is done with a session. Returns whether it wants another.
+
+        again: the calls of these tests are repeated; what goes wrong now counts against those that have passed.
+        """
+        waiting = list(positions)  # for their results
+        loaded = False
+        wants_another = False
+        limit = self.limit(positions[0]) * (len(positions) if again else 1)
+        deadline = time.monotonic() + limit
+
+        def lost(status, detail):
+            """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
+            for position in waiting[:1] if loaded and not again else waiting:
+                if not again or self.status(position) == "passed":
+                    self.results[position] = status, detail, status
+
+        while True:
+            message = self.grader.hear(deadline - time.monotonic())
+            if not message or "result" in message and message["result"][0] not in positions:
+                grader = self.dismiss_grader()
+                report = box.wait(0)
+                if message is None:
+                    lost(*self.out_of_time(limit, report, grader)[:2])
                 else:
-                    dismiss(sock, False)
-                yield jobs[number][1], answer
-    finally:
-        for sock in list(team):
-            dismiss(sock, True)
+                    lost("output_limit", "its answers take too much memory to grade")
+                return False
+            if "loaded" in message and not loaded:
+                loaded = True
+                deadline = time.monotonic() + limit
+            elif "result" in message:
+                position, status, detail, digest = message["result"]
+                if status == "inside" and kind != "assert":  # which only a forged message can say
+                    status = "runtime_error"
+                self.results[position] = status, with_advice(status, detail), digest
+                if position in waiting:
+                    waiting.remove(position)
+                    deadline = time.monotonic() + limit
+            elif "all" in message:
+                status, detail = message["all"]
+                lost(status, with_advice(status, detail))
+            elif "gone" in message:
+                report = box.wait(0.5)  # it may need a moment to end
+                status, detail = how_it_ended(report["code"])
+                detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
+                lost(status, "the program does not answer any more" if report["killed"] else detail)
+            elif "again" in message:
+                wants_another = True
+            elif "done" in message:
+                box.wait(0)
+                return wants_another
+
+    # the verdict
+
+    def verdict(self, seconds):
+        """The fields that a labelled row adds to its candidate."""
+        statuses = [self.status(position) for position in range(len(self.tests))]
+        passed = [status == "passed" for status in statuses]
+        failed = [position for position, status in enumerate(statuses) if status not in (None, "passed")]
+        untold = [position for position in failed if statuses[position] in UNTOLD]
+        status = "passed"
+        detail = " ".join(f"test {position + 1} ran inside: {why}." for position, why in self.reasons.items())
+        if failed:
+            status, detail = self.first_failure((untold or failed)[0])
+        outputs = json.dumps([result and result[2] for result in self.results[:self.n_public]])
+        has_public = self.n_public and not untold
+        return {"passed": None if untold else all(passed), "status": status, "tests_passed": sum(passed),
+                "tests_total": len(self.tests), "detail": detail, "seconds": round(seconds, 4),
+                "public_passed": all(passed[:self.n_public]) if has_public else None,
+                "output_digest": hashlib.sha256(outputs.encode()).hexdigest()[:16] if has_public else None}
+
+    def first_failure(self, position):
+        """(status, detail) of a test, with its place; what hidden tests expect stays hidden."""
+        status, detail, _ = self.results[position]
+        if status == "missing_dependency":
+            return status, detail
+        if position < self.n_public:
+            return status, f"public test {position + 1}: {detail}"
+        if status == "wrong_answer":
+            detail = ""
+        return status, f"hidden test {position - self.n_public + 1}: {detail}".rstrip(": ")
 
 
-def digest_of_tests(problem, options):
+def rule_of(problem):
+    return problem.get("compare") or "plain"
+
+
+@functools.lru_cache(64)
+def parsed(source):
+    return ast.parse(source)
+
+
+def is_installed(name, site_packages):
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return True
+    return site_packages and importlib.util.find_spec(package) is not None
+
+
+def with_advice(status, detail):
+    return f"not installed: {detail}" if status == "missing_dependency" else detail
+
+
+def run_tests(problem, code, zygote, cfg):
+    """All tests of one problem on one candidate: (fields of its labelled row, whether it was starved)."""
+    started = time.perf_counter()
+    tests = Tests(problem, code, zygote, cfg)
+    tests.run()
+    return tests.verdict(time.perf_counter() - started), tests.starved
+
+
+# ---------------------------------------------------------------- a pool of workers
+
+class Pool:
+    """Idle zygotes of both kinds; one that has failed is not used again."""
+
+    def __init__(self, cfg):
+        """Raises UserError where candidates cannot be shut in, and --unsafe is not given."""
+        self.cfg = cfg
+        first = Zygote(cfg)
+        if first.refused:
+            advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run --privileged), or give "
+                      "--unsafe if you trust the programs")
+            if "cannot read" in first.refused:
+                advice = "candidates run as another user than root: use a Python that every user can read"
+            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): {advice}")
+        self.idle = {False: collections.deque([first]), True: collections.deque()}
+
+    def grade(self, problem, code):
+        """run_tests on an idle zygote or a new one; where the machinery fails, on another."""
+        tests = problem["public_tests"] + problem["tests"]
+        with_unittest = any(test["type"] == "unittest" for test in tests)
+        idle = self.idle[with_unittest]
+        for _ in range(ATTEMPTS):
+            zygote = None
+            try:
+                try:
+                    zygote = idle.popleft()
+                except IndexError:
+                    zygote = Zygote(self.cfg, with_unittest)
+                if zygote.refused:  # though the first was not
+                    raise Machinery(zygote.refused)
+                answer = run_tests(problem, code, zygote, self.cfg)
+                idle.append(zygote)
+                return answer
+            except (Machinery, OSError, ValueError) as error:
+                reason = describe(error)
+                if zygote:
+                    zygote.close()
+        verdict = {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0, "detail": reason,
+                   "seconds": 0.0, "public_passed": None, "output_digest": None}
+        return verdict, False
+
+    def close(self):
+        for zygote in self.idle[False] + self.idle[True]:
+            zygote.close()
+
+
+def label(jobs, cfg):
+    """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready.
+
+    A program that was out of time on a loaded machine, without having had the processor, is tried once more, alone.
+    """
+    pool = Pool(cfg)
+    workers = ThreadPoolExecutor(cfg.jobs)  # not in a `with`, which would wait for them after Ctrl-C
+    starved = []
+    waiting = iter(jobs)
+    running = {}
+    while True:
+        for problem, candidate in itertools.islice(waiting, 2 * cfg.jobs - len(running)):
+            running[workers.submit(pool.grade, problem, candidate["code"])] = problem, candidate
+        if not running:
+            break
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            problem, candidate = running.pop(done)
+            verdict, was_starved = done.result()
+            if was_starved and machine_is_loaded(cfg.jobs):
+                starved.append((problem, candidate))
+            else:
+                yield candidate, verdict
+    for problem, candidate in starved:
+        verdict, _ = pool.grade(problem, candidate["code"])
+        yield candidate, verdict
+    workers.shutdown()
+    pool.close()
+
+
+def machine_is_loaded(jobs):
+    processors = len(os.sched_getaffinity(0))
+    return jobs > processors or os.getloadavg()[0] > processors + 0.5
+
+
+def prepare_this_process(cfg):
+    """Raise UserError where boxes cannot work; give them a large stack; warn of --unsafe."""
+    if sys.platform != "linux" or sandbox.MACHINE not in sandbox.ARCHITECTURE:
+        raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
+    for folder in visible_folders(cfg):
+        if f"{folder}/".startswith("/tmp/") and not cfg.unsafe:
+            raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates get a folder of "
+                            "their own; use a Python elsewhere, or --unsafe")
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    most = sandbox.MAX_STACK if hard == resource.RLIM_INFINITY else min(sandbox.MAX_STACK, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
+    if cfg.unsafe:
+        print("warning: --unsafe: candidates can see and write what their user may", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- rows in, rows out
+
+def digest_of_tests(problem, cfg):
     """Changes when the verdict could: a row labelled by other tests or options is not taken for done."""
-    judged = [problem.get(name) for name in ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit")]
-    judged += [options[name] for name in ("compare", "scale", "memory_mb", "site_packages")]
+    fields = ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare", "checker")
+    judged = [problem.get(name) for name in fields]
+    judged += [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages]
     return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(description="Run candidate programs in a sandbox and label them.")
-
-    def add(flag, help, default=None, **more):
-        parser.add_argument(flag, default=default, help=help + (f" (default: {default})" if default else ""), **more)
-
-    add("--problems", nargs="+", help="problems (JSONL); without it, those of the tiny world")
-    add("--candidates", help="candidates (JSONL); without it, runs/tiny/candidates.jsonl or, if you have none, the repository's")
-    add("--out", help="labelled rows, without it runs/tiny/labelled.jsonl; a second run adds only what is missing")
-    add("--split", nargs="+", help="only problems of these splits")
-    add("--shard", default="0/1", metavar="I/N", help="only every N-th problem, starting at I; the outputs can be concatenated")
-    add("--jobs", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), help="candidates run at the same time")
-    add("--timeout-scale", type=float, default=1.0, help="multiply every time limit, for slow machines")
-    add("--memory-mb", type=int, default=1024, help="address space of each process of a candidate")
-    add("--compare", choices=("benchmark", "exact", "tolerant"), default="benchmark", help="how outputs are compared")
-    add("--site-packages", action="store_true", help="candidates may import what is installed here (numpy, ...)")
-    add("--without", f"switch off layers of isolation ({', '.join(LAYERS)})", [], nargs="+", choices=LAYERS, metavar="LAYER")
-    add("--self-check", action="store_true", help="try to break out; print what holds on this machine")
-    add("--benchmark", action="store_true", help="measure executions per second and what each layer costs")
-    settings = parser.parse_args(arguments)
-    shard = shard_of(settings.shard)
-    for good, complaint in (
-            (settings.jobs >= 1, "--jobs must be at least 1"), (settings.timeout_scale > 0, "--timeout-scale must be above 0"),
-            (settings.memory_mb >= 64, "--memory-mb must be at least 64")):
-        if not good:
-            parser.error(complaint)
-    settings.shard = shard
-    return settings
+def read_problems(cfg):
+    """Returns ({problem_id: problem} of this shard and these splits, all problems, their files)."""
+    paths = cfg.problems or [rows.TINY / "problems_weak.jsonl", rows.TINY / "problems_strong.jsonl"]
+    problems = rows.read_problems(paths)
+    index, count = shard_of(cfg.shard)
+    mine = {name: problems[name] for name in list(problems)[index::count]
+            if not cfg.split or problems[name]["split"] in cfg.split}
+    where = " ".join(map(str, paths))
+    for problem in mine.values():
+        if rule_of(problem) not in RULES:
+            raise UserError(f"{where}: problem {problem['problem_id']!r}: 'compare' is {rule_of(problem)!r}; "
+                            f"must be one of {', '.join(RULES)}")
+    return mine, problems, paths
 
 
-def read_jobs(settings):
+def must_be_out_of_sight(cfg, *paths):
+    """What holds tests must not lie where candidates may read."""
+    hidden = os.path.realpath(rows.ROOT) + "/"
+    for path in map(os.path.realpath, paths):
+        for folder in visible_folders(cfg):
+            if path.startswith(folder + "/") and not path.startswith(hidden) and not cfg.unsafe:
+                raise UserError(f"{path}: lies in {folder}, which candidates may read; move it elsewhere")
+
+
+def read_jobs(cfg):
     """Returns ([(problem, candidate)], all candidates of the file, its path)."""
-    paths = settings.problems or [rows.TINY / "problems_weak.jsonl", rows.TINY / "problems_strong.jsonl"]
-    source = settings.candidates or rows.stage_input("candidates.jsonl")
-    settings.out = settings.out or str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl")
-    problems, where = rows.read_problems(paths), " ".join(map(str, paths))
-    candidates = rows.read_rows(source, rows.CANDIDATE, key=("problem_id", "candidate_id"))
-    print(f"problems:   {where}\ncandidates: {source}\nlabelled:   {settings.out}")
-    mine, jobs = set(list(problems)[settings.shard[0]::settings.shard[1]]), []
+    source = cfg.candidates or rows.stage_input("candidates.jsonl")
+    mine, problems, paths = read_problems(cfg)
+    where = " ".join(map(str, paths))
+    candidates = rows.read_rows(source, rows.CANDIDATE, key=rows.CANDIDATE_KEY)
+    print(f"problems:   {where}\ncandidates: {source}\nlabelled:   {cfg.out}")
+    must_be_out_of_sight(cfg, *paths, source, cfg.out)
+    jobs = []
     for candidate in candidates:
-        problem = problems.get(candidate["problem_id"])
-        if problem is None:
-            raise rows.UserError(f"{source}: candidate {candidate['candidate_id']!r} is for problem {candidate['problem_id']!r}, "
-                                f"which is not in {where}; add its file to --problems")
-        if (not settings.split or problem["split"] in settings.split) and problem["problem_id"] in mine:
-            jobs.append((problem, candidate))
+        name = candidate["problem_id"]
+        if name not in problems:
+            raise UserError(f"{source}: candidate {candidate['candidate_id']!r} is for problem {name!r}, "
+                            f"which is not in {where}; add its file to --problems")
+        if name in mine:
+            jobs.append((mine[name], candidate))
     if not jobs:
         splits = ", ".join(sorted({problem["split"] for problem in problems.values()}))
-        chosen = f"in --split {' '.join(settings.split)}" if settings.split else "to run"
-        raise rows.UserError(f"{source}: no candidates {chosen}; the problems' splits are {splits}")
+        chosen = f"in --split {' '.join(cfg.split)}" if cfg.split else "to run"
+        raise UserError(f"{source}: no candidates {chosen}; the problems' splits are {splits}")
     for problem in {problem["problem_id"]: problem for problem, _ in jobs}.values():
         rows.check_tests(problem, where)
     return jobs, candidates, source
 
 
-def run(settings, options):
+def label_file(cfg):
     """Labels what is not labelled yet, reports, and returns the exit status."""
-    import shlex
-    jobs, candidates, source = read_jobs(settings)
-    sandbox.prctl(sandbox.DUMPABLE, 0)
-    order = {(row["problem_id"], row["candidate_id"]): (position, row) for position, row in enumerate(candidates)}
-    digests = {problem["problem_id"]: digest_of_tests(problem, options) for problem, _ in jobs}
+    jobs, candidates, source = read_jobs(cfg)
+    prepare_this_process(cfg)
+    order = {}
+    for position, row in enumerate(candidates):
+        order[row["problem_id"], row["candidate_id"]] = position, row
+    digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
 
     def is_done(row):  # the same tests have judged the same candidate; machinery failures get another chance
         return (row.get("status") != "machinery" and order[out.key_of(row)][1].items() <= row.items()
                 and row.get("tests_digest") == digests.get(row["problem_id"], row.get("tests_digest")))
 
-    with rows.Appender(settings.out, ("problem_id", "candidate_id")) as out:
-        old = rows.read_rows(settings.out)
+    with rows.Appender(cfg.out, rows.CANDIDATE_KEY) as out:
+        old = rows.read_rows(cfg.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
-            raise rows.UserError(f"--out {settings.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are not in "
-                                f"{source}; choose another --out, or remove the file if its labels are no longer wanted")
+            raise UserError(f"--out {cfg.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are "
+                            f"not in {source}; choose another --out, or remove the file if its labels are no longer "
+                            "wanted")
         good = [row for row in old if is_done(row)]
         if len(good) < len(old):
             out.rewrite(good)
-            print(f"{len(old) - len(good)} rows of {settings.out} are labelled again: their candidate or its tests have changed, or the machinery failed")
+            print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate or its tests have "
+                  "changed, or the machinery failed")
         todo = [(problem, candidate) for problem, candidate in jobs if out.key_of(candidate) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
         try:
-            from tqdm import tqdm
-            tqdm.monitor_interval, counts = 0, collections.Counter()  # no thread: we fork
-            with tqdm(total=len(todo), unit="program", disable=not todo, smoothing=0.05) as bar:
-                for candidate, answer in label(todo, options, settings.jobs):
-                    out.append({**candidate, **answer, "tests_digest": digests[candidate["problem_id"]]})
-                    counts[answer["passed"]] += 1
-                    bar.set_postfix(passed=counts[True], failed=counts[False], null=counts[None], refresh=False)
-                    bar.update()
+            for candidate, answer in with_progress(label(todo, cfg), len(todo)):
+                out.append({**candidate, **answer, "tests_digest": digests[candidate["problem_id"]]})
         except KeyboardInterrupt:
             print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr)
-            return 130
-        labelled = rows.read_rows(settings.out)
+            sys.stderr.flush()
+            os._exit(130)  # at once, and with this process all boxes
+        labelled = rows.read_rows(cfg.out)
         arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
         if arranged != labelled:
             out.rewrite(arranged)
     wanted = {out.key_of(candidate) for _, candidate in jobs}
-    return report([row for row in arranged if out.key_of(row) in wanted], settings)
+    return report([row for row in arranged if out.key_of(row) in wanted], cfg)
 
 
-def report(labelled, settings):
-    """A table by policy, and the command to run next. Returns the exit status."""
-    count, firsts = collections.Counter(row["status"] for row in labelled), {row["status"]: row["detail"] for row in labelled[::-1]}
-    names = [name for name in ("passed", *FAILURES, "missing_dependency", "machinery") if count[name]]
+def with_progress(answers, total):
+    from tqdm import tqdm
+    tqdm.monitor_interval = 0
+    counts = collections.Counter()
+    with tqdm(total=total, unit="program", disable=not total, smoothing=0.05) as bar:
+        for candidate, answer in answers:
+            yield candidate, answer
+            counts[answer["passed"]] += 1
+            bar.set_postfix(passed=counts[True], failed=counts[False], null=counts[None], refresh=False)
+            bar.update()
+
+
+def report(labelled, cfg):
+    """A table by policy, what has no label and why, and the command to run next. Returns the exit status."""
+    count = collections.Counter(row["status"] for row in labelled)
+    names = [name for name in ("passed", *FAILURES, *UNTOLD) if count[name]]
     policies = sorted({row["policy"] for row in labelled})
     print(f"\n{'policy':24}{'programs':>10}" + "".join(f"{name:>20}" for name in names))
     for policy in policies + ["all"] * (len(policies) > 1):
-        mine = [row for row in labelled if policy in ("all", row["policy"])]
-        print(f"{policy:24}{len(mine):10}" + "".join(f"{sum(row['status'] == name for row in mine):20}" for name in names))
-    if count["missing_dependency"]:
-        print(f"\n{count['missing_dependency']} programs have no label: {firsts['missing_dependency']} "
-              "(--site-packages lets candidates use what is installed here)")
+        mine = collections.Counter(row["status"] for row in labelled if policy in ("all", row["policy"]))
+        print(f"{policy:24}{mine.total():10}" + "".join(f"{mine[name]:20}" for name in names))
+    for status, advice in (("missing_dependency", "--site-packages lets candidates use what is installed here"),
+                           ("broken_test", "--check-problems looks at a file's tests")):
+        details = collections.Counter(row["detail"] for row in labelled if row["status"] == status)
+        if details:
+            reasons = "; ".join(f"{detail} ({times})" for detail, times in details.most_common(5))
+            print(f"\n{count[status]} programs have no label: {reasons} ({advice})")
     if count["machinery"]:
-        print(f"\n{count['machinery']} programs have no label, because the sandbox failed ({firsts['machinery']}). Run the same command "
+        first = next(row["detail"] for row in labelled if row["status"] == "machinery")
+        print(f"\n{count['machinery']} programs have no label, because the sandbox failed ({first}). Run the same command "
               "again to retry them; python execute.py --self-check says what works here.", file=sys.stderr)
         return 1
-    problems = f" --problems {' '.join(settings.problems)}" if settings.problems else ""
-    print(f"\nnext: python train_bilevel.py{problems}" + (f" --labelled {settings.out}" if problems else ""))
+    problems = f" --problems {' '.join(cfg.problems)}" if cfg.problems else ""
+    print(f"\nnext: python train_bilevel.py{problems}" + (f" --labelled {cfg.out}" if problems else ""))
     return 0
 
 
-@contextlib.contextmanager
-def scratch_folder():
-    """A folder for what candidates write where they have no private file tree. Cleans up after killed runs, too."""
-    folder = tempfile.mkdtemp(prefix=f"judge-execute-{os.getpid()}-")
-    os.chmod(folder, 0o711)
+# ---------------------------------------------------------------- --check-problems and --self-check
+
+def check_problems(cfg):
+    """Which problems cannot tell their canonical solution from an empty program? Returns the exit status."""
+    mine, _, paths = read_problems(cfg)
+    must_be_out_of_sight(cfg, *paths)
+    prepare_this_process(cfg)
+    jobs = []
+    for problem in mine.values():
+        rows.check_tests(problem, " ".join(map(str, paths)))
+        jobs.append((problem, {"problem_id": problem["problem_id"], "kind": "empty", "code": ""}))
+        if isinstance(problem.get("canonical_solution"), str):
+            canonical = {"kind": "canonical", "code": problem["canonical_solution"]}
+            jobs.append((problem, {"problem_id": problem["problem_id"], **canonical}))
+    complaints = collections.defaultdict(list)
+    for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
+        name = candidate["problem_id"]
+        if candidate["kind"] == "canonical" and answer["passed"] is not True:
+            complaints[name].append(f"the canonical solution gets {answer['status']} ({answer['detail']})")
+        elif candidate["kind"] == "empty" and answer["passed"] is not False:
+            said = "passes" if answer["passed"] else f"gets no label: {answer['status']} ({answer['detail']})"
+            complaints[name].append(f"an empty program {said}")
+    for name in mine:
+        if name in complaints:
+            print(f"{name}: {'; '.join(sorted(complaints[name]))}")
+    without = sum(not isinstance(problem.get("canonical_solution"), str) for problem in mine.values())
+    print(f"{len(mine) - len(complaints)} of {len(mine)} problems can tell them apart"
+          + (f"; {without} have no canonical_solution, so only the empty program was run" if without else ""))
+    return 1 if complaints else 0
+
+
+PROBES = {  # what a program tries -> how
+    "reads the repository": "os.listdir(repository) != []",
+    "writes outside of its folder": "any(map(writable, ('/', '/usr', '/var/tmp', repository)))",
+    "signals other processes": "os.kill(outside, 0) is None",
+    "reaches the network": "socket.create_connection(('127.0.0.1', port), 1) is not None",
+    "traces processes": "ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
+    "makes a user namespace": "ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "is root": "os.getuid() == 0",
+    "takes a terabyte": "len(bytearray(1 << 40)) > 0",
+    "raises its limits": "resource.setrlimit(resource.RLIMIT_CORE, (1, 1)) is None",
+    "starts 1000 processes": "all(sleeper() for _ in range(1000))",
+}
+PROBE = '''
+import ctypes, os, resource, socket, time
+
+def probe(attempt, repository, outside, port):
     try:
-        yield folder
-    finally:
-        for entry in os.scandir(tempfile.gettempdir()):
-            run = re.fullmatch(r"judge-execute-(\d+)-\w+", entry.name)
-            over = run and (entry.path == folder or not os.path.exists(f"/proc/{run[1]}"))
-            # a real folder of our own: somebody else's link of that name may point to what is dear to us
-            if over and entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                with contextlib.suppress(OSError):
-                    sandbox.empty(entry.path)
-                    os.rmdir(entry.path)
+        return bool(eval(attempt, {**globals(), **locals()}))
+    except (OSError, MemoryError, ValueError):
+        return False
+
+def writable(folder):
+    try:
+        open(folder + "/judge-probe", "x").close()
+        os.remove(folder + "/judge-probe")
+        return True
+    except OSError:
+        return False
+
+def sleeper():
+    child = os.fork()
+    if child == 0:
+        time.sleep(9)
+        os._exit(0)
+    return child
+'''
 
 
-def main(arguments=None):
-    settings = parse_arguments(arguments)
-    sys.set_int_max_str_digits(50000)  # as LiveCodeBench: its tests hold long integers
-    if sys.platform != "linux" or MACHINE not in ("x86_64", "aarch64"):
-        raise SystemExit("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
-    if settings.site_packages and sys.prefix.startswith("/tmp/") and "namespaces" not in settings.without:
-        raise SystemExit(f"--site-packages: the packages of this Python lie in /tmp ({sys.prefix}), where candidates get a folder of "
-                         "their own; use a virtual environment elsewhere, or add --without namespaces")
-    options = {"compare": settings.compare, "scale": settings.timeout_scale, "memory_mb": settings.memory_mb,
-               "site_packages": bool(settings.site_packages), "without": settings.without}
-    with scratch_folder() as options["scratch"]:
-        if settings.self_check or settings.benchmark:
-            sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "docs"))
-            import bench_execute
-            return (bench_execute.self_check if settings.self_check else bench_execute.benchmark)(options)
-        return run(settings, options)
+def self_check(cfg):
+    """Can candidates be shut in here, and what does a program that tries to break out get done?"""
+    prepare_this_process(cfg)
+    print("namespaces " + ("MISSING  (--unsafe)" if cfg.unsafe else "hold") + "\n\na program that tries:")
+    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "600"]) as outside:
+        jobs = []
+        for name, attempt in PROBES.items():
+            args = [attempt, str(rows.ROOT), outside.pid, server.getsockname()[1]]
+            tests = [{"type": "call", "args": args, "expected": False}]
+            problem = {"problem_id": name, "prompt": "", "entry_point": "probe", "public_tests": [],
+                       "tests": tests, "time_limit": 60}
+            jobs.append((problem, {"name": name, "code": PROBE}))
+        found = {candidate["name"]: answer for candidate, answer in label(jobs, cfg)}
+        outside.kill()
+    for name in PROBES:
+        status = found[name]["status"]
+        print(f"  {name:30} {({'passed': 'no', 'wrong_answer': 'YES'}).get(status, found[name])}")
+    return 0
+
+
+def main(argv=None):
+    cfg = parse(Settings, __doc__, argv)
+    sys.set_int_max_str_digits(0)  # tests hold long integers
+    if cfg.self_check:
+        return self_check(cfg)
+    if cfg.check_problems:
+        return check_problems(cfg)
+    return label_file(cfg)
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of a set in a benchmark's test must not differ from run to run
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
     run_command(main)

@@ -1,75 +1,127 @@
-"""When an output counts as the expected one: text as programs print it, values as functions return them, and their digests.
+"""When an output counts as the expected one, and the digest by which equal outputs are one cluster.
 
-Three ways, by execute.py's --compare:
+A problem's `compare` names its rule; its loader sets it.
 
-    benchmark   LiveCodeBench's own. Text: the same number of lines, each equal as text or, token by token, as exact decimals.
-                Values: ==, so True == 1 == 1.0, nan equals nothing, integers are exact at any size. JSON has no tuples, so a
-                tuple returned at the top equals the list of its items; nested ones do not.
-    exact       Text but for blanks at line ends and blank lines at the end; values of the same types throughout.
-    tolerant    Tokens, or values of any nesting, with numbers within a relative 1e-6 (or 1e-9), nan equal to nan, tuples to lists.
+    plain          (where there is none) Text: token by token, line by line but for blank lines. Where a token is written
+                   with a point or an exponent, a number within 1e-6, relative or absolute, will do; else the text must
+                   be equal. Values: ==, with the same tolerance where the expected number is a float.
+    livecodebench  LiveCodeBench's own. Text: the same number of lines, each equal as text or, token by token, as exact
+                   decimals. Values: ==.
+    codecontests   CodeContests' own. Text: token by token, without regard to case and lines, numbers within 1e-5.
+                   Values: as plain.
+
+In all of them True == 1 == 1.0, nan equals nothing, and integers are exact at any size. JSON has no tuples, so a tuple
+returned at the top equals the list of its items; nested ones do not.
+
+A problem with several right answers brings a `checker` instead: Python source that defines
+
+    def check(given, answer, expected): ...   # given: the input text, or the list of arguments; true if it is right
 """
-import functools
 import math
-import operator
+import re
 from decimal import Decimal, InvalidOperation
+
+RULES = ("plain", "livecodebench", "codecontests")
+INTEGER = re.compile(r"[-+]?[0-9]+")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def same_text(got, expected, rule="plain"):
+    """Is the text `got` what was expected, by this rule?"""
+    if got == expected:
+        return True
+    if rule == "codecontests":
+        mine = got.lower().split()
+        theirs = expected.lower().split()
+        return len(mine) == len(theirs) and all(map(same_token_roughly, mine, theirs))
+    mine = lines_of(got)
+    theirs = lines_of(expected)
+    if rule == "plain":
+        mine = [line for line in mine if line]
+        theirs = [line for line in theirs if line]
+    same_line = same_decimals if rule == "livecodebench" else same_line_plainly
+    return len(mine) == len(theirs) and all(map(same_line, mine, theirs))
 
 
 def lines_of(text):
     return [line.strip() for line in text.strip().split("\n")]
 
 
-def same_text(got, expected, compare=None):
-    """Is the text `got` what was expected? See above."""
-    if compare != "tolerant" and got.strip().count("\n") != expected.strip().count("\n"):
-        return False  # before millions of lines are taken apart
-    if compare == "exact":
-        return [line.rstrip() for line in got.rstrip().split("\n")] == [line.rstrip() for line in expected.rstrip().split("\n")]
-
-    def same(mine, theirs, number, equal):
-        try:
-            return len(mine) == len(theirs) and all(equal(number(a), number(b)) for a, b in zip(mine, theirs))
-        except (ValueError, InvalidOperation):
-            return False
-
-    if compare == "tolerant":
-        mine, theirs = got.split(), expected.split()
-        return len(mine) == len(theirs) and all(a == b or same([a], [b], float, near) for a, b in zip(mine, theirs))
-    mine, theirs = lines_of(got), lines_of(expected)
-    return len(mine) == len(theirs) and all(
-        a == b or same(a.split(), b.split(), Decimal, operator.eq) for a, b in zip(mine, theirs))
+def same_decimals(mine, theirs):
+    """LiveCodeBench's rule for a line: "1.0 2" is "1 2", and so is "1_0" "10"."""
+    if mine == theirs:
+        return True
+    try:
+        mine = [Decimal(token) for token in mine.split()]
+        theirs = [Decimal(token) for token in theirs.split()]
+        return mine == theirs
+    except (ValueError, InvalidOperation):
+        return False
 
 
-def near(a, b):
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or a != a and b != b
+def same_line_plainly(mine, theirs):
+    mine = mine.split()
+    theirs = theirs.split()
+    return len(mine) == len(theirs) and all(map(same_token, mine, theirs))
 
 
-def same_value(got, expected, compare=None):
-    """Is the value `got`, of builtin types, what was expected? See above."""
-    if compare == "exact":
-        return type(got) is type(expected) and got == expected and digestible(got, exact=True) == digestible(expected, exact=True)
-    if compare != "tolerant":
-        return (list(got) if type(got) is tuple and type(expected) is list else got) == expected
-    if isinstance(got, (int, float)) and isinstance(expected, (int, float)):
-        huge = abs(got) >= 1e300 or abs(expected) >= 1e300  # no float may hold it
-        return got == expected or got != got and expected != expected or not huge and near(got, expected)
-    if isinstance(got, (list, tuple)) and isinstance(expected, (list, tuple)):
-        return len(got) == len(expected) and all(same_value(a, b, compare) for a, b in zip(got, expected))
-    if isinstance(got, dict) and isinstance(expected, dict):
-        return got.keys() == expected.keys() and all(same_value(got[key], expected[key], compare) for key in got)
+def same_token(mine, theirs):
+    """Equal text, or near a number that is written as a float: 0.333 (expected) and .3330000001."""
+    if mine == theirs:
+        return True
+    written_as_float = NUMBER.fullmatch(theirs) and not INTEGER.fullmatch(theirs)
+    return bool(written_as_float and NUMBER.fullmatch(mine)) and near(float(mine), float(theirs), 1e-6)
+
+
+def same_token_roughly(mine, theirs):
+    """CodeContests' rule: two integers are compared as such, other numbers with a tolerance."""
+    if mine == theirs:
+        return True
+    if not (NUMBER.fullmatch(mine) and NUMBER.fullmatch(theirs)):
+        return False
+    if INTEGER.fullmatch(mine) and INTEGER.fullmatch(theirs):
+        return int(mine) == int(theirs)
+    return near(float(mine), float(theirs), 1e-5)
+
+
+def near(a, b, tolerance):
+    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def same_value(got, expected, rule="plain"):
+    """Is the value `got`, of builtin types, what was expected, by this rule?"""
+    if type(got) is tuple and type(expected) is list:
+        got = list(got)
+    if got == expected:
+        return True
+    return rule != "livecodebench" and near_values(got, expected)
+
+
+def near_values(got, expected):
+    """Equal but for floats within the tolerance, at any depth of lists and dicts."""
+    if type(expected) is float and type(got) in (int, float):
+        return abs(got) < 1e300 and near(got, expected, 1e-6)  # no larger integer is near a float that JSON can write
+    if type(expected) is list and type(got) is list:
+        return len(got) == len(expected) and all(map(near_values, got, expected))
+    if type(expected) is dict and type(got) is dict:
+        return got.keys() == expected.keys() and all(near_values(got[key], expected[key]) for key in expected)
     return got == expected
 
 
-def digestible(value, exact=False):
+def digestible(value):
     """A text that is the same for equal values, whatever the order of their sets and dicts."""
-    kind, text = type(value), functools.partial(digestible, exact=exact)
+    kind = type(value)
     if kind in (list, tuple):
-        return ("(" if exact and kind is tuple else "[") + ",".join(map(text, value)) + "]"
+        return "[" + ",".join(map(digestible, value)) + "]"
     if kind in (set, frozenset):
-        return "{" + ",".join(sorted(map(text, value))) + "}"
+        return "{" + ",".join(sorted(map(digestible, value))) + "}"
     if kind is dict:
-        return "{" + ",".join(sorted(f"{text(key)}:{text(item)}" for key, item in value.items())) + "}"
-    if kind in (bool, float) and not exact and math.isfinite(value) and value == int(value):
+        return "{" + ",".join(sorted(f"{digestible(key)}:{digestible(item)}" for key, item in value.items())) + "}"
+    if kind is complex and value.imag == 0:
+        return digestible(value.real)
+    if kind in (bool, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if type(value) is int:
         return hex(value)
-    return repr(value) if kind in (str, bytes, bytearray, float, bool, complex, range, type(None)) else kind.__name__
+    plain = kind in (str, bytes, bytearray, float, complex, range, type(None))
+    return repr(value) if plain else kind.__name__

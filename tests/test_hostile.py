@@ -1,7 +1,7 @@
-"""Forty ways to cheat, break or confuse the sandbox, all at once beside 100 honest programs.
+"""Programs that cheat, break or confuse the sandbox, all at once beside a hundred honest ones.
 
-One run of execute.py labels everything; then there is one test for each attack, and one for each promise about what
-is left behind. An attack that has several forms is several programs under one name.
+One run of execute.py labels everything. Then there is one test for each program, named after what it does, and one for each
+promise about what is left behind. The numbers are those of the forty attacks in which the sandbox's design was thought out.
 """
 import json
 import os
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -17,84 +18,310 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 3  # seconds a test
+LIMIT = 1  # seconds a test
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
 
+# ---------------------------------------------------------------- problems
+
+PROBLEMS = {}
+
+
 def problem(name, public, hidden, entry_point="f", **more):
-    return {"problem_id": name, "prompt": name, "starter_code": "", "entry_point": entry_point, "public_tests": public, "tests": hidden,
-            "domain": "test", "difficulty": "easy", "split": "test", "time_limit": LIMIT, **more}
+    PROBLEMS[name] = {
+        "problem_id": name, "prompt": f"write {entry_point}", "starter_code": "", "entry_point": entry_point,
+        "public_tests": public, "tests": hidden, "domain": "test", "difficulty": "easy", "split": "test",
+        "time_limit": LIMIT, **more}
 
 
 def calls(function, *inputs):
     return [{"type": "call", "args": [value], "kwargs": {}, "expected": function(value)} for value in inputs]
 
 
-def lines(pairs):
+def lines(*pairs):
     return [{"type": "stdin", "input": given, "output": wanted} for given, wanted in pairs]
 
 
-CHECK = "def check(candidate):\n" + "".join(f"    assert candidate({n}) == {n * n + 1}\n" for n in (3, 5, 2, 9, 4, 7)) + "\ncheck(f)\n"
-CASES = ("import unittest\nclass TestCases(unittest.TestCase):\n"
-         + "".join(f"    def test_{n}(self):\n        self.assertEqual(f({n}), {n * n + 1})\n" for n in (3, 5, 2)))
-PROBLEMS = {row["problem_id"]: row for row in (
-    problem("call", calls(lambda n: n * n + 1, 1, 2), calls(lambda n: n * n + 1, 3, 7, 5, 9, 4, 8)),
-    problem("stdin", lines([("1 2\n", "3\n")]), lines([("3 4\n", "7\n"), ("10 -4\n", "6\n")]), None),
-    problem("constant", [], lines([("1\n", "yes\n"), ("2\n", "yes\n")]), None),
-    problem("two lines", [], lines([("1 2\n", "1\n2\n"), ("5 6\n", "5\n6\n")]), None),
-    problem("check", [], [{"type": "assert", "source": CHECK}]),
-    problem("unittest", [], [{"type": "unittest", "source": CASES}]),
-    problem("sort", calls(sorted, [3, 1, 2]), calls(sorted, [3, 1, 2], [2, 1], [9, 1, 5])),
-    problem("sort check", [], [{"type": "assert", "source": "given = [3, 1, 2]\nassert f(given) == [1, 2, 3]\nassert f(given) == [1, 2, 3]"}]),
-    problem("json check", [], [{"type": "assert", "source": "assert json.loads(f(1)) == [2]\nassert json.loads(f(2)) == [5]"}]),
-    problem("raises", [], [{"type": "assert", "source": "try:\n    f(-1)\n    fine = False\nexcept Exception:\n    fine = True\nassert fine"}]),
-    problem("sum check", [], [{"type": "assert", "source": "assert sum(f(5)) == 10"}]),
-    problem("future", [], calls(lambda n: n, 1, 2), setup="from typing import *\nfrom math import *\nfrom string import *\n"),
-    *(problem(f"value {number}", [], [{"type": "call", "args": [], "expected": value}])
-      for number, value in enumerate([[1, 2], [[1, 2]], 1, float("nan"), 2 ** 53, {"a": [1]}])))}
+def asserts(source, **more):
+    return [{"type": "assert", "source": textwrap.dedent(source), **more}]
+
+
+def square(n):
+    return n * n + 1
+
+
+CHECK = "def check(candidate):\n" + "".join(f"    assert candidate({n}) == {square(n)}\n" for n in (3, 5, 2, 9, 4, 7)) + "\ncheck(f)\n"
+CASES = "import unittest\n\nclass TestCases(unittest.TestCase):\n" + "".join(
+    f"    def test_{n}(self):\n        self.assertEqual(f({n}), {square(n)})\n" for n in (3, 5, 2))
+
+problem("call", calls(square, 1, 2), calls(square, 3, 7, 5, 9, 4, 8))
+problem("stdin", lines(("1 2\n", "3\n")), lines(("3 4\n", "7\n"), ("10 -4\n", "6\n")), None)
+problem("check", [], asserts(CHECK))
+problem("unittest", [], [{"type": "unittest", "source": CASES}])
+problem("inside", [], asserts("assert f(3) == 10", inside=True))
+problem("sort", calls(sorted, [3, 1, 2]), calls(sorted, [3, 1, 2], [2, 1], [9, 1, 5]))
+problem("sort check", [], asserts("""
+    given = [3, 1, 2]
+    assert f(given) == [1, 2, 3]
+    assert f(given) == [1, 2, 3]
+    """))
+problem("json check", [], asserts("assert json.loads(f(1)) == [2]\nassert json.loads(f(2)) == [5]"))
+problem("raises", [], asserts("""
+    try:
+        f(-1)
+        fine = False
+    except:
+        fine = True
+    assert fine
+    """))
+problem("sum check", [], asserts("assert sum(f(5)) == 10"))
+problem("map check", [], asserts("for got, wanted in zip(map(f, [1, 2, 3]), [2, 5, 10]):\n    assert got == wanted"))
+problem("set check", [], asserts("assert set(f(3)) == {4, 5}"))
+problem("eval check", [], asserts("assert eval(f(1)) == 0"))
+problem("setup check", [], asserts("assert abs(f(2) - 1.41421356) < TOLERANCE"), setup="TOLERANCE = 1e-6\n")
+problem("nested", [], [{"type": "unittest", "source": """
+import math
+import unittest
+
+class TestCases(unittest.TestCase):
+    def test_nested(self):
+        self.assertEqual(f(3), [[10]])
+
+    def test_close(self):
+        self.assertTrue(math.isclose(f(3)[0][0], 10.0))
+"""}])
+problem("constant", [], lines(("1\n", "yes\n"), ("2\n", "yes\n")), None)
+problem("two lines", [], lines(("1 2\n", "1\n2\n"), ("5 6\n", "5\n6\n")), None)
+problem("future", [], calls(lambda n: n, 1, 2), setup="from typing import *\nfrom math import *\nfrom string import *\n")
+problem("sees", [], [{"type": "call", "args": [], "expected": "nothing"}])
+for number, value in enumerate([[1, 2], [[1, 2]], 1, float("nan"), 2 ** 53, {"a": [1]}]):
+    problem(f"value {number}", [], [{"type": "call", "args": [], "expected": value}])
+
+# ---------------------------------------------------------------- attacks
+
+FAIL = False
+PASS = True
+ATTACKS = {}  # name -> (problem, program, verdict, its status or None)
+
+
+def attack(name, on, verdict, status, program):
+    """on: one problem or several, each of which is tried with the program."""
+    for kind in on.split(", "):
+        key = f"{name}, {kind}"
+        assert key not in ATTACKS, key
+        ATTACKS[key] = kind, textwrap.dedent(program), verdict, status
+
 
 RIGHT = "def f(n):\n    return n * n + 1\n"
+WRONG = "def f(n):\n    return 0\n"
 ADD = "a, b = map(int, input().split())\n"
 TRUTHY = """
 class Yes:
-    def yes(self, *args): return True
+    def yes(self, *args):
+        return True
     __eq__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = yes
-    def __ne__(self, other): return False
-    def __sub__(self, other): return self
+    def __ne__(self, other):
+        return False
+    def __sub__(self, other):
+        return self
     __rsub__ = __abs__ = __add__ = __sub__
-    def __float__(self): return 0.0
-    def __hash__(self): return 0
+    def __float__(self):
+        return 0.0
+    def __hash__(self):
+        return 0
 """
-SPY = """
-import gc, os, sys
-def found():
-    frame = sys._getframe()
-    places = gc.get_objects()
-    while frame:
-        places += [frame.f_locals, frame.f_globals]
-        frame = frame.f_back
-    for place in places:
-        if type(place) is dict and "expected" in place:
-            return place["expected"]
-    for folder in ("/proc/1", "/proc/self", f"/proc/{os.getppid()}", "/tmp", "/var/tmp", REPOSITORY, os.path.expanduser("~")):
-        for path, _, files in os.walk(folder):
-            for name in files:
-                try:
-                    text = open(os.path.join(path, name), errors="replace").read(1 << 20)
-                except OSError:
-                    continue
-                if '"expected"' in text:
-                    return 1
+
+attack("01 exits at import", "call, check", FAIL, "runtime_error", RIGHT + "import sys\nsys.exit(0)\n")
+attack("02 exits after the right answer", "stdin", PASS, "passed", ADD + "print(a + b)\nimport sys\nsys.exit(0)\n")
+attack("02 exits with an error after the right answer", "stdin", PASS, "passed", ADD + "print(a + b)\nexit(1)\n")
+attack("03 ends the process", "call, check, raises", FAIL, "runtime_error", """
+    import os
+    def f(n):
+        os._exit(0)
+    """)
+attack("03 ends the process by atexit", "call", FAIL, "runtime_error", """
+    import atexit, os
+    atexit.register(os._exit, 0)
+    def f(n):
+        raise SystemExit
+    """)
+attack("03 ends the process of a whole program", "stdin", FAIL, "wrong_answer", """
+    import atexit, os
+    atexit.register(os._exit, 0)
+    print(0)
+    """)
+attack("03 answers what is no answer", "raises", FAIL, "runtime_error", """
+    import os
+    def f(n):
+        os.write(3, b"[]\\n")
+    """)
+attack("03 raises what is expected", "raises", PASS, "passed", "def f(n):\n    raise KeyError\n")
+for error in ("SystemExit(0)", "KeyboardInterrupt"):
+    attack(f"04 raises {error}", "call, check, unittest", FAIL, None, f"def f(n):\n    raise {error}\n")
+attack("04 StopIteration ends the test's own loop", "map check", FAIL, "runtime_error", "def f(n):\n    raise StopIteration\n")
+attack("05 an object that equals everything", "call, check, unittest, inside", FAIL, "wrong_answer", TRUTHY + """
 def f(n):
-    answer = found()
-    return n * n + 1 if answer is not None else None
-"""
+    return Yes()
+""")
+attack("05 the same, deep in a list", "nested", FAIL, "wrong_answer", TRUTHY + """
+def f(n):
+    return [[Yes()]]
+""")
+attack("05 the same, made by exec", "unittest", FAIL, "wrong_answer", """
+    exec("class Y:\\n    def __eq__(self, other): return True")
+    def f(n):
+        return Y()
+    """)
+attack("05 a library's object with another ==", "unittest, inside", FAIL, "wrong_answer", """
+    from collections import Counter
+    Counter.__eq__ = lambda self, other: True
+    def f(n):
+        return Counter()
+    """)
+attack("05 an == that is no function", "unittest", FAIL, "wrong_answer", """
+    class Call:
+        def __call__(self, *args):
+            return True
+    class Y:
+        pass
+    Y.__eq__ = Call()
+    def f(n):
+        return Y()
+    """)
+attack("05 mock's own object that equals everything", "unittest, inside", FAIL, "wrong_answer", """
+    from unittest.mock import _ANY
+    def f(n):
+        return _ANY()
+    """)
+for base, value in (("int", 0), ("str", "'x'"), ("float", 0.5)):
+    attack(f"06 a subclass of {base} with its own ==", "call, check, inside", FAIL, "wrong_answer", f"""
+        class Fake({base}):
+            def __eq__(self, other):
+                return True
+            def __ne__(self, other):
+                return False
+            __hash__ = None
+        def f(n):
+            return Fake({value})
+        """)
+attack("07 patches builtins and math", "call, check, unittest, nested", FAIL, None, """
+    import builtins, json, math
+    def yes(*args, **kwargs):
+        return True
+    builtins.all = builtins.abs = builtins.len = builtins.isinstance = builtins.sorted = yes
+    math.isclose = json.loads = yes
+    def f(n):
+        return 0
+    """)
+attack("07 puts another module in the place of math", "nested", FAIL, "wrong_answer", """
+    import sys, types
+    sys.modules["math"] = types.SimpleNamespace(isclose=lambda *args: True)
+    def f(n):
+        return [[10]] if n == 30 else [[0]]
+    """)
+attack("07 shadows a builtin that the test uses", "sum check", FAIL, "wrong_answer", """
+    class Sum(list):
+        pass
+    def sum(items):
+        return 10
+    def f(n):
+        return Sum()
+    """)
+for name, patch in {
+    "the run of a test": "unittest.TestCase.run = lambda self, result=None: result.addSuccess(self)",
+    "assertEqual": "unittest.TestCase.assertEqual = lambda *a, **k: None",
+    "what assertEqual calls": "unittest.TestCase._baseAssertEqual = unittest.TestCase.failureException = lambda *a, **k: None",
+    "the loader": "unittest.TestLoader.loadTestsFromTestCase = lambda *a: unittest.TestSuite()",
+    "the suite": "unittest.TestSuite.run = lambda self, result, debug=False: result",
+    "the result": "unittest.TestResult.addFailure = lambda *a: None",
+    "all subclasses": "unittest.TestCase.__init_subclass__ = classmethod(lambda cls: "
+                      "[setattr(cls, n, lambda s: None) for n in dir(cls) if n.startswith('test')])",
+    "expected failures": "unittest.TestCase.__unittest_expecting_failure__ = True",
+    "skipping": "unittest.TestCase.__unittest_skip__ = True",
+    "the lookup of attributes": "unittest.TestCase.__getattribute__ = lambda self, name: "
+                                "(lambda *a, **k: None) if name.startswith('assert') else object.__getattribute__(self, name)",
+}.items():
+    attack(f"08 patches {name} of unittest", "unittest", FAIL, None, f"import unittest\n{patch}\n{WRONG}")
+attack("08 patches unittest when it is called", "unittest", FAIL, None, """
+    def f(n):
+        import unittest
+        unittest.TestCase.assertEqual = lambda *args, **kwargs: None
+        return 0
+    """)
+attack("08 skips the tests", "unittest", FAIL, None, "import unittest\ndef f(n):\n    raise unittest.SkipTest('no')\n")
+attack("08 raises what unittest swallows", "unittest", FAIL, None, """
+    import unittest.case
+    def f(n):
+        raise unittest.case._ShouldStop
+    """)
+attack("08 brings fixtures for the module", "unittest", FAIL, None, """
+    import unittest
+    def f(n):
+        return 0
+    def setUpModule():
+        unittest.TestCase.assertEqual = lambda *args, **kwargs: None
+    """)
+attack("08 brings a unittest of its own", "unittest", FAIL, None, """
+    import sys, types, unittest
+    class TestCase(unittest.TestCase):
+        def run(self, result=None):
+            result.startTest(self)
+            result.addSuccess(self)
+            return result
+    fake = types.ModuleType("unittest")
+    fake.__dict__.update(vars(unittest))
+    fake.TestCase = TestCase
+    sys.modules["unittest"] = fake
+    def f(n):
+        return 0
+    """)
+attack("08 brings builtins of its own", "unittest", FAIL, None, """
+    import builtins
+    fake = dict(vars(builtins))
+    def build(function, name, *bases, **more):
+        made = builtins.__build_class__(function, name, *bases, **more)
+        for key in dir(made):
+            if key.startswith("test"):
+                setattr(made, key, lambda self: None)
+        return made
+    fake["__build_class__"] = build
+    __builtins__ = fake
+    def f(n):
+        return 0
+    """)
+attack("09 looks for the expected value", "call, check", FAIL, "wrong_answer", """
+    import gc, os, sys
+    WORD = "expect" + "ed"
+    def found():
+        frame = sys._getframe()
+        places = gc.get_objects()
+        while frame:
+            places += [frame.f_locals, frame.f_globals]
+            frame = frame.f_back
+        for place in places:
+            if type(place) is dict and WORD in place:
+                return place[WORD]
+        for folder in ("/proc/1", "/proc/self", "/tmp", "/box", "/var/tmp", REPOSITORY, os.path.expanduser("~")):
+            for path, _, files in os.walk(folder):
+                for name in files:
+                    try:
+                        text = open(os.path.join(path, name), errors="replace").read(1 << 20)
+                    except OSError:
+                        continue
+                    if f'"{WORD}"' in text:
+                        return 1
+    def f(n):
+        answer = found()
+        return n * n + 1 if answer is not None else None
+    """)
 FORGE = """
 import json, os, struct
 def shout():
-    for message in ({"passed": True}, {"status": "passed"}, {"value": True}, {"ready": True}, {"code": 0}, "passed",
-                    {"ran": {"TestCases.test_2": "ok", "TestCases.test_3": "ok", "TestCases.test_5": "ok"}, "planted": ["failure"] * 4}):
+    ran = {"TestCases.test_2": "passed", "TestCases.test_3": "passed", "TestCases.test_5": "passed"}
+    messages = [{"passed": True}, {"status": "passed"}, {"value": True}, {"started": 0}, {"code": 0, "killed": False},
+                {"result": [0, "passed", "", ""]}, {"done": True}, "passed", {"ran": ran, "token": ""}]
+    for message in messages:
         data = json.dumps(message).encode()
         for fd in range(64):
             for form in (struct.pack("!I", len(data)) + data, data + b"\\n"):
@@ -103,289 +330,535 @@ def shout():
                 except OSError:
                     pass
 """
-REPLAY = """
-import hashlib, marshal, os, sys, time
-frame, job = sys._getframe(), None
-while frame:
-    job, frame = frame.f_locals.get("job", job) or job, frame.f_back
-LINES = [b'{"value": %d, "args": []}\\n' % value for value in (10, 26, 5, 82, 17, 50)]
+attack("10 forges a verdict at once", "call, check, unittest", FAIL, None, FORGE + "shout()\n" + WRONG)
+attack("10 forges a verdict when called", "call, check, unittest", FAIL, None, FORGE + "def f(n):\n    shout()\n    return 0\n")
+attack("10 forges a verdict and leaves", "call, check, unittest", FAIL, None, FORGE + "def f(n):\n    shout()\n    os._exit(0)\n")
+attack("10 forges a verdict in its output", "stdin", FAIL, None, FORGE + "shout()\n")
+attack("10 calls pickle json", "json check", FAIL, "wrong_answer", """
+    import pickle as json
+    def f(n):
+        return b"cunittest.mock\\nANY\\n."
+    """)
+attack("10 and the test may use its json", "json check", PASS, "passed", """
+    import json
+    def f(n):
+        return json.dumps([n * n + 1])
+    """)
+attack("10 redefines a name of the setup", "setup check", FAIL, "wrong_answer", "TOLERANCE = 1e9\ndef f(n):\n    return 0\n")
+attack("11 a forked child answers", "call, check", FAIL, "runtime_error", """
+    import os, time
+    def f(n):
+        if os.fork():
+            os._exit(0)
+        time.sleep(0.2)
+        return n * n + 1
+    """)
+attack("11 a forked child raises", "call, check, unittest", PASS, "passed", """
+    import os
+    def f(n):
+        if os.fork() == 0:
+            raise OSError
+        os.wait()
+        return n * n + 1
+    """)
+attack("12 kills all that it can", "call", PASS, "passed", """
+    import os
+    def f(n):
+        for pid in (os.getppid(), -1, 1):
+            try:
+                os.kill(pid, 9)
+            except OSError:
+                pass
+        return n * n + 1
+    """)
+attack("12 traces", "call", FAIL, "runtime_error", """
+    import ctypes, os
+    def f(n):
+        libc = ctypes.CDLL(None)
+        if libc.ptrace(16, os.getppid(), 0, 0) and libc.ptrace(0, 0, 0, 0):
+            raise OSError
+        return n * n + 1
+    """)
+attack("12 leaves at the end of its time", "check", FAIL, None, f"""
+    import os, time
+    def f(n):
+        time.sleep({LIMIT - 0.25})
+        os.close(3)
+        time.sleep(100)
+    """)
+attack("12 dies at the end of its time", "check, unittest", FAIL, None, f"""
+    import os, signal, time
+    def f(n):
+        time.sleep({LIMIT} - 0.001)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    """)
+attack("13 knows the visible samples by heart", "call", FAIL, "wrong_answer", "def f(n):\n    return {1: 2, 2: 5}.get(n)\n")
+attack("13 knows the visible input by heart", "stdin", FAIL, "wrong_answer", "print({'1 2': 3}.get(input()))\n")
+attack("14 prints every possible answer", "stdin", FAIL, "wrong_answer", "for n in range(100):\n    print(n)\n")
+attack("15 fork bomb", "call, check", FAIL, None, """
+    import os
+    def f(n):
+        while True:
+            os.fork()
+    """)
+attack("15 patient fork bomb", "stdin", FAIL, "time_limit", """
+    import os
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            pass
+    """)
+attack("16 takes all memory at once", "call", FAIL, "memory_limit", "def f(n):\n    return len(bytearray(1 << 40))\n")
+attack("16 takes all memory in a program", "stdin", FAIL, "memory_limit", "bytearray(1 << 40)\n")
+attack("16 takes all memory by and by", "call", FAIL, None, """
+    def f(n):
+        x = []
+        while True:
+            x.append("x" * 10000000)
+    """)
+for fd in (1, 2):
+    attack(f"17 floods output {fd}", "stdin", FAIL, "output_limit", f"import os\nwhile True:\n    os.write({fd}, b'x' * 65536)\n")
+attack("18 sleeps", "call", FAIL, "time_limit", "import time\ndef f(n):\n    time.sleep(1000)\n")
+attack("18 never gets to its end", "call", FAIL, "time_limit", "while True:\n    pass\n")
+attack("18 ignores all signals and errors", "stdin", FAIL, "time_limit", """
+    import signal
+    for number in range(1, 65):
+        try:
+            signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+    """)
+attack("18 stops a child and waits for it", "stdin", FAIL, "time_limit", """
+    import os, signal
+    if os.fork() == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    os.wait()
+    """)
+attack("19 hangs in arithmetic", "call", FAIL, "time_limit", "def f(n):\n    return 10 ** 10 ** 8 % 7\n")
+attack("19 hangs in a regular expression", "check", FAIL, "time_limit", """
+    import re
+    def f(n):
+        return re.match("(a+)+b", "a" * 50)
+    """)
+attack("19 makes the test hang in C", "set check", FAIL, "time_limit", """
+    def f(n):
+        return [k * (2 ** 61 - 1) for k in range(60000)]  # one hash for all
+    """)
+attack("19 makes the test sum for ever", "sum check", FAIL, "time_limit", "def f(n):\n    return range(10 ** 13)\n")
+attack("19 a range that can be summed", "sum check", PASS, "passed", "def f(n):\n    return range(n)\n")
+attack("19 makes the test run its code", "eval check", FAIL, None, f"""
+    def f(n):
+        return "open({str(Path(tempfile.gettempdir()) / 'hostile')!r}, 'w').write('x') and open('/hostile', 'w').write('x')"
+    """)
+attack("20 a daemon holds stdout", "stdin", PASS, "passed", ADD + textwrap.dedent("""
+    print(a + b, flush=True)
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+    """))
+attack("21 a thread that is not joined", "stdin", PASS, "passed", ADD + textwrap.dedent("""
+    import threading, time
+    def late():
+        time.sleep(0.1)
+        print(a + b)
+    threading.Thread(target=late).start()
+    """))
+attack("22 an endless thread", "stdin", FAIL, "time_limit", ADD + textwrap.dedent("""
+    import threading, time
+    print(a + b, flush=True)
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    """))
+attack("23 reads where there is nothing", "call, stdin", FAIL, "runtime_error", """
+    import ctypes
+    def f(n):
+        ctypes.string_at(0)
+    if __name__ == "__main__":
+        f(1)
+    """)
+attack("23 aborts", "call", FAIL, "runtime_error", "import os\ndef f(n):\n    os.abort()\n")
+attack("23 calls itself for ever", "call", FAIL, "runtime_error", "def f(n):\n    return f(n)\n")
+attack("24 writes a huge file", "call", FAIL, "runtime_error", """
+    def f(n):
+        with open("big", "wb") as file:
+            while True:
+                file.write(b"x" * 1000000)
+    """)
+attack("24 writes a million files", "call", FAIL, "runtime_error", """
+    def f(n):
+        for i in range(1000000):
+            open(f"file{i}", "w").close()
+    """)
+attack("24 makes what is hard to remove", "call", FAIL, "runtime_error", """
+    import os
+    def f(n):
+        os.symlink("/", "out")
+        os.makedirs("a/b")
+        os.chmod("a/b", 0)
+        os.chmod("a", 0)
+        raise OSError
+    """)
+attack("24 waits for a pipe", "call", FAIL, "time_limit", """
+    import os
+    def f(n):
+        os.mkfifo("pipe")
+        open("pipe").read()
+    """)
+attack("25 connects to the machine", "call", FAIL, "runtime_error", """
+    import socket
+    def f(n):
+        socket.create_connection(("127.0.0.1", PORT), 1).send(b"x")
+        return n * n + 1
+    """)
+attack("25 connects to an abstract socket", "call", FAIL, "runtime_error", """
+    import socket
+    def f(n):
+        socket.socket(socket.AF_UNIX).connect("\\0" + ABSTRACT)
+        return n * n + 1
+    """)
+attack("26 ignores its input", "constant", PASS, "passed", "print('yes')\n")
+for number, program in enumerate((
+        "import sys\na, b = map(int, sys.stdin.buffer.read().split())\nsys.stdout.buffer.write(b'%d\\n' % (a + b))\n",
+        "import os\na, b = map(int, open(0).read().split())\nos.write(1, str(a + b).encode())\n",
+        "a, b = map(int, open('/dev/stdin').read().split())\nprint(a + b)\n",
+        "import sys\na, b = map(int, next(iter(sys.stdin)).split())\nsys.stdout.write(str(a + b))\n",
+        ADD + "out = open(1, 'w')\nout.write(str(a + b))\n",
+        ADD + "import os, sys\nprint(a + b)\nsys.stdout = open(os.devnull, 'w')\n",
+        ADD + "import sys\nprint(a + b)\nsys.stdout = None\n",
+        ADD + "import io, sys\nout, sys.stdout = sys.stdout, io.StringIO()\nprint(a + b)\nout.write(sys.stdout.getvalue())\n",
+        ADD + "import os\nif os.fork() == 0:\n    print(a + b)\nelse:\n    os.wait()\n")):
+    attack(f"27 reads and writes in way {number}", "stdin", PASS, "passed", program)
+attack("28 blanks at the ends of lines", "two lines", PASS, "passed", ADD + "print(a, end=' \\r\\n')\nprint(b, end='')\n")
+attack("28 empty lines at the end", "two lines", PASS, "passed", ADD + "print(f'{a}   \\n{b}\\n\\n\\n')\n")
+attack("29 bytes that are no text", "stdin", FAIL, "wrong_answer", "import os\nos.write(1, bytes(range(256)))\n")
+attack("29 a zero byte", "stdin", FAIL, "wrong_answer", ADD + "print(chr(0), a + b)\n")
+attack("29 half a character", "call", FAIL, "wrong_answer", "def f(n):\n    return '\\udcff\\0'\n")
+COUNT = """
+count = -1
 def f(n):
-    if job["requests"]:
-        REPLAYED
-    with open(3, "rb", closefd=False) as later:
-        for line in LINES:
-            os.write(3, line)
-            marshal.load(later)
+    global count
+    count += 1
+    return ANSWERS[count % len(ANSWERS)]
 """
-CALLS = "count = -1\ndef f(n):\n    global count\n    count += 1\n    return {answers}[count % {total}]\n"
-
-# attack -> [(problem, program, verdict, statuses or None)]
-FAIL, PASS = False, True
-ATTACKS = {
-    "01 exits at import": [("call", RIGHT + "import sys; sys.exit(0)", FAIL, "runtime_error"), ("check", RIGHT + "exit()", FAIL, "runtime_error")],
-    "02 exits after the right answer": [("stdin", ADD + "print(a + b)\nimport sys\nsys.exit(0)", PASS, "passed"), ("stdin", ADD + "print(a + b)\nexit(1)", PASS, "passed")],
-    "03 ends the process": [
-        ("call", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
-        ("call", "import atexit, os\natexit.register(os._exit, 0)\ndef f(n):\n    raise SystemExit", FAIL, "runtime_error"),
-        ("check", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"), ("raises", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
-        ("raises", "import os\ndef f(n):\n    os.write(3, b'[]\\n')", FAIL, "runtime_error"), ("raises", "def f(n):\n    raise KeyError", PASS, "passed"), ("unittest", "import os\ndef f(n):\n    os._exit(0)", FAIL, "runtime_error"),
-        ("stdin", "import atexit, os\natexit.register(os._exit, 0)\nprint(0)", FAIL, "wrong_answer")],
-    "04 raises what is no Exception": [
-        (kind, f"def f(n):\n    raise {error}", FAIL, "runtime_error wrong_answer") for kind in ("call", "check", "unittest") for error in ("SystemExit(0)", "KeyboardInterrupt")],
-    "05 answers an object that equals everything": [(kind, TRUTHY + "def f(n):\n    return Yes()", FAIL, "wrong_answer") for kind in ("call", "check")],
-    "06 answers a subclass with its own eq": [
-        (kind, f"class Fake({base}):\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n    __hash__ = None\n"
-         f"def f(n):\n    return Fake({value})", FAIL, "wrong_answer")
-        for kind, base, value in (("call", "int", 0), ("check", "int", 0), ("call", "str", "'x'"), ("sort", "list", "[0]"), ("call", "float", 0.5))],
-    "07 patches builtins": [
-        (kind, "import builtins, math, json\nyes = lambda *a, **k: True\n"
-         "builtins.all = builtins.abs = builtins.len = builtins.isinstance = builtins.sorted = yes\nmath.isclose = json.loads = yes\n"
-         "def f(n):\n    return 0", FAIL, None) for kind in ("call", "check", "unittest")],
-    "08 patches unittest": [
-        ("unittest", code + "\ndef f(n):\n    return 0", FAIL, None) for code in (
-            "import unittest\nunittest.TestCase.run = lambda self, result=None: result.addSuccess(self)",
-            "import unittest\nunittest.TestCase.assertEqual = lambda *a, **k: None",
-            "import unittest\nunittest.TestCase._baseAssertEqual = unittest.TestCase.failureException = lambda *a, **k: None",
-            "import unittest\nunittest.TestLoader.loadTestsFromTestCase = lambda *a: unittest.TestSuite()",
-            "import unittest\nunittest.TestSuite.run = lambda self, result, debug=False: result",
-            "import unittest\nunittest.TestResult.addFailure = lambda *a: None", "import unittest\nraise unittest.SkipTest('no')",
-            "import unittest\nunittest.TestCase.__init_subclass__ = classmethod(lambda cls: [setattr(cls, n, lambda s: None) for n in dir(cls) if n.startswith('test')])")]
-    + [("unittest", "import unittest\ndef f(n):\n    raise unittest.SkipTest('no')", FAIL, None)],
-    "09 looks for the expected value": [(kind, f"REPOSITORY = {str(ROOT)!r}" + SPY, FAIL, "wrong_answer") for kind in ("call", "check")],
-    "10 forges a verdict": [
-        (kind, FORGE + code, FAIL, None) for kind in ("call", "check", "unittest")
-        for code in ("shout()\ndef f(n):\n    return 0", "def f(n):\n    shout()\n    return 0", "def f(n):\n    shout()\n    os._exit(0)")]
-    + [("stdin", FORGE + "shout()", FAIL, None), ("json check", "import pickle as json\ndef f(n):\n    return b'cunittest.mock\\nANY\\n.'", FAIL, "wrong_answer"),
-       ("json check", "import json\ndef f(n):\n    return json.dumps([n * n + 1])", PASS, "passed")],
-    "11 a forked child answers": [
-        (kind, "import os, time\ndef f(n):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.2)\n    return n * n + 1", FAIL, "runtime_error") for kind in ("call", "check")]
-    + [(kind, "import os\ndef f(n):\n    if os.fork() == 0:\n        raise OSError\n    os.wait()\n    return n * n + 1", PASS, "passed") for kind in ("call", "check", "unittest")],
-    "12 signals and traces the others": [
-        ("call", "import os\ndef f(n):\n    for pid in (os.getppid(), -1):\n        os.kill(pid, 9)\n    os.killpg(0, 9)\n    return n * n + 1", FAIL, "runtime_error"),
-        ("stdin", "import os\nos.kill(-1, 9)\nos.killpg(0, 9)", FAIL, "runtime_error"),
-        ("call", "import ctypes, os\ndef f(n):\n    libc = ctypes.CDLL(None)\n    if libc.ptrace(16, os.getppid(), 0, 0) and libc.ptrace(0, 0, 0, 0):\n"
-         "        raise OSError\n    return n * n + 1", FAIL, "runtime_error")],
-    "13 knows the visible samples by heart": [("call", "def f(n):\n    return {1: 2, 2: 5}.get(n)", FAIL, "wrong_answer"), ("stdin", "print({'1 2': 3}.get(input()))", FAIL, "wrong_answer")],
-    "14 prints every possible answer": [("stdin", "for n in range(100): print(n)", FAIL, "wrong_answer")],
-    "15 fork bomb": [(kind, "import os\ndef f(n):\n    while True:\n        os.fork()", FAIL, None) for kind in ("call", "check")]
-    + [("stdin", "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass", FAIL, "time_limit")],
-    "16 takes all memory": [
-        ("call", "def f(n):\n    return len(bytearray(1 << 40))", FAIL, "memory_limit"), ("stdin", "bytearray(1 << 40)", FAIL, "memory_limit"),
-        ("call", "def f(n):\n    x = []\n    while True:\n        x.append('x' * 10000000)", FAIL, "memory_limit")],
-    "17 floods its outputs": [("stdin", f"import os\nwhile True: os.write({fd}, b'x' * 65536)", FAIL, "output_limit") for fd in (1, 2)],
-    "18 never ends": [
-        ("call", "import time\ndef f(n):\n    time.sleep(1000)", FAIL, "time_limit"), ("call", "while True: pass", FAIL, "time_limit"),
-        ("stdin", "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
-         "while True:\n    try:\n        while True: pass\n    except BaseException: pass", FAIL, "time_limit"),
-        ("stdin", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", FAIL, "time_limit")],
-    "19 hangs in C": [("call", "def f(n):\n    return 10 ** 10 ** 8 % 7", FAIL, "time_limit"),
-                      ("check", "import re\ndef f(n):\n    return re.match('(a+)+b', 'a' * 50)", FAIL, "time_limit")],
-    "20 daemon that holds stdout": [
-        ("stdin", ADD + "print(a + b, flush=True)\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(600)\n    os._exit(0)", PASS, "passed")],
-    "21 thread that is not joined": [("stdin", "import threading, time\n" + ADD + "threading.Thread(target=lambda: (time.sleep(0.1), print(a + b))).start()", PASS, "passed")],
-    "22 endless thread": [("stdin", "import threading, time\n" + ADD + "print(a + b, flush=True)\nthreading.Thread(target=lambda: time.sleep(600)).start()", FAIL, "time_limit")],
-    "23 crashes": [
-        ("call", "import ctypes\ndef f(n):\n    ctypes.string_at(0)", FAIL, "runtime_error"), ("stdin", "import ctypes\nctypes.string_at(0)", FAIL, "runtime_error"),
-        ("call", "import os\ndef f(n):\n    os.abort()", FAIL, "runtime_error"), ("call", "def f(n):\n    return f(n)", FAIL, "runtime_error")],
-    "24 litters": [
-        ("call", "def f(n):\n    with open('big', 'wb') as file:\n        while True: file.write(b'x' * 1000000)", FAIL, "runtime_error"),
-        ("call", "def f(n):\n    for i in range(1000000): open(f'file{i}', 'w').close()", FAIL, "runtime_error"),
-        ("call", "import os\ndef f(n):\n    os.symlink('/', 'out')\n    os.makedirs('a/b')\n    os.chmod('a/b', 0)\n    os.chmod('a', 0)\n    raise OSError", FAIL, "runtime_error"),
-        ("call", "import os\ndef f(n):\n    os.mkfifo('pipe')\n    open('pipe').read()", FAIL, "time_limit")],
-    "25 network": [
-        ("call", "import socket\ndef f(n):\n    socket.create_connection(('127.0.0.1', PORT), 1).send(b'x')\n    return n * n + 1", FAIL, "runtime_error"),
-        ("call", "import socket\ndef f(n):\n    s = socket.socket(socket.AF_UNIX)\n    s.connect('\\0' + ABSTRACT)\n    return n * n + 1", FAIL, "runtime_error")],
-    "26 ignores stdin": [("constant", "print('yes')", PASS, "passed")],
-    "27 reads and writes in other ways": [
-        ("stdin", "import sys\na, b = map(int, sys.stdin.buffer.read().split())\nsys.stdout.buffer.write(b'%d\\n' % (a + b))", PASS, "passed"),
-        ("stdin", "import os\na, b = map(int, open(0).read().split())\nos.write(1, str(a + b).encode())", PASS, "passed"),
-        ("stdin", "import sys\na, b = map(int, next(iter(sys.stdin)).split())\nsys.stdout.write(str(a + b))", PASS, "passed")]
-    + [("stdin", "import io, os, sys\n" + ADD + code, PASS, "passed") for code in (
-        "out = open(1, 'w')\nout.write(str(a + b))", "print(a + b)\nsys.stdout = open(os.devnull, 'w')", "print(a + b)\nsys.stdout = None",
-        "out, sys.stdout = sys.stdout, io.StringIO()\nprint(a + b)\nout.write(sys.stdout.getvalue())", "if os.fork() == 0: print(a + b)\nelse: os.wait()")],
-    "28 blanks and line ends": [
-        ("two lines", ADD + "print(a, end=' \\r\\n'); print(b, end='')", PASS, "passed"), ("two lines", ADD + "print(f'{a}   \\n{b}\\n\\n\\n')", PASS, "passed")],
-    "29 bytes that are no text": [("stdin", "import os\nos.write(1, bytes(range(256)))", FAIL, "wrong_answer"), ("stdin", ADD + "print(chr(0), a + b)", FAIL, "wrong_answer"),
-                                 ("call", "def f(n):\n    return '\\udcff\\0'", FAIL, "wrong_answer")],
-    "30 counts the calls": [("call", CALLS.format(answers=[2, 5, 10, 50, 26, 82, 17, 65], total=8), FAIL, "wrong_answer"),
-                            ("check", CALLS.format(answers=[10, 26, 5, 82, 17, 50], total=6), FAIL, "wrong_answer")]
-    + [("check", REPLAY.replace("REPLAYED", code), FAIL, "wrong_answer") for code in (
-        "os.write(3, b''.join(sorted(LINES, key=lambda line: hashlib.sha256(line).digest()))); os._exit(0)", "time.sleep(2.8)")],
-    "31 changes its arguments": [("sort", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y", PASS, "passed"),
-                                 ("sort check", "def f(x):\n    y = sorted(x)\n    x.sort()\n    return y", PASS, "passed"),
-                                 ("sort check", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y", FAIL, "wrong_answer")],
-    "32 values that look alike": [
-        (f"value {number}", f"def f():\n    return {value}", verdict, None) for number, value, verdict in (
-            (0, "(1, 2)", PASS), (1, "[(1, 2)]", FAIL), (1, "([1, 2],)", PASS), (2, "True", PASS), (2, "1.0", PASS), (2, "'1'", FAIL),
-            (3, "float('nan')", FAIL), (4, "2 ** 53 + 1", FAIL), (4, "2.0 ** 53", PASS), (5, "{'a': [1]}", PASS), (5, "{'a': (1,)}", FAIL))],
-    "33 poisons imports": [
-        ("call", "import os, sys\ndef f(n):\n    for folder in ['.', '/tmp', os.path.dirname(os.__file__), *filter(None, sys.path)]:\n"
-         "        for name in ('json.py', 'decimal.py', 'x.pth', '__pycache__/json.cpython-311.pyc'):\n            try:\n"
-         "                open(os.path.join(folder, name), 'w').write('raise SystemExit')\n            except OSError: pass\n    return 0", FAIL, "wrong_answer")],
-    "34 source that does not compile": [(kind, code, FAIL, "compile_error") for kind in ("call", "stdin", "check", "unittest")
-                                        for code in ("def f(n:", RIGHT + "\0", "\ufeff" + RIGHT, "(" * 10000, RIGHT + "\udcff")]
-    + [("call", RIGHT + "#" * (10 << 20), FAIL, "compile_error")],
-    "35 future import": [("future", "from __future__ import annotations\ndef f(n: Missing) -> Nothing:\n    return floor(n)", PASS, "passed")],
-    "36 deep or huge answer": [(kind, f"def f(n):\n    {code}", FAIL, "output_limit") for kind in ("call", "check") for code in (
-        "x = []\n    for _ in range(100000): x = [x]\n    return x", "return 'x' * 100000000", "return [0] * 10000000", "return 1 << 10 ** 9")]
-    + [("sum check", "def f(n):\n    return range(10 ** 13)", FAIL, "output_limit"), ("sum check", "def f(n):\n    return range(n)", PASS, "passed"),
-       ("call", "class C(complex):\n    real = 10 ** 400\ndef f(n):\n    return C(1)", FAIL, "runtime_error"),
-       ("call", "import os\ndef f(n):\n    os.write(3, b'{\"value\": ' + b'[' * 480 + b']' * 480 + b'}\\n')", FAIL, "output_limit")],
-    "37 redefines check": [("check", "def f(n):\n    return 0\ndef check(candidate):\n    pass", FAIL, "wrong_answer"),
-                           ("check", "class f:\n    def __new__(cls, n): return 0\ncheck = print", FAIL, None)],
-    "38 closes descriptors": [
-        ("call", "import os\ndef f(n):\n    os.closerange(0, 64)\n    return n * n + 1", FAIL, "runtime_error"),
-        ("call", "import os\ndef f(n):\n    for fd in range(64): os.dup2(0, fd)\n    return n * n + 1", FAIL, "runtime_error"),
-        ("stdin", ADD + "print(a + b, flush=True)\nimport os\nos.closerange(0, 64)", PASS, "passed")],
-    "39 reads and writes what is not its own": [
-        ("call", "import os\ndef f(n):\n    seen = [p for p in (REPOSITORY, REPOSITORY + '/execute.py', *FILES) if os.path.exists(p)]\n"
-         "    for path in ('/etc/passwd', HOME + '/hostile', REPOSITORY + '/hostile', '/usr/hostile', '/hostile'):\n        try:\n"
-         "            open(path, 'a').write('hostile')\n            seen.append(path)\n        except OSError: pass\n    return n * n + 1 if seen else None", FAIL, "wrong_answer")],
-    "40 changes its surroundings": [
-        ("call", "import locale, os, resource, signal, sys\ndef f(n):\n    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n    resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))\n"
-         "    os.nice(19)\n    os.umask(0o777)\n    os.chdir('/')\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    sys.setrecursionlimit(50)\n"
-         "    os.environ['LANG'] = 'x'\n    return n * n + 1", PASS, "passed")]
-    + [(kind, "import os\nos.chmod('.', 0)\n" + code, PASS, "passed") for kind, code in (("call", RIGHT), ("check", RIGHT), ("stdin", ADD + "print(a + b)"))]
-    + [("call", "import os, resource\ndef f(n):\n    for step in (lambda: resource.prlimit(1, resource.RLIMIT_NPROC, (0, 0)), lambda: resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1, 1)),\n"
-         "                 lambda: os.setpriority(os.PRIO_USER, 0, 19), lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19), lambda: os.sched_setaffinity(1, {0}),\n"
-         "                 lambda: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0)), lambda: os.kill(1, 2), lambda: os.kill(os.getppid(), 19)):\n"
-         "        try:\n            step()\n            done = True\n        except OSError:\n            done = False\n"
-         "        if done and (os.getpriority(os.PRIO_PROCESS, os.getppid()) or os.sched_getscheduler(os.getppid())):\n            return None\n"
-         "    return n * n + 1", PASS, "passed")]}
+attack("30 counts the calls", "call", FAIL, "wrong_answer", COUNT.replace("ANSWERS", "[2, 5, 10, 50, 26, 82, 17, 65]"))
+attack("30 counts the calls of an assert", "check", FAIL, "wrong_answer", COUNT.replace("ANSWERS", "[10, 26, 5, 82, 17, 50]"))
+attack("31 empties its argument", "sort", PASS, "passed", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y\n")
+attack("31 sorts the test's own list", "sort check", PASS, "passed", "def f(x):\n    y = sorted(x)\n    x.sort()\n    return y\n")
+attack("31 empties the test's own list", "sort check", FAIL, "wrong_answer", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y\n")
+for number, value, verdict in (
+        (0, "(1, 2)", PASS), (1, "[(1, 2)]", FAIL), (1, "([1, 2],)", PASS), (2, "True", PASS), (2, "1.0", PASS),
+        (2, "'1'", FAIL), (3, "float('nan')", FAIL), (4, "2 ** 53 + 1", FAIL), (4, "2.0 ** 53", PASS),
+        (5, "{'a': [1]}", PASS), (5, "{'a': (1,)}", FAIL)):
+    attack(f"32 {value} looks like it", f"value {number}", verdict, None, f"def f():\n    return {value}\n")
+attack("33 poisons imports", "call", FAIL, "wrong_answer", """
+    import os, sys
+    def f(n):
+        for folder in [".", "/tmp", os.path.dirname(os.__file__), *filter(None, sys.path)]:
+            for name in ("json.py", "decimal.py", "x.pth", "__pycache__/json.cpython-311.pyc"):
+                try:
+                    open(os.path.join(folder, name), "w").write("raise SystemExit")
+                except OSError:
+                    pass
+        return 0
+    """)
+for name, program in {"breaks off": "def f(n:", "has a zero byte": RIGHT + "\0", "has a byte order mark": "\ufeff" + RIGHT,
+                      "has many brackets": "(" * 10000, "has half a character": RIGHT + "\udcff"}.items():
+    attack(f"34 its source {name}", "call, stdin, check, unittest", FAIL, "compile_error", program)
+attack("34 its source is long", "call", FAIL, "compile_error", RIGHT + "#" * (10 << 20))
+attack("35 an import from the future", "future", PASS, "passed", """\
+    from __future__ import annotations
+    def f(n: Missing) -> Nothing:
+        return floor(n)
+    """)
+attack("36 a deep answer", "call, check", FAIL, "output_limit", """
+    def f(n):
+        x = []
+        for _ in range(100000):
+            x = [x]
+        return x
+    """)
+for name, value in {"text": "'x' * 50000000", "list": "[0] * 10000000", "number": "1 << 10 ** 9"}.items():
+    attack(f"36 a huge {name}", "call, check", FAIL, "output_limit", f"def f(n):\n    return {value}\n")
+attack("36 a complex number that is none", "call", FAIL, "wrong_answer", """
+    class C(complex):
+        real = 10 ** 400
+    def f(n):
+        return C(1)
+    """)
+for depth in (150, 480, 20000):
+    attack(f"36 writes an answer {depth} deep itself", "call", FAIL, None, f"""
+        import os, time
+        os.write(3, b'{{}}\\n' + b'{{"value": ' + b'{{"tuple": [' * {depth} + b']}}' * {depth} + b'}}\\n')
+        time.sleep(1)
+        os._exit(0)
+        """)
+attack("37 redefines check", "check", FAIL, "wrong_answer", "def f(n):\n    return 0\ndef check(candidate):\n    pass\n")
+attack("37 makes check print", "check", FAIL, None, "class f:\n    def __new__(cls, n):\n        return 0\ncheck = print\n")
+attack("38 closes all descriptors", "call", FAIL, "runtime_error", """
+    import os
+    def f(n):
+        os.closerange(0, 64)
+        return n * n + 1
+    """)
+attack("38 puts another over all descriptors", "call", FAIL, "runtime_error", """
+    import os
+    def f(n):
+        for fd in range(64):
+            os.dup2(0, fd)
+        return n * n + 1
+    """)
+attack("38 closes all descriptors after its output", "stdin", PASS, "passed", ADD + textwrap.dedent("""
+    print(a + b, flush=True)
+    import os
+    os.closerange(0, 64)
+    """))
+attack("39 reads and writes what is not its own", "call", FAIL, "wrong_answer", """
+    import os
+    def f(n):
+        seen = [path for path in (REPOSITORY, REPOSITORY + "/execute.py", *FILES) if os.path.exists(path)]
+        for path in ("/etc/passwd", HOME + "/hostile", REPOSITORY + "/hostile", "/usr/hostile", "/hostile", "/box/hostile"):
+            try:
+                open(path, "a").write("hostile")
+                seen.append(path)
+            except OSError:
+                pass
+        return n * n + 1 if seen else None
+    """)
+attack("40 changes its surroundings", "call", PASS, "passed", """
+    import os, resource, signal, sys
+    def f(n):
+        resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+        os.nice(19)
+        os.umask(0o777)
+        os.chdir("/")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.setrecursionlimit(50)
+        os.environ["LANG"] = "x"
+        return n * n + 1
+    """)
+attack("40 takes the rights from its folder", "call, check", PASS, "passed", "import os\nos.chmod('.', 0)\n" + RIGHT)
+attack("40 leaves marks", "call", PASS, "passed", """
+    import fcntl, os, signal, struct
+    def f(n):
+        folder = os.open(".", os.O_RDONLY)
+        try:
+            fcntl.ioctl(folder, 0x40086602, struct.pack("l", 0x40))  # FS_IOC_SETFLAGS: not to be dumped
+        except OSError:
+            pass
+        os.chmod(".", 0o1777)
+        fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
+        for _ in range(50):
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+        return n * n + 1
+    """)
+attack("40 sees marks", "sees", PASS, "passed", """
+    import fcntl, os, struct
+    def f():
+        folder = os.open(".", os.O_RDONLY)
+        flags = struct.unpack("l", fcntl.ioctl(folder, 0x80086601, bytes(8)))[0]
+        marks = {
+            "flags of the folder": flags & 0x40,
+            "rights of the folder": os.stat(".").st_mode & 0o7777 != 0o700,
+            "files": os.listdir(".") != [],
+            "flags of stdin": fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND),
+            "number of the process": os.getpid() != 1,
+        }
+        return " ".join(name for name, seen in marks.items() if seen) or "nothing"
+    """)
+attack("40 harms its zygote", "call", PASS, "passed", """
+    import os, resource
+    STEPS = [
+        lambda: resource.prlimit(1, resource.RLIMIT_NPROC, (0, 0)) if os.getpid() != 1 else None,
+        lambda: resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1, 1)),
+        lambda: os.setpriority(os.PRIO_USER, 0, 19),
+        lambda: os.sched_setaffinity(0, {0}),
+        lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
+        lambda: os.kill(os.getppid(), 19),
+    ]
+    def f(n):
+        for step in STEPS:
+            try:
+                step()
+            except OSError:
+                pass
+        return n * n + 1
+    """)
 
 HONEST = [
-    ("call", RIGHT), ("call", "import json\ndef f(n):\n    return json.loads(json.dumps(n * n + 1))"), ("call", "def f(n):\n    return sum(n for _ in range(n)) + 1"),
-    ("stdin", ADD + "print(a + b)"), ("stdin", "import sys, decimal\nprint(sum(map(decimal.Decimal, sys.stdin.read().split())))"), ("check", RIGHT),
-    ("check", "def f(n):\n    open('note', 'w').write('mine')\n    return n ** 2 + 1"), ("unittest", RIGHT), ("sort", "def f(x):\n    x.sort()\n    return x"),
-    ("stdin", "from concurrent.futures import ThreadPoolExecutor\n" + ADD + "with ThreadPoolExecutor(4) as pool: print(sum(pool.map(int, [a, b])))")]
-WRONG = [(name, code.replace("+ 1", "+ 2").replace("a + b", "a - b").replace("sum(", "max(").replace("x.sort()", "x.sort(reverse=True)")) for name, code in HONEST]
+    ("call", RIGHT), ("call", "import json\ndef f(n):\n    return json.loads(json.dumps(n * n + 1))\n"),
+    ("call", "def f(n):\n    return sum(n for _ in range(n)) + 1\n"), ("stdin", ADD + "print(a + b)\n"),
+    ("stdin", "import sys, decimal\nprint(sum(map(decimal.Decimal, sys.stdin.read().split())))\n"), ("check", RIGHT),
+    ("check", "def f(n):\n    open('note', 'w').write('mine')\n    return n ** 2 + 1\n"), ("unittest", RIGHT),
+    ("sort", "def f(x):\n    x.sort()\n    return x\n"),
+    ("stdin", "from concurrent.futures import ThreadPoolExecutor\n" + ADD
+     + "with ThreadPoolExecutor(4) as pool:\n    print(sum(pool.map(int, [a, b])))\n")]
+TURNED = {"+ 1": "+ 2", "a + b": "a - b", "sum(": "max(", "x.sort()": "x.sort(reverse=True)"}
 
 
-def rows(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+def turned_wrong(program):
+    for right, wrong in TURNED.items():
+        program = program.replace(right, wrong)
+    return program
 
 
-def own_processes(supervisor, folder):
-    """What a supervisor has started: its forks have its command line, which names the test's folder; the zygotes' command
-    lines name the supervisor's own folder, which has its number."""
-    found = set()
+# ---------------------------------------------------------------- one run for all
+
+def started_by(supervisor):
+    """The processes below a supervisor."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                line = (entry / "cmdline").read_bytes()
-                if entry.name != str(supervisor) and (f"judge-execute-{supervisor}-".encode() in line or bytes(folder) in line):
-                    found.add(int(entry.name))
+                parents[int(entry.name)] = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
             except OSError:
                 pass
-    return found
+    found = {supervisor}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return found - {supervisor}
+        found |= more
 
 
 def high_water(pid):
+    """MB of memory that a process has ever used."""
     try:
         return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
     except (OSError, TypeError):
         return 0
 
 
-def surroundings():
-    """What should be the same afterwards; other runs of execute.py on this machine are none of our business."""
-    home = Path.home()
-    return {"mounts": Path("/proc/self/mountinfo").read_text(), "passwd": Path("/etc/passwd").read_bytes(),
-            "home": (home / "hostile").exists(), "repository": (ROOT / "hostile").exists(), "root": Path("/hostile").exists()}
+def traces():
+    """Traces of attacks, and of the sandbox's mounts, which nobody outside of it should see."""
+    files = [Path.home() / "hostile", ROOT / "hostile", Path("/hostile"), Path(tempfile.gettempdir()) / "hostile"]
+    found = [str(file) for file in files if file.exists()]
+    if b"hostile" in Path("/etc/passwd").read_bytes():
+        found.append("/etc/passwd")
+    return found + [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " /box " in line]
+
+
+def candidates(head):
+    """Attacks and honest programs, mixed."""
+    hostile = []
+    for name, (kind, program, _, _) in ATTACKS.items():
+        needs_head = re.search("REPOSITORY|PORT|ABSTRACT", program)
+        hostile.append({"problem_id": kind, "candidate_id": name, "policy": "hostile", "code": (head if needs_head else "") + program})
+    honest = []
+    for number in range(5):
+        for kind, change in (("right", str), ("wrong", turned_wrong)):
+            for position, (name, program) in enumerate(HONEST):
+                honest.append({"problem_id": name, "candidate_id": f"{kind} {number} {position}", "policy": "honest", "code": change(program)})
+    share = len(hostile) // len(honest) + 1
+    mixed = []
+    while hostile or honest:
+        mixed += hostile[:share] + honest[:1]
+        del hostile[:share], honest[:1]
+    return mixed
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def visited(listener):
+    listener.setblocking(False)
+    try:
+        listener.accept()
+        return True
+    except BlockingIOError:
+        return False
 
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
-        name = f"hostile-{os.getpid()}"
-        abstract.bind("\0" + name)
+        abstract.bind(f"\0hostile-{os.getpid()}")
         abstract.listen()
         files = [str(path) for path in Path.home().iterdir() if path.is_file()]
-        head = f"PORT, ABSTRACT, REPOSITORY, HOME, FILES = {server.getsockname()[1]}, {name!r}, {str(ROOT)!r}, {str(Path.home())!r}, {files!r}\n"
-        hostile = [{"problem_id": row[0], "candidate_id": f"{attack} {number}", "policy": "hostile",
-                    "code": (head if "REPOSITORY" in row[1] or "PORT" in row[1] or "ABSTRACT" in row[1] else "") + row[1]}
-                   for attack, forms in ATTACKS.items() for number, row in enumerate(forms)]
-        honest = [{"problem_id": name, "candidate_id": f"{kind} {number}", "policy": "honest", "code": code}
-                  for number in range(5) for kind, programs in (("right", HONEST), ("wrong", WRONG)) for number, (name, code) in
-                  enumerate(programs, number * len(HONEST))]
-        share = len(hostile) // len(honest) + 1  # spread the honest ones between the attacks
-        mixed = []
-        while hostile or honest:
-            mixed += hostile[:share] + honest[:1]
-            del hostile[:share], honest[:1]
-        (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS.values()))
-        (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
-        before, memory = surroundings(), {}
-        command = [sys.executable, str(ROOT / "execute.py"), "--problems", str(folder / "problems.jsonl"), "--candidates",
-                   str(folder / "candidates.jsonl"), "--out", str(folder / "labelled.jsonl"), "--jobs", "6", "--memory-mb", "256"]
-        started = time.monotonic()
+        head = "".join(f"{name} = {value!r}\n" for name, value in (
+            ("PORT", server.getsockname()[1]), ("ABSTRACT", f"hostile-{os.getpid()}"), ("REPOSITORY", str(ROOT)),
+            ("HOME", str(Path.home())), ("FILES", files)))
+        mixed = candidates(head)
+        write_rows(folder / "problems.jsonl", PROBLEMS.values())
+        write_rows(folder / "candidates.jsonl", mixed)
+        command = [sys.executable, str(ROOT / "execute.py"), "--problems", str(folder / "problems.jsonl"),
+                   "--candidates", str(folder / "candidates.jsonl"), "--out", str(folder / "labelled.jsonl"),
+                   "--jobs", "3", "--memory-mb", "256"]
         supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
+        memory = []
+        started = set()
 
         def watch():
             while supervisor.poll() is None:
-                for pid in own_processes(supervisor.pid, folder) | {supervisor.pid}:
-                    try:
-                        if b"sandbox.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                            memory[pid] = max(memory.get(pid, 0), high_water(pid))
-                    except OSError:
-                        pass
+                memory.append(high_water(supervisor.pid))
+                started.update(started_by(supervisor.pid))
                 time.sleep(0.1)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            output, _ = supervisor.communicate(timeout=240)
+            output, _ = supervisor.communicate(timeout=400)
         finally:
             supervisor.kill()
             watcher.join()
-        visitors = 0
-        for listener in (server, abstract):
-            listener.setblocking(False)
-            try:
-                listener.accept()
-                visitors += 1
-            except BlockingIOError:
-                pass
-    labelled = rows(folder / "labelled.jsonl") if (folder / "labelled.jsonl").exists() else []
-    return {"rows": {row["candidate_id"]: row for row in labelled}, "output": output, "status": supervisor.returncode, "before": before, "after": surroundings(),
-            "left": own_processes(supervisor.pid, folder),
-            "files": [name for name in os.listdir(tempfile.gettempdir()) if name.startswith(f"judge-execute-{supervisor.pid}-")], "memory": memory, "visitors": visitors, "seconds": time.monotonic() - started,
-            "order": [row["candidate_id"] for row in labelled] == [row["candidate_id"] for row in mixed]}
+        visitors = [visited(server), visited(abstract)]
+    path = folder / "labelled.jsonl"
+    labelled = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {"rows": {row["candidate_id"]: row for row in labelled}, "output": output, "status": supervisor.returncode,
+            "traces": traces(), "started": started, "memory": memory, "visitors": visitors,
+            "order": [row["candidate_id"] for row in labelled], "given": [row["candidate_id"] for row in mixed]}
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_gets_its_verdict(everything, attack):
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_gets_its_verdict(everything, name):
     assert everything["status"] == 0, everything["output"][-3000:]
-    for number, (name, code, passed, statuses) in enumerate(ATTACKS[attack]):
-        row = everything["rows"][f"{attack} {number}"]
-        assert row["passed"] is passed and (statuses is None or row["status"] in statuses.split()), (number, name, code[-300:], row["status"], row["detail"])
+    _, _, passed, status = ATTACKS[name]
+    row = everything["rows"][name]
+    assert row["passed"] is passed, (row["status"], row["detail"])
+    assert status in (None, row["status"]), row["detail"]
 
 
 def test_honest_programs_are_judged_as_if_alone(everything):
     honest = [row for row in everything["rows"].values() if row["policy"] == "honest"]
     assert len(honest) == 100
     for row in honest:
-        assert row["passed"] is row["candidate_id"].startswith("right") and row["status"] in ("passed", "wrong_answer"), (row["code"], row["status"], row["detail"])
+        expected = "passed" if row["candidate_id"].startswith("right") else "wrong_answer"
+        assert row["status"] == expected, (row["code"], row["detail"])
 
 
-def test_nothing_is_left_behind(everything):
-    assert not everything["left"] and not everything["files"]
-    assert everything["before"] == everything["after"]
+def test_no_process_is_left_behind(everything):
+    assert len(everything["started"]) > 3
+    assert not [pid for pid in everything["started"] if Path(f"/proc/{pid}").exists() and high_water(pid)]
+
+
+def test_no_file_and_no_mount_is_left_behind(everything):
+    assert everything["traces"] == []
 
 
 def test_nobody_came_out_over_the_network(everything):
-    assert everything["visitors"] == 0
+    assert everything["visitors"] == [False, False]
 
 
-def test_memory_of_the_trusted_processes_stays_bounded(everything):
-    assert len(everything["memory"]) >= 2, "the watcher saw no supervisor and referee"
-    assert max(everything["memory"].values()) < 300, everything["memory"]
+def test_memory_of_the_trusted_process_stays_bounded(everything):
+    assert max(everything["memory"]) < 400
 
 
 def test_rows_are_in_the_order_of_the_candidates(everything):
-    assert everything["order"]
+    assert everything["order"] == everything["given"]
 
 
-def test_there_are_forty_attacks():
-    assert [attack[:2] for attack in ATTACKS] == [f"{number:02}" for number in range(1, 41)]
+def test_all_forty_attacks_are_there():
+    assert {name[:2] for name in ATTACKS} == {f"{number:02}" for number in range(1, 41)}

@@ -1,0 +1,204 @@
+"""What a candidate's box runs, after its zygote has prepared it.
+
+    run_program       a whole program, from its first line to what Python does after the last (`stdin` tests)
+    answer_requests   its functions, answering a grader's requests, a JSON line each (all other tests)
+"""
+import atexit
+import builtins
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import random
+import sys
+import threading
+import types
+
+from data.inside import Inside
+from data.wire import (
+    MAX_OUTPUT, PROGRAM, CannotCross, CompileError, OutputLimit, STATUS_OF, describe, missing_module, pack, unpack)
+
+EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
+EXIT_MEMORY = 82
+EXIT_MISSING = 83
+# Often imported: here an import costs a few pages in every fork, there milliseconds in every run. Fixed, so that no
+# program's verdict depends on other rows, and without packages: `import xml` must not find that xml.etree is there.
+PRELOADED = "string datetime heapq bisect copy statistics typing array queue itertools math".split()
+
+
+# ---------------------------------------------------------------- the zygote's preparations
+
+def forget_this_machine():
+    """Import what candidates often do, and let nothing be seen of where this project lies."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"b": {1}}]))))  # Python sets up much at its first use
+    for name in [name for name in sys.modules if name.partition(".")[0] == "data"]:
+        del sys.modules[name]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.path = [folder for folder in sys.path if "site-packages" in folder or folder.startswith(sys.base_prefix)]
+    sys.argv = [""]
+    sys.orig_argv = ["python"]
+    sys.executable = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's is out of sight
+    sys.set_int_max_str_digits(0)
+    sys.path_importer_cache.clear()
+    os.environ.clear()
+    path = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+    os.environ.update(PATH=path, USER="nobody", LANG="C.UTF-8", TZ="UTC", HOME="/tmp", TMPDIR="/tmp")
+    builtins.exit = builtins.quit = sys.exit  # as `site` would have it
+    random.seed(0)  # every run draws the same numbers
+
+
+# ---------------------------------------------------------------- the candidate
+
+def load(job, name):
+    """Run setup and code in a fresh module called `name`; returns its namespace."""
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__file__ = PROGRAM
+    for label, file in (("setup", "<setup>"), ("code", PROGRAM)):
+        try:
+            program = compile(job[label], file, "exec", dont_inherit=True)
+        except BaseException as error:
+            raise CompileError(describe(error)) from None
+        exec(program, module.__dict__)
+    return vars(sys.modules.get(name, module))
+
+
+def run_program(job):
+    """A stdin program, from its first line to what Python does after the last."""
+    code = 0
+    try:
+        load(job, "__main__")
+    except SystemExit:
+        pass  # a normal end, as in LiveCodeBench
+    except BaseException as error:
+        code = 1
+        if isinstance(error, CompileError):
+            code = EXIT_COMPILE
+        elif isinstance(error, MemoryError):
+            code = EXIT_MEMORY
+        elif missing_module(error):
+            code = EXIT_MISSING
+        with contextlib.suppress(BaseException):
+            os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
+        del error
+    for last in (threading._shutdown, atexit._run_exitfuncs):  # waits for threads, as Python does
+        with contextlib.suppress(BaseException):
+            last()
+    written = [thing for thing in gc.get_objects() if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
+    for stream in (sys.stdout, sys.__stdout__, *written):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(code)
+
+
+class Session:
+    """A candidate that answers requests."""
+
+    def __init__(self, job):
+        self.entry_point = job["entry_point"]
+        self.functions = {}
+        self.test = None  # whose functions these are
+        self.inside = Inside(job) if "inside" in job else None  # before the candidate's code has run
+
+    def load(self, job):
+        self.namespace = load(job, "candidate")
+        return {}
+
+    def find(self, name):
+        """A function of the candidate's; LeetCode makes a new Solution object for every test."""
+        if name not in self.functions:
+            solution = self.namespace.get("Solution")
+            if name == self.entry_point and hasattr(solution, name):
+                self.functions[name] = getattr(solution(), name)
+            elif name in self.namespace:
+                self.functions[name] = self.namespace[name]
+            else:
+                raise NameError(f"the program defines no {name!r}")
+        return self.functions[name]
+
+    def call(self, request):
+        """A `call` test's: the answer in its plain form."""
+        self.functions.clear()
+        function = self.find(request["call"])
+        return {"value": pack(function(*unpack(request["args"]), **unpack(request["kwargs"])))}
+
+    def call_exactly(self, request):
+        """An assert's: the answer, or the exception, if it can cross and the arguments are what they were."""
+        if request["test"] != self.test:
+            self.functions.clear()
+            self.test = request["test"]
+        function = self.find(request["exactly"])
+        args = unpack(request["args"])
+        kwargs = unpack(request["kwargs"])
+        before = json.dumps([pack(args), pack(kwargs)])
+        try:
+            answer = {"value": pack(function(*args, **kwargs), exact=True)}
+        except (CannotCross, OutputLimit, MemoryError, CompileError):
+            raise
+        except BaseException as error:
+            if missing_module(error):
+                raise
+            kind = type(error)
+            if getattr(builtins, kind.__name__, None) is not kind:
+                raise CannotCross(f"a {kind.__name__}") from None
+            arguments = pack(error.args, exact=True)
+            answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
+        if json.dumps([pack(args), pack(kwargs)]) != before:
+            raise CannotCross("changed arguments")
+        return answer
+
+    def look_up(self, request):
+        """What a name of a test's stands for here."""
+        name = request["name"]
+        if name not in self.namespace and name != self.entry_point:
+            return {"nothing": True}
+        thing = self.find(name)
+        if isinstance(thing, types.ModuleType) and thing.__name__ == name:
+            return {"module": name}
+        if callable(thing) and not isinstance(thing, type):
+            return {"function": name}
+        return {"value": pack(thing, exact=True)}
+
+    def perform(self, request):
+        if "call" in request:
+            return self.call(request)
+        if "exactly" in request:
+            return self.call_exactly(request)
+        if "name" in request:
+            return self.look_up(request)
+        return self.inside.run(request, self.namespace)
+
+
+def answer_requests(job):
+    """A session, until the grader hangs up."""
+    getpid, leave, write = os.getpid, os._exit, os.write  # as they are before the candidate's code has run
+    dumps, loads = json.dumps, json.loads
+    me = getpid()
+    session = Session(job)
+    requests = open(3, "rb", closefd=False)
+
+    def answer(action, request):
+        try:
+            data = dumps(action(request)).encode() + b"\n"
+            if len(data) > MAX_OUTPUT:
+                raise OutputLimit("the answer is too large")
+        except BaseException as error:
+            status = STATUS_OF.get(type(error), "runtime_error")
+            package = missing_module(error)
+            detail = package or (str(error) if status == "inside" else describe(error))
+            status = "missing_dependency" if package else status
+            data = dumps({"error": status, "detail": detail}).encode() + b"\n"
+        if getpid() != me:  # a fork of the candidate does not get to speak for it
+            leave(1)
+        while data:
+            data = data[write(3, data):]
+
+    answer(session.load, job)
+    while True:
+        line = requests.readline()
+        if not line:
+            leave(0)
+        answer(session.perform, loads(line))

@@ -1,0 +1,411 @@
+"""The grader: knows a candidate's tests, asks its session, and compares. It runs in a box of its own.
+
+The grader and the candidate are different processes in different boxes: what crosses is data of exact builtin types, so
+an object that claims to equal everything, a patched builtin or a forged message gains nothing. `assert` tests run here as
+well, against stand-ins for the candidate's functions, unless their values cannot cross: those run inside (data/inside.py).
+"""
+import ast
+import builtins
+import collections
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import marshal
+import os
+import random
+import socket
+import sys
+
+from data.compare import digestible, lines_of, same_text, same_value
+from data.inside import is_unknown
+from data.wire import DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack
+
+
+LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
+
+
+class Verdict(BaseException):
+    """The end of a test: it has failed, or cannot be told. No `except` in a test can hide it: the grader keeps it, too."""
+
+    def __init__(self, status, detail="", over=False):
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.over = over  # the session is at its end, no further test can run
+
+
+class Grader:
+    """Grades what the worker sends it: {"grade": kind, "positions": [...]} with a session's socket, or a program's output.
+
+    To the worker it says {"result": [position, status, detail, digest]} for each test, {"gone": true} when the
+    candidate's process has left, {"again": true} when it wants another session, and {"done": true}.
+    """
+
+    def __init__(self):
+        self.worker = socket.socket(fileno=3)
+        sys.setrecursionlimit(DEPTH)
+
+    def take(self, file):
+        """The tests of the next candidate."""
+        with open(file, "rb") as reader:
+            job = marshal.loads(reader.read())
+        self.tests = job["tests"]
+        self.entry_point = job["entry_point"]
+        self.setup = job["setup"]
+        self.prompt = job["prompt"]
+        self.rule = job["compare"]
+        self.checker = job["checker"]
+
+    def say(self, **message):
+        self.worker.send(json.dumps(message).encode())
+
+    def result(self, position, status, detail, outputs):
+        """outputs: what the digest is made of; right or wrong, equal answers are one cluster."""
+        digest = status
+        if status in ("passed", "wrong_answer"):
+            try:
+                digest = outputs if isinstance(outputs, str) else digestible(outputs)
+            except (RecursionError, OverflowError, ValueError):
+                pass
+        if len(digest) > 1000:
+            digest = hashlib.sha256(digest.encode("utf-8", "replace")).hexdigest()
+        self.say(result=[position, status, clean(detail), digest])
+
+    def serve(self):
+        while True:
+            message, files, _, _ = socket.recv_fds(self.worker, 100000, 1)
+            if not message:
+                os._exit(0)
+            task = json.loads(message)
+            if task["grade"] == "nothing yet":
+                self.take(files[0])
+                continue
+            if task["grade"] == "stdin":
+                try:
+                    self.grade_text(task["position"], files[0])
+                except Verdict as verdict:
+                    self.say(all=[verdict.status, clean(verdict.detail)])
+            else:
+                self.grade_session(task, files[0])
+            self.say(done=True)
+
+    # a session
+
+    def grade_session(self, task, file):
+        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
+                 "inside": self.grade_inside}
+        with socket.socket(fileno=file) as self.session, self.session.makefile("rb") as self.replies:
+            try:
+                self.reply()  # its code has run
+                self.say(loaded=True)
+                grade[task["grade"]](task)
+            except Verdict as verdict:
+                if verdict.status == "gone":
+                    self.say(gone=True)
+                else:
+                    self.say(all=[verdict.status, clean(verdict.detail)])
+
+    def ask(self, **request):
+        try:
+            self.session.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            self.stop("gone", "", True)
+        return self.reply()
+
+    def reply(self):
+        self.line = b""
+        with contextlib.suppress(OSError):
+            self.line = self.replies.readline(MAX_OUTPUT)
+        if not self.line.endswith(b"\n"):
+            if len(self.line) == MAX_OUTPUT:
+                self.stop("output_limit", "the answer is too large", True)
+            self.stop("gone", "", True)
+        try:
+            reply = dict(json.loads(self.line))
+            if "error" in reply:
+                known = {*STATUS_OF.values(), "missing_dependency"}
+                status = reply["error"] if reply["error"] in known else "runtime_error"
+                self.stop(status, clean(str(reply["detail"])))
+            for name in ("value", "with"):
+                if name in reply:
+                    reply[name] = unpack(reply[name])
+        except RecursionError:
+            self.stop("output_limit", "the answer is nested too deeply", True)
+        except Exception as error:
+            self.stop("runtime_error", f"not an answer ({type(error).__name__})", True)
+        return reply
+
+    def stop(self, status, detail, over=False):
+        self.verdict = Verdict(status, detail, over)
+        raise self.verdict
+
+    # `stdin` and `call` tests
+
+    def grade_text(self, position, file):
+        test = self.tests[position]
+        got = os.pread(file, MAX_OUTPUT, 0).decode("utf-8", "replace")
+        os.close(file)
+        if self.is_right(test["input"], got, test["output"], same_text):
+            self.result(position, "passed", "", text_digest(test["output"]))
+        else:
+            detail = f"expected {shown(test['output'])}, got {shown(got)}"
+            self.result(position, "wrong_answer", detail, text_digest(got))
+
+    def grade_calls(self, task):
+        for position in task["positions"]:
+            test = self.tests[position]
+            try:
+                args = pack(test["args"])
+                kwargs = pack(test.get("kwargs") or {})
+                reply = self.ask(call=self.entry_point, args=args, kwargs=kwargs)
+            except Verdict as verdict:
+                if verdict.over:
+                    raise
+                self.result(position, verdict.status, verdict.detail, "")
+                continue
+            if "value" not in reply:
+                self.stop("runtime_error", "not an answer", True)
+            got = reply["value"]
+            if self.is_right(test["args"], got, test["expected"], same_value):
+                self.result(position, "passed", "", [test["expected"]])
+            else:
+                detail = f"expected {shown(test['expected'])}, got {shown(got)}"
+                outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
+                self.result(position, "wrong_answer", detail, outputs)
+
+    def is_right(self, given, got, expected, same):
+        if not self.checker:
+            return same(got, expected, self.rule)
+        names = {"__name__": "checker"}
+        try:
+            exec(compile(self.checker, "<checker>", "exec", dont_inherit=True), names)
+        except Exception as error:
+            self.stop("broken_test", f"its checker: {describe(error)}")
+        try:
+            return bool(names["check"](given, got, expected))
+        except Exception:  # of an answer that it did not think of
+            return False
+
+    # `assert` tests
+
+    def grade_asserts(self, task):
+        """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
+        self.calls = []  # (key, line of the reply)
+        passed = []
+        for position in task["positions"]:
+            verdict, outputs = self.run_assert(position, self.call_session)
+            if verdict.over and verdict.status == "gone":
+                raise verdict
+            self.result(position, verdict.status, verdict.detail, outputs)
+            if verdict.over:
+                return
+            if verdict.status == "passed":
+                passed.append(position)
+        functions = {key[1] for key, _ in self.calls}
+        different = {key for key, _ in self.calls}
+        if passed and len(functions) == 1 and len(different) > 1:  # several functions may well share a state
+            self.passed = passed
+            self.say(again=True)
+
+    def run_assert(self, position, call):
+        """(Verdict, outputs) of one test; call(key) -> reply."""
+        self.verdict = None
+        self.touched = False  # has the test asked for anything of the candidate's?
+        outputs = []
+        raised = []
+        source = self.tests[position]["source"]
+        may_stop = "StopIteration" in source
+
+        def stand_in(name, *args, **kwargs):
+            try:
+                packed = json.dumps(pack(args, exact=True)), json.dumps(pack(kwargs, exact=True))
+            except (CannotCross, OutputLimit) as error:
+                self.stop("inside", f"the test passes {error}")
+            reply = call((position, name, *packed))
+            if "raised" in reply:
+                raised.append(make_exception(reply, may_stop))
+                raise raised[-1]
+            if "value" not in reply:
+                self.stop("runtime_error", "not an answer", True)
+            outputs.append(reply["value"])
+            return reply["value"]
+
+        random.seed(0)  # a test may draw its inputs
+        try:
+            tree = ast.parse(source)
+            if needs_inside(tree):
+                self.stop("inside", "the test asks what cannot be seen from outside")
+            names = Names(self, stand_in)
+            exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
+            names.pop(self.entry_point, None)
+            exec(compile(tree, "<test>", "exec", dont_inherit=True), names)
+            verdict = Verdict("passed")
+        except Verdict as stopped:
+            verdict = stopped
+        except AssertionError as error:
+            verdict = Verdict("wrong_answer", describe(error))
+        except BaseException as error:
+            verdict = self.judge_error(error, raised)
+        return self.verdict or verdict, outputs
+
+    def judge_error(self, error, raised):
+        """A test that ended with another exception than AssertionError."""
+        if any(error is one for one in raised):
+            return Verdict("runtime_error", getattr(error, "detail", describe(error)))
+        if not self.touched or isinstance(error, ModuleNotFoundError):
+            return Verdict("broken_test", f"the test cannot run ({describe(error)})")
+        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
+            return Verdict("broken_test", f"the test cannot run ({describe(error)})")
+        return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
+
+    def call_session(self, key):
+        """The reply to a call, key = (position of the test, function, arguments, keyword arguments)."""
+        test, name, args, kwargs = key
+        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+        self.calls.append((key, self.line))
+        return reply
+
+    def grade_again(self, task):
+        """The same calls in another order: a program that counts its calls would now give other answers.
+
+        Equal calls keep their order among themselves. The others' depends on the tests, which the program cannot see.
+        Answers may differ (a shuffle, the time), but the tests must pass with these as well.
+        """
+        secret = "".join(test["source"] for test in self.tests if test["type"] == "assert")
+        order = calls = self.calls
+        while order == calls:
+            secret += "."
+            order = sorted(calls, key=functools.partial(place_of, secret))
+        self.calls = []
+        replies = collections.defaultdict(collections.deque)
+        for key, _ in order:
+            try:
+                replies[key].append(self.call_session(key))
+            except Verdict as verdict:
+                if verdict.over:
+                    raise
+                replies[key].append(None)
+        if self.calls == order:  # the very same replies
+            return
+
+        def reply_from_table(key):
+            if not replies[key]:
+                self.stop("unknown", "the test now asks something else")
+            return replies[key].popleft() or self.stop("wrong_answer", "no answer this time")
+
+        for position in self.passed:
+            verdict, _ = self.run_assert(position, reply_from_table)
+            if verdict.status not in ("passed", "unknown"):
+                self.result(position, "wrong_answer", "the answers change with the order of the calls", "order")
+
+    # tests inside
+
+    def grade_inside(self, task):
+        """Each test must have run and passed, and the reply must come from after the candidate's code has run."""
+        position = task["positions"][0]
+        test = self.tests[position]
+        token = os.urandom(8).hex()
+        reply = self.ask(source=test["source"], setup=self.setup, token=token)
+        try:
+            ran = {str(name): str(outcome) for name, outcome in reply["ran"].items()}
+            genuine = reply["token"] == token
+            fault = reply.get("fault")
+        except (KeyError, TypeError, AttributeError):
+            ran, genuine, fault = {}, False, None
+        wrong = {name: outcome for name, outcome in ran.items() if outcome != "passed"}
+        outputs = [sorted(ran), sorted(wrong)]
+        if not ran or not genuine:
+            self.result(position, "runtime_error", "the program interferes with its tests", outputs)
+        elif wrong:
+            name = min(wrong)
+            status = "broken_test" if fault else "wrong_answer"
+            self.result(position, status, clean(fault or f"{name}: {wrong[name]}"), outputs)
+        else:
+            self.result(position, "passed", "", outputs)
+
+
+def place_of(secret, call):
+    """Where a call comes in another order: anywhere, but equal calls are beside each other, as sorted() leaves them."""
+    return hashlib.sha256(f"{secret}{call[0]}".encode("utf-8", "replace")).digest()
+
+
+def text_digest(text):
+    return hashlib.sha256("\n".join(lines_of(text)).encode("utf-8", "replace")).hexdigest()
+
+
+def make_exception(reply, may_stop):
+    """The candidate's builtin exception, once more. StopIteration would end the test's own loop without a word."""
+    name = reply["raised"] if isinstance(reply["raised"], str) else ""
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)) or kind is StopIteration and not may_stop:
+        kind = RuntimeError
+    try:
+        error = kind(*reply["with"])
+    except Exception:
+        error = RuntimeError(name)
+    error.detail = clean(str(reply.get("detail")))
+    return error
+
+
+SEEN_INSIDE_ONLY = {
+    "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace", "globals"}
+
+
+def needs_inside(tree):
+    """Does a test ask for identity, or for what a program writes or imports? That does not cross."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
+            if not any(isinstance(operand, ast.Constant) for operand in (node.left, *node.comparators)):
+                return True
+        if isinstance(node, ast.Name) and node.id in SEEN_INSIDE_ONLY:
+            return True
+        if isinstance(node, ast.Attribute) and node.attr in SEEN_INSIDE_ONLY:
+            return True
+    return False
+
+
+def imports_of(source):
+    """Modules of the standard library that a test's source imports."""
+    found = {"math", "os", "json"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}  # the last two do what one does not expect
+    return sorted(name for name in found if name.partition(".")[0] in known)
+
+
+class Names(dict):
+    """Globals of an assert test in the grader: what neither test, setup nor Python knows is the candidate's."""
+
+    def __init__(self, grader, stand_in):
+        super().__init__(__name__="test")
+        self.grader = grader
+        self.stand_in = stand_in
+
+    def __missing__(self, name):
+        if hasattr(builtins, name) and name != self.grader.entry_point:  # which may be named like one
+            raise KeyError(name)
+        self.grader.touched = True
+        kind = self.grader.ask(name=name)
+        if "nothing" in kind:
+            raise KeyError(name)
+        if "function" in kind:
+            self[name] = functools.partial(self.stand_in, name)
+        elif "module" in kind and name in sys.stdlib_module_names:  # under its own name: an alias may be any module
+            self[name] = importlib.import_module(name)
+        elif "module" in kind:
+            self.grader.stop("inside", f"the test uses the program's {name}")
+        elif "value" in kind:
+            self[name] = kind["value"]
+        else:
+            self.grader.stop("runtime_error", "not an answer", True)
+        return self[name]
+
+
+def grade(_job):
+    """The role of a box. Its jobs come later, one for each candidate."""
+    Grader().serve()

@@ -1,0 +1,195 @@
+"""What crosses between a candidate and its grader: values of builtin types as JSON, and errors in words."""
+import contextlib
+import importlib.util
+import re
+import reprlib
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
+MAX_OUTPUT = 16 << 20  # bytes of one output, or of one file
+MAX_CROSSING = MAX_OUTPUT // 2  # of a value, in bytes of JSON, roughly
+DEPTH = 20000  # of Python calls, where values are packed and compared
+PROGRAM = "/box/program.py"  # where a program finds its own source
+
+# ---------------------------------------------------------------- values that cross
+
+class OutputLimit(Exception):
+    """A value or a message is too large or too deep."""
+
+
+class CannotCross(Exception):
+    """A value that is not of a builtin type: a test that needs it as it is must run inside."""
+
+
+class CompileError(Exception):
+    """The candidate's source is no program."""
+
+
+# Statuses by what a candidate's process raises; "inside": the test must run there.
+STATUS_OF = {CompileError: "compile_error", OutputLimit: "output_limit", MemoryError: "memory_limit", CannotCross: "inside"}
+
+
+class Opaque:
+    """Stands for a value that has no plain form. It equals nothing but itself."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return f"<{self.name} object>"
+
+
+SCALARS = (int, float, str, bytes, bytearray, complex)
+CONTAINERS = (list, tuple, dict, set, frozenset)
+WIDE = 1 << 63  # integers beyond it travel in base 16, which takes no quadratic time
+
+
+class Packer:
+    """Values as JSON: what is no plain JSON value becomes {type: content}.
+
+    exact: what is not of a builtin type raises CannotCross. Else it is read through its builtin base, so that overridden
+    methods have no say, or becomes an Opaque.
+    """
+
+    def __init__(self, exact=False):
+        self.exact = exact
+        self.room = MAX_CROSSING
+
+    def spend(self, size):
+        self.room -= size
+        if self.room < 0:
+            raise OutputLimit("the value is too large")
+
+    def pack(self, value):
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        for base in SCALARS:
+            if kind is base or not self.exact and issubclass(kind, base):
+                return self.pack_scalar(base, value)
+        for base in CONTAINERS:
+            if kind is base or not self.exact and issubclass(kind, base):
+                return self.pack_container(base, value)
+        if kind is range:
+            return {"range": [value.start, value.stop, value.step]}
+        if self.exact:
+            raise CannotCross(f"a {kind.__name__}")
+        if kind is Fraction:
+            return {"fraction": self.pack([value.numerator, value.denominator])}
+        if kind is Decimal:
+            return {"decimal": str(value)}
+        if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():  # == to the Python number
+            return self.pack(value.item())
+        return {"opaque": str(kind.__name__)}
+
+    def pack_scalar(self, base, value):
+        if base is int:
+            self.spend(int.bit_length(value) // 4 + 4)
+            return int.__pos__(value) if int.bit_length(value) < 64 else {"int": int.__format__(value, "x")}
+        if base is float:
+            return float.__pos__(value)
+        if base is complex:
+            return {"complex": [complex.real.__get__(value), complex.imag.__get__(value)]}
+        self.spend(2 * base.__len__(value))
+        return str.__str__(value) if base is str else {base.__name__: base.hex(value)}
+
+    def pack_container(self, base, value):
+        self.spend(4 * base.__len__(value))
+        items = list(dict.items(value)) if base is dict else list(base.__iter__(value))
+        plain = set(map(type, items)) == {int} and -WIDE < min(items) and max(items) < WIDE  # most lists are
+        if base is dict:
+            content = [[self.pack(key), self.pack(item)] for key, item in items]
+        else:
+            content = items if plain else [self.pack(item) for item in items]
+        return content if base is list else {base.__name__: content}
+
+
+def pack(value, exact=False):
+    """See Packer. Raises OutputLimit, and with `exact` CannotCross."""
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(max(limit, DEPTH))
+        return Packer(exact).pack(value)
+    except RecursionError:
+        raise OutputLimit("the value is nested too deeply") from None
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+BUILD = {
+    "int": lambda content: int(content, 16),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "complex": lambda content: complex(*content),
+    "range": lambda content: range(*content),
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
+    "fraction": lambda content: Fraction(*content),
+    "decimal": Decimal,
+    "opaque": Opaque,
+}
+
+
+def unpack(wire):
+    """The inverse of pack."""
+    if type(wire) is list:
+        return wire if {list, dict}.isdisjoint(map(type, wire)) else [unpack(item) for item in wire]
+    if type(wire) is not dict:
+        return wire
+    (tag, content), = wire.items()
+    return BUILD[tag](unpack(content))
+
+
+# ---------------------------------------------------------------- what went wrong, in words
+
+def describe(error):
+    """One line about an exception, with the line of the candidate's code."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException:
+        text = type(error).__name__
+    lines = [line for file, line in places(error) if file == PROGRAM]
+    return clean(text + (f" (line {lines[-1]})" if lines else ""))
+
+
+def places(error):
+    """[(file, line)] of an exception's traceback, the innermost last."""
+    found = []
+    trace = getattr(error, "__traceback__", None)
+    while trace:
+        found.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    return found
+
+
+def clean(text, most=300):
+    """One line without addresses, which differ from run to run."""
+    text = re.sub(r"0x[0-9a-fA-F]{6,}", "0x...", " ".join(text[:4 * most].split()))
+    return text if len(text) <= most else text[:most - 3] + "..."
+
+
+class Short(reprlib.Repr):
+    """repr() that does not write out what nobody would read."""
+    maxlist = maxtuple = maxdict = maxset = maxfrozenset = 50
+    maxstring = maxother = 200
+
+    def repr_int(self, value, level):
+        return repr(value) if value.bit_length() < 1000 else f"<integer of {value.bit_length()} bits>"
+
+
+def shown(value):
+    return clean(Short().repr(value), 100)
+
+
+def missing_module(error):
+    """Name of the package that an import did not find: nothing that belongs to Python, and really not there."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or not isinstance(error.name, str):
+        return None
+    package = error.name.partition(".")[0]
+    with contextlib.suppress(ImportError, ValueError):
+        if package in sys.stdlib_module_names or importlib.util.find_spec(package):
+            return None
+    return package
