@@ -75,11 +75,12 @@ NO_NUMPY = {"BigCodeBench/541": "imports numpy by a name in a string"}
 
 def test_bigcodebench_canonical_solutions_pass(tmp_path):
     problems = [row for row in load("bigcodebench", "BigCodeBench.hf_data.jsonl.gz") if not row["libs"]]
-    slow = {"BigCodeBench/1104"}  # sleeps for two minutes
-    problems = [row for row in problems if row["problem_id"] not in slow]
+    left_out = {"BigCodeBench/1104",  # sleeps for two minutes
+                "BigCodeBench/1040"}  # fails where a thread needs more than a second to start: on a busy machine
+    problems = [row for row in problems if row["problem_id"] not in left_out]
     canonical = [(row["problem_id"], "canonical", row["canonical_solution"]) for row in problems]
     labelled = label(tmp_path, problems, canonical, "--jobs", "12")
-    assert len(labelled) >= 298
+    assert len(labelled) >= 297
     assert {key[0] for key in wrong(labelled)} == {*NO_NETWORK, *NO_PROC, *NO_NUMPY}, wrong(labelled)
 
 
