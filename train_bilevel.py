@@ -1,64 +1,78 @@
-"""Stage 3: labelled candidates -> a judge. GRPO inside, and outside a gradient for the weights of the training data.
+"""Stage 3: labelled candidates -> a judge. GRPO, and around it a gradient for the weights of its data.
 
-    python train_bilevel.py --weights instance                  the tiny world, about a minute on 2 cores
-    python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH --weights domain \\
-        --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
+    python train_bilevel.py --weights instance          the tiny world, about a minute on 2 cores
+    python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH \\
+        --weights domain --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
-Reads   problems and labelled candidates. A training instance is a pair of candidates of one problem, one that passed and
-        one that failed; the judge is shown both, reasons, and names the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt and weights.jsonl:
+Reads   problems and labelled candidates. A training instance is a pair of candidates of one
+        problem, one that passed and one that failed. The judge is shown both, reasons, and names
+        the better one. Reward 1 if it is right.
+Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt
+        (to go on from) and weights.jsonl:
 
-    {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak", "weight": 0.43, "visits": 10, ...}
+    {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak",
+     "weight": 0.43, "visits": 10, "informed": 5, ...}
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
-θ is the judge, ℓ_i(θ) the GRPO loss of training pair i, a_i ≥ 0 the weight of that pair, B the pairs in a step, U Adam and
-η its step size. One training step is a function of the weights a:
+θ is the judge, ℓ_i(θ) the GRPO loss of training pair i, a_i ≥ 0 the weight of that pair, B the
+pairs in a step, U Adam and η its step size. One training step is a function of the weights a:
 
     g(a)  = (1/B) Σ_i a_i ∇ℓ_i(θ)              inner gradient
     θ'(a) = θ − η U(g(a))                      inner step
 
-L_meta(θ'(a)) says how good that step was: the loss of the stepped judge on a small meta set that looks like the target.
-How does it change with each weight? What the weights do not move is held fixed: θ, the judgments and Adam's averages.
+L_meta(θ'(a)) says how good that step was: the loss of the stepped judge on a small meta set that
+looks like the target. How does it change with each weight? What the weights do not move is held
+fixed: θ, the judgments and Adam's averages.
 
     ∂L_meta/∂a_i = ⟨∂θ'/∂a_i, v⟩               chain rule, with v = ∇L_meta(θ')
                  = −η ⟨(∂U/∂g) ∇ℓ_i(θ)/B, v⟩   since ∂g/∂a_i = ∇ℓ_i(θ)/B
                  = −(η/B) ⟨∇ℓ_i(θ), ṽ⟩         with ṽ = (∂U/∂g)ᵀ v
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
-η/B is positive and the same for every pair, so only s_i is kept: where s_i > 0, a larger weight would have made the step
-better for the meta set, and the weight grows. It is cheap. v is one backward pass over the meta judgments. Adam works
-coordinate by coordinate, so ∂U/∂g is a vector of factors. And the ∇ℓ_i(θ) are the parts that g is the sum of: the inner
-step computes them pair by pair and keeps them, a matrix of [B, P] numbers for P trained parameters; s is that matrix times
-ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...) checks s against brute force.
+η/B is positive and the same for every pair, so only s_i is kept: where s_i > 0, a larger weight
+would have made the step better for the meta set, and the weight grows. It is cheap. v is one
+backward pass over the meta judgments. Adam works coordinate by coordinate, so ∂U/∂g is a vector of
+factors. And the ∇ℓ_i(θ) are the parts that g is the sum of: the inner step computes them pair by
+pair and keeps them, a matrix of [B, P] numbers for P trained parameters; s is that matrix times ṽ.
+Nothing second-order passes through the model. s is checked against brute force by test_18_... in
+tests/test_grpo_checks.py.
 
 What deviates, on purpose
 -------------------------
 from GRPO (2402.03300):
-  * Advantages are r − mean, not divided by the group's standard deviation: that is a hidden weight for each pair.
-  * The denominator is a constant (Dr. GRPO, 2503.20783), so that a weight enters linearly and alone.
-  * One optimizer step for each batch of judgments. So the ratio ρ is 1, and the *value* of the loss says nothing: it is
-    −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does. Look at reward, gradient norm and entropy instead.
+  * Advantages are r − mean, not divided by the group's standard deviation: that is a hidden weight
+    for each pair.
+  * The denominator is a constant (Dr. GRPO, 2503.20783), so a weight enters linearly and alone.
+  * One optimizer step for each batch of judgments. So the ratio ρ is 1, and the *value* of the loss
+    says nothing: it is −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does. Look at
+    reward, gradient norm and entropy instead.
   * No KL term.
 from the textbook's bilevel step:
-  * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes back to θ, while Adam's
-    averages move on. Without it the judge forgets how to reason before the weights know that reasoning pays. The weights
-    learn from the second half of these steps on; before, Adam's averages are too young for ∂U/∂g to mean much.
-  * --apply draw (default): pairs are drawn in proportion to their weight, and the loss is not scaled. With the textbook's
-    weight in front of the loss (--apply scale) a good pair gains at most a factor of 2 by itself, and judgments are spent
-    on those that sink. --uniform-share of the draws stays uniform, so that no pair is lost for good.
-  * s is divided by its running mean magnitude and clamped to ±3, and every learned logit stays within ±3.
+  * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes
+    back to θ, while Adam's averages move on. Without it the judge forgets how to reason before the
+    weights know that reasoning pays. The weights learn from the second half of these steps on;
+    before, Adam's averages are too young for ∂U/∂g to mean much.
+  * --apply draw (default): pairs are drawn in proportion to their weight, and the loss is not
+    scaled. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
+    most a factor of 2 by itself, and judgments are spent on those that sink. --uniform-share of the
+    draws stays uniform, so that no pair is lost for good.
+  * s is divided by its running mean magnitude and clamped to ±3; learned logits stay within ±3.
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
-  * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ times at θ'. If that
-    leaves less than half of them as an effective sample, the weights stay where they are, and the run says so.
-  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not), and leaves out coordinates that no gradient
-    has reached yet.
-  * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says nothing here (see above).
+  * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ
+    times at θ'. If that leaves less than half of them as an effective sample, the weights stay
+    where they are, and the run says so.
+  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not), and leaves out
+    coordinates that no gradient has reached yet.
+  * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says
+    nothing here (see above).
 from J1 (2505.11875):
   * --cold-start N puts N supervised steps on the judge's own right judgments in front.
 
-Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D domains, P trained
-parameters, T answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result is the same.
+Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
+domains, P trained parameters, T answer tokens in a pack (kernels/packing.py).
+`torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result
+is the same.
 """
 import math
 import os
