@@ -22,21 +22,24 @@ pairs in a step, U Adam and η its step size. One training step is a function of
     θ'(a) = θ − η U(g(a))                      inner step
 
 L_meta(θ'(a)) says how good that step was: the loss of the stepped judge on a small meta set that
-looks like the target. How does it change with each weight? What the weights do not move is held
-fixed: θ, the judgments and Adam's averages.
+looks like the target. How does it change with each weight? We look one step ahead and no further:
+θ, the judgments and Adam's averages from before the step do not depend on a.
 
     ∂L_meta/∂a_i = ⟨∂θ'/∂a_i, v⟩               chain rule, with v = ∇L_meta(θ')
                  = −η ⟨(∂U/∂g) ∇ℓ_i(θ)/B, v⟩   since ∂g/∂a_i = ∇ℓ_i(θ)/B
                  = −(η/B) ⟨∇ℓ_i(θ), ṽ⟩         with ṽ = (∂U/∂g)ᵀ v
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
-η/B is positive and the same for every pair, so only s_i is kept: where s_i > 0, a larger weight
-would have made the step better for the meta set, and the weight grows. It is cheap. v is one
-backward pass over the meta judgments. Adam works coordinate by coordinate, so ∂U/∂g is a vector of
-factors. And the ∇ℓ_i(θ) are the parts that g is the sum of: the inner step computes them pair by
-pair and keeps them, a matrix of [B, P] numbers for P trained parameters; s is that matrix times ṽ.
-Nothing second-order passes through the model. s is checked against brute force by test_18_... in
-tests/test_grpo_checks.py.
+η/B is positive and the same for every pair, so we keep s_i alone: where s_i > 0, a larger weight
+would have made the step better for the meta set, and the weight grows. By default the weight is not
+a factor of the loss but the chance of being drawn (see --apply below). Then s is taken at a_i = 1
+for the pairs that were drawn, and is the reward for having drawn them.
+
+This "hypergradient" is cheap. v is one backward pass over the meta judgments. Adam works coordinate
+by coordinate, so, but for its clip, ∂U/∂g is a vector of factors. The inner step sums up the ∇ℓ_i(θ)
+anyway; it keeps them, a matrix of [B, P] numbers for P trained parameters, and s is that matrix
+times ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...)
+compares s with brute force: nudge a weight, step again, measure L_meta again.
 
 What deviates, on purpose
 -------------------------
@@ -52,9 +55,10 @@ from the textbook's bilevel step:
   * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes
     back to θ, while Adam's averages move on. Without it the judge forgets how to reason before the
     weights know that reasoning pays. The weights learn from the second half of these steps on;
-    before, Adam's averages are too young for ∂U/∂g to mean much.
-  * --apply draw (default): pairs are drawn in proportion to their weight, and the loss is not
-    scaled. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
+    before, Adam's averages are too young for ∂U/∂g to mean much. The judge stands still under every
+    kind of weights, `uniform` too, so that all of them train for equally many steps.
+  * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
+    factor 1. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
     most a factor of 2 by itself, and judgments are spent on those that sink. --uniform-share of the
     draws stays uniform, so that no pair is lost for good.
   * s is divided by its running mean magnitude and clamped to ±3; learned logits stay within ±3.
@@ -62,17 +66,17 @@ from the textbook's bilevel step:
   * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ
     times at θ'. If that leaves less than half of them as an effective sample, the weights stay
     where they are, and the run says so.
-  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not), and leaves out
-    coordinates that no gradient has reached yet.
+  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
   * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says
     nothing here (see above).
 from J1 (2505.11875):
   * --cold-start N puts N supervised steps on the judge's own right judgments in front.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
-domains, P trained parameters, T answer tokens in a pack (kernels/packing.py).
-`torchrun --nproc-per-node K train_bilevel.py ...` shares the batch between K processes; the result
-is the same.
+domains (by default a domain is a value of domain × difficulty × policy), P trained parameters, T
+answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
+shares the batch between K processes; the result is the same. There, what is drawn and learned
+(index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
 """
 import math
 import os
@@ -90,7 +94,7 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
-from kernels import resolve_kernel, sample_logprob, token_logprob, weighted_logprob_loss
+from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
 from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate, load_model, pad_id,
                     softcap_of, stream)
@@ -203,25 +207,26 @@ class Trainer:
         learns = cfg.weights != "uniform"
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each by the judge at θ.
-        index, a = self.weights.draw(stream(cfg.seed, "draw", step))           # both [B]
-        meta_index = self.draw_meta_pairs(step) if learns else []              # [M]
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each
+        #    by the judge at θ.
+        index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] a_i in the loss
+        meta_index = self.draw_meta_pairs(step) if learns else []       # [M]
         groups, meta_groups = self.judge_pairs(index, meta_index, step)
-        advantage = group_advantage(rewards_of(groups))                        # [B, G]
+        advantage = group_advantage(rewards_of(groups))                 # [B, G]
         stats = judgment_statistics(groups, judge)
         self.weights.observe(index, stats)
         if learns:
             meta_batch = make_batch(judge, meta_groups, leave_one_out(rewards_of(meta_groups)))
-            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ of each  [M·G]
+            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ  [M·G]
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
         batch = make_batch(judge, groups, advantage, pair_by_pair=learns)
         if learns:
-            loss, gradients = pair_gradients(judge, parameters, batch, a)      # ∇ℓ_i(θ) [B, P]; g in parameters.grad
+            loss, gradients = pair_gradients(judge, parameters, batch, a)          # ∇ℓ_i(θ)  [B, P]
         else:
-            loss = batch_gradient(judge, parameters, batch, a)                 # the same g; nobody asks for its parts
+            loss = batch_gradient(judge, parameters, batch, a)      # the same g, without its parts
         self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
         self.adam.step()
         timer.lap("gradient")
@@ -229,16 +234,16 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)      # ∇L_meta(θ')  [P]
-            v_tilde = self.adam.jacobian_transpose(v)                                       # (∂U/∂g)ᵀ v  [P]
-            s = gather(gradients @ v_tilde)                                                 # ⟨∇ℓ_i(θ), ṽ⟩  [B]
+            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)   # ∇L_meta(θ')
+            v_tilde = self.adam.jacobian_transpose(v)                                    # (∂U/∂g)ᵀ v
+            s = gather(gradients @ v_tilde).cpu()                                        # ⟨∇ℓ_i(θ), ṽ⟩
             self.must_be_finite(float(s.sum()), step, index, theta)
+            mixed = gather((advantage != 0).any(1))     # [B] pairs whose judgments earned different rewards
             share = effective_share(importance, meta_batch)
             if share < MIN_EFFECTIVE_SHARE:
-                say_gate_closed(step, share)
+                warn_of_small_share(step, share)
             elif grpo_step >= cfg.freeze_judge_steps / 2:
-                informed = gather((advantage != 0).any(1))                                  # [B]
-                self.weights.update(index, s, informed)
+                self.weights.update(index, s, mixed)
             outer = {
                 "meta_reward": mean(gather(rewards_of(meta_groups).mean(1)).tolist()),
                 "meta_grad_norm": float(v.norm()),
@@ -246,11 +251,14 @@ class Trainer:
             }
             if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
                 outer |= check_hypergradient(self, theta, v, gradients, meta_batch, meta_logprob)
+
+        # 4. While the weights make up their mind, the judge only looks at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
             parameters.set(theta)
         timer.lap("outer")
 
-        return {**self.step_metrics(step, loss, stats), **outer, **self.weight_metrics(), "seconds": timer.laps}
+        metrics = self.step_metrics(step, loss, stats)
+        return {**metrics, **outer, **self.weight_metrics(), "seconds": timer.laps}
 
     def draw_meta_pairs(self, step):
         """Indices of M meta pairs, all different."""
@@ -299,7 +307,7 @@ class Trainer:
                         "try a smaller --lr or --clip-grad")
 
 
-def say_gate_closed(step, share):
+def warn_of_small_share(step, share):
     if RANK == 0:
         tqdm.write(f"step {step}: the weights learn nothing, θ' judges too differently from θ (effective share {share:.2f} of "
                    f"the meta judgments, less than {MIN_EFFECTIVE_SHARE}); if this goes on, try a smaller --lr")
@@ -310,8 +318,8 @@ def say_gate_closed(step, share):
 def reward(pair, text):
     """What a judgment earns: 1 if its verdict names the program that passed, else 0, also for one without a verdict.
 
-    text: the judgment, or "" if it was cut off: it earns what silence earns.
-    This is the place for another reward, such as partial credit or a penalty; nothing takes it for a truth value.
+    text: the judgment; "" for one that was cut off before its end.
+    This is the place for another reward. Any number will do: partial credit, a penalty.
     """
     return 1.0 if parse_verdict(text) == pair.right else 0.0
 
@@ -341,8 +349,9 @@ class Batch:
     packs: list                # kernels.packing.Pack, T answer tokens each
     n_pairs: int               # B, of this process
     n_all: int                 # of all processes
+    group: int                 # G
     advantage: torch.Tensor    # [B·G]
-    scale: torch.Tensor        # [] 1 / (G · max_new_tokens)
+    token_weight: torch.Tensor # [] 1 / (G · max_new_tokens)
 
 
 def make_batch(judge, groups, advantage, pair_by_pair=False):
@@ -359,8 +368,9 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
         packs=packs,
         n_pairs=len(groups),
         n_all=sum(gather([len(groups)])),
+        group=advantage.shape[1],
         advantage=advantage.flatten().to(cfg.device),
-        scale=torch.tensor(1 / (advantage.shape[1] * cfg.max_new_tokens), device=cfg.device),
+        token_weight=torch.tensor(1 / (advantage.shape[1] * cfg.max_new_tokens), device=cfg.device),
     )
 
 
@@ -383,7 +393,7 @@ def pair_losses(judge, pack, batch):
     """
     logp = judge.score(pack)                                                             # [T]
     f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                    # [T]
-    by_judgment = sample_logprob(f, pack.sample, len(batch.advantage), token_weight=batch.scale)    # [B·G]
+    by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.token_weight)    # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
@@ -393,28 +403,28 @@ def pair_gradients(judge, parameters, batch, a):
     batch: made pair by pair; a: [B] the weights of the pairs of all processes. A backward pass for each pair instead of one
     for many, and B·P numbers kept: that is all that the hypergradient costs at θ.
     """
-    a = here(a).to(parameters.theta)
-    losses = torch.zeros_like(a)
-    gradients = torch.zeros(batch.n_pairs, len(parameters.theta), device=a.device, dtype=a.dtype)
+    a_here = here(a).to(parameters.theta)  # of its dtype and on its device
+    losses = torch.zeros_like(a_here)
+    gradients = parameters.theta.new_zeros(batch.n_pairs, len(parameters.theta))
     for pack in batch.packs:
-        i = int(pack.sample[0]) * batch.n_pairs // len(batch.advantage)  # its pair
+        i = int(pack.sample[0]) // batch.group  # its pair
         loss = pair_losses(judge, pack, batch)[i]
         parameters.grad.zero_()
         loss.backward()
         gradients[i] = parameters.grad
         losses[i] = loss.detach()
-    parameters.grad.copy_(a @ gradients / batch.n_all)
+    parameters.grad.copy_(a_here @ gradients / batch.n_all)
     all_sum(parameters.grad)
-    return float(all_sum(a @ losses / batch.n_all)), gradients
+    return float(all_sum(a_here @ losses / batch.n_all)), gradients
 
 
 def batch_gradient(judge, parameters, batch, a):
     """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss. a: [B] the weights of all processes' pairs."""
-    a = here(a).to(parameters.theta)
-    total = torch.zeros(1, device=a.device)
+    a_here = here(a).to(parameters.theta)
+    total = torch.zeros(1, device=a_here.device)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss = (a * pair_losses(judge, pack, batch)).sum() / batch.n_all
+        loss = (a_here * pair_losses(judge, pack, batch)).sum() / batch.n_all
         loss.backward()
         total += loss.detach()
     all_sum(parameters.grad)
@@ -423,7 +433,7 @@ def batch_gradient(judge, parameters, batch, a):
 
 # ---------------------------------------------------------------- the meta loss and its gradient v
 
-def meta_losses(judge, pack, batch, logprob):
+def meta_loss_of_pack(judge, pack, batch, logprob):
     """What one pack adds to L_meta, and the importance w [M·G] of its judgments (0 for those of other packs).
 
         L_meta(θ') = −(1/M) Σ_i Σ_k w_k A_k / (G · max_new_tokens),   w_k = π_θ'(judgment k) / π_θ(judgment k)
@@ -432,11 +442,11 @@ def meta_losses(judge, pack, batch, logprob):
     gradient is the policy gradient, ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
     """
     logp = judge.score(pack)                                                                 # [T]
-    now = sample_logprob(logp, pack.sample, len(logprob), dtype=torch.float64)               # [M·G]
+    now = sum_by_sample(logp, pack.sample, len(logprob), dtype=torch.float64)               # [M·G]
     w = torch.zeros_like(now)
     scored = pack.sample.unique()
     w[scored] = (now - logprob)[scored].exp()
-    return -(w * batch.advantage).sum() * batch.scale / batch.n_all, w.detach()
+    return -(w * batch.advantage).sum() * batch.token_weight / batch.n_all, w.detach()
 
 
 def meta_gradient(judge, parameters, batch, logprob):
@@ -444,7 +454,7 @@ def meta_gradient(judge, parameters, batch, logprob):
     importance = torch.zeros_like(logprob)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss, w = meta_losses(judge, pack, batch, logprob)
+        loss, w = meta_loss_of_pack(judge, pack, batch, logprob)
         loss.backward()
         importance += w
     return all_sum(parameters.grad).clone(), importance
@@ -462,7 +472,7 @@ def logprob_of_judgments(judge, groups, batch):
         return torch.tensor(sampled, dtype=torch.float64, device=batch.advantage.device)
     total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=batch.advantage.device)
     for pack in batch.packs:
-        total += sample_logprob(judge.score(pack), pack.sample, len(total), dtype=torch.float64)
+        total += sum_by_sample(judge.score(pack), pack.sample, len(total), dtype=torch.float64)
     return total
 
 
@@ -568,8 +578,8 @@ class Adam:
         if cfg.jacobian == "exact":
             numerator = self.exp_avg * (1 - cfg.beta2) * self.clipped_grad()
             D = D - numerator / (c1 * c2 * q * (q + cfg.adam_eps) ** 2)
-        # Where q = 0 no gradient has ever arrived (LoRA's A while B = 0), so ∇ℓ_i is 0 there and s does not depend on ṽ.
-        # These coordinates are dropped: D would be 1/ε, and they would be all of the direction.
+        # Where q = 0 no gradient has arrived yet (LoRA's A while B = 0): ∇ℓ_i is 0 there and adds
+        # nothing to s, but the exact D would be 0/0.
         v_tilde = torch.where(q > 0, D * v, 0.0)
         if self.clipped:
             unit = self.raw_grad / self.grad_norm
@@ -587,10 +597,12 @@ class DataWeights:
         instance   z_i = ω_domain(i) + ω_i              pooled evidence first, a pair's own as it comes in
         net        z_i = MLP(what the last visit of i showed)
 
-        draw       p_i = (1−f)·softmax(z)_i + f/N,  a_i = N·p_i      a_i is the chance of being drawn, and not in the loss
-        scale      a_i = N·softmax(z)_i (domain) or 2σ(z_i) over its mean (instance, net)         in front of the loss
+        draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N     p_i is the chance of being drawn
+        scale      a_i = N·softmax(z)_i (domain), or                 a_i is a factor of the loss
+                   2σ(z_i) over its mean (instance, net)
 
-    with f = --uniform-share. Every logit stays within ±BOUND; those of a pair and a domain that were not visited stay put.
+    with f = --uniform-share. Every learned number stays within ±BOUND; that of a pair or a domain
+    that was not visited stays where it is. (uniform takes the place of a_i = 1 by --shuffle-weights.)
     """
     BOUND = 3.0
     FEATURES = ("visited", "reward", "variance", "nll", "tokens", "verdict_nll")  # of the network
@@ -606,7 +618,7 @@ class DataWeights:
         self.net_adam = torch.optim.Adam(self.net.parameters(), lr=cfg.net_lr)
         self.magnitude = 0.0  # running mean of |s|
         self.visits = torch.zeros(len(pairs), dtype=torch.long)
-        self.informed = torch.zeros(len(pairs), dtype=torch.long)  # visits that could teach something
+        self.informed = torch.zeros(len(pairs), dtype=torch.long)  # visits that moved ω
         self.fixed = shuffled_weights(len(pairs), cfg) if cfg.shuffle_weights else torch.ones(len(pairs))
 
     def logits(self):
@@ -640,7 +652,7 @@ class DataWeights:
         return (total / torch.bincount(self.domain_id)).tolist()
 
     def draw(self, generator):
-        """A batch: indices of B different pairs, and the weight of each in the loss, both [B]."""
+        """B different pairs, and the factor of each in the loss: [B], [B]. Drawn by weight, it is 1."""
         a = self.weights()
         size = min(self.cfg.batch, len(a))
         if self.cfg.apply == "draw":
@@ -655,27 +667,27 @@ class DataWeights:
         self.features[index] = torch.stack(columns, 1)
         self.visits[index] += 1
 
-    def update(self, index, s, informed):
+    def update(self, index, s, mixed):
         """Move ω so that pairs with s_i > 0 count more.
 
-        index, s, informed: [B] the pairs of the step, their s, and which of them had judgments of different rewards.
+        index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
+        different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
 
-        Only the sign and the relative size of s are trusted: it is divided by its running mean magnitude and clamped to ±3.
-        Then ω climbs J, in which s is a constant:
+        Only the sign and the relative size of s are trusted: it is divided by its running mean
+        magnitude and clamped to ±3. Then ω climbs J, in which s is a constant:
 
-            draw     J = Σ_i s_i log p_i, an unbiased step on the expected s of a drawn pair (p without its uniform share)
+            draw     J = Σ_i s_i log p_i     the score-function estimate: s_i is the reward of the draw
             scale    J = Σ_i s_i a_i
 
-        Tables leave out the normaliser of the softmax, which would move every row: only visited rows shall move.
+        Two liberties: p is taken without its uniform share, and the tables leave out the softmax's
+        normaliser, which would move every row at every step.
         """
-        if not s.any():
+        if not mixed.any():
             return
-        self.informed[index[informed]] += 1
-        if not informed.any():
-            return
-        mean = float(s[informed].abs().mean())
-        self.magnitude = 0.8 * self.magnitude + 0.2 * mean if self.magnitude else mean
-        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * informed        # [B]
+        self.informed[index[mixed]] += 1
+        size = float(s[mixed].abs().mean())
+        self.magnitude = 0.8 * self.magnitude + 0.2 * size if self.magnitude else size
+        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * mixed           # [B]
         if self.cfg.weights == "net":
             self.update_network(index, unit_s)
         else:
@@ -802,10 +814,10 @@ class Judge:
         completions = generate(self.model, prompts, uniforms, self.cfg.temperature, self.ends, self.pad)
         groups = []
         for k, (pair, prompt) in enumerate(zip(pairs, prompts)):
-            groups.append(self.group(pair, prompt, completions[k * n:(k + 1) * n]))
+            groups.append(self.as_group(pair, prompt, completions[k * n:(k + 1) * n]))
         return groups
 
-    def group(self, pair, prompt, completions):
+    def as_group(self, pair, prompt, completions):
         texts = [self.decode(completion) for completion in completions]
         decided = [text if completion.finished else "" for text, completion in zip(texts, completions)]
         verdicts = [parse_verdict(text) for text in decided]
@@ -847,7 +859,7 @@ class Judge:
         verdicts = [self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False).input_ids for pair in pairs]
         total = torch.zeros(len(pairs))
         for pack in make_packs(prompts, verdicts, self.pad, self.cfg.micro_tokens, self.cfg.device):
-            total -= sample_logprob(self.score(pack), pack.sample, len(pairs)).cpu()
+            total -= sum_by_sample(self.score(pack), pack.sample, len(pairs)).cpu()
         return total
 
 
@@ -885,7 +897,7 @@ def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
     parameters = trainer.parameters
     s_of_half = []
     number = here(torch.arange(meta_batch.n_all, device=theta.device))                       # of the pairs here
-    number = number.repeat_interleave(len(meta_batch.advantage) // meta_batch.n_pairs)       # of their judgments' pairs
+    number = number.repeat_interleave(meta_batch.group)       # of their judgments' pairs
     for half in (0, 1):
         own = 2 * meta_batch.advantage * (number % 2 == half)  # twice: the mean is still over all pairs
         v_half, _ = meta_gradient(judge, parameters, replace(meta_batch, advantage=own), meta_logprob)
@@ -910,7 +922,7 @@ def meta_loss(judge, batch, logprob):
     """L_meta at the parameters as they are."""
     total = torch.zeros(1, dtype=torch.float64, device=logprob.device)
     for pack in batch.packs:
-        total += meta_losses(judge, pack, batch, logprob)[0]
+        total += meta_loss_of_pack(judge, pack, batch, logprob)[0]
     return float(all_sum(total))
 
 
@@ -950,12 +962,12 @@ def supervised_gradient(judge, parameters, batch, a):
 
     Returns that loss. batch: its advantages are 1 for kept judgments and 0 for the others; a: [B] of all processes.
     """
-    a = here(a).to(batch.advantage)
-    weight = a.repeat_interleave(len(batch.advantage) // batch.n_pairs) * batch.advantage      # [B·G]
+    a_here = here(a).to(batch.advantage.device)
+    weight = a_here.repeat_interleave(batch.group) * batch.advantage                          # [B·G]
     total = torch.zeros(1, device=weight.device)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss, _ = judge.weighted_loss(pack, weight, batch.scale)
+        loss, _ = judge.weighted_loss(pack, weight, batch.token_weight)
         (loss / batch.n_all).backward()
         total += loss.detach() / batch.n_all
     all_sum(parameters.grad)
@@ -979,7 +991,7 @@ def read_or_make_traces(trainer, path):
     groups = []
     for k, pair in enumerate(trainer.train_pairs):
         completions = [completion_of(row) for row in rows[k * cfg.group:(k + 1) * cfg.group]]
-        groups.append(judge.group(pair, judge.prompt_ids(pair), completions))
+        groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
     kept = torch.tensor([row["kept"] for row in rows]).view(-1, cfg.group)
     n_kept = int(kept.sum())
     n_second = sum(WAIT in row["text"] for row in rows if row["kept"])
@@ -1005,20 +1017,24 @@ def make_traces(judge, numbered_pairs):
         some = numbered_pairs[start:start + cfg.batch]
         streams = [stream(cfg.seed, "cold start", number) for number, _ in some]
         groups = judge.rollout([pair for _, pair in some], streams, cfg.group)
-        think_again(judge, groups, [stream(cfg.seed, "second thought", number) for number, _ in some])
-        for group in groups:
-            rows.append([trace_row(group.pair, c, judge.decode(c), cfg) for c in group.completions])
+        streams = [stream(cfg.seed, "second thought", number) for number, _ in some]
+        for group in think_again(judge, groups, streams):
+            rows.append([trace_row(group, k, cfg) for k in range(cfg.group)])
     return rows
 
 
-def trace_row(pair, completion, text, cfg):
-    is_right = parse_verdict(text, completion.finished) == pair.right
-    kept = is_right and len(completion.ids) <= cfg.max_new_tokens
-    return {"instance_id": pair.instance_id, "kept": kept, "text": text, **asdict(completion)}
+def trace_row(group, k, cfg):
+    """Judgment k of a group as a row of cold_start.jsonl."""
+    completion = group.completions[k]
+    kept = group.verdicts[k] == group.pair.right and len(completion.ids) <= cfg.max_new_tokens
+    return {"instance_id": group.pair.instance_id, "kept": kept, "text": group.texts[k], **asdict(completion)}
 
 
 def think_again(judge, groups, streams):
-    """Let every finished judgment with a wrong verdict go on after a WAIT, so that reflection is in the data (J1, section 3)."""
+    """The groups, in which every finished judgment with a wrong verdict has gone on after a WAIT.
+
+    So reflection is in the data (J1, section 3). What no longer fits into the context stays as it is.
+    """
     cfg = judge.cfg
     wrong = []  # (group, k) of the judgments
     uniforms = []
@@ -1030,7 +1046,7 @@ def think_again(judge, groups, streams):
                 wrong.append((group, k))
                 uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
     if not wrong:
-        return
+        return groups
     prompts = [think_on(judge.tokenizer, group.prompt, group.completions[k]) for group, k in wrong]
     more = generate(judge.model, prompts, torch.stack(uniforms), cfg.temperature, judge.ends, judge.pad)
     for (group, k), prompt, second in zip(wrong, prompts, more):
@@ -1042,6 +1058,7 @@ def think_again(judge, groups, streams):
             logprob_sampled=first.logprob_sampled + second.logprob_sampled,
             self_certainty=first.self_certainty + second.self_certainty,
         )
+    return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
 
 
 # ---------------------------------------------------------------- a run: its folder, its evaluations, its loop
@@ -1187,7 +1204,8 @@ class Run:
         # Rows after the checkpoint will be made again, the same.
         self.metrics = [row for row in read_rows(self.out / "metrics.jsonl") if row["step"] <= self.step]
         self.transcripts = [row for row in read_rows(self.out / "transcripts.jsonl") if row["step"] <= self.step]
-        print0(f"{self.out}: going on from step {self.step}")
+        print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; changes of the "
+               "code are not noticed: after one, give another --out)")
 
     def pair_ids(self):
         splits = {"training": self.trainer.train_pairs, "meta": self.trainer.meta_pairs, self.cfg.eval_split: self.eval_pairs}
@@ -1245,7 +1263,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     if closed:
         print(f"in {len(closed)} of {len(metrics) - 1} steps the weights learned nothing: θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
-    print(f"{never} of {len(weight_rows)} pairs never had judgments of both kinds: nothing of their own was learned about them")
+    print(f"{never} of {len(weight_rows)} pairs never moved a weight: not drawn since weights are learned, or all of their "
+          "judgments earned the same")
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")

@@ -30,7 +30,7 @@ import train_bilevel as tb  # noqa: E402
 from data.judge import judge_prompt, parse_verdict  # noqa: E402
 from data.pairs import read_pairs  # noqa: E402
 from data.rows import TINY  # noqa: E402
-from kernels import sample_logprob  # noqa: E402
+from kernels import sum_by_sample  # noqa: E402
 
 ROUNDS = 12
 PARTS = ("rollout", "gradient", "outer")
@@ -197,7 +197,7 @@ class BettyInner:
         for pack, old_logp in zip(batch.packs, self.old_logp):
             ratio = (self.judge.score(pack) - old_logp).exp()
             f = -ratio * batch.advantage[pack.sample]
-            by_judgment = sample_logprob(f, pack.sample, len(batch.advantage), token_weight=batch.scale)
+            by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.token_weight)
             losses = losses + by_judgment.view(batch.n_pairs, -1).sum(1)
         return (self.weights.a * losses).sum() / batch.n_pairs
 

@@ -3,9 +3,9 @@ from kernels.weighted_logprob import (
     IGNORE,
     Statistics,
     resolve_kernel,
-    sample_logprob,
+    sum_by_sample,
     token_logprob,
     weighted_logprob_loss,
 )
 
-__all__ = ["IGNORE", "Statistics", "resolve_kernel", "sample_logprob", "token_logprob", "weighted_logprob_loss"]
+__all__ = ["IGNORE", "Statistics", "resolve_kernel", "sum_by_sample", "token_logprob", "weighted_logprob_loss"]

@@ -1,7 +1,7 @@
 """Per-token log-probabilities of a language model's head, without the [T, V] logits.
 
     token_logprob          log π(target_t) for every token, with its gradient and its tangent
-    sample_logprob         sums over the tokens of each sample, the same bits on every run
+    sum_by_sample         sums over the tokens of each sample, the same bits on every run
     weighted_logprob_loss  the loss ℓ_i of every sample and the weighted total Σ_i a_i ℓ_i
 
 The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what can
@@ -95,7 +95,7 @@ IGNORE = -100  # target or sample id of a token that is not scored
 # The torch path holds up to three float32 tiles: 256 MiB / (12 bytes · 8192) = 2730 words, cut to 2560.
 WORKSPACE_BYTES = 256 * 2**20
 
-TABLE_CELLS = 2**24  # of sample_logprob's tables: 64 MiB in float32
+TABLE_CELLS = 2**24  # of sum_by_sample's tables: 64 MiB in float32
 
 # Words of the vocabulary in a split. Fewer make more partial results, more leave processors idle at the end.
 SPLIT = 1024
@@ -189,7 +189,7 @@ def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=N
     return output.logp
 
 
-def sample_logprob(logp, sample, n_samples, *, token_weight=None, dtype=None):
+def sum_by_sample(logp, sample, n_samples, *, token_weight=None, dtype=None):
     """Σ_t∈i u_t logp_t for every sample i: [n_samples], with the same bits on every run.
 
         logp    −1 −2 −3 −4 −5
@@ -259,7 +259,7 @@ def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=
 
     logp = token_logprob(hidden, head, target, bias=bias, temperature=temperature, softcap=softcap,
                          kernel=kernel)                                     # [T]
-    loss = -sample_logprob(logp, sample, len(weight), token_weight=token_weight)  # [n_samples]
+    loss = -sum_by_sample(logp, sample, len(weight), token_weight=token_weight)  # [n_samples]
     weight = weight.to(loss.dtype)
     counted = loss.masked_fill((weight == 0) & loss.isinf(), 0)  # 0 · inf would be NaN
     return (weight * counted).sum(), loss

@@ -479,7 +479,7 @@ def test_13_generated_ids_are_trained_on(trainer):
     groups = []
     for pair in here.train_pairs[:2]:
         completions = [Completion(letters, -1.0, False), Completion(letters[:4], -1.0, False)]
-        groups.append(judge.group(pair, judge.prompt_ids(pair), completions))
+        groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
     batch = tb.make_batch(judge, groups, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     seen = 0
     for pack in batch.packs:
@@ -633,7 +633,7 @@ def judgment_logprobs(judge, batch):
 def meta_loss(judge, batch, sampled):
     """L_meta = −(1/M) Σ_i Σ_k A_k π(k)/π_θ(k) / (G · limit). sampled: log π_θ(k) [M·G]."""
     ratio = (judgment_logprobs(judge, batch) - sampled).exp()
-    return -(batch.advantage * ratio).sum() * batch.scale.double() / batch.n_pairs
+    return -(batch.advantage * ratio).sum() * batch.token_weight.double() / batch.n_pairs
 
 
 def adam_direction(g, exp_avg, exp_avg_sq, t, cfg, q=None):

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kernels import IGNORE, bench, resolve_kernel, sample_logprob, token_logprob, weighted_logprob_loss  # noqa: E402
+from kernels import IGNORE, bench, resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss  # noqa: E402
 from kernels import weighted_logprob as module  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -664,55 +664,55 @@ def test_sample_sums_are_those_of_a_loop(dtype, cells, monkeypatch):
     sample[sample == 4] = 5
     u = torch.rand(200, generator=g, dtype=torch.float64)
     expected = torch.stack([(logp.double() * u)[sample == i].sum() for i in range(10)])
-    found = sample_logprob(logp, sample, 10, token_weight=u, dtype=dtype)
+    found = sum_by_sample(logp, sample, 10, token_weight=u, dtype=dtype)
     assert found.dtype == dtype
     assert found[4] == 0
     assert found[9] == 0
     assert_close(found, expected, 1e-5)
-    assert torch.equal(found, sample_logprob(logp, sample, 10, token_weight=u, dtype=dtype))
+    assert torch.equal(found, sum_by_sample(logp, sample, 10, token_weight=u, dtype=dtype))
     inputs = logp.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: sample_logprob(x, sample, 10, token_weight=u), inputs,
+    assert torch.autograd.gradcheck(lambda x: sum_by_sample(x, sample, 10, token_weight=u), inputs,
                                     check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda x: sample_logprob(x * x, sample, 10), inputs)
+    assert torch.autograd.gradgradcheck(lambda x: sum_by_sample(x * x, sample, 10), inputs)
 
 
 def test_the_number_and_size_of_tables_do_not_change_the_bits(monkeypatch):
     g = torch.Generator().manual_seed(2)
     logp = torch.randn(3000, generator=g)
     sample = torch.randint(0, 40, (3000,), generator=g)
-    one = sample_logprob(logp, sample, 40)
+    one = sum_by_sample(logp, sample, 40)
     monkeypatch.setattr(module, "TABLE_CELLS", 1)
-    assert torch.equal(sample_logprob(logp, sample, 40), one)
+    assert torch.equal(sum_by_sample(logp, sample, 40), one)
 
 
 def test_samples_without_tokens_cost_a_number_each(tmp_path):
     logp = torch.randn(8192)
     sample = torch.zeros(8192, dtype=torch.int64)
-    peak = peak_bytes(lambda: sample_logprob(logp, sample, 100_000), tmp_path)
+    peak = peak_bytes(lambda: sum_by_sample(logp, sample, 100_000), tmp_path)
     assert peak < 2 * 2**20  # a [100000, 8192] table would be 3.3 GB
 
 
 def test_sums_in_float64_keep_what_float32_loses():
     logp = torch.tensor([1e8, 1.0, -1e8])
     sample = torch.zeros(3, dtype=torch.int64)
-    assert sample_logprob(logp, sample, 1, dtype=torch.float64).item() == 1.0
-    assert sample_logprob(logp, sample, 1).item() == 0.0
+    assert sum_by_sample(logp, sample, 1, dtype=torch.float64).item() == 1.0
+    assert sum_by_sample(logp, sample, 1).item() == 0.0
 
 
 def test_an_infinite_token_stays_in_its_own_sample():
     logp = torch.tensor([-float("inf"), -1.0, -2.0])
-    sums = sample_logprob(logp, torch.tensor([0, 1, 1]), 3)
+    sums = sum_by_sample(logp, torch.tensor([0, 1, 1]), 3)
     assert sums.tolist() == [-float("inf"), -3.0, 0.0]
 
 
 def test_no_tokens_sum_to_zero():
     none = torch.zeros(0)
     no_ids = torch.zeros(0, dtype=torch.int64)
-    assert sample_logprob(none, no_ids, 3).tolist() == [0, 0, 0]
-    assert sample_logprob(none, no_ids, 0).tolist() == []
+    assert sum_by_sample(none, no_ids, 3).tolist() == [0, 0, 0]
+    assert sum_by_sample(none, no_ids, 0).tolist() == []
     ignored = torch.full((2,), IGNORE)
     logp = torch.ones(2, requires_grad=True)
-    sample_logprob(logp, ignored, 3).sum().backward()
+    sum_by_sample(logp, ignored, 3).sum().backward()
     assert logp.grad.tolist() == [0, 0]
 
 
@@ -721,7 +721,7 @@ def test_no_tokens_sum_to_zero():
 def test_a_token_weight_may_be_one_number_for_all(token_weight, ignored):
     logp = torch.tensor([-1.0, -2.0, -3.0, -4.0])
     sample = torch.tensor([0, 1, 1, IGNORE if ignored else 1])
-    found = sample_logprob(logp, sample, 2, token_weight=token_weight)
+    found = sum_by_sample(logp, sample, 2, token_weight=token_weight)
     assert found.tolist() == [-0.5, -2.5 if ignored else -4.5]
 
 
@@ -738,7 +738,7 @@ def test_lengths_that_do_not_fit_are_an_error(change):
     p = problem(5, 16, 20)
     arguments = {"sample": torch.zeros(5, dtype=torch.int64), "token_weight": None} | change
     with pytest.raises(ValueError, match="expected"):
-        sample_logprob(torch.zeros(5), arguments["sample"], 2, token_weight=arguments["token_weight"])
+        sum_by_sample(torch.zeros(5), arguments["sample"], 2, token_weight=arguments["token_weight"])
     with pytest.raises(ValueError, match="expected"):
         weighted_logprob_loss(p.hidden, p.head, p.target, arguments["sample"], torch.ones(2),
                               token_weight=arguments["token_weight"])
@@ -747,7 +747,7 @@ def test_lengths_that_do_not_fit_are_an_error(change):
 @pytest.mark.parametrize("bad", [3, -1])
 def test_sample_ids_out_of_range_are_an_error(bad):
     with pytest.raises(ValueError, match="sample id"):
-        sample_logprob(torch.zeros(2), torch.tensor([0, bad]), 3)
+        sum_by_sample(torch.zeros(2), torch.tensor([0, bad]), 3)
 
 
 # ---------------------------------------------------------------- choices and errors

@@ -305,7 +305,7 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
     assert f"next: python select.py --problems {cfg.problems[0]} --labelled {cfg.labelled}" in printed
     assert f"--judge {out / 'judge'}" in printed
     never = sum(not row["informed"] for row in rows)
-    assert f"{never} of {len(rows)} pairs never had judgments of both kinds" in printed
+    assert f"{never} of {len(rows)} pairs never moved a weight" in printed
 
 
 def test_the_judge_stays_while_it_is_frozen(trainer):
