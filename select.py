@@ -363,7 +363,8 @@ class LocalJudge:
         seconds = round((time.monotonic() - begun) / len(calls), 4)
         for k, completion in zip(fitting, completions):
             ids = completion.ids[:-1] if completion.finished else completion.ids
-            answers[k] = {"text": self.tokenizer.decode(ids), "tokens": len(completion.ids),
+            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            answers[k] = {"text": text, "tokens": len(completion.ids),
                           "finished": completion.finished, "seconds": seconds}
         return answers
 
@@ -412,8 +413,7 @@ class LocalJudge:
             return [refused(reason) for _ in calls]
         prompts = []
         for call in calls:
-            text = [call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT]
-            prompts.append(encode(self.tokenizer, "\n".join(text)))
+            prompts.append(encode(self.tokenizer, pointwise_prompt(call)))
         answers = [self.refusal(prompt, new_tokens=0) for prompt in prompts]
         fitting = [k for k, answer in enumerate(answers) if answer is None]
         if fitting:
@@ -465,6 +465,11 @@ class ServedJudge:
 IS_CORRECT = "Is this correct? Answer Yes or No.\n"
 
 
+def pointwise_prompt(call):
+    """What a judge reads that rates one program without a rival."""
+    return "\n".join([call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT])
+
+
 def refused(reason):
     """The answer of a judge that cannot judge this."""
     return {"text": "", "tokens": 0, "finished": False, "seconds": 0.0, "refused": reason}
@@ -486,8 +491,10 @@ JUDGMENT_KEY = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "pr
 
 def judgment_key(judge, call):
     """What a judgment is filed under. Which method wants it is not part of it."""
-    code_b = call.b["code"] if call.b else ""
-    text = judge_prompt(call.problem, call.a["code"], code_b, chat=True) + WAIT * call.wait
+    if call.b is None:
+        text = pointwise_prompt(call)
+    else:
+        text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat=True) + WAIT * call.wait
     prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
     return judge.name, judge.settings, *call.key, prompt
 

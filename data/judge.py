@@ -30,6 +30,9 @@ def judge_prompt(problem, code_a, code_b, chat=False):
         B:
         def f(x): ...
 
+    A plain model reads no instructions: it must know the task from its training, as the tiny world's judge does, which was
+    pretrained on exactly these words (data/tiny/pretrain.py).
+
     No program can end its block: a fence is longer than any in the programs, and where a program has a line that looks
     like one of the prompt's own, a plain model sees fences, too.
     """
