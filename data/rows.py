@@ -1,4 +1,4 @@
-"""JSON Lines between the stages: one object a row, UTF-8, append-only. The rows, shortened, from the tiny world:
+"""JSON Lines between the stages: one object a row, UTF-8, new rows at the end. The rows, shortened, from the tiny world:
 
     problems.jsonl         {"problem_id": "tiny/test/2", "split": "test", "domain": "reviewed", "difficulty": "medium",
                             "prompt": "Steps: sort down, add one, small.\\n8186 -> 2\\n", "starter_code": "def f(x):\\n",
@@ -14,12 +14,13 @@
                             "tests_total": 8, "detail": "public test 1: expected [2], got [0]", "seconds": 0.016,
                             "public_passed": false, "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
       train_bilevel.py
-    judge/, weights.jsonl  {"instance_id": "tiny/train/84:strong-1>strong-0", "problem_id": "tiny/train/84",
-                            "candidate_ids": [...], "policy": "strong", "group": "reviewed × hard × strong",
-                            "weight": 2.31, "visits": 7, "informed": 5}
+    judge/, weights.jsonl  {"instance_id": "tiny/train/0:weak-0>weak-7", "problem_id": "tiny/train/0",
+                            "candidate_ids": ["weak-0", "weak-7"], "policy": "weak", "weight": 0.43,
+                            "group": "reviewed × medium × weak", "visits": 10, "informed": 5}
       select.py
     selections.jsonl       {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8,
-                            "candidate_id": "strong-1", "passed": 1.0, "votes": {...}, "judge_tokens": 612}
+                            "candidate_id": "strong-1", "passed": 1.0, "judge_calls": 6, "judge_tokens": 240,
+                            "votes": {"strong-0": [2, 4], "strong-1": [4, 4], "strong-7": [0, 4]}}
 
 `passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
 A problem may add

@@ -391,10 +391,11 @@ def check_selections(runs):
 
 # ---------------------------------------------------------------- the README's commands
 
-def test_every_command_in_the_readme_parses():
+@pytest.mark.parametrize("document, least", [("README.md", 5), ("docs/RESULTS.md", 3)])
+def test_every_command_in_the_documents_parses(document, least):
     """`...` stands for file names there. Commands without flags are left to the other tests."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, re.S | re.M)
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     seen = Counter()
     for line in lines:
@@ -404,5 +405,4 @@ def test_every_command_in_the_readme_parses():
             flags = shlex.split(called[2].replace("...", "x.jsonl"), comments=True)
             parse(stage.Settings, stage.__doc__, flags)
             seen[called[1]] += 1
-    assert set(seen) == set(STAGES)
-    assert seen.total() >= 9
+    assert seen.total() >= least
