@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
-from data import sandbox, wire  # noqa: E402
-from data.compare import digestible, same_text, same_value  # noqa: E402
+from data.sandbox import wire  # noqa: E402
+from data.sandbox.compare import digestible, same_text, same_value  # noqa: E402
+from data.sandbox.zygote import number as number_of_call  # noqa: E402
 
 SCRIPT = ROOT / "execute.py"
 sys.set_int_max_str_digits(0)  # rows may hold long integers
@@ -719,7 +720,7 @@ def test_a_zygote_that_dies_is_replaced(tmp_path):
         time.sleep(0.01)
         if len(read_whole(tmp_path / "l.jsonl")) <= 5 * killed:
             continue
-        zygotes = [pid for pid, (parent, line) in table_of_processes().items() if parent == supervisor.pid and b"sandbox.main" in line]
+        zygotes = [pid for pid, (parent, line) in table_of_processes().items() if parent == supervisor.pid and b"zygote.main" in line]
         if zygotes:
             os.kill(zygotes[0], signal.SIGKILL)
             killed += 1
@@ -785,8 +786,8 @@ POWERLESS = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admi
 
 
 def copy_project(home):
-    (home / "data").mkdir()
-    for file in (SCRIPT, *(ROOT / "data").glob("*.py")):
+    (home / "data" / "sandbox").mkdir(parents=True)
+    for file in (SCRIPT, *(ROOT / "data").glob("*.py"), *(ROOT / "data" / "sandbox").glob("*.py")):
         shutil.copy(file, home / file.relative_to(ROOT))
 
 
@@ -965,5 +966,5 @@ def test_sockets_of_known_kinds_only_and_no_memory_that_is_not_counted(tmp_path)
             if libc.syscall(NUMBERS[0], 0x10000000 | 17, 0, 0, 0, 0) >= 0 or libc.syscall(NUMBERS[1], flags, 88) >= 0:
                 return 0
             return a
-        """.replace("NUMBERS", str([sandbox.number("clone"), sandbox.number("clone3")]))
+        """.replace("NUMBERS", str([number_of_call("clone"), number_of_call("clone3")]))
     assert verdicts(tmp_path, [call([1], 1)], kinds, memory, namespace) == [True, True, True]
