@@ -14,24 +14,24 @@ Reads problems (their tests) and candidates (their `code`, a whole program). Wri
 Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
 failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`
 problem stops at its first hidden failure, so there tests_passed says how far it came. `call` tests are made in a
-shuffled order. When outputs are equal stands in data/compare.py, what a row may hold in data/rows.py.
+shuffled order. When outputs are equal stands in data/sandbox/compare.py, what a row may hold in data/rows.py.
 
-Three kinds of process:
+Three kinds of process, whose files lie in data/sandbox/:
 
     this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
-    zygote     a fresh Python that forks a box for every run; one or two for each job slot (data/sandbox.py)
-    box        new namespaces, folder, limits and no rights, for one run: of the candidate (data/candidate.py), or of
-               the grader, which knows the tests and compares (data/grading.py)
+    zygote     a fresh Python that forks a box for every run; one or two for each job slot
+    box        new namespaces, folder, limits and no rights, for one run: of the candidate, or of the grader, which
+               knows the tests and compares
 
 The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right.
 The clock of a test runs from the moment when the candidate may start, or the test before has its result, until the
 test has its own. A grader that has only compared data is used for the next candidate as well.
 
 NOT protected against, even so:
-- Tests that run *inside*, in the candidate's process (data/inside.py): `unittest` tests, asserts marked so, and asserts
-  whose values cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules,
-  an == of its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames,
-  trace or audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
+- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and asserts whose values
+  cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules, an == of
+  its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames, trace or
+  audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
 - An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test
   that compares two objects of one class of the candidate's, whose == is then the program's own.
 - A program that imports what does not exist, to have no label rather than a bad one.
@@ -63,14 +63,16 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from data import grading, rows, sandbox
-from data.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
-from data.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
-from data.compare import RULES
+from data import rows
 from data.flags import check_bounds, flag, heading, parse, shard_of
 from data.flags import run as run_command
 from data.rows import UserError
-from data.wire import MAX_OUTPUT, clean, describe
+from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
+from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
+from data.sandbox.compare import RULES
+from data.sandbox.grading import imports_of
+from data.sandbox.wire import MAX_OUTPUT, clean, describe
+from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
 
 # Seconds a test; LiveCodeBench's and BigCodeBench's.
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
@@ -298,7 +300,7 @@ class Tests:
         job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
             test = self.tests[positions[0]]
-            job["inside"] = {"imports": grading.imports_of(test["source"]), "prompt": self.prompt,
+            job["inside"] = {"imports": imports_of(test["source"]), "prompt": self.prompt,
                              "unittest": test["type"] == "unittest"}
         task = {"grade": "again" if again else kind, "positions": positions}
         memory = self.cfg.memory_mb << 20
@@ -503,14 +505,14 @@ def machine_is_loaded(jobs):
 
 def prepare_this_process(cfg):
     """Raise UserError where boxes cannot work; give them a large stack; warn of --unsafe."""
-    if sys.platform != "linux" or sandbox.MACHINE not in sandbox.ARCHITECTURE:
+    if sys.platform != "linux" or MACHINE not in ARCHITECTURE:
         raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
     for folder in visible_folders(cfg):
         if f"{folder}/".startswith("/tmp/") and not cfg.unsafe:
             raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates get a folder of "
                             "their own; use a Python elsewhere, or --unsafe")
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    most = sandbox.MAX_STACK if hard == resource.RLIM_INFINITY else min(sandbox.MAX_STACK, hard)
+    most = MAX_STACK if hard == resource.RLIM_INFINITY else min(MAX_STACK, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
     if cfg.unsafe:
         print("warning: --unsafe: candidates can see and write what their user may", file=sys.stderr)

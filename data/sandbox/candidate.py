@@ -16,8 +16,8 @@ import sys
 import threading
 import types
 
-from data.inside import Inside
-from data.wire import (
+from data.sandbox.inside import Inside
+from data.sandbox.wire import (
     MAX_OUTPUT, PROGRAM, CannotCross, CompileError, OutputLimit, STATUS_OF, describe, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails

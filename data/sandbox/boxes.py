@@ -1,4 +1,4 @@
-"""Zygotes, boxes and graders as execute.py sees them: its side of the wall, of which data/sandbox.py is the other."""
+"""Zygotes, boxes and graders as execute.py sees them: its side of the wall, of which zygote.py is the other."""
 import contextlib
 import json
 import marshal
@@ -38,7 +38,7 @@ class Zygote:
                    "hidden": os.path.realpath(ROOT), "scratch": tempfile.gettempdir()}
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
         command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
-                   "-c", "import sys; sys.path.insert(0, sys.argv.pop()); from data import sandbox; sandbox.main()",
+                   "-c", "import sys; sys.path.insert(0, sys.argv.pop()); from data.sandbox import zygote; zygote.main()",
                    str(theirs.fileno()), json.dumps(options), str(ROOT)]
         environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC",
                        "PYTHONIOENCODING": "utf-8:surrogateescape",
@@ -57,7 +57,7 @@ class Zygote:
         return json.loads(message)
 
     def spawn(self, role, job, files, memory, network=False):
-        """A new box in which one of data/sandbox.py's ROLES does `job`, with these open files.
+        """A new box in which one of zygote.py's ROLES does `job`, with these open files.
 
         network: it gets a loopback of its own, else it can make no socket.
         """

@@ -13,7 +13,7 @@ import sys
 import types
 import weakref
 
-from data.wire import CONTAINERS, PROGRAM, describe, places
+from data.sandbox.wire import CONTAINERS, PROGRAM, describe, places
 
 
 class Refused(BaseException):
