@@ -96,12 +96,13 @@ from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
-from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate, load_model, pad_id,
-                    softcap_of, stream)
+from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate,
+                    load_model, pad_id, softcap_of, stream)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
-MAY_CHANGE = ("steps", "save_every", "micro_tokens", "device")  # settings with which a killed run may go on
+# Settings that may change when a killed run goes on.
+MAY_CHANGE = ("steps", "save_every", "micro_tokens", "device")
 
 
 def tiny_problems():
@@ -121,24 +122,37 @@ class Settings:
     allow_overlap: bool = flag(False, "train although splits share problems")
 
     heading("data weights (outer problem)")
-    weights: str = flag("instance", "what is learned: nothing, a number for each domain or pair, or a network",
-                        choices=["uniform", "domain", "instance", "net"])
-    apply: str = flag("draw", "draw pairs by weight, or scale their loss", choices=["draw", "scale"])
+    weights: str = flag(
+        "instance",
+        "what is learned: nothing, a number for each domain or pair, or a network",
+        choices=["uniform", "domain", "instance", "net"],
+    )
+    apply: str = flag(
+        "draw", "draw pairs by weight, or scale their loss", choices=["draw", "scale"]
+    )
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
     meta_batch: int = flag(48, "M: meta pairs in a step", least=WORLD_SIZE)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
-    instance_lr: float = flag(0.5, "step of a pair's own logit for one visit of normalised s", least=0)
+    instance_lr: float = flag(
+        0.5, "step of a pair's own logit for one visit of normalised s", least=0
+    )
     net_lr: float = flag(0.1, "Adam step of the weight network", above=0)
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
-    freeze_judge_steps: int = flag(30, "first steps in which θ' is only looked at and the judge stays θ", least=0)
+    freeze_judge_steps: int = flag(
+        30, "first steps in which θ' is only looked at and the judge stays θ", least=0
+    )
 
     heading("GRPO (inner problem)")
     steps: int = flag(60, "GRPO steps", least=0)
     batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
     group: int = flag(6, "G: judgments of each pair", least=2)
-    max_new_tokens: int = flag(72, "most tokens of a judgment; also the constant denominator", least=1)
+    max_new_tokens: int = flag(
+        72, "most tokens of a judgment; also the constant denominator", least=1
+    )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
-    cold_start: int = flag(0, "supervised steps in front, on the judge's own right judgments", least=0)
+    cold_start: int = flag(
+        0, "supervised steps in front, on the judge's own right judgments", least=0
+    )
 
     heading("optimizer")
     lr: float = flag(1e-4, "η of the judge", above=0)
@@ -150,24 +164,38 @@ class Settings:
     lora_alpha: float = flag(32.0, "LoRA scale is alpha / rank", above=0)
 
     heading("hypergradient")
-    jacobian: str = flag("frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"])
+    jacobian: str = flag(
+        "frozen", "∂U/∂g of Adam: frozen preconditioner or exact", choices=["frozen", "exact"]
+    )
     check_hypergradient: int = flag(20, "steps between checks of how noisy s is; 0 never", least=0)
 
     heading("controls of the evidence")
-    train_only: list = flag(list, "train only on pairs with these FIELD=VALUE, such as policy=strong")
-    shuffle_weights: str = flag("", "keep the weights of this other run's weights.jsonl, dealt out to random pairs")
+    train_only: list = flag(
+        list, "train only on pairs with these FIELD=VALUE, such as policy=strong"
+    )
+    shuffle_weights: str = flag(
+        "", "keep the weights of this other run's weights.jsonl, dealt out to random pairs"
+    )
 
     heading("evaluation and checkpoints")
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
-    eval_every: int = flag(10, "steps between evaluations; 0: only at the start, after a cold start and at the end",
-                           least=0)
+    eval_every: int = flag(
+        10,
+        "steps between evaluations; 0: only at the start, after a cold start and at the end",
+        least=0,
+    )
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
 
     heading("machine")
-    micro_tokens: int = flag(16384, "most tokens in one forward pass; lower it where memory runs out", least=1)
+    micro_tokens: int = flag(
+        16384, "most tokens in one forward pass; lower it where memory runs out", least=1
+    )
     kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
-    dtype: str = flag("auto", "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
-                      choices=["auto", "float32", "bfloat16", "float64"])
+    dtype: str = flag(
+        "auto",
+        "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
+        choices=["auto", "float32", "bfloat16", "float64"],
+    )
     seed: int = flag(0, "of pairs, batches and judgments")
     device: str = flag(DEVICE, "torch device")
 
@@ -178,7 +206,8 @@ class Settings:
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:
-            raise UserError("--dtype bfloat16: what is trained must be fp32, so it goes with --lora-rank, whose adapters are")
+            raise UserError("--dtype bfloat16: what is trained must be fp32, "
+                            "so it goes with --lora-rank, whose adapters are")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -207,26 +236,27 @@ class Trainer:
         learns = cfg.weights != "uniform"
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each
-        #    by the judge at θ.
-        index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] a_i in the loss
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
+        #    each by the judge at θ.
+        index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] factors a_i
         meta_index = self.draw_meta_pairs(step) if learns else []       # [M]
         groups, meta_groups = self.judge_pairs(index, meta_index, step)
         advantage = group_advantage(rewards_of(groups))                 # [B, G]
         stats = judgment_statistics(groups, judge)
         self.weights.observe(index, stats)
         if learns:
-            meta_batch = make_batch(judge, meta_groups, leave_one_out(rewards_of(meta_groups)))
-            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ  [M·G]
+            meta_rewards = rewards_of(meta_groups)                                 # [M, G]
+            meta_batch = make_batch(judge, meta_groups, leave_one_out(meta_rewards))
+            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ [M·G]
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
         batch = make_batch(judge, groups, advantage, pair_by_pair=learns)
         if learns:
-            loss, gradients = pair_gradients(judge, parameters, batch, a)          # ∇ℓ_i(θ)  [B, P]
+            loss, gradients = pair_gradients(judge, parameters, batch, a)  # ∇ℓ_i(θ) [B, P]
         else:
-            loss = batch_gradient(judge, parameters, batch, a)      # the same g, without its parts
+            loss = batch_gradient(judge, parameters, batch, a)  # the same g, without its parts
         self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
         self.adam.step()
         timer.lap("gradient")
@@ -234,18 +264,19 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)   # ∇L_meta(θ')
-            v_tilde = self.adam.jacobian_transpose(v)                                    # (∂U/∂g)ᵀ v
-            s = gather(gradients @ v_tilde).cpu()                                        # ⟨∇ℓ_i(θ), ṽ⟩
+            # v = ∇L_meta(θ') [P],  ṽ = (∂U/∂g)ᵀ v [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
+            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)
+            v_tilde = self.adam.jacobian_transpose(v)
+            s = gather(gradients @ v_tilde).cpu()
             self.must_be_finite(float(s.sum()), step, index, theta)
-            mixed = gather((advantage != 0).any(1))     # [B] pairs whose judgments earned different rewards
+            mixed = gather((advantage != 0).any(1))  # [B] whose judgments earned different rewards
             share = effective_share(importance, meta_batch)
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
             elif grpo_step >= cfg.freeze_judge_steps / 2:
                 self.weights.update(index, s, mixed)
             outer = {
-                "meta_reward": mean(gather(rewards_of(meta_groups).mean(1)).tolist()),
+                "meta_reward": mean(gather(meta_rewards.mean(1)).tolist()),
                 "meta_grad_norm": float(v.norm()),
                 "meta_effective_share": share,
             }
@@ -262,19 +293,24 @@ class Trainer:
 
     def draw_meta_pairs(self, step):
         """Indices of M meta pairs, all different."""
-        order = torch.randperm(len(self.meta_pairs), generator=stream(self.cfg.seed, "meta", step))
+        generator = stream(self.cfg.seed, "meta", step)
+        order = torch.randperm(len(self.meta_pairs), generator=generator)
         return order[:self.cfg.meta_batch]
 
     def judge_pairs(self, index, meta_index, step):
-        """G judgments of each of these pairs, as [Group] for the training and the meta pairs of this process.
+        """G judgments of each of these pairs: [Group] of the training and of the meta pairs.
 
-        In one go: decoding a batch twice as large costs less than decoding twice. Every pair has a random stream of its own.
+        Only of the pairs of this process. In one go: decoding a batch twice as large costs less
+        than decoding twice. Every pair has a random stream of its own.
         """
         train = here([(k, self.train_pairs[i]) for k, i in enumerate(index)])
         meta = here([(f"meta {k}", self.meta_pairs[i]) for k, i in enumerate(meta_index)])
-        streams = [stream(self.cfg.seed, "rollout", step, name) for name, _ in train + meta]
-        groups = self.judge.rollout([pair for _, pair in train + meta], streams, self.cfg.group)
-        return groups[:len(train)], groups[len(train):]
+        named = train + meta  # (name of the random stream, Pair)
+        pairs = [pair for _, pair in named]
+        streams = [stream(self.cfg.seed, "rollout", step, name) for name, _ in named]
+        groups = self.judge.rollout(pairs, streams, self.cfg.group)
+        n_train = len(train)
+        return groups[:n_train], groups[n_train:]
 
     def step_metrics(self, step, loss, stats):
         """What every step, supervised or not, writes to metrics.jsonl."""
@@ -287,13 +323,17 @@ class Trainer:
         }
         for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens"):
             metrics[name] = float(stats[name].mean())
-        # The mean of −log π over sampled tokens estimates the entropy without bias (not for a cold start's older judgments).
-        metrics["entropy"] = float((stats["nll"] * stats["tokens"]).sum() / stats["tokens"].sum())
+        # The mean of −log π over sampled tokens estimates the entropy without bias (not for a cold
+        # start's older judgments).
+        tokens = stats["tokens"]
+        nll = (stats["nll"] * tokens).sum()
+        metrics["entropy"] = float(nll / tokens.sum())
         return metrics
 
     def weight_metrics(self):
         """The mean weight of each domain."""
-        return {"weight": dict(zip(self.weights.domains, self.weights.domain_means()))}
+        means = self.weights.domain_means()
+        return {"weight": dict(zip(self.weights.domains, means))}
 
     def must_be_finite(self, value, step, index, theta=None):
         """Stop where the step has made NaN or infinity; θ is put back first, where it has moved."""
@@ -302,21 +342,29 @@ class Trainer:
         if theta is not None:
             self.parameters.set(theta)
         pairs = ", ".join(self.train_pairs[i].instance_id for i in index)
-        raise UserError(f"step {step}: the loss, its gradient or the hypergradient is not finite, on {pairs}; the last good "
-                        f"checkpoint, if there is one, is {Path(self.cfg.out) / 'state.pt'}: "
-                        "try a smaller --lr or --clip-grad")
+        checkpoint = Path(self.cfg.out) / "state.pt"
+        raise UserError(
+            f"step {step}: the loss, its gradient or the hypergradient is not finite, on {pairs}; "
+            f"the last good checkpoint, if there is one, is {checkpoint}: "
+            "try a smaller --lr or --clip-grad"
+        )
 
 
 def warn_of_small_share(step, share):
     if RANK == 0:
-        tqdm.write(f"step {step}: the weights learn nothing, θ' judges too differently from θ (effective share {share:.2f} of "
-                   f"the meta judgments, less than {MIN_EFFECTIVE_SHARE}); if this goes on, try a smaller --lr")
+        tqdm.write(
+            f"step {step}: the weights learn nothing, θ' judges too differently from θ "
+            f"(effective share {share:.2f} of the meta judgments, "
+            f"less than {MIN_EFFECTIVE_SHARE}); if this goes on, try a smaller --lr"
+        )
 
 
 # ---------------------------------------------------------------- reward and advantage
 
 def reward(pair, text):
-    """What a judgment earns: 1 if its verdict names the program that passed, else 0, also for one without a verdict.
+    """What a judgment earns: 1 if its verdict names the program that passed.
+
+    Else 0, also for one without a verdict.
 
     text: the judgment; "" for one that was cut off before its end.
     This is the place for another reward. Any number will do: partial credit, a penalty.
@@ -330,33 +378,44 @@ def rewards_of(groups):
 
 
 def group_advantage(rewards):
-    """A = r − mean over the group [B, G]; exactly 0 for a group of equal rewards, whatever the mean rounds to."""
-    equal = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
-    return (rewards - rewards.mean(1, keepdim=True)).masked_fill(equal, 0.0)
+    """A = r − mean over the group [B, G].
+
+    Exactly 0 for a group of equal rewards, whatever the mean rounds to.
+    """
+    highest = rewards.amax(1, keepdim=True)
+    lowest = rewards.amin(1, keepdim=True)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred.masked_fill(highest == lowest, 0.0)
 
 
 def leave_one_out(rewards):
-    """A_k = r_k − mean of the others' rewards [M, G]: an unbiased baseline for the meta loss (2402.14740)."""
+    """A_k = r_k − mean of the others' rewards [M, G].
+
+    An unbiased baseline for the meta loss (2402.14740).
+    """
     n = rewards.shape[1]
-    return (rewards - rewards.mean(1, keepdim=True)) * n / (n - 1)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred * n / (n - 1)
 
 
-# ---------------------------------------------------------------- the GRPO loss (2402.03300), as in Dr. GRPO (2503.20783)
+# ---------------------------------------------------------------- the GRPO loss
+# GRPO is 2402.03300; the loss is as in Dr. GRPO, 2503.20783.
 
 @dataclass
 class Batch:
     """The judgments of B pairs as they are scored. Judgment k of pair i is sample i·G + k."""
-    packs: list                # kernels.packing.Pack, T answer tokens each
-    n_pairs: int               # B, of this process
-    n_all: int                 # of all processes
-    group: int                 # G
-    advantage: torch.Tensor    # [B·G]
-    token_weight: torch.Tensor # [] 1 / (G · max_new_tokens)
+    packs: list                 # kernels.packing.Pack, T answer tokens each
+    n_pairs: int                # B, of this process
+    n_all: int                  # of all processes
+    group: int                  # G
+    advantage: torch.Tensor     # [B·G]
+    token_weight: torch.Tensor  # [] 1 / (G · max_new_tokens)
 
 
 def make_batch(judge, groups, advantage, pair_by_pair=False):
-    """Groups and their advantages [B, G] as a Batch. A judgment without advantage has no gradient: it is not scored.
+    """Groups and their advantages [B, G] as a Batch.
 
+    A judgment without advantage has no gradient: it is not scored.
     pair_by_pair: a pack holds the judgments of one pair.
     """
     cfg = judge.cfg
@@ -364,20 +423,25 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
     answers = [completion.ids for group in groups for completion in group.completions]
     most_tokens = 1 if pair_by_pair else cfg.micro_tokens  # a row, which is a pair, is never split
     packs = make_packs(prompts, answers, judge.pad, most_tokens, cfg.device, keep=advantage != 0)
+    n_judgments = advantage.shape[1]
+    token_weight = 1 / (n_judgments * cfg.max_new_tokens)
     return Batch(
         packs=packs,
         n_pairs=len(groups),
         n_all=sum(gather([len(groups)])),
-        group=advantage.shape[1],
+        group=n_judgments,
         advantage=advantage.flatten().to(cfg.device),
-        token_weight=torch.tensor(1 / (advantage.shape[1] * cfg.max_new_tokens), device=cfg.device),
+        token_weight=torch.tensor(token_weight, device=cfg.device),
     )
 
 
 def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
-    """The GRPO loss of each token [T]:  f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old.
+    """The GRPO loss of each token [T].
 
-    logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are part of.
+        f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old
+
+    logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are
+    part of.
     """
     epsilon_low, epsilon_high = clip
     ratio = (logp - old_logp).exp()
@@ -386,22 +450,29 @@ def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
 
 
 def pair_losses(judge, pack, batch):
-    """What one pack adds to ℓ [B]:  ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens), k over judgments and t over their tokens.
+    """What one pack adds to ℓ [B].
 
-    There is one optimizer step for each batch, so the judge that sampled is the judge that is scored, and ρ = 1. The ratio
-    stands in the loss because its gradient is the policy gradient: ∇f = −A ∇log π.
+        ℓ_i = Σ_k Σ_t f_t / (G · max_new_tokens),  k over judgments and t over their tokens
+
+    There is one optimizer step for each batch, so the judge that sampled is the judge that is
+    scored, and ρ = 1. The ratio stands in the loss because its gradient is the policy gradient:
+    ∇f = −A ∇log π.
     """
-    logp = judge.score(pack)                                                             # [T]
-    f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                    # [T]
-    by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.token_weight)    # [B·G]
+    n = len(batch.advantage)  # B·G judgments
+    logp = judge.score(pack)                                                           # [T]
+    f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                  # [T]
+    by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.token_weight)    # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
 def pair_gradients(judge, parameters, batch, a):
-    """∇ℓ_i(θ) of each pair of this process [B, P], and the loss. Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
+    """The loss, and ∇ℓ_i(θ) of each pair of this process [B, P].
 
-    batch: made pair by pair; a: [B] the weights of the pairs of all processes. A backward pass for each pair instead of one
-    for many, and B·P numbers kept: that is all that the hypergradient costs at θ.
+    Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
+
+    batch: made pair by pair; a: [B] the weights of the pairs of all processes. A backward pass for
+    each pair instead of one for many, and B·P numbers kept: that is all that the hypergradient
+    costs at θ.
     """
     a_here = here(a).to(parameters.theta)  # of its dtype and on its device
     losses = torch.zeros_like(a_here)
@@ -415,16 +486,21 @@ def pair_gradients(judge, parameters, batch, a):
         losses[i] = loss.detach()
     parameters.grad.copy_(a_here @ gradients / batch.n_all)
     all_sum(parameters.grad)
-    return float(all_sum(a_here @ losses / batch.n_all)), gradients
+    total = all_sum(a_here @ losses / batch.n_all)
+    return float(total), gradients
 
 
 def batch_gradient(judge, parameters, batch, a):
-    """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss. a: [B] the weights of all processes' pairs."""
+    """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss.
+
+    a: [B] the weights of the pairs of all processes.
+    """
     a_here = here(a).to(parameters.theta)
     total = torch.zeros(1, device=a_here.device)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss = (a_here * pair_losses(judge, pack, batch)).sum() / batch.n_all
+        losses = pair_losses(judge, pack, batch)
+        loss = (a_here * losses).sum() / batch.n_all
         loss.backward()
         total += loss.detach()
     all_sum(parameters.grad)
@@ -434,23 +510,26 @@ def batch_gradient(judge, parameters, batch, a):
 # ---------------------------------------------------------------- the meta loss and its gradient v
 
 def meta_loss_of_pack(judge, pack, batch, logprob):
-    """What one pack adds to L_meta, and the importance w [M·G] of its judgments (0 for those of other packs).
+    """What one pack adds to L_meta, and the importance w [M·G] of its judgments.
 
-        L_meta(θ') = −(1/M) Σ_i Σ_k w_k A_k / (G · max_new_tokens),   w_k = π_θ'(judgment k) / π_θ(judgment k)
+        L_meta(θ') = −(1/M) Σ_i Σ_k w_k A_k / (G · max_new_tokens)
+        w_k = π_θ'(judgment k) / π_θ(judgment k)
 
-    The expected reward of the judge at θ', estimated from judgments of θ: w makes up for who has sampled them. Its
-    gradient is the policy gradient, ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
+    The expected reward of the judge at θ', estimated from judgments of θ: w makes up for who has
+    sampled them, and is 0 for those of other packs. The gradient is the policy gradient,
+    ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
     """
-    logp = judge.score(pack)                                                                 # [T]
-    now = sum_by_sample(logp, pack.sample, len(logprob), dtype=torch.float64)               # [M·G]
+    logp = judge.score(pack)                                                     # [T]
+    now = sum_by_sample(logp, pack.sample, len(logprob), dtype=torch.float64)    # [M·G]
     w = torch.zeros_like(now)
     scored = pack.sample.unique()
     w[scored] = (now - logprob)[scored].exp()
-    return -(w * batch.advantage).sum() * batch.token_weight / batch.n_all, w.detach()
+    loss = -(w * batch.advantage).sum() * batch.token_weight / batch.n_all
+    return loss, w.detach()
 
 
 def meta_gradient(judge, parameters, batch, logprob):
-    """v = ∇L_meta(θ') [P] at the parameters as they are, and the importance of the meta judgments [M·G]."""
+    """v = ∇L_meta(θ') [P] at the parameters as they are, and the judgments' importance [M·G]."""
     importance = torch.zeros_like(logprob)
     parameters.grad.zero_()
     for pack in batch.packs:
@@ -464,29 +543,35 @@ def meta_gradient(judge, parameters, batch, logprob):
 def logprob_of_judgments(judge, groups, batch):
     """log π_θ of each whole judgment, [M·G] fp64, with the rounding that the scorer has.
 
-    The sampler has summed it up, too. In fp32 the two agree to 1e-5 (test_12), and its sums save a forward pass. In half
-    precision they do not: over 1,024 tokens the difference alone would halve the effective sample.
+    The sampler has summed it up, too. In fp32 the two agree to 1e-5 (test_12), and its sums save a
+    forward pass. In half precision they do not: over 1,024 tokens the difference alone would halve
+    the effective sample.
     """
+    device = batch.advantage.device
     if judge.model.dtype in (torch.float32, torch.float64):
-        sampled = [completion.logprob_sampled for group in groups for completion in group.completions]
-        return torch.tensor(sampled, dtype=torch.float64, device=batch.advantage.device)
-    total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=batch.advantage.device)
+        completions = [completion for group in groups for completion in group.completions]
+        sampled = [completion.logprob_sampled for completion in completions]
+        return torch.tensor(sampled, dtype=torch.float64, device=device)
+    total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=device)
     for pack in batch.packs:
-        total += sum_by_sample(judge.score(pack), pack.sample, len(total), dtype=torch.float64)
+        logp = judge.score(pack)
+        total += sum_by_sample(logp, pack.sample, len(total), dtype=torch.float64)
     return total
 
 
 def effective_share(importance, batch):
-    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²), the least of all processes.
+    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²).
 
-    1 if θ' judges as θ does; 0 if it would give none of these judgments any more.
+    The least of all processes: 1 if θ' judges as θ does; 0 if it would give none of these judgments
+    any more.
     """
     w = importance[batch.advantage != 0]
     if not len(w):
         share = 1.0
     elif 0 < w.max() < math.inf:
         w = w / w.max()  # no square underflows
-        share = float(w.sum() ** 2 / (w ** 2).sum() / len(w))
+        effective_size = w.sum() ** 2 / (w ** 2).sum()
+        share = float(effective_size / len(w))
     else:
         share = 0.0
     return min(gather([share]))
@@ -497,7 +582,8 @@ def effective_share(importance, batch):
 class FlatParameters:
     """The trainable parameters as one vector θ, and their gradient as another.
 
-    The model's own parameters are views into `theta`, and their .grad into `grad`: to set θ is to set the model.
+    The model's own parameters are views into `theta`, and their .grad into `grad`: to set θ is to
+    set the model.
     """
 
     def __init__(self, model):
@@ -549,13 +635,19 @@ class Adam:
         self.exp_avg.mul_(cfg.beta1).add_(g, alpha=1 - cfg.beta1)
         self.exp_avg_sq.mul_(cfg.beta2).addcmul_(g, g, value=1 - cfg.beta2)
         c1, _ = self.bias_corrections()
-        self.parameters.theta.sub_(cfg.lr * (self.exp_avg / c1) / (self.q() + cfg.adam_eps))
+        numerator = self.exp_avg / c1
+        denominator = self.q() + cfg.adam_eps
+        self.parameters.theta.sub_(cfg.lr * numerator / denominator)
 
     def clipped_grad(self):
-        return self.raw_grad * (self.cfg.clip_grad / self.grad_norm) if self.clipped else self.raw_grad
+        if not self.clipped:
+            return self.raw_grad
+        return self.raw_grad * (self.cfg.clip_grad / self.grad_norm)
 
     def bias_corrections(self):
-        return 1 - self.cfg.beta1 ** self.t, 1 - self.cfg.beta2 ** self.t
+        c1 = 1 - self.cfg.beta1 ** self.t
+        c2 = 1 - self.cfg.beta2 ** self.t
+        return c1, c2
 
     def q(self):
         _, c2 = self.bias_corrections()
@@ -566,43 +658,47 @@ class Adam:
 
         Adam works by coordinate, so its Jacobian is a diagonal D and its transpose the same:
 
-            frozen    D = (1−β₁) / (c₁(q+ε))                      the preconditioner q taken as given
-            exact     D = the same − m(1−β₂)g / (c₁c₂ q(q+ε)²)    q moves with g, too
+            frozen    D = (1−β₁) / (c₁(q+ε))                     preconditioner q taken as given
+            exact     D = the same − m(1−β₂)g / (c₁c₂ q(q+ε)²)   q moves with g, too
             an active clip, which comes first in U and so last here:
-                      ṽ ← (C/‖g‖) (ṽ − ĝ⟨ĝ, ṽ⟩)                   ĝ = g/‖g‖ before the clip
+                      ṽ ← (C/‖g‖) (ṽ − ĝ⟨ĝ, ṽ⟩)                  ĝ = g/‖g‖ before the clip
         """
         cfg = self.cfg
         c1, c2 = self.bias_corrections()
         q = self.q()
-        D = (1 - cfg.beta1) / (c1 * (q + cfg.adam_eps))
+        denominator = q + cfg.adam_eps  # of U
+        D = (1 - cfg.beta1) / (c1 * denominator)
         if cfg.jacobian == "exact":
-            numerator = self.exp_avg * (1 - cfg.beta2) * self.clipped_grad()
-            D = D - numerator / (c1 * c2 * q * (q + cfg.adam_eps) ** 2)
+            q_moves = self.exp_avg * (1 - cfg.beta2) * self.clipped_grad()
+            D = D - q_moves / (c1 * c2 * q * denominator ** 2)
         # Where q = 0 no gradient has arrived yet (LoRA's A while B = 0): ∇ℓ_i is 0 there and adds
         # nothing to s, but the exact D would be 0/0.
         v_tilde = torch.where(q > 0, D * v, 0.0)
         if self.clipped:
+            shrink = cfg.clip_grad / self.grad_norm
             unit = self.raw_grad / self.grad_norm
-            v_tilde = (cfg.clip_grad / self.grad_norm) * (v_tilde - unit * (unit @ v_tilde))
+            along = unit @ v_tilde
+            v_tilde = shrink * (v_tilde - unit * along)
         return v_tilde
 
 
 # ---------------------------------------------------------------- data weights
 
 class DataWeights:
-    """The weights a_i(ω) ≥ 0 of N training pairs, with mean one over the training set. They start uniform.
+    """The weights a_i(ω) ≥ 0 of N training pairs, with mean one over the training set.
 
         uniform    a_i = 1
-        domain     z_i = ω_domain(i)                    a number for each domain
-        instance   z_i = ω_domain(i) + ω_i              pooled evidence first, a pair's own as it comes in
+        domain     z_i = ω_domain(i)          a number for each domain
+        instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
         net        z_i = MLP(what the last visit of i showed)
 
-        draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N     p_i is the chance of being drawn
-        scale      a_i = N·softmax(z)_i (domain), or                 a_i is a factor of the loss
+        draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn
+        scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
                    2σ(z_i) over its mean (instance, net)
 
-    with f = --uniform-share. Every learned number stays within ±BOUND; that of a pair or a domain
-    that was not visited stays where it is. (uniform takes the place of a_i = 1 by --shuffle-weights.)
+    with f = --uniform-share. They start uniform. Every learned number stays within ±BOUND; that of
+    a pair or a domain that was not visited stays where it is. (With --shuffle-weights, the weights
+    of another run take the place of a_i = 1.)
     """
     BOUND = 3.0
     FEATURES = ("visited", "reward", "variance", "nll", "tokens", "verdict_nll")  # of the network
@@ -610,22 +706,29 @@ class DataWeights:
     def __init__(self, pairs, cfg):
         self.cfg = cfg
         self.domains = sorted({pair.domain for pair in pairs})
-        self.domain_id = torch.tensor([self.domains.index(pair.domain) for pair in pairs])    # [N]
-        self.domain_logit = torch.zeros(len(self.domains))                                    # [D]
-        self.pair_logit = torch.zeros(len(pairs))                                             # [N]
-        self.features = torch.zeros(len(pairs), len(self.FEATURES))                           # [N, features]
-        self.net = weight_network(len(self.FEATURES), cfg.seed)
+        number = {domain: k for k, domain in enumerate(self.domains)}
+        n = len(pairs)
+        n_features = len(self.FEATURES)
+        self.domain_id = torch.tensor([number[pair.domain] for pair in pairs])    # [N]
+        self.domain_logit = torch.zeros(len(self.domains))                        # [D]
+        self.pair_logit = torch.zeros(n)                                          # [N]
+        self.features = torch.zeros(n, n_features)                                # [N, features]
+        self.net = weight_network(n_features, cfg.seed)
         self.net_adam = torch.optim.Adam(self.net.parameters(), lr=cfg.net_lr)
         self.magnitude = 0.0  # running mean of |s|
-        self.visits = torch.zeros(len(pairs), dtype=torch.long)
-        self.informed = torch.zeros(len(pairs), dtype=torch.long)  # visits that moved ω
-        self.fixed = shuffled_weights(len(pairs), cfg) if cfg.shuffle_weights else torch.ones(len(pairs))
+        self.visits = torch.zeros(n, dtype=torch.long)
+        self.informed = torch.zeros(n, dtype=torch.long)  # visits that moved ω
+        self.fixed = torch.ones(n)
+        if cfg.shuffle_weights:
+            self.fixed = shuffled_weights(n, cfg)
 
     def logits(self):
         """z(ω) [N]; differentiable in the network's parameters."""
         if self.cfg.weights == "net":
             # Features are nats, tokens and rates: bring them to one scale.
-            x = (self.features - self.features.mean(0)) / (self.features.std(0) + 1e-3)
+            centred = self.features - self.features.mean(0)
+            deviation = self.features.std(0)
+            x = centred / (deviation + 1e-3)
             z = self.net(x)[:, 0]
             return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
         z = self.domain_logit[self.domain_id]
@@ -643,16 +746,23 @@ class DataWeights:
         z = self.logits()
         if cfg.apply == "draw":
             return (1 - cfg.uniform_share) * n * z.softmax(0) + cfg.uniform_share
-        a = n * z.softmax(0) if cfg.weights == "domain" else 2 * z.sigmoid()
+        if cfg.weights == "domain":
+            a = n * z.softmax(0)
+        else:
+            a = 2 * z.sigmoid()
         return a / a.mean()
 
     def domain_means(self):
         """The mean weight of each domain, in the order of `domains`."""
         total = torch.bincount(self.domain_id, self.weights().double())
-        return (total / torch.bincount(self.domain_id)).tolist()
+        n_pairs = torch.bincount(self.domain_id)
+        return (total / n_pairs).tolist()
 
     def draw(self, generator):
-        """B different pairs, and the factor of each in the loss: [B], [B]. Drawn by weight, it is 1."""
+        """B different pairs [B], and the factor of each in the loss [B].
+
+        Where pairs are drawn by weight, it is 1.
+        """
         a = self.weights()
         size = min(self.cfg.batch, len(a))
         if self.cfg.apply == "draw":
@@ -662,9 +772,13 @@ class DataWeights:
         return index, a[index]
 
     def observe(self, index, stats):
-        """Remember what a visit of these pairs [B] showed. Detached: the judge cannot move its weights through it."""
-        columns = [torch.ones(len(index))] + [stats[name] for name in self.FEATURES[1:]]
-        self.features[index] = torch.stack(columns, 1)
+        """Remember what a visit of these pairs [B] showed.
+
+        Detached: the judge cannot move its weights through it.
+        """
+        visited = torch.ones(len(index))
+        shown = [stats[name] for name in self.FEATURES[1:]]
+        self.features[index] = torch.stack([visited, *shown], 1)
         self.visits[index] += 1
 
     def update(self, index, s, mixed):
@@ -676,7 +790,7 @@ class DataWeights:
         Only the sign and the relative size of s are trusted: it is divided by its running mean
         magnitude and clamped to ±3. Then ω climbs J, in which s is a constant:
 
-            draw     J = Σ_i s_i log p_i     the score-function estimate: s_i is the reward of the draw
+            draw     J = Σ_i s_i log p_i    the score-function estimate: s_i rewards the draw
             scale    J = Σ_i s_i a_i
 
         Two liberties: p is taken without its uniform share, and the tables leave out the softmax's
@@ -686,8 +800,12 @@ class DataWeights:
             return
         self.informed[index[mixed]] += 1
         size = float(s[mixed].abs().mean())
-        self.magnitude = 0.8 * self.magnitude + 0.2 * size if self.magnitude else size
-        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3).float() * mixed           # [B]
+        if self.magnitude:
+            self.magnitude = 0.8 * self.magnitude + 0.2 * size
+        else:
+            self.magnitude = size
+        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3)    # [B]
+        unit_s = unit_s.float() * mixed                           # [B]
         if self.cfg.weights == "net":
             self.update_network(index, unit_s)
         else:
@@ -698,21 +816,29 @@ class DataWeights:
         cfg = self.cfg
         z = self.logits()
         if cfg.apply == "draw":
-            slope = torch.ones_like(z)                                  # ∂z_i/∂z_i
+            slope = torch.ones_like(z)              # ∂z_i/∂z_i
         elif cfg.weights == "domain":
-            slope = z.exp() * (len(z) / z.exp().sum())                  # of N·softmax(z), the normaliser held fixed
+            exp_z = z.exp()
+            slope = exp_z * (len(z) / exp_z.sum())  # of N·softmax(z), the normaliser held fixed
         else:
-            slope = 2 * z.sigmoid() * (1 - z.sigmoid())                 # of 2σ(z)
-        gradient = torch.zeros_like(z)                                  # ∂J/∂z [N]
+            sigmoid = z.sigmoid()
+            slope = 2 * sigmoid * (1 - sigmoid)     # of 2σ(z)
+        gradient = torch.zeros_like(z)              # ∂J/∂z [N]
         gradient[index] = unit_s * slope[index]
-        by_domain = torch.zeros_like(self.domain_logit).index_add(0, self.domain_id, gradient)
-        self.domain_logit.add_(cfg.domain_lr * by_domain).clamp_(-self.BOUND, self.BOUND)
+        by_domain = torch.zeros_like(self.domain_logit)
+        by_domain.index_add_(0, self.domain_id, gradient)
+        self.domain_logit.add_(cfg.domain_lr * by_domain)
+        self.domain_logit.clamp_(-self.BOUND, self.BOUND)
         if cfg.weights == "instance":
-            self.pair_logit.add_(cfg.instance_lr * gradient).clamp_(-self.BOUND, self.BOUND)
+            self.pair_logit.add_(cfg.instance_lr * gradient)
+            self.pair_logit.clamp_(-self.BOUND, self.BOUND)
 
     def update_network(self, index, unit_s):
         z = self.logits()
-        gain = z.log_softmax(0) if self.cfg.apply == "draw" else 2 * z.sigmoid()
+        if self.cfg.apply == "draw":
+            gain = z.log_softmax(0)
+        else:
+            gain = 2 * z.sigmoid()
         J = (unit_s * gain[index]).sum()
         self.net_adam.zero_grad()
         (-J).backward()
@@ -738,21 +864,33 @@ class DataWeights:
 
 
 def weight_network(n_features, seed):
-    """A small MLP whose output starts at 0, so that weights start uniform. Its start depends on nothing but the seed."""
+    """A small MLP whose output starts at 0, so that weights start uniform.
+
+    Its start depends on nothing but the seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Linear(n_features, 16), nn.Tanh(), nn.Linear(16, 1))
+        net = nn.Sequential(
+            nn.Linear(n_features, 16),
+            nn.Tanh(),
+            nn.Linear(16, 1),
+        )
     nn.init.zeros_(net[2].weight)
     nn.init.zeros_(net[2].bias)
     return net
 
 
 def shuffled_weights(n, cfg):
-    """--shuffle-weights: the n weights of another run, dealt out to random pairs [n]. As uneven, and knowing nothing."""
+    """--shuffle-weights: the n weights of another run, dealt out to random pairs [n].
+
+    As uneven, and knowing nothing.
+    """
     weights = [row["weight"] for row in read_rows(cfg.shuffle_weights)]
     if len(weights) != n or cfg.weights != "uniform":
-        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: {len(weights)} weights for {n} pairs; it goes with "
-                        "--weights uniform and the weights.jsonl of a run on the same pairs")
+        raise UserError(
+            f"--shuffle-weights {cfg.shuffle_weights}: {len(weights)} weights for {n} pairs; "
+            "it goes with --weights uniform and the weights.jsonl of a run on the same pairs"
+        )
     random.Random(cfg.seed).shuffle(weights)
     return torch.tensor(weights)
 
@@ -775,11 +913,15 @@ class Judge:
 
     def __init__(self, name, cfg):
         self.cfg = cfg
-        dtype = "float32" if cfg.dtype == "auto" and not cfg.lora_rank else cfg.dtype
+        dtype = cfg.dtype
+        if dtype == "auto" and not cfg.lora_rank:
+            dtype = "float32"
         self.model, self.tokenizer = load_model(name, cfg.device, dtype, flag="--judge")
         if self.model.dtype == torch.float16:
-            raise UserError(f"--judge {name}: a float16 checkpoint, whose small gradients would be 0: add --dtype bfloat16")
-        # An embedding with a padding index leaves that row out of its gradient; prompts and answers may hold the token.
+            raise UserError(f"--judge {name}: a float16 checkpoint, "
+                            "whose small gradients would be 0: add --dtype bfloat16")
+        # An embedding with a padding index leaves that row out of its gradient; prompts and answers
+        # may hold the token.
         self.model.get_input_embeddings().padding_idx = None
         self.ends = end_ids(self.model, self.tokenizer)
         self.pad = pad_id(self.tokenizer, self.ends)
@@ -792,34 +934,53 @@ class Judge:
 
     def prompt_ids(self, pair):
         chat = bool(self.tokenizer.chat_template)
-        return encode(self.tokenizer, judge_prompt(pair.problem, pair.a["code"], pair.b["code"], chat))
+        prompt = judge_prompt(pair.problem, pair.a["code"], pair.b["code"], chat)
+        return encode(self.tokenizer, prompt)
 
     def fitting(self, pairs, split):
-        """The pairs whose prompt and judgment fit into the model's context; says which do not. Raises UserError if none does."""
-        room = context_length(self.model) - self.cfg.max_new_tokens
+        """The pairs whose prompt and judgment fit into the model's context.
+
+        Says which do not. Raises UserError if none does.
+        """
+        context = context_length(self.model)
+        room = context - self.cfg.max_new_tokens
         too_long = [pair.instance_id for pair in pairs if len(self.prompt_ids(pair)) > room]
         if not too_long:
             return pairs
-        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's context of "
-                 f"{context_length(self.model)} tokens with --max-new-tokens {self.cfg.max_new_tokens}")
+        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's "
+                 f"context of {context} tokens with --max-new-tokens {self.cfg.max_new_tokens}")
         if len(too_long) == len(pairs):
             raise UserError(f"{words}: lower it, or take another --judge")
         print0(f"note: {words}, and are left out: {', '.join(too_long)}")
         return [pair for pair in pairs if pair.instance_id not in too_long]
 
     def rollout(self, pairs, streams, n):
-        """n sampled judgments of each pair, as [Group]. streams: a generator for each pair, so that its judgments are its own."""
+        """n sampled judgments of each pair, as [Group].
+
+        streams: a generator for each pair, so that its judgments are its own.
+        """
         prompts = [self.prompt_ids(pair) for pair in pairs]
-        uniforms = torch.cat([torch.rand(n, self.cfg.max_new_tokens, generator=g) for g in streams])   # [B·n, max_new_tokens]
-        completions = generate(self.model, prompts, uniforms, self.cfg.temperature, self.ends, self.pad)
+        shape = (n, self.cfg.max_new_tokens)
+        uniforms = [torch.rand(shape, generator=generator) for generator in streams]
+        completions = generate(
+            self.model,
+            prompts,
+            torch.cat(uniforms),  # [B·n, max_new_tokens]
+            self.cfg.temperature,
+            self.ends,
+            self.pad,
+        )
         groups = []
         for k, (pair, prompt) in enumerate(zip(pairs, prompts)):
-            groups.append(self.as_group(pair, prompt, completions[k * n:(k + 1) * n]))
+            own = completions[k * n:(k + 1) * n]
+            groups.append(self.as_group(pair, prompt, own))
         return groups
 
     def as_group(self, pair, prompt, completions):
         texts = [self.decode(completion) for completion in completions]
-        decided = [text if completion.finished else "" for text, completion in zip(texts, completions)]
+        decided = []  # what counts: nothing of a judgment that was cut off
+        for text, completion in zip(texts, completions):
+            decided.append(text if completion.finished else "")
         verdicts = [parse_verdict(text) for text in decided]
         rewards = [float(reward(pair, text)) for text in decided]
         return Group(pair, prompt, completions, texts, verdicts, rewards)
@@ -835,14 +996,33 @@ class Judge:
         return token_logprob(hidden, head, pack.target, **settings)
 
     def weighted_loss(self, pack, weight, token_weight):
-        """Σ_k w_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k); weight: [samples]."""
+        """Σ_k w_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k).
+
+        weight: [samples].
+        """
         hidden, head, settings = self.last_hidden(pack)
-        return weighted_logprob_loss(hidden, head, pack.target, pack.sample, weight, token_weight=token_weight, **settings)
+        return weighted_logprob_loss(
+            hidden,
+            head,
+            pack.target,
+            pack.sample,
+            weight,
+            token_weight=token_weight,
+            **settings,
+        )
 
     def last_hidden(self, pack):
-        """What a log-prob is made of: hidden states [T, H] where each token is predicted, the head [V, H], its settings."""
-        inputs = {"input_ids": pack.ids, "position_ids": pack.position, "attention_mask": pack.mask}
-        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state              # [R, W, H]
+        """What a log-prob is made of: hidden states, the head, and its settings.
+
+        Hidden states [T, H] are those where each token is predicted; the head is [V, H].
+        """
+        inputs = {
+            "input_ids": pack.ids,
+            "position_ids": pack.position,
+            "attention_mask": pack.mask,
+        }
+        outputs = self.model.base_model(**inputs, use_cache=False)
+        hidden = outputs.last_hidden_state  # [R, W, H]
         head = self.model.get_output_embeddings()
         settings = {
             "bias": head.bias,
@@ -854,33 +1034,53 @@ class Judge:
 
     @torch.no_grad()
     def verdict_nll(self, pairs):
-        """−log π of the right verdict said at once, without a judgment: [B]. A feature of the weight network."""
+        """−log π of the right verdict said at once, without a judgment: [B].
+
+        A feature of the weight network.
+        """
+        cfg = self.cfg
         prompts = [self.prompt_ids(pair) for pair in pairs]
-        verdicts = [self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False).input_ids for pair in pairs]
+        verdicts = []
+        for pair in pairs:
+            encoded = self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False)
+            verdicts.append(encoded.input_ids)
         total = torch.zeros(len(pairs))
-        for pack in make_packs(prompts, verdicts, self.pad, self.cfg.micro_tokens, self.cfg.device):
-            total -= sum_by_sample(self.score(pack), pack.sample, len(pairs)).cpu()
+        for pack in make_packs(prompts, verdicts, self.pad, cfg.micro_tokens, cfg.device):
+            logp = self.score(pack)
+            total -= sum_by_sample(logp, pack.sample, len(pairs)).cpu()
         return total
 
 
 def judgment_statistics(groups, judge):
-    """What the judgments of each pair show: {name: [B]}, of all processes. Metrics, and features of the weight network."""
-    rewards = rewards_of(groups)                                                                         # [B, G]
+    """What the judgments of each pair show: {name: [B]}, of all processes.
+
+    Metrics, and features of the weight network.
+    """
+    tokens = []
+    logprob = []
+    truncated = []
+    has_verdict = []
+    for group in groups:
+        tokens.append([len(completion.ids) for completion in group.completions])
+        logprob.append([completion.logprob_sampled for completion in group.completions])
+        truncated.append([not completion.finished for completion in group.completions])
+        has_verdict.append([verdict is not None for verdict in group.verdicts])
+    rewards = rewards_of(groups)                         # [B, G]
     n = rewards.shape[1]
-    tokens = torch.tensor([[len(c.ids) for c in group.completions] for group in groups]).double()        # [B, G]
-    logprob = torch.tensor([[c.logprob_sampled for c in group.completions] for group in groups]).double()
-    has_verdict = torch.tensor([[verdict is not None for verdict in group.verdicts] for group in groups])
-    truncated = torch.tensor([[not c.finished for c in group.completions] for group in groups])
-    pairs = [group.pair for group in groups]
+    n_tokens = torch.tensor(tokens).double().sum(1)      # [B]
+    nll = -torch.tensor(logprob).double().sum(1)         # [B]
+    verdict_nll = torch.zeros(len(groups))               # [B]
+    if judge.cfg.weights == "net":
+        verdict_nll = judge.verdict_nll([group.pair for group in groups])
     stats = {
         "reward": rewards.mean(1),
         "variance": rewards.var(1, correction=0),
-        "parse_rate": has_verdict.float().mean(1),
-        "truncated": truncated.float().mean(1),
+        "parse_rate": torch.tensor(has_verdict).float().mean(1),
+        "truncated": torch.tensor(truncated).float().mean(1),
         "zero_variance": (rewards.amax(1) == rewards.amin(1)).float(),
-        "nll": -logprob.sum(1) / tokens.sum(1),
-        "tokens": tokens.sum(1) / n,
-        "verdict_nll": judge.verdict_nll(pairs) if judge.cfg.weights == "net" else torch.zeros(len(pairs)),
+        "nll": nll / n_tokens,
+        "tokens": n_tokens / n,
+        "verdict_nll": verdict_nll,
     }
     return {name: gather(values.double()).float() for name, values in stats.items()}
 
@@ -888,30 +1088,43 @@ def judgment_statistics(groups, judge):
 # ---------------------------------------------------------------- checks of the hypergradient
 
 def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
-    """Is s signal, and does v point downhill? For metrics.jsonl. The parameters are θ', and are so again at the end.
+    """Is s signal, and does v point downhill? For metrics.jsonl.
 
-    split_half_cosine, split_half_correlation   s from one half of the meta pairs against s from the other
-    meta_change_predicted, _realised            ⟨v, θ' − θ⟩, and L_meta(θ') − L_meta(θ)
+    split_half_cosine         s from one half of the meta pairs against s from the other
+    split_half_correlation    the same, without the means
+    meta_change_predicted     ⟨v, θ' − θ⟩
+    meta_change_realised      L_meta(θ') − L_meta(θ)
+
+    The parameters are θ', and are so again at the end.
     """
     judge = trainer.judge
     parameters = trainer.parameters
     s_of_half = []
-    number = here(torch.arange(meta_batch.n_all, device=theta.device))                       # of the pairs here
-    number = number.repeat_interleave(meta_batch.group)       # of their judgments' pairs
+    number = here(torch.arange(meta_batch.n_all, device=theta.device))  # of the pairs here
+    number = number.repeat_interleave(meta_batch.group)                 # of their judgments' pairs
     for half in (0, 1):
-        own = 2 * meta_batch.advantage * (number % 2 == half)  # twice: the mean is still over all pairs
-        v_half, _ = meta_gradient(judge, parameters, replace(meta_batch, advantage=own), meta_logprob)
-        s_of_half.append(gather(gradients @ trainer.adam.jacobian_transpose(v_half)))
+        in_half = number % 2 == half
+        advantage = 2 * meta_batch.advantage * in_half  # twice: the mean is still over all pairs
+        half_batch = replace(meta_batch, advantage=advantage)
+        v_half, _ = meta_gradient(judge, parameters, half_batch, meta_logprob)
+        v_tilde = trainer.adam.jacobian_transpose(v_half)
+        s_of_half.append(gather(gradients @ v_tilde))
     first, second = s_of_half
+    cosine = nn.functional.cosine_similarity(first, second, dim=0)
+    # The cosine of what is left without the mean; unlike corrcoef it is 0, not NaN, where nothing
+    # varies.
+    correlation = nn.functional.cosine_similarity(
+        first - first.mean(), second - second.mean(), dim=0
+    )
+
     theta_next = parameters.theta.clone()
     after = meta_loss(judge, meta_batch, meta_logprob)
     parameters.set(theta)
     before = meta_loss(judge, meta_batch, meta_logprob)
     parameters.set(theta_next)
     return {
-        "split_half_cosine": float(nn.functional.cosine_similarity(first, second, dim=0)),
-        # The cosine of what is left without the mean; unlike corrcoef it is 0, not NaN, where nothing varies.
-        "split_half_correlation": float(nn.functional.cosine_similarity(first - first.mean(), second - second.mean(), dim=0)),
+        "split_half_cosine": float(cosine),
+        "split_half_correlation": float(correlation),
         "meta_change_predicted": float(v @ (theta_next - theta)),
         "meta_change_realised": after - before,
     }
@@ -922,7 +1135,8 @@ def meta_loss(judge, batch, logprob):
     """L_meta at the parameters as they are."""
     total = torch.zeros(1, dtype=torch.float64, device=logprob.device)
     for pack in batch.packs:
-        total += meta_loss_of_pack(judge, pack, batch, logprob)[0]
+        loss, _ = meta_loss_of_pack(judge, pack, batch, logprob)
+        total += loss
     return float(all_sum(total))
 
 
@@ -937,33 +1151,41 @@ class ColdStart:
 
     def __init__(self, trainer, path):
         self.trainer = trainer
-        self.groups, self.kept = read_or_make_traces(trainer, path)                # N groups, [N, G] bool
+        self.groups, self.kept = read_or_make_traces(trainer, path)  # N groups, [N, G] bool
 
     def step(self, step):
-        """One step, like GRPO's inner step with advantage 1 for every kept judgment. Returns its metrics."""
+        """One step, like GRPO's inner step with advantage 1 for every kept judgment.
+
+        Returns its metrics.
+        """
         trainer = self.trainer
         timer = Timer()
-        index, a = trainer.weights.draw(stream(trainer.cfg.seed, "draw", step))    # both [B]
+        generator = stream(trainer.cfg.seed, "draw", step)
+        index, a = trainer.weights.draw(generator)               # both [B]
         groups = [self.groups[i] for i in here(index)]
-        kept = self.kept[here(index)].float()                                      # [B, G]
+        kept = self.kept[here(index)].float()                    # [B, G]
         stats = judgment_statistics(groups, trainer.judge)
         trainer.weights.observe(index, stats)
         timer.lap("rollout")
         batch = make_batch(trainer.judge, groups, advantage=kept)
         loss = supervised_gradient(trainer.judge, trainer.parameters, batch, a)
-        trainer.must_be_finite(loss + float(trainer.parameters.grad.norm()), step, index)
+        grad_norm = float(trainer.parameters.grad.norm())
+        trainer.must_be_finite(loss + grad_norm, step, index)
         trainer.adam.step()
         timer.lap("gradient")
-        return {**trainer.step_metrics(step, loss, stats), **trainer.weight_metrics(), "seconds": timer.laps}
+        metrics = trainer.step_metrics(step, loss, stats)
+        return {**metrics, **trainer.weight_metrics(), "seconds": timer.laps}
 
 
 def supervised_gradient(judge, parameters, batch, a):
-    """Leaves the gradient of (1/B) Σ_i a_i Σ_k kept_ik · (−log π(judgment k)) / (G · max_new_tokens) in parameters.grad.
+    """Leaves the gradient of the supervised loss in parameters.grad, and returns that loss:
 
-    Returns that loss. batch: its advantages are 1 for kept judgments and 0 for the others; a: [B] of all processes.
+        (1/B) Σ_i a_i Σ_k kept_ik · (−log π(judgment k)) / (G · max_new_tokens)
+
+    batch: its advantages are 1 for kept judgments and 0 for the others; a: [B] of all processes.
     """
     a_here = here(a).to(batch.advantage.device)
-    weight = a_here.repeat_interleave(batch.group) * batch.advantage                          # [B·G]
+    weight = a_here.repeat_interleave(batch.group) * batch.advantage  # [B·G]
     total = torch.zeros(1, device=weight.device)
     parameters.grad.zero_()
     for pack in batch.packs:
@@ -975,37 +1197,47 @@ def supervised_gradient(judge, parameters, batch, a):
 
 
 def read_or_make_traces(trainer, path):
-    """G judgments of each training pair by the starting judge, and which are kept: ([Group] × N, [N, G] bool).
+    """G judgments of each training pair by the starting judge, and which of them are kept.
 
-    From `path` (cold_start.jsonl) if a run has already written them there. Kept are judgments whose last verdict is right
-    and that are no longer than later judgments may be. Raises UserError if there is none.
+    Returns [Group] × N and [N, G] bool. From `path` (cold_start.jsonl) if a run has already written
+    them there. Kept are judgments whose last verdict is right and that are no longer than later
+    judgments may be. Raises UserError if there is none.
     """
     cfg = trainer.cfg
     judge = trainer.judge
     if path.exists():
         rows = read_rows(path)
     else:
-        rows = sum(gather(make_traces(judge, here(list(enumerate(trainer.train_pairs))))), [])
+        numbered = list(enumerate(trainer.train_pairs))
+        rows_of_pairs = gather(make_traces(judge, here(numbered)))
+        rows = sum(rows_of_pairs, [])
         if RANK == 0:
             write_rows(path, rows)
     groups = []
     for k, pair in enumerate(trainer.train_pairs):
-        completions = [completion_of(row) for row in rows[k * cfg.group:(k + 1) * cfg.group]]
+        own = rows[k * cfg.group:(k + 1) * cfg.group]
+        completions = [completion_of(row) for row in own]
         groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
+    kept_rows = [row for row in rows if row["kept"]]
+    n_second = sum(WAIT in row["text"] for row in kept_rows)
+    print0(f"cold start: {len(kept_rows)} of {len(rows)} judgments are kept, "
+           f"{n_second} of them with a second thought ({path})")
+    if not kept_rows:
+        raise UserError("--cold-start: no judgment of the starting judge was right and short "
+                        "enough; raise --max-new-tokens or --group")
     kept = torch.tensor([row["kept"] for row in rows]).view(-1, cfg.group)
-    n_kept = int(kept.sum())
-    n_second = sum(WAIT in row["text"] for row in rows if row["kept"])
-    print0(f"cold start: {n_kept} of {len(rows)} judgments are kept, {n_second} of them with a second thought ({path})")
-    if not n_kept:
-        raise UserError("--cold-start: no judgment of the starting judge was right and short enough; "
-                        "raise --max-new-tokens or --group")
     return groups, kept
 
 
 def completion_of(row):
     """The completion of a row of cold_start.jsonl."""
-    return Completion(ids=row["ids"], logprob=row["logprob"], finished=row["finished"],
-                      logprob_sampled=row["logprob_sampled"], self_certainty=row["self_certainty"])
+    return Completion(
+        ids=row["ids"],
+        logprob=row["logprob"],
+        finished=row["finished"],
+        logprob_sampled=row["logprob_sampled"],
+        self_certainty=row["self_certainty"],
+    )
 
 
 def make_traces(judge, numbered_pairs):
@@ -1015,45 +1247,64 @@ def make_traces(judge, numbered_pairs):
     starts = range(0, len(numbered_pairs), cfg.batch)
     for start in tqdm(starts, desc="cold start: judgments", unit="batch", disable=RANK > 0 or None):
         some = numbered_pairs[start:start + cfg.batch]
+        pairs = [pair for _, pair in some]
         streams = [stream(cfg.seed, "cold start", number) for number, _ in some]
-        groups = judge.rollout([pair for _, pair in some], streams, cfg.group)
+        groups = judge.rollout(pairs, streams, cfg.group)
         streams = [stream(cfg.seed, "second thought", number) for number, _ in some]
         for group in think_again(judge, groups, streams):
-            rows.append([trace_row(group, k, cfg) for k in range(cfg.group)])
+            own = [trace_row(group, k, cfg) for k in range(cfg.group)]
+            rows.append(own)
     return rows
 
 
 def trace_row(group, k, cfg):
     """Judgment k of a group as a row of cold_start.jsonl."""
     completion = group.completions[k]
-    kept = group.verdicts[k] == group.pair.right and len(completion.ids) <= cfg.max_new_tokens
-    return {"instance_id": group.pair.instance_id, "kept": kept, "text": group.texts[k], **asdict(completion)}
+    right = group.verdicts[k] == group.pair.right
+    short = len(completion.ids) <= cfg.max_new_tokens
+    return {
+        "instance_id": group.pair.instance_id,
+        "kept": right and short,
+        "text": group.texts[k],
+        **asdict(completion),
+    }
 
 
 def think_again(judge, groups, streams):
     """The groups, in which every finished judgment with a wrong verdict has gone on after a WAIT.
 
-    So reflection is in the data (J1, section 3). What no longer fits into the context stays as it is.
+    So reflection is in the data (J1, section 3). What no longer fits into the context stays as it
+    is.
     """
     cfg = judge.cfg
-    wrong = []  # (group, k) of the judgments
+    wrong = []    # (group, k) of the judgments
+    prompts = []  # of the second thoughts: prompt, first thought, WAIT
     uniforms = []
     room = context_length(judge.model) - cfg.max_new_tokens
     for group, generator in zip(groups, streams):
         for k, completion in enumerate(group.completions):
-            fits = len(think_on(judge.tokenizer, group.prompt, completion)) <= room
-            if completion.finished and group.verdicts[k] != group.pair.right and fits:
+            prompt = think_on(judge.tokenizer, group.prompt, completion)
+            went_wrong = completion.finished and group.verdicts[k] != group.pair.right
+            if went_wrong and len(prompt) <= room:
                 wrong.append((group, k))
+                prompts.append(prompt)
                 uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
     if not wrong:
         return groups
-    prompts = [think_on(judge.tokenizer, group.prompt, group.completions[k]) for group, k in wrong]
-    more = generate(judge.model, prompts, torch.stack(uniforms), cfg.temperature, judge.ends, judge.pad)
+    more = generate(
+        judge.model,
+        prompts,
+        torch.stack(uniforms),
+        cfg.temperature,
+        judge.ends,
+        judge.pad,
+    )
     for (group, k), prompt, second in zip(wrong, prompts, more):
         first = group.completions[k]
         group.completions[k] = replace(
             second,
-            ids=prompt[len(group.prompt):] + second.ids,  # the first thought, WAIT, the second thought
+            # The first thought, WAIT, the second thought.
+            ids=prompt[len(group.prompt):] + second.ids,
             logprob=first.logprob + second.logprob,
             logprob_sampled=first.logprob_sampled + second.logprob_sampled,
             self_certainty=first.self_certainty + second.self_certainty,
@@ -1061,7 +1312,7 @@ def think_again(judge, groups, streams):
     return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
 
 
-# ---------------------------------------------------------------- a run: its folder, its evaluations, its loop
+# ---------------------------------------------------------------- a run: folder, evaluations, loop
 
 class Run:
     """A training run in its folder. All that a killed run needs to go on is in state.pt."""
@@ -1081,10 +1332,21 @@ class Run:
             self.resume()
         elif cfg.cold_start:
             self.save()  # so that its judgments are known by their settings
-        self.cold_start = ColdStart(self.trainer, self.out / "cold_start.jsonl") if self.step < cfg.cold_start else None
+        self.cold_start = None
+        if self.step < cfg.cold_start:
+            self.cold_start = ColdStart(self.trainer, self.out / "cold_start.jsonl")
+        self.print_size()
+
+    def print_size(self):
+        """How many pairs and parameters, and on what."""
+        cfg = self.cfg
         trainer = self.trainer
-        print0(f"{len(trainer.train_pairs)} training, {len(trainer.meta_pairs)} meta and {len(self.eval_pairs)} "
-               f"{cfg.eval_split} pairs from {cfg.labelled}; {len(trainer.parameters.theta):,} trainable parameters; "
+        n_train = len(trainer.train_pairs)
+        n_meta = len(trainer.meta_pairs)
+        n_eval = len(self.eval_pairs)
+        n_parameters = len(trainer.parameters.theta)
+        print0(f"{n_train} training, {n_meta} meta and {n_eval} {cfg.eval_split} pairs "
+               f"from {cfg.labelled}; {n_parameters:,} trainable parameters; "
                f"kernel {trainer.judge.kernel}; device {cfg.device}")
 
     def train(self):
@@ -1093,8 +1355,14 @@ class Run:
         last = cfg.cold_start + cfg.steps
         if not self.metrics:
             self.metrics.append({"step": 0, **self.evaluate()})
-        bar = tqdm(total=last, initial=self.step, desc=f"{cfg.weights}, seed {cfg.seed}", unit="step", smoothing=0.1,
-                   disable=RANK > 0)
+        bar = tqdm(
+            total=last,
+            initial=self.step,
+            desc=f"{cfg.weights}, seed {cfg.seed}",
+            unit="step",
+            smoothing=0.1,
+            disable=RANK > 0,
+        )
         with bar:
             while self.step < last:
                 self.one_step()
@@ -1115,7 +1383,8 @@ class Run:
                 self.trainer.adam.restart()
             row = self.trainer.train_step(self.step)
         self.step += 1
-        if self.step in (cfg.cold_start, last) or (cfg.eval_every and self.step % cfg.eval_every == 0):
+        due = cfg.eval_every and self.step % cfg.eval_every == 0
+        if due or self.step in (cfg.cold_start, last):
             row |= self.evaluate()
         self.metrics.append(row)
         if self.step == last or self.step % cfg.save_every == 0:
@@ -1125,25 +1394,35 @@ class Run:
         """The numbers beside the progress bar."""
         row = self.metrics[-1]
         accuracy = [m["eval_accuracy"] for m in self.metrics if "eval_accuracy" in m]
-        return {"reward": f"{row['reward']:.2f}", "tokens": f"{row['tokens']:.0f}",
-                self.cfg.eval_split: f"{accuracy[0]:.2f} → {accuracy[-1]:.2f}"}
+        return {
+            "reward": f"{row['reward']:.2f}",
+            "tokens": f"{row['tokens']:.0f}",
+            self.cfg.eval_split: f"{accuracy[0]:.2f} → {accuracy[-1]:.2f}",
+        }
 
     def evaluate(self):
-        """The judge on held-out pairs, each in both orders, one sampled judgment an order. The transcripts are kept."""
+        """The judge on held-out pairs, each in both orders, one sampled judgment an order.
+
+        The transcripts are kept.
+        """
         cfg = self.cfg
         judge = self.trainer.judge
-        both_orders = [shown for pair in self.eval_pairs for shown in (pair, pair.flipped())]
+        both_orders = []
+        for pair in self.eval_pairs:
+            both_orders += [pair, pair.flipped()]
         numbered = here(list(enumerate(both_orders)))
         size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
         rows = []
         for start in range(0, len(numbered), size):
             some = numbered[start:start + size]
+            pairs = [pair for _, pair in some]
             streams = [stream(cfg.seed, "evaluate", self.step, number) for number, _ in some]
-            for group in judge.rollout([pair for _, pair in some], streams, 1):
+            for group in judge.rollout(pairs, streams, 1):
                 rows.append(self.transcript(group))
         rows = gather(rows)
         self.transcripts += rows
-        return {f"eval_{name}": value for name, value in accuracy_of(rows).items()}
+        figures = accuracy_of(rows)
+        return {f"eval_{name}": value for name, value in figures.items()}
 
     def transcript(self, group):
         return {
@@ -1161,11 +1440,17 @@ class Run:
         a = weights.weights().tolist()
         visits = weights.visits.tolist()
         informed = weights.informed.tolist()
-        return [{**pair.description(), "weight": a[i], "visits": visits[i], "informed": informed[i]}
-                for i, pair in enumerate(self.trainer.train_pairs)]
+        rows = []
+        for i, pair in enumerate(self.trainer.train_pairs):
+            learned = {"weight": a[i], "visits": visits[i], "informed": informed[i]}
+            rows.append({**pair.description(), **learned})
+        return rows
 
     def save(self):
-        """Everything so far. state.pt comes last and appears at once, so that a kill leaves the old or the new state."""
+        """Everything so far.
+
+        state.pt comes last and appears at once, so that a kill leaves the old or the new state.
+        """
         if RANK > 0:
             return
         trainer = self.trainer
@@ -1186,11 +1471,15 @@ class Run:
         (self.out / "state.new").replace(self.out / "state.pt")
 
     def resume(self):
-        """Go on from state.pt. Raises UserError if it belongs to a run with other settings or other pairs."""
+        """Go on from state.pt. Raises UserError if its run had other settings or other pairs."""
         state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
-        differs = [flag_of(Settings, name) for name, value in asdict(self.cfg).items()
-                   if name not in MAY_CHANGE and state["settings"].get(name) != value]
-        differs += [f"the {name} pairs" for name, ids in self.pair_ids().items() if state["pairs"].get(name) != ids]
+        differs = []
+        for name, value in asdict(self.cfg).items():
+            if name not in MAY_CHANGE and state["settings"].get(name) != value:
+                differs.append(flag_of(Settings, name))
+        for name, ids in self.pair_ids().items():
+            if state["pairs"].get(name) != ids:
+                differs.append(f"the {name} pairs")
         if differs:
             raise UserError(f"{self.out} holds a run with other settings ({', '.join(differs)}): "
                             "give another --out, or delete the folder")
@@ -1202,13 +1491,19 @@ class Run:
         trainer.adam.t = state["t"]
         trainer.weights.load(state["weights"])
         # Rows after the checkpoint will be made again, the same.
-        self.metrics = [row for row in read_rows(self.out / "metrics.jsonl") if row["step"] <= self.step]
-        self.transcripts = [row for row in read_rows(self.out / "transcripts.jsonl") if row["step"] <= self.step]
-        print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; changes of the "
-               "code are not noticed: after one, give another --out)")
+        metrics = read_rows(self.out / "metrics.jsonl")
+        transcripts = read_rows(self.out / "transcripts.jsonl")
+        self.metrics = [row for row in metrics if row["step"] <= self.step]
+        self.transcripts = [row for row in transcripts if row["step"] <= self.step]
+        print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; "
+               "changes of the code are not noticed: after one, give another --out)")
 
     def pair_ids(self):
-        splits = {"training": self.trainer.train_pairs, "meta": self.trainer.meta_pairs, self.cfg.eval_split: self.eval_pairs}
+        splits = {
+            "training": self.trainer.train_pairs,
+            "meta": self.trainer.meta_pairs,
+            self.cfg.eval_split: self.eval_pairs,
+        }
         return {name: [pair.instance_id for pair in pairs] for name, pairs in splits.items()}
 
     def save_judge(self):
@@ -1233,9 +1528,13 @@ class Timer:
 
 
 def accuracy_of(rows):
-    """A judge's figures {name: number} from transcripts in which the two orders of a pair stand side by side."""
+    """A judge's figures {name: number} from transcripts.
+
+    The two orders of a pair stand side by side there.
+    """
     right = [row["verdict"] == row["right"] for row in rows]
-    both = [first and second for first, second in zip(right[0::2], right[1::2])]
+    in_both_orders = zip(right[0::2], right[1::2])
+    both = [first and second for first, second in in_both_orders]
     has_verdict = [row["verdict"] is not None for row in rows]
     tokens = [row["tokens"] for row in rows]
     return {
@@ -1249,34 +1548,51 @@ def accuracy_of(rows):
 # ---------------------------------------------------------------- the report
 
 def report(cfg, metrics, weight_rows, n_pairs):
-    """Print the judge before and after, the weights by domain, how good the hypergradient was, and what to run next."""
+    """Print how the run went, and what to run next.
+
+    The judge before and after, the weights by domain, and how good the hypergradient was.
+    """
     evaluations = [row for row in metrics if "eval_accuracy" in row]
     checks = [row for row in metrics if "split_half_cosine" in row]
     print(f"\njudge on {n_pairs} {cfg.eval_split} pairs, both orders{'':14}before   after")
-    for title, name, form in (("accuracy", "eval_accuracy", ".1%"), ("right in both orders", "eval_both_orders", ".1%"),
-                              ("verdict parsed", "eval_parse_rate", ".1%"), ("tokens a judgment", "eval_tokens", ".1f")):
-        print(f"  {title:<44}{evaluations[0][name]:>9{form}}{evaluations[-1][name]:>8{form}}")
+    lines = (
+        ("accuracy", "eval_accuracy", ".1%"),
+        ("right in both orders", "eval_both_orders", ".1%"),
+        ("verdict parsed", "eval_parse_rate", ".1%"),
+        ("tokens a judgment", "eval_tokens", ".1f"),
+    )
+    for title, name, form in lines:
+        before = evaluations[0][name]
+        after = evaluations[-1][name]
+        print(f"  {title:<44}{before:>9{form}}{after:>8{form}}")
     report_weights(cfg, weight_rows)
     if checks:
         report_checks(checks)
-    closed = [row for row in metrics if row.get("meta_effective_share", 1.0) < MIN_EFFECTIVE_SHARE]
-    if closed:
-        print(f"in {len(closed)} of {len(metrics) - 1} steps the weights learned nothing: θ' judged too differently from θ")
+    shares = [row.get("meta_effective_share", 1.0) for row in metrics]
+    n_closed = sum(share < MIN_EFFECTIVE_SHARE for share in shares)
+    if n_closed:
+        print(f"in {n_closed} of {len(metrics) - 1} steps the weights learned nothing: "
+              "θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
-    print(f"{never} of {len(weight_rows)} pairs never moved a weight: not drawn since weights are learned, or all of their "
-          "judgments earned the same")
+    print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
+          "not drawn since weights are learned, or all of their judgments earned the same")
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
-    if cfg.labelled in (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl")):
+    tiny_world = (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
+    if cfg.labelled in tiny_world:
         print(f"next: python select.py --judge {out / 'judge'}")
     else:
-        print(f"next: python select.py --problems {' '.join(cfg.problems)} --labelled {cfg.labelled} "
+        problems = " ".join(cfg.problems)
+        print(f"next: python select.py --problems {problems} --labelled {cfg.labelled} "
               f"--max-new-tokens {cfg.max_new_tokens} --judge {out / 'judge'}")
 
 
 def report_weights(cfg, weight_rows):
-    """A line for each domain, the heaviest first. Effective size: (Σa)²/Σa², how many pairs of equal weight it amounts to."""
+    """A line for each domain, the heaviest first.
+
+    Effective size: (Σa)²/Σa², how many pairs of equal weight it amounts to.
+    """
     by_domain = {}
     for row in weight_rows:
         by_domain.setdefault(row["group"], []).append(row)
@@ -1284,12 +1600,18 @@ def report_weights(cfg, weight_rows):
     def mean_of(rows, field):
         return mean([row[field] for row in rows])
 
+    heaviest_first = sorted(by_domain, key=lambda name: -mean_of(by_domain[name], "weight"))
     print(f"\n{' × '.join(cfg.domain_key):<34}pairs  mean weight  effective size  visits  informed")
-    for name, rows in sorted(by_domain.items(), key=lambda item: -mean_of(item[1], "weight")):
+    for name in heaviest_first:
+        rows = by_domain[name]
         total = sum(row["weight"] for row in rows)
         squares = sum(row["weight"] ** 2 for row in rows)
-        print(f"{name:<34}{len(rows):>5}  {mean_of(rows, 'weight'):>11.2f}  {total ** 2 / max(squares, 1e-30):>14.1f}  "
-              f"{mean_of(rows, 'visits'):>6.1f}  {mean_of(rows, 'informed'):>8.1f}")
+        size = total ** 2 / max(squares, 1e-30)
+        weight = mean_of(rows, "weight")
+        visits = mean_of(rows, "visits")
+        informed = mean_of(rows, "informed")
+        print(f"{name:<34}{len(rows):>5}  {weight:>11.2f}  {size:>14.1f}  "
+              f"{visits:>6.1f}  {informed:>8.1f}")
 
 
 def report_checks(checks):
@@ -1303,7 +1625,10 @@ def report_checks(checks):
 # ---------------------------------------------------------------- LoRA (2106.09685)
 
 class LoRALinear(nn.Module):
-    """y = W x + (α/r) B A x with W frozen. A: [r, in], gaussian of deviation 1/√r; B: [out, r], zero; both fp32."""
+    """y = W x + (α/r) B A x with W frozen.
+
+    A: [r, in], gaussian of deviation 1/√r; B: [out, r], zero; both fp32.
+    """
 
     def __init__(self, linear, rank, alpha, generator):
         super().__init__()
@@ -1316,18 +1641,22 @@ class LoRALinear(nn.Module):
 
     def forward(self, x):
         y = self.linear(x)
-        adapted = self.scale * (x.to(self.a.dtype) @ self.a.T @ self.b.T)
+        x = x.to(self.a.dtype)
+        adapted = self.scale * (x @ self.a.T @ self.b.T)
         return y + adapted.to(y.dtype)
 
     @torch.no_grad()
     def merge(self):
         """W + (α/r) B A as a plain linear layer."""
-        self.linear.weight += (self.scale * self.b @ self.a).to(self.linear.weight.dtype)
+        adapted = self.scale * self.b @ self.a
+        self.linear.weight += adapted.to(self.linear.weight.dtype)
         return self.linear
 
 
 def add_lora(model, rank, alpha, seed):
-    """Put an adapter on every nn.Linear below the head; everything else is frozen. Returns a note on what has none.
+    """Put an adapter on every nn.Linear below the head; everything else is frozen.
+
+    Returns a note on what has none.
 
     Raises UserError for a model without such layers.
     """
@@ -1336,19 +1665,32 @@ def add_lora(model, rank, alpha, seed):
     n_adapters = 0
     for parent in list(model.base_model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:  # a subclass may return more than a product: some routers do
+            # Not a subclass, which may return more than a product: some routers do.
+            if type(child) is nn.Linear:
                 setattr(parent, name, LoRALinear(child, rank, alpha, generator))
                 n_adapters += 1
     if not n_adapters:
-        raise UserError(f"--lora-rank {rank}: {type(model).__name__} has no nn.Linear layers to adapt; "
-                        "train all of its parameters (--lora-rank 0), or take another judge")
-    left_out = set()  # other weights that multiply: the experts of a mixture, its router, convolutions
-    embeddings = {id(p) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for p in module.parameters()}
-    for name, p in model.base_model.named_parameters():
-        if p.dim() > 1 and not p.requires_grad and ".linear." not in name and id(p) not in embeddings:
-            left_out.add(".".join(part for part in name.split(".") if not part.isdigit()))
+        raise UserError(f"--lora-rank {rank}: {type(model).__name__} has no nn.Linear layers to "
+                        "adapt; train all of its parameters (--lora-rank 0), or take another judge")
     note = f"adapters on {n_adapters} linear layers"
-    return note + (f"; none on {', '.join(sorted(left_out))}" if left_out else "")
+    left_out = without_adapter(model)
+    if left_out:
+        note += f"; none on {', '.join(left_out)}"
+    return note
+
+
+def without_adapter(model):
+    """Names of the other weights that multiply: a mixture's experts, its router, convolutions."""
+    embeddings = set()
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embeddings |= {id(p) for p in module.parameters()}
+    names = set()
+    for name, p in model.base_model.named_parameters():
+        frozen = not p.requires_grad and ".linear." not in name
+        if p.dim() > 1 and frozen and id(p) not in embeddings:
+            parts = [part for part in name.split(".") if not part.isdigit()]  # all layers as one
+            names.add(".".join(parts))
+    return sorted(names)
 
 
 def merge_lora(model):
@@ -1359,8 +1701,8 @@ def merge_lora(model):
 
 
 # ---------------------------------------------------------------- several processes (torchrun)
-# Each process samples and scores a share of the pairs; gradients are summed, everything by pair is gathered. What is drawn
-# and learned is then the same in all of them.
+# Each process samples and scores a share of the pairs; gradients are summed, everything by pair is
+# gathered. What is drawn and learned is then the same in all of them.
 
 def join_processes(device):
     """Meet torchrun's other processes, if there are any. Returns this one's device."""
@@ -1374,12 +1716,18 @@ def join_processes(device):
 
 
 def here(items):
-    """This process's share of a list or tensor that is the same everywhere: of five, 0, 2, 4 on rank 0 and 1, 3 on rank 1."""
+    """This process's share of a list or tensor that is the same everywhere.
+
+    Of five: 0, 2, 4 on rank 0 and 1, 3 on rank 1.
+    """
     return items[RANK::WORLD_SIZE]
 
 
 def gather(items):
-    """The shares of all processes back in the common order, a list or a tensor along its first dimension: undoes `here`."""
+    """The shares of all processes back in the common order: undoes `here`.
+
+    A list, or a tensor along its first dimension.
+    """
     if WORLD_SIZE == 1:
         return items
     if torch.is_tensor(items):
@@ -1413,7 +1761,8 @@ def main(argv=None):
     try:
         Run(cfg).train()
     except KeyboardInterrupt:
-        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} (every {cfg.save_every} steps)")
+        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} "
+                 f"(every {cfg.save_every} steps)")
 
 
 if __name__ == "__main__":
