@@ -727,23 +727,38 @@ def sleeper():
 
 
 def self_check(cfg):
-    """Can candidates be shut in here, and what does a program that tries to break out get done?"""
+    """Can candidates be shut in here, and what does a program that tries to break out get done?
+
+    Raises UserError where they cannot be, unless --unsafe is given.
+    """
     prepare_this_process(cfg)
-    print("namespaces " + ("MISSING  (--unsafe)" if cfg.unsafe else "hold") + "\n\na program that tries:")
-    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "600"]) as outside:
-        jobs = []
-        for name, attempt in PROBES.items():
-            args = [attempt, str(rows.ROOT), outside.pid, server.getsockname()[1]]
-            tests = [{"type": "call", "args": args, "expected": False}]
-            problem = {"problem_id": name, "prompt": "", "entry_point": "probe", "public_tests": [],
-                       "tests": tests, "time_limit": 60}
-            jobs.append((problem, {"name": name, "code": PROBE}))
-        found = {candidate["name"]: answer for candidate, answer in label(jobs, cfg)}
+    outside = subprocess.Popen(["sleep", "600"])  # a process that no candidate should reach
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            _, port = server.getsockname()
+            jobs = [probe_job(name, [attempt, str(rows.ROOT), outside.pid, port]) for name, attempt in PROBES.items()]
+            found = {candidate["name"]: answer for candidate, answer in label(jobs, cfg)}
+    finally:
         outside.kill()
+        outside.wait()
+    print("namespaces " + ("MISSING  (--unsafe)" if cfg.unsafe else "hold") + "\n\na program that tries:")
+    words = {"passed": "no", "wrong_answer": "YES"}
     for name in PROBES:
-        status = found[name]["status"]
-        print(f"  {name:30} {({'passed': 'no', 'wrong_answer': 'YES'}).get(status, found[name])}")
+        print(f"  {name:30} {words.get(found[name]['status'], found[name])}")
     return 0
+
+
+def probe_job(name, args):
+    """A problem whose one test expects False from a program that tries to break out, and that program."""
+    problem = {
+        "problem_id": name,
+        "prompt": "",
+        "entry_point": "probe",
+        "public_tests": [],
+        "tests": [{"type": "call", "args": args, "expected": False}],
+        "time_limit": 60,
+    }
+    return problem, {"name": name, "code": PROBE}
 
 
 def main(argv=None):

@@ -877,6 +877,16 @@ def test_without_namespaces_it_refuses_and_says_what_to_do(tmp_path):
     assert not (tmp_path / "l.jsonl").read_text()
 
 
+def test_without_namespaces_the_self_check_says_so_and_ends():
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root and setpriv to take namespaces away")
+    command = [*POWERLESS, sys.executable, str(ROOT / "execute.py"), "--self-check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "candidates cannot be shut in on this machine" in done.stderr
+    assert "hold" not in done.stdout
+
+
 def test_unsafe_gives_the_same_verdicts_and_a_warning(public_folder):
     install_for_everybody(public_folder)
     start = [*POWERLESS, system_python()] if os.geteuid() == 0 else [sys.executable]
