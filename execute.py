@@ -9,7 +9,7 @@ Reads problems (their tests) and candidates (their `code`, a whole program). Wri
 
     {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
      "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
-     "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
+     "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
 failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`

@@ -47,9 +47,9 @@ from GRPO (2402.03300):
   * Advantages are r − mean, not divided by the group's standard deviation: that is a hidden weight
     for each pair.
   * The denominator is a constant (Dr. GRPO, 2503.20783), so a weight enters linearly and alone.
-  * One optimizer step for each batch of judgments. So the ratio ρ is 1, and the *value* of the loss
-    says nothing: it is −Σ a·A·length / (B·G·max_new_tokens), whatever the judge does. Look at
-    reward, gradient norm and entropy instead.
+  * One optimizer step for each batch of judgments. So the ratio ρ = π_θ/π_old is 1, and the *value*
+    of the loss says nothing: it is −Σ a·A·length / (B·G·max_new_tokens) for judgments of advantage A,
+    whatever the judge does. Look at reward, gradient norm and entropy instead.
   * No KL term.
 from the textbook's bilevel step:
   * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes
@@ -254,11 +254,12 @@ class Trainer:
         theta = parameters.theta.clone()
         batch = make_batch(judge, groups, advantage, pair_by_pair=learns)
         if learns:
-            loss, gradients = pair_gradients(judge, parameters, batch, a)  # ∇ℓ_i(θ) [B, P]
+            # ∇ℓ_i(θ) [B, P]; leaves g in parameters.grad
+            loss, gradients = pair_gradients(judge, parameters, batch, a)
         else:
             loss = batch_gradient(judge, parameters, batch, a)  # the same g, without its parts
         self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
-        self.adam.step()
+        self.adam.step()  # from here on the parameters are θ'
         timer.lap("gradient")
 
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?

@@ -12,7 +12,7 @@
       execute.py
     labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 0,
                             "tests_total": 8, "detail": "public test 1: expected [2], got [0]", "seconds": 0.016,
-                            "public_passed": false, "output_digest": "1ead14516555734d", "tests_digest": "96056462c28e"}
+                            "public_passed": false, "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
       train_bilevel.py
     judge/, weights.jsonl  {"instance_id": "tiny/train/0:weak-0>weak-7", "problem_id": "tiny/train/0",
                             "candidate_ids": ["weak-0", "weak-7"], "policy": "weak", "weight": 0.43,

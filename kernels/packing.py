@@ -1,8 +1,9 @@
 """Prompts and their answers as rows of a forward pass, so that what answers have in common is computed once.
 
 A group of G judgments shares its prompt, and often its first words. One row holds the prompt once and behind it a tree of
-answers; a mask keeps each answer from seeing the others, so the log-probs are those of separate sequences. A training step
-takes 2.5 times as long with a padded row for each answer, and a quarter longer with answers side by side.
+answers; a mask keeps each answer from seeing the others, so the log-probs are those of separate sequences. On the tiny
+world and a CPU, a step takes 2.5 times as long with a padded row for each answer, and a quarter longer with rows that hold
+the answers one behind the other, without sharing their first words.
 
 Two answers, "a b c" and "a b d", to the prompt "p q". A token is scored where it is *predicted*: at the one before it. The
 last token of an answer predicts nothing, so it needs no column.
