@@ -13,8 +13,8 @@
     wire.py       what crosses between a candidate and its grader; both read it, the worker its words for errors.
 
 Every other file belongs to one side, so the trust boundary lies between files: what a candidate says is read by
-grading.py alone (and the last line of a failed program's stderr by execute.py), what a grader says by boxes.py
-alone, in fixed forms. From the far side the worker imports constants and functions that never see an answer.
+grading.py alone (but execute.py looks whether a short output is the expected text itself, and shows the last line of
+a failed program's stderr), what a grader says by boxes.py alone, in fixed forms. From the far side the worker imports constants and functions that never see an answer.
 
 A zygote imports this package too, so nothing is imported here: a name in this file would be in every box.
 """
