@@ -218,7 +218,8 @@ class Tests:
         if self.grader is None:
             return None
         grader, self.grader = self.grader, None
-        ran_code = self.problem.get("checker") or any("source" in test for test in self.tests)
+        asserts = any(test["type"] == "assert" and not test.get("inside") for test in self.tests)
+        ran_code = asserts or self.problem.get("checker")
         if ran_code or grader.broken or self.zygote.idle_grader:
             return grader.end()
         self.zygote.idle_grader = grader

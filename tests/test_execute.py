@@ -165,6 +165,24 @@ def test_whole_programs_stop_at_their_first_hidden_failure(tmp_path):
     assert [row["tests_passed"], row["tests_total"]] == [3, 6]
 
 
+@pytest.mark.parametrize("end, status", [("while True: pass", "time_limit"), ("os._exit(0)", "runtime_error")])
+def test_what_has_passed_before_the_end_of_a_program_counts(end, status, tmp_path):
+    code = f"""
+        import os
+        calls = 0
+        def f(a):
+            global calls
+            calls += 1
+            if calls == 4:
+                {end}
+            return a
+        """
+    tests = [call([n], n) for n in range(6)]
+    row, = label(tmp_path, [problem("p", tests, time_limit=0.3)], programs("p", code))
+    assert row["status"] == status
+    assert row["tests_passed"] == 3
+
+
 def test_a_problem_may_mix_all_types_of_test(tmp_path):
     mixed = [call([1], 2), asserts("assert f(2) == 3"), stdin("5", "6"), unit("""
         import unittest

@@ -391,8 +391,9 @@ def needs_inside(tree):
     return False
 
 
+@functools.lru_cache(64)
 def imports_of(source):
-    """Modules of the standard library that a test's source imports."""
+    """Modules of the standard library that a test's source imports. A problem's programs share its tests."""
     found = {"math", "os", "json"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
