@@ -1,4 +1,5 @@
 """execute.py: verdicts for its four kinds of test, comparison rules, bad input, faults, and what holds where."""
+import contextlib
 import importlib.util
 import json
 import math
@@ -163,6 +164,24 @@ def test_whole_programs_stop_at_their_first_hidden_failure(tmp_path):
     assert row["passed"] is False
     assert row["detail"] == "hidden test 3"
     assert [row["tests_passed"], row["tests_total"]] == [3, 6]
+
+
+@pytest.mark.parametrize("end, status", [("while True: pass", "time_limit"), ("os._exit(0)", "runtime_error")])
+def test_what_has_passed_before_the_end_of_a_program_counts(end, status, tmp_path):
+    code = f"""
+        import os
+        calls = 0
+        def f(a):
+            global calls
+            calls += 1
+            if calls == 4:
+                {end}
+            return a
+        """
+    tests = [call([n], n) for n in range(6)]
+    row, = label(tmp_path, [problem("p", tests, time_limit=1.5)], programs("p", code))
+    assert row["status"] == status
+    assert row["tests_passed"] == 3
 
 
 def test_a_problem_may_mix_all_types_of_test(tmp_path):
@@ -729,25 +748,36 @@ def test_killed_runs_lose_nothing_and_leave_nothing(tmp_path):
     assert without_seconds(read(tmp_path / "l.jsonl")) == calm
 
 
+def zygotes_of(supervisor):
+    return [pid for pid, (parent, line) in table_of_processes().items()
+            if parent == supervisor.pid and b"zygote.main" in line]
+
+
 def test_a_zygote_that_dies_is_replaced(tmp_path):
     problems, candidates = many()
-    late, last = sleeper(2)
+    late, first = sleeper(600)
     write(tmp_path / "p.jsonl", [*problems, late])
-    write(tmp_path / "c.jsonl", [last, *candidates])
+    write(tmp_path / "c.jsonl", [first, *candidates])
     supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    wanted = execute.ATTEMPTS - 1  # fewer than would use up one candidate
     killed = 0
-    while supervisor.poll() is None and killed < execute.ATTEMPTS - 1:  # fewer than would use up one candidate
+    labels = 0
+    while (labels < len(candidates) or killed < wanted) and supervisor.poll() is None:
         time.sleep(0.01)
-        if len(read_whole(tmp_path / "l.jsonl")) <= 3 * killed:
-            continue
-        zygotes = [pid for pid, (parent, line) in table_of_processes().items() if parent == supervisor.pid and b"zygote.main" in line]
-        if zygotes:
+        labels = len(read_whole(tmp_path / "l.jsonl"))
+        zygotes = zygotes_of(supervisor)
+        if zygotes and killed < wanted and labels > 3 * killed:
             os.kill(zygotes[0], signal.SIGKILL)
             killed += 1
+    while supervisor.poll() is None:  # all that is left is the sleeper
+        for pid in started_by(supervisor.pid) - set(zygotes_of(supervisor)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
     output, _ = supervisor.communicate(timeout=60)
-    assert killed == execute.ATTEMPTS - 1
+    assert killed == wanted
     assert supervisor.returncode == 0, output
-    assert [row["passed"] for row in read(tmp_path / "l.jsonl")] == [True] + [True, False] * 10
+    assert [row["passed"] for row in read(tmp_path / "l.jsonl")] == [False] + [True, False] * 10
 
 
 def test_what_the_machinery_cannot_judge_has_no_label_and_is_tried_again(tmp_path, monkeypatch, capsys):

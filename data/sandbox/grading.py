@@ -15,14 +15,19 @@ import json
 import marshal
 import os
 import random
+import select
 import socket
 import sys
+import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value
 from data.sandbox.inside import is_unknown
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack)
 
+HOLD = 0.01  # seconds for which results may wait for others, to be sent together
+MOST_HELD = 50
+SMALL_ANSWER = 1000  # bytes; to compare a longer one may take its time, so nothing waits for it
 LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
 
 
@@ -39,12 +44,13 @@ class Verdict(BaseException):
 class Grader:
     """Grades what the worker sends it: {"grade": kind, "positions": [...]} with a session's socket, or a program's output.
 
-    To the worker it says {"result": [position, status, detail, digest]} for each test, {"gone": true} when the
-    candidate's process has left, {"again": true} when it wants another session, and {"done": true}.
+    To the worker it says {"results": [[position, status, detail, digest], ...]}, {"gone": true} when the candidate's
+    process has left, {"again": true} when it wants another session, and {"done": true}.
     """
 
     def __init__(self):
         self.worker = socket.socket(fileno=3)
+        self.results = []  # not yet sent
         sys.setrecursionlimit(DEPTH)
 
     def take(self, file):
@@ -59,10 +65,19 @@ class Grader:
         self.checker = job["checker"]
 
     def say(self, **message):
+        self.send_results()
         self.worker.send(json.dumps(message).encode())
 
-    def result(self, position, status, detail, outputs):
-        """outputs: what the digest is made of; right or wrong, equal answers are one cluster."""
+    def send_results(self):
+        if self.results:
+            self.worker.send(json.dumps({"results": self.results}).encode())
+            self.results = []
+
+    def result(self, position, status, detail, outputs, hold=False):
+        """outputs: what the digest is made of; right or wrong, equal answers are one cluster.
+
+        hold: it may wait for the next ones, but not for longer than HOLD: the worker holds the tests' clock.
+        """
         digest = status
         if status in ("passed", "wrong_answer"):
             try:
@@ -71,7 +86,11 @@ class Grader:
                 pass
         if len(digest) > 1000:
             digest = hashlib.sha256(digest.encode("utf-8", "replace")).hexdigest()
-        self.say(result=[position, status, clean(detail), digest])
+        if not self.results:
+            self.held_since = time.monotonic()
+        self.results.append([position, status, clean(detail), digest])
+        if not hold or len(self.results) == MOST_HELD:
+            self.send_results()
 
     def serve(self):
         while True:
@@ -115,9 +134,15 @@ class Grader:
         return self.reply()
 
     def reply(self):
+        if self.results:
+            rest = self.held_since + HOLD - time.monotonic()
+            if rest <= 0 or not select.select([self.session], [], [], rest)[0]:
+                self.send_results()
         self.line = b""
         with contextlib.suppress(OSError):
             self.line = self.replies.readline(MAX_OUTPUT)
+        if len(self.line) > SMALL_ANSWER:
+            self.send_results()
         if not self.line.endswith(b"\n"):
             if len(self.line) == MAX_OUTPUT:
                 self.stop("output_limit", "the answer is too large", True)
@@ -169,7 +194,7 @@ class Grader:
                 self.stop("runtime_error", "not an answer", True)
             got = reply["value"]
             if self.is_right(test["args"], got, test["expected"], same_value):
-                self.result(position, "passed", "", [test["expected"]])
+                self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
             else:
                 detail = f"expected {shown(test['expected'])}, got {shown(got)}"
                 outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
@@ -366,8 +391,9 @@ def needs_inside(tree):
     return False
 
 
+@functools.lru_cache(64)
 def imports_of(source):
-    """Modules of the standard library that a test's source imports."""
+    """Modules of the standard library that a test's source imports. A problem's programs share its tests."""
     found = {"math", "os", "json"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

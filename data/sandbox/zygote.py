@@ -23,7 +23,6 @@ import marshal
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -139,7 +138,7 @@ def enter_private_tree(shown, hidden, user):
     """
     uid = os.geteuid()
     gid = os.getegid()
-    system("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET | (CLONE_NEWUSER if uid else 0))
+    system("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | (CLONE_NEWUSER if uid else 0))
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
@@ -189,7 +188,7 @@ def show_folder(path, target, empty):
 
 # ---------------------------------------------------------------- a run's own surroundings
 
-NAMESPACES = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC
+NAMESPACES = CLONE_NEWPID | CLONE_NEWNS  # the others are the zygote's: no box can make anything in them
 TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 
 
@@ -266,7 +265,7 @@ def make_filter(families):
         code.extend([(EQUAL, 0, len(steps) + 1, number(name)), *steps, (RETURN, 0, 0, otherwise)])
 
     # all but CLONE_NEWTIME, whose bit clone() takes for part of a signal's number
-    new = NAMESPACES | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP
+    new = NAMESPACES | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP
     look_into("clone", [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, new), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("fcntl", [(LOAD, 0, 0, argument(1)), (EQUAL, 0, 1, F_SETLEASE), (RETURN, 0, 0, REFUSE)], ALLOW)
     look_into("prctl", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, PR_SET_PDEATHSIG), (RETURN, 0, 0, REFUSE)], ALLOW)
@@ -465,6 +464,7 @@ def clear_up_unsafely(pid, user, scratch):
         os.killpg(pid, signal.SIGKILL)
     child = os.fork()
     if child == 0:
+        import shutil  # here, because what is imported above costs every fork its share
         os.setresuid(user, user, user)
         shutil.rmtree(f"{scratch}/judge-unsafe-{pid}", ignore_errors=True)
         os._exit(0)
