@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: the hub counts as out of reach
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it: sums are the same on every machine
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

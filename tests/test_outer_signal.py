@@ -146,7 +146,10 @@ def test_s_is_that_of_float64(checkpoint, dtype, most):
     print(f"{checkpoint.name}, {dtype}: relative error {error:.1e}")
     assert int(informed.sum()) >= 10
     assert error <= most
-    assert torch.equal(found[informed].sign(), exact[informed].sign())
+    # A pair about which the meta set says next to nothing may fall on either side of 0.
+    clear = informed & (exact.abs() > 0.1 * exact[informed].square().mean().sqrt())
+    assert int(clear.sum()) >= 8
+    assert torch.equal(found[clear].sign(), exact[clear].sign())
 
 
 def test_a_judge_that_has_not_moved_counts_every_meta_judgment_once(checkpoint):
