@@ -51,8 +51,8 @@ STAND_INS = {
     "--meta-batch 32": "--meta-batch 2",
     "--micro-tokens 5120": "--micro-tokens 1024",
 }
-if sys.prefix.startswith("/tmp/"):  # which execute.py refuses, because boxes have a /tmp of their own
-    STAND_INS["--site-packages"] = "--site-packages --unsafe"
+if sys.prefix.startswith("/tmp/"):  # whose packages execute.py refuses to show: boxes have a /tmp of their own
+    STAND_INS["--site-packages "] = ""
 
 
 # ---------------------------------------------------------------- tiny models and benchmark files
