@@ -537,7 +537,7 @@ def digest_of_tests(problem, cfg):
 
 def read_problems(cfg):
     """Returns ({problem_id: problem} of this shard and these splits, all problems, their files)."""
-    paths = cfg.problems or [rows.TINY / "problems_weak.jsonl", rows.TINY / "problems_strong.jsonl"]
+    paths = cfg.problems or rows.TINY_PROBLEMS
     problems = rows.read_problems(paths)
     index, count = shard_of(cfg.shard)
     mine = {name: problems[name] for name in list(problems)[index::count]

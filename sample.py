@@ -44,8 +44,8 @@ from data import servers
 from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
 from data.benchmarks.answers import thoughts_are_open
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
-from data.rows import (CANDIDATE, CANDIDATE_KEY, ROOT, TINY, Appender, UserError, read_problems,
-                       read_rows)
+from data.rows import (CANDIDATE, CANDIDATE_KEY, ROOT, TINY, TINY_PROBLEMS, Appender, UserError,
+                       read_problems, read_rows)
 from data.text import answer_text, encode
 from kernels.packing import make_packs
 
@@ -335,7 +335,7 @@ class Settings(servers.ServerFlags):
             raise UserError("--model is for models that run here, --api-model for those behind "
                             "--api-base: name one of them")
         if not (self.problems or self.model or self.benchmark or self.api_base):
-            self.problems = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+            self.problems = list(TINY_PROBLEMS)
             self.model = [str(TINY / "weak"), str(TINY / "strong")]
         if self.api_base:
             self.model = [self.api_model]

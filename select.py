@@ -57,20 +57,17 @@ else:
     from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, parse_verdict
-    from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, Appender, UserError, read_problems,
-                           read_rows, stage_input, write_rows)
+    from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, TINY_PROBLEMS, Appender, UserError,
+                           read_problems, read_rows, stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
-
-    def tiny_problems():
-        return [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
 
     # Settings stands here because it is built from what was imported above.
     @dataclass
     class Settings(ServerFlags):
         heading("candidates")
-        problems: list = flag(tiny_problems, "problem files")
+        problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
         labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
         split: str = flag("test", "the split to choose on")
         n: list = flag(list, "choose among the first so many candidates, too", type=int, least=1)

@@ -93,7 +93,7 @@ from tqdm import tqdm
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.pairs import Pair, read_pairs
-from data.rows import ROOT, TINY, UserError, read_rows, stage_input, write_rows
+from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
 from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate,
@@ -105,16 +105,12 @@ MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from
 MAY_CHANGE = ("steps", "save_every", "micro_tokens", "device")
 
 
-def tiny_problems():
-    return [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")]
-
-
 @dataclass
 class Settings:
     """Every flag, its default and what it does."""
 
     heading("data and files")
-    problems: list = flag(tiny_problems, "problem files")
+    problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
     judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
     out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
@@ -497,11 +493,22 @@ def batch_gradient(judge, parameters, batch, a):
     a: [B] the weights of the pairs of all processes.
     """
     a_here = here(a).to(parameters.theta)
-    total = torch.zeros(1, device=a_here.device)
+
+    def losses():
+        for pack in batch.packs:
+            yield (a_here * pair_losses(judge, pack, batch)).sum() / batch.n_all
+
+    return gradient_of_sum(parameters, losses())
+
+
+def gradient_of_sum(parameters, losses):
+    """The sum of some losses, over all processes; leaves its gradient in parameters.grad.
+
+    losses: a generator, so that one graph is gone before the next is made.
+    """
+    total = parameters.theta.new_zeros(1)
     parameters.grad.zero_()
-    for pack in batch.packs:
-        losses = pair_losses(judge, pack, batch)
-        loss = (a_here * losses).sum() / batch.n_all
+    for loss in losses:
         loss.backward()
         total += loss.detach()
     all_sum(parameters.grad)
@@ -520,8 +527,7 @@ def meta_loss_of_pack(judge, pack, batch, logprob):
     sampled them, and is 0 for those of other packs. The gradient is the policy gradient,
     ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
     """
-    logp = judge.score(pack)                                                     # [T]
-    now = sum_by_sample(logp, pack.sample, len(logprob), dtype=torch.float64)    # [M·G]
+    now = judge.judgment_logprobs(pack, len(logprob))  # [M·G]
     w = torch.zeros_like(now)
     scored = pack.sample.unique()
     w[scored] = (now - logprob)[scored].exp()
@@ -555,8 +561,7 @@ def logprob_of_judgments(judge, groups, batch):
         return torch.tensor(sampled, dtype=torch.float64, device=device)
     total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=device)
     for pack in batch.packs:
-        logp = judge.score(pack)
-        total += sum_by_sample(logp, pack.sample, len(total), dtype=torch.float64)
+        total += judge.judgment_logprobs(pack, len(total))
     return total
 
 
@@ -996,6 +1001,10 @@ class Judge:
         hidden, head, settings = self.last_hidden(pack)
         return token_logprob(hidden, head, pack.target, **settings)
 
+    def judgment_logprobs(self, pack, n):
+        """log π of each whole judgment in one Pack, of n in all: [n] fp64, 0 for the others."""
+        return sum_by_sample(self.score(pack), pack.sample, n, dtype=torch.float64)
+
     def weighted_loss(self, pack, weight, token_weight):
         """Σ_k w_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k).
 
@@ -1187,14 +1196,13 @@ def supervised_gradient(judge, parameters, batch, a):
     """
     a_here = here(a).to(batch.advantage.device)
     weight = a_here.repeat_interleave(batch.group) * batch.advantage  # [B·G]
-    total = torch.zeros(1, device=weight.device)
-    parameters.grad.zero_()
-    for pack in batch.packs:
-        loss, _ = judge.weighted_loss(pack, weight, batch.token_weight)
-        (loss / batch.n_all).backward()
-        total += loss.detach() / batch.n_all
-    all_sum(parameters.grad)
-    return float(all_sum(total))
+
+    def losses():
+        for pack in batch.packs:
+            loss, _ = judge.weighted_loss(pack, weight, batch.token_weight)
+            yield loss / batch.n_all
+
+    return gradient_of_sum(parameters, losses())
 
 
 def read_or_make_traces(trainer, path):
@@ -1284,9 +1292,10 @@ def think_again(judge, groups, streams):
     room = context_length(judge.model) - cfg.max_new_tokens
     for group, generator in zip(groups, streams):
         for k, completion in enumerate(group.completions):
+            if not completion.finished or group.verdicts[k] == group.pair.right:
+                continue
             prompt = think_on(judge.tokenizer, group.prompt, completion)
-            went_wrong = completion.finished and group.verdicts[k] != group.pair.right
-            if went_wrong and len(prompt) <= room:
+            if len(prompt) <= room:
                 wrong.append((group, k))
                 prompts.append(prompt)
                 uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))

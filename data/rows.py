@@ -56,6 +56,7 @@ except ImportError:  # not on Windows: there nothing keeps two writers apart
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "data" / "tiny"
+TINY_PROBLEMS = [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")]
 
 # The fields that a reader may rely on, with their types.
 PROBLEM = {

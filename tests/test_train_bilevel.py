@@ -21,7 +21,7 @@ import train_bilevel as tb
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
 from data.pairs import Pair, make_pairs
-from data.rows import ROOT, TINY, UserError, read_problems, read_rows, write_rows
+from data.rows import ROOT, UserError, read_problems, read_rows, write_rows
 from kernels.packing import make_packs
 from sample import encode, stream
 
