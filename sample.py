@@ -29,7 +29,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Completion:
     finished: bool                 # ended by an end token (False: cut off at max_new_tokens)
     logprob_sampled: float = 0.0   # sum over ids of log p(token) at the sampling temperature
     self_certainty: float = 0.0    # sum over ids of KL(uniform ‖ p) (2502.18581)
+    forced: list = field(default_factory=list)  # positions in ids of tokens that it did not choose
 
 
 @torch.no_grad()

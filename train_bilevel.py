@@ -127,7 +127,10 @@ class Settings:
         "draw", "draw pairs by weight, or scale their loss", choices=["draw", "scale"]
     )
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
-    meta_batch: int = flag(48, "M: meta pairs in a step", least=WORLD_SIZE)
+    meta_batch: int = flag(
+        48, "M: meta pairs in a step, half of them in the other order", least=2 * WORLD_SIZE
+    )
+    meta_every: int = flag(1, "steps for which judgments of meta pairs are kept", least=1)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
         0.5, "step of a pair's own logit for one visit of normalised s", least=0
@@ -146,6 +149,10 @@ class Settings:
         72, "most tokens of a judgment; also the constant denominator", least=1
     )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
+    waits: int = flag(
+        0, "most forced Waits in a judgment (J1): each pair draws 0 to so many at every visit",
+        least=0,
+    )
     cold_start: int = flag(
         0, "supervised steps in front, on the judge's own right judgments", least=0
     )
@@ -166,6 +173,12 @@ class Settings:
     check_hypergradient: int = flag(20, "steps between checks of how noisy s is; 0 never", least=0)
 
     heading("controls of the evidence")
+    train_split: list = flag(
+        lambda: ["train"], "splits whose pairs are trained on: train, meta, or both"
+    )
+    meta_problems: int = flag(
+        0, "use the first so many of the meta problems that have pairs; 0: all", least=0
+    )
     train_only: list = flag(
         list, "train only on pairs with these FIELD=VALUE, such as policy=strong"
     )
@@ -222,6 +235,7 @@ class Trainer:
         self.parameters = FlatParameters(self.judge.model)
         self.adam = Adam(self.parameters, cfg)
         self.weights = DataWeights(self.train_pairs, cfg)
+        self.meta = MetaJudgments()
 
     def train_step(self, step):
         """One inner and one outer step; `step` have been taken before. Returns its metrics."""
@@ -235,15 +249,15 @@ class Trainer:
         # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
         #    each by the judge at θ.
         index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] factors a_i
-        meta_index = self.draw_meta_pairs(step) if learns else []       # [M]
-        groups, meta_groups = self.judge_pairs(index, meta_index, step)
+        needs_meta = learns and self.meta.is_old(step, cfg.meta_every)
+        pairs = self.pairs_to_train_on(index, step)                     # B
+        meta_pairs = self.draw_meta_pairs(step) if needs_meta else []   # M
+        groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
         advantage = group_advantage(rewards_of(groups))                 # [B, G]
         stats = judgment_statistics(groups, judge)
         self.weights.observe(index, stats)
-        if learns:
-            meta_rewards = rewards_of(meta_groups)                                 # [M, G]
-            meta_batch = make_batch(judge, meta_groups, leave_one_out(meta_rewards))
-            meta_logprob = logprob_of_judgments(judge, meta_groups, meta_batch)    # log π_θ [M·G]
+        if needs_meta:
+            self.meta = MetaJudgments.of(judge, meta_groups, step)
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
@@ -262,23 +276,24 @@ class Trainer:
         outer = {}
         if learns:
             # v = ∇L_meta(θ') [P],  ṽ = (∂U/∂g)ᵀ v [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
-            v, importance = meta_gradient(judge, parameters, meta_batch, meta_logprob)
+            v, importance = meta_gradient(judge, parameters, self.meta.batch, self.meta.logprob)
             v_tilde = self.adam.jacobian_transpose(v)
             s = gather(gradients @ v_tilde).cpu()
             self.must_be_finite(float(s.sum()), step, index, theta)
             mixed = gather((advantage != 0).any(1))  # [B] whose judgments earned different rewards
-            share = effective_share(importance, meta_batch)
+            share = effective_share(importance, self.meta.batch)
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
+                self.meta.step = None  # the next step has new ones
             elif grpo_step >= cfg.freeze_judge_steps / 2:
                 self.weights.update(index, s, mixed)
             outer = {
-                "meta_reward": mean(gather(meta_rewards.mean(1)).tolist()),
+                "meta_reward": self.meta.reward,
                 "meta_grad_norm": float(v.norm()),
                 "meta_effective_share": share,
             }
             if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
-                outer |= check_hypergradient(self, theta, v, gradients, meta_batch, meta_logprob)
+                outer |= check_hypergradient(self, theta, v, gradients)
 
         # 4. While the weights make up their mind, the judge only looks at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
@@ -288,24 +303,43 @@ class Trainer:
         metrics = self.step_metrics(step, loss, stats)
         return {**metrics, **outer, **self.weight_metrics(), "seconds": timer.laps}
 
+    def pairs_to_train_on(self, index, step):
+        """The pairs with these indices [B], each in a random order: "A" must not become the answer."""
+        flip = torch.rand(len(index), generator=stream(self.cfg.seed, "order", step)) < 0.5
+        pairs = []
+        for i, flipped in zip(index, flip):
+            pair = self.train_pairs[i]
+            pairs.append(pair.flipped() if flipped else pair)
+        return pairs
+
     def draw_meta_pairs(self, step):
-        """Indices of M meta pairs, all different."""
+        """M meta pairs: M/2 different ones, each in both orders.
+
+        So a judge gains nothing by a liking for "A", and v does not point there.
+        """
         generator = stream(self.cfg.seed, "meta", step)
         order = torch.randperm(len(self.meta_pairs), generator=generator)
-        return order[:self.cfg.meta_batch]
+        pairs = []
+        for i in order[:(self.cfg.meta_batch + 1) // 2]:
+            pair = self.meta_pairs[i]
+            pairs += [pair, pair.flipped()]
+        return pairs
 
-    def judge_pairs(self, index, meta_index, step):
+    def judge_pairs(self, pairs, meta_pairs, step):
         """G judgments of each of these pairs: [Group] of the training and of the meta pairs.
 
         Only of the pairs of this process. In one go: decoding a batch twice as large costs less
         than decoding twice. Every pair has a random stream of its own.
         """
-        train = here([(k, self.train_pairs[i]) for k, i in enumerate(index)])
-        meta = here([(f"meta {k}", self.meta_pairs[i]) for k, i in enumerate(meta_index)])
+        cfg = self.cfg
+        train = here(list(enumerate(pairs)))
+        meta = here([(f"meta {k}", pair) for k, pair in enumerate(meta_pairs)])
         named = train + meta  # (name of the random stream, Pair)
-        pairs = [pair for _, pair in named]
-        streams = [stream(self.cfg.seed, "rollout", step, name) for name, _ in named]
-        groups = self.judge.rollout(pairs, streams, self.cfg.group)
+        streams = [stream(cfg.seed, "rollout", step, name) for name, _ in named]
+        groups = self.judge.rollout([pair for _, pair in named], streams, cfg.group)
+        if cfg.waits:
+            waits = [draw_waits(generator, cfg.waits) for generator in streams]
+            groups = think_further(self.judge, groups, streams, waits)
         n_train = len(train)
         return groups[:n_train], groups[n_train:]
 
@@ -417,9 +451,16 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
     """
     cfg = judge.cfg
     prompts = [group.prompt for group in groups]
-    answers = [completion.ids for group in groups for completion in group.completions]
-    most_tokens = 1 if pair_by_pair else cfg.micro_tokens  # a row, which is a pair, is never split
-    packs = make_packs(prompts, answers, judge.pad, most_tokens, cfg.device, keep=advantage != 0)
+    completions = [completion for group in groups for completion in group.completions]
+    packs = make_packs(
+        prompts,
+        [completion.ids for completion in completions],
+        judge.pad,
+        most_tokens=1 if pair_by_pair else cfg.micro_tokens,  # a row, a pair, is never split
+        device=cfg.device,
+        keep=advantage != 0,
+        forced=[completion.forced for completion in completions],
+    )
     n_judgments = advantage.shape[1]
     token_weight = 1 / (n_judgments * cfg.max_new_tokens)
     return Batch(
@@ -517,6 +558,63 @@ def gradient_of_sum(parameters, losses):
 
 # ---------------------------------------------------------------- the meta loss and its gradient v
 
+@dataclass
+class MetaJudgments:
+    """Judgments of meta pairs, and which judge has made them: that of θ at `step`.
+
+    They may serve for several steps (--meta-every): what θ' would say in their place counts by
+    π_θ'/π_θ.
+    """
+    step: int = None               # None: there are none, or they are used up
+    groups: list = None            # M
+    batch: "Batch" = None          # with leave-one-out advantages
+    logprob: torch.Tensor = None   # log π_θ [M·G]
+    reward: float = 0.0            # their mean, of all processes
+
+    @classmethod
+    def of(cls, judge, groups, step):
+        rewards = rewards_of(groups)                            # [M, G]
+        batch = make_batch(judge, groups, leave_one_out(rewards))
+        logprob = logprob_of_judgments(judge, groups, batch)    # [M·G]
+        reward = mean(gather(rewards.mean(1)).tolist())
+        return cls(step, groups, batch, logprob, reward)
+
+    def is_old(self, step, every):
+        return self.step is None or step - self.step >= every
+
+    def state(self):
+        """For a checkpoint: the judgments of all processes."""
+        rows = []
+        for k, group in enumerate(self.groups or []):
+            n = len(group.completions)
+            rows.append({
+                "instance_id": group.pair.instance_id,
+                "right": group.pair.right,
+                "completions": [asdict(completion) for completion in group.completions],
+                "logprob": self.logprob[k * n:(k + 1) * n].tolist(),
+            })
+        return {"step": self.step, "rows": gather(rows)}
+
+    @classmethod
+    def load(cls, judge, state, meta_pairs):
+        """From what `state` gave."""
+        if state["step"] is None:
+            return cls()
+        by_id = {pair.instance_id: pair for pair in meta_pairs}
+        groups = []
+        logprob = []
+        for row in here(state["rows"]):
+            pair = by_id[row["instance_id"]]
+            if pair.right != row["right"]:
+                pair = pair.flipped()
+            completions = [Completion(**fields) for fields in row["completions"]]
+            groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
+            logprob += row["logprob"]
+        meta = cls.of(judge, groups, state["step"])
+        meta.logprob = torch.tensor(logprob, dtype=torch.float64, device=meta.logprob.device)
+        return meta
+
+
 def meta_loss_of_pack(judge, pack, batch, logprob):
     """What one pack adds to L_meta, and the importance w [M·G] of its judgments.
 
@@ -555,7 +653,8 @@ def logprob_of_judgments(judge, groups, batch):
     the effective sample.
     """
     device = batch.advantage.device
-    if judge.model.dtype in (torch.float32, torch.float64):
+    exact = judge.model.dtype in (torch.float32, torch.float64)
+    if exact and not judge.cfg.waits:  # the sampler's sums hold end tokens that were taken back
         completions = [completion for group in groups for completion in group.completions]
         sampled = [completion.logprob_sampled for completion in completions]
         return torch.tensor(sampled, dtype=torch.float64, device=device)
@@ -707,7 +806,7 @@ class DataWeights:
     of another run take the place of a_i = 1.)
     """
     BOUND = 3.0
-    FEATURES = ("visited", "reward", "variance", "nll", "tokens", "verdict_nll")  # of the network
+    FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")  # of the network
 
     def __init__(self, pairs, cfg):
         self.cfg = cfg
@@ -783,9 +882,11 @@ class DataWeights:
         Detached: the judge cannot move its weights through it.
         """
         visited = torch.ones(len(index))
-        shown = [stats[name] for name in self.FEATURES[1:]]
-        self.features[index] = torch.stack([visited, *shown], 1)
+        shown = torch.stack([visited, *(stats[name] for name in self.FEATURES[1:])], 1)
+        # The mean over a pair's visits: one visit of G judgments says little.
         self.visits[index] += 1
+        n_visits = self.visits[index, None]
+        self.features[index] += (shown - self.features[index]) / n_visits
 
     def update(self, index, s, mixed):
         """Move ω so that pairs with s_i > 0 count more.
@@ -1085,6 +1186,7 @@ def judgment_statistics(groups, judge):
     stats = {
         "reward": rewards.mean(1),
         "variance": rewards.var(1, correction=0),
+        "length_gain": length_gain(rewards, torch.tensor(tokens)),
         "parse_rate": torch.tensor(has_verdict).float().mean(1),
         "truncated": torch.tensor(truncated).float().mean(1),
         "zero_variance": (rewards.amax(1) == rewards.amin(1)).float(),
@@ -1095,9 +1197,87 @@ def judgment_statistics(groups, judge):
     return {name: gather(values.double()).float() for name, values in stats.items()}
 
 
+def length_gain(rewards, tokens):
+    """Did it pay to think longer? [B]
+
+    The covariance of reward and length over the judgments of a pair, in units of its mean length.
+    rewards, tokens: [B, G].
+    """
+    tokens = tokens.float()
+    longer = tokens / tokens.mean(1, keepdim=True) - 1
+    return (rewards * longer).mean(1)
+
+
+# ---------------------------------------------------------------- Waits (J1, 2505.11875)
+
+def draw_waits(generator, most):
+    """How often the judgments of a pair think on at this visit: 0 to `most`, each as likely."""
+    return int(torch.randint(most + 1, (1,), generator=generator))
+
+
+def think_further(judge, groups, streams, waits):
+    """The groups [B], in which all judgments of group i have gone on after a WAIT waits[i] times.
+
+    Each thought may have --max-new-tokens. Only the last verdict of a judgment counts, and its
+    reward is that of all of its thoughts.
+    """
+    for number in range(max(waits)):
+        chosen = []
+        for group, generator, n_waits in zip(groups, streams, waits):
+            if number < n_waits:
+                chosen += [(group, k, generator) for k in range(len(group.completions))]
+        go_on(judge, chosen)
+    return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
+
+
+def go_on(judge, chosen):
+    """Let judgments think on, in place: the end token is taken back and WAIT put there instead.
+
+        said      skim: ... <best>B</best> [end]
+        now       skim: ... <best>B</best> [Wait] try 940 ... <best>A</best> [end]
+
+    Neither WAIT nor the end that was taken back is the judge's own: neither is scored.
+    chosen: [(group, k, generator)], judgment k of a group and where its random numbers come from.
+    What no longer fits into the context stays as it is.
+    """
+    cfg = judge.cfg
+    room = context_length(judge.model) - cfg.max_new_tokens
+    fitting = []   # of `chosen`
+    prompts = []   # the prompt, what was said, WAIT
+    uniforms = []
+    for group, k, generator in chosen:
+        prompt = think_on(judge.tokenizer, group.prompt, group.completions[k])
+        if len(prompt) <= room:
+            fitting.append((group, k))
+            prompts.append(prompt)
+            uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
+    if not fitting:
+        return
+    more = generate(
+        judge.model,
+        prompts,
+        torch.stack(uniforms),
+        cfg.temperature,
+        judge.ends,
+        judge.pad,
+    )
+    for (group, k), prompt, second in zip(fitting, prompts, more):
+        first = group.completions[k]
+        wait_begins = len(first.ids) - int(first.finished)
+        second_begins = len(prompt) - len(group.prompt)
+        group.completions[k] = replace(
+            second,
+            ids=prompt[len(group.prompt):] + second.ids,
+            logprob=first.logprob + second.logprob,
+            logprob_sampled=first.logprob_sampled + second.logprob_sampled,
+            self_certainty=first.self_certainty + second.self_certainty,
+            forced=first.forced + list(range(wait_begins, second_begins)),
+        )
+
+
 # ---------------------------------------------------------------- checks of the hypergradient
 
-def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
+def check_hypergradient(trainer, theta, v, gradients):
     """Is s signal, and does v point downhill? For metrics.jsonl.
 
     split_half_cosine         s from one half of the meta pairs against s from the other
@@ -1109,6 +1289,8 @@ def check_hypergradient(trainer, theta, v, gradients, meta_batch, meta_logprob):
     """
     judge = trainer.judge
     parameters = trainer.parameters
+    meta_batch = trainer.meta.batch
+    meta_logprob = trainer.meta.logprob
     s_of_half = []
     number = here(torch.arange(meta_batch.n_all, device=theta.device))  # of the pairs here
     number = number.repeat_interleave(meta_batch.group)                 # of their judgments' pairs
@@ -1275,50 +1457,21 @@ def trace_row(group, k, cfg):
         "instance_id": group.pair.instance_id,
         "kept": right and short,
         "text": group.texts[k],
-        **asdict(completion),
+        **asdict(replace(completion, forced=[])),  # what is taught is all of it, WAIT too
     }
 
 
 def think_again(judge, groups, streams):
     """The groups, in which every finished judgment with a wrong verdict has gone on after a WAIT.
 
-    So reflection is in the data (J1, section 3). What no longer fits into the context stays as it
-    is.
+    So reflection is in the data (J1, section 3).
     """
-    cfg = judge.cfg
-    wrong = []    # (group, k) of the judgments
-    prompts = []  # of the second thoughts: prompt, first thought, WAIT
-    uniforms = []
-    room = context_length(judge.model) - cfg.max_new_tokens
+    wrong = []
     for group, generator in zip(groups, streams):
         for k, completion in enumerate(group.completions):
-            if not completion.finished or group.verdicts[k] == group.pair.right:
-                continue
-            prompt = think_on(judge.tokenizer, group.prompt, completion)
-            if len(prompt) <= room:
-                wrong.append((group, k))
-                prompts.append(prompt)
-                uniforms.append(torch.rand(cfg.max_new_tokens, generator=generator))
-    if not wrong:
-        return groups
-    more = generate(
-        judge.model,
-        prompts,
-        torch.stack(uniforms),
-        cfg.temperature,
-        judge.ends,
-        judge.pad,
-    )
-    for (group, k), prompt, second in zip(wrong, prompts, more):
-        first = group.completions[k]
-        group.completions[k] = replace(
-            second,
-            # The first thought, WAIT, the second thought.
-            ids=prompt[len(group.prompt):] + second.ids,
-            logprob=first.logprob + second.logprob,
-            logprob_sampled=first.logprob_sampled + second.logprob_sampled,
-            self_certainty=first.self_certainty + second.self_certainty,
-        )
+            if completion.finished and group.verdicts[k] != group.pair.right:
+                wrong.append((group, k, generator))
+    go_on(judge, wrong)
     return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
 
 
@@ -1461,9 +1614,10 @@ class Run:
 
         state.pt comes last and appears at once, so that a kill leaves the old or the new state.
         """
+        trainer = self.trainer
+        meta = trainer.meta.state()
         if RANK > 0:
             return
-        trainer = self.trainer
         write_rows(self.out / "metrics.jsonl", self.metrics)
         write_rows(self.out / "transcripts.jsonl", self.transcripts)
         write_rows(self.out / "weights.jsonl", self.weight_rows())
@@ -1476,6 +1630,7 @@ class Run:
             "exp_avg_sq": trainer.adam.exp_avg_sq,
             "t": trainer.adam.t,
             "weights": trainer.weights.state(),
+            "meta": meta,
         }
         torch.save(state, self.out / "state.new")
         (self.out / "state.new").replace(self.out / "state.pt")
@@ -1500,6 +1655,7 @@ class Run:
         trainer.adam.exp_avg_sq.copy_(state["exp_avg_sq"])
         trainer.adam.t = state["t"]
         trainer.weights.load(state["weights"])
+        trainer.meta = MetaJudgments.load(trainer.judge, state["meta"], trainer.meta_pairs)
         # Rows after the checkpoint will be made again, the same.
         metrics = read_rows(self.out / "metrics.jsonl")
         transcripts = read_rows(self.out / "transcripts.jsonl")

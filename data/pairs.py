@@ -39,7 +39,7 @@ class Pair:
 def read_pairs(cfg):
     """The training, meta and evaluation pairs of a run, and what its user should be told: ([Pair] × 3, [text]).
 
-    cfg: problems, labelled, eval_split, seed, pairs_per_problem, domain_key, train_only and allow_overlap of
+    cfg: problems, labelled, train_split, meta_problems, eval_split, seed, pairs_per_problem, domain_key, train_only and allow_overlap of
     train_bilevel.Settings. Raises UserError where a split has no pair, or two splits share a problem.
     """
     problems = read_problems(cfg.problems)
@@ -48,8 +48,19 @@ def read_pairs(cfg):
     nulls = sum(row["passed"] is None for row in labelled)
     if nulls:
         notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
-    splits = [make_pairs(problems, labelled, split, cfg) for split in ("train", "meta", cfg.eval_split)]
-    return splits, notes
+    meta = first_problems(make_pairs(problems, labelled, "meta", cfg), cfg.meta_problems)
+    train = []
+    for split in cfg.train_split:
+        train += meta if split == "meta" else make_pairs(problems, labelled, split, cfg)
+    held_out = make_pairs(problems, labelled, cfg.eval_split, cfg)
+    return [train, meta, held_out], notes
+
+
+def first_problems(pairs, count):
+    """The pairs of the first `count` problems among them; of all where count is 0."""
+    problem_ids = list(dict.fromkeys(pair.problem["problem_id"] for pair in pairs))
+    wanted = problem_ids[:count or None]
+    return [pair for pair in pairs if pair.problem["problem_id"] in wanted]
 
 
 def make_pairs(problems, labelled, split, cfg):

@@ -44,20 +44,22 @@ class Pack:
     sample: torch.Tensor      # [T] index of its answer among all B·G
 
 
-def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
+def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=None):
     """Packs of at most `most_tokens` tokens, padding included (or of one row), rows of like width together.
 
     prompts: B lists of token ids.
     answers: B·G lists of token ids, those of prompt i at i·G ... i·G + G − 1.
     keep:    [B, G] bool, the answers that are scored at all (default all).
+    forced:  B·G lists of positions in the answers whose tokens are seen but not scored (default none).
     """
     group = len(answers) // len(prompts)
+    forced = forced or [[]] * len(answers)
     keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
     trees = []
     for i, prompt in enumerate(prompts):
         scored = {j: answers[j] for j in range(i * group, (i + 1) * group) if keep[j]}
         if scored:
-            trees.append(Tree(prompt, scored))
+            trees.append(Tree(prompt, scored, forced))
 
     packs = []
     rows = []
@@ -76,15 +78,16 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None):
 class Tree:
     """One row: a prompt and its answers {index: ids}, a token a column; equal beginnings share their columns."""
 
-    def __init__(self, prompt, answers):
-        self.answers = answers
+    def __init__(self, prompt, answers, forced):
+        self.targets = {}   # {index: [(the column at which a token of this answer is predicted, the token)]}
         self.ids = list(prompt)
         self.position = list(range(len(prompt)))
-        self.columns = {}   # {index: the column at which each token of this answer is predicted}
         self.branches = []  # (start, parent): the columns from `start` on continue what stands in column `parent`
         self.child = {}     # {(column, token): the column in which this token continues that one}
         for index, answer in answers.items():
-            self.columns[index] = self.add(answer, root=len(prompt) - 1)
+            path = self.add(answer, root=len(prompt) - 1)
+            own = [t for t in range(len(answer)) if t not in forced[index]]
+            self.targets[index] = [(path[t], answer[t]) for t in own]
 
     def add(self, answer, root):
         """Columns at which the tokens of an answer are predicted; makes those that no earlier answer has made."""
@@ -118,11 +121,12 @@ def pack_rows(trees, pad, device):
         for start, parent in tree.branches:
             # From `start` on, see of the columns before only what `parent` sees; a later branch overwrites its own rows.
             mask[r, start:, :start] = mask[r, parent, :start]
-        for index, answer in tree.answers.items():
-            row += [r] * len(answer)
-            column += tree.columns[index]
-            target += answer
-            sample += [index] * len(answer)
+        for index, targets in tree.targets.items():
+            for at, token in targets:
+                row.append(r)
+                column.append(at)
+                target.append(token)
+                sample.append(index)
     return Pack(
         ids=ids.to(device),
         position=position.to(device),
