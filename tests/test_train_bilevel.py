@@ -538,6 +538,26 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
         weights_of(settings(weights="domain", shuffle_weights=str(path)), "d" * 40)
 
 
+# ---------------------------------------------------------------- rewards
+
+def test_a_consistent_reward_pays_only_what_is_right_in_both_orders(trainer):
+    """The judgments are those of the plain reward; some that were paid no longer are."""
+    plain = trainer(max_new_tokens=40)
+    consistent = trainer(max_new_tokens=40, reward="consistent")
+    pairs = plain.train_pairs[:8]
+    groups, _ = plain.judge_pairs(pairs, [], 0)
+    paid_twice, _ = consistent.judge_pairs(pairs, [], 0)
+    flipped = [pair.flipped() for pair in pairs]
+    streams = [stream(plain.cfg.seed, "other order", 0, k) for k in range(len(pairs))]
+    others = plain.judge.rollout(flipped, streams, plain.cfg.group)
+    for group, both, other in zip(groups, paid_twice, others):
+        assert both.texts == group.texts
+        there = [verdict == other.pair.right for verdict in other.verdicts]
+        here = [verdict == group.pair.right for verdict in group.verdicts]
+        assert both.rewards == [float(a and b) for a, b in zip(here, there)]
+    assert tb.rewards_of(paid_twice).sum() < tb.rewards_of(groups).sum()
+
+
 # ---------------------------------------------------------------- Waits
 
 def rolled_out(judge, pairs, n=3):
@@ -577,7 +597,7 @@ def test_the_last_verdict_earns_the_reward(trainer):
 
 def test_meta_judgments_serve_for_as_many_steps_as_told(trainer):
     """And are made anew where θ' has left them behind."""
-    here = trainer(meta_every=3, steps=6, freeze_judge_steps=0)
+    here = trainer(meta_every=3, steps=6, freeze_judge_steps=0, lr=1e-6)
     made_at = []
     for step in range(5):
         here.train_step(step)
