@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import execute
+from data.benchmarks import solution_prompt
 from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
 from data.pairs import audit, read_pairs
 from data.preferences import PREFERENCES, codeprefbench, read_preferences, scores
@@ -342,6 +343,12 @@ def test_the_command_writes_rows_that_every_reader_takes(name, tmp_path, capsys)
     assert "next: python select.py --split test" in printed
 
 
+def test_the_command_names_the_next_stage(tmp_path, capsys):
+    rows = [original("pairs", question=f"Question {k}?") for k in range(20)]
+    command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
+    assert "next: python train_bilevel.py" in capsys.readouterr().out
+
+
 def test_the_command_run_again_writes_the_same(tmp_path):
     folder = command(tmp_path)
     before = (folder / "labelled.jsonl").read_bytes()
@@ -389,6 +396,12 @@ def test_the_sandbox_refuses_them(tmp_path):
     message = error(execute.main, flags)
     assert "labelled by preference: there is nothing to execute" in message
     assert not (folder / "executed.jsonl").exists()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_no_policy_is_asked_to_write_a_program_for_them(chat, tmp_path):
+    problem = read_rows(command(tmp_path) / "problems.jsonl")[0]
+    assert "there is no program to write" in error(solution_prompt, problem, chat)
 
 
 def test_another_kind_of_task_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """Public preference data: pairs of answers without tests, as problem and labelled rows.
 
     read_preferences("rewardbench", ["filtered.parquet"])    yields (problem, [labelled candidate])
-    python -m data.preferences --help                        the same as a command: it writes both files
+    python -m data.preferences --help                        the same as a command, which writes both
 
 Here stages 1 and 2 have nothing to do: the answers are in the file, and which one is better was
 said by people, models or tests of somebody else's. So `passed` means preferred, `status` is
@@ -101,17 +101,18 @@ def files_in(paths):
 
 
 def says_nothing(item, seen):
-    """Why a row adds nothing, or None. seen: what rows before it said; this one is added."""
+    """Why a row adds nothing, or None. seen: digests of what rows before it said; it is added."""
     preferred = frozenset(text for text, _ in item["preferred"])
     others = frozenset(text for text, _ in item["others"])
     if not preferred or not others:
         return "have no answer of one kind"
     if preferred & others:
         return "prefer an answer to itself"
-    said = (item["prompt"], item.get("criterion"), preferred, others)
-    if said in seen:
+    said = (item["prompt"], item.get("criterion"), sorted(preferred), sorted(others))
+    digest = hashlib.sha256(repr(said).encode(errors="replace")).digest()
+    if digest in seen:
         return "repeat an earlier row"
-    seen.add(said)
+    seen.add(digest)
     return None
 
 
@@ -132,7 +133,7 @@ def problem_row(name, problem_id, item, split):
 
 
 def candidate_rows(problem_id, item):
-    """The answers as labelled rows, shuffled by the problem: neither place nor id tells the label."""
+    """The answers as labelled rows, shuffled, so that neither place nor id tells the label."""
     answers = [(text, policy, True) for text, policy in item["preferred"]]
     answers += [(text, policy, False) for text, policy in item["others"]]
     random.Random(problem_id).shuffle(answers)
@@ -165,6 +166,6 @@ def fetch(name):
     """Yield local paths of a benchmark's files from the hub. Raises UserError where it has none."""
     benchmark = PREFERENCES[name]
     if benchmark.SOURCE is None:
-        raise UserError(f"--benchmark {name}: it does not come from the hub by itself; fetch its files "
-                        f"by hand ({benchmark.HOME}) and pass them to --problems")
+        raise UserError(f"--benchmark {name}: it does not come from the hub by itself; "
+                        f"fetch its files by hand ({benchmark.HOME}) and pass them to --problems")
     return fetch_files(benchmark.SOURCE, None, f"--benchmark {name}")

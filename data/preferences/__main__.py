@@ -6,7 +6,8 @@
         --as-split train=0.9 meta=0.05 dev=0.05 --out runs/rise/labelled.jsonl
 
 It takes the place of sample.py and execute.py: no model writes, nothing is executed. An answer that
-was preferred is labelled "passed": true and "status": "preferred". problems.jsonl lies beside --out.
+was preferred is labelled "passed": true and "status": "preferred". problems.jsonl is written beside
+--out.
 """
 from collections import Counter
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ SPLITS = ("train", "meta", "dev", "test")
 class Settings:
     heading("preferences")
     benchmark: str = flag(None, "whose format the files have", type=str, choices=list(PREFERENCES))
-    problems: list = flag(list, "its own files, or folders of them (default: those on the hub, where "
-                          "they are known to be)", metavar="FILE")
-    as_split: list = flag(lambda: ["test"], "what the problems are to be: train, meta, dev or test, or "
-                          "a share of each, by a hash of the prompt, as in train=0.9 meta=0.05 dev=0.05",
+    problems: list = flag(list, "its own files, or folders of them (default: those on the hub, "
+                          "where they are known to be)", metavar="FILE")
+    as_split: list = flag(lambda: ["test"], "what the problems are to be: train, meta, dev or test, "
+                          "or shares of them, by a hash of the prompt, as in train=0.9 meta=0.1",
                           metavar="SPLIT")
 
     heading("output")
@@ -51,9 +52,9 @@ def shares_of(words):
             shares.append((split, float(share) if equals else 1.0))
         except ValueError:
             raise UserError(f"{asked}: {share!r} is no number") from None
-    total = sum(share for _, share in shares)
-    different = {split for split, _ in shares}
-    if len(different) < len(shares) or min(share for _, share in shares) < 0 or abs(total - 1) > 1e-6:
+    parts = [share for _, share in shares]
+    all_different = len({split for split, _ in shares}) == len(shares)
+    if not all_different or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
         raise UserError(f"{asked}: name one split, or different ones with shares that add up to 1")
     return tuple(shares)
 
@@ -87,16 +88,16 @@ def must_be_preferences(path, is_preference):
 def report(problems, labelled, left_out, problems_file, cfg):
     count = Counter(problem["split"] for problem in problems)
     by_split = ", ".join(f"{count[split]} {split}" for split, _ in cfg.shares)
-    print(f"{len(problems)} problems ({by_split}) with {len(labelled)} answers, labelled by preference; "
-          "nothing was executed")
+    print(f"{len(problems)} problems ({by_split}) with {len(labelled)} answers, "
+          "labelled by preference; nothing was executed")
     for reason, number in left_out.items():
         print(f"note: {number} rows {reason} and are left out")
     print(f"problems: {problems_file}\nlabelled: {cfg.out}")
+    stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
     if count["train"]:
-        stage = "train_bilevel.py"
-    else:
-        stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
-    print(f"next: python {stage} --problems {problems_file} --labelled {cfg.out} --judge NAME_OR_PATH")
+        stage = "train_bilevel.py --lora-rank 16"
+    print(f"next: python {stage} --problems {problems_file} --labelled {cfg.out} "
+          "--max-new-tokens 1024 --judge NAME_OR_PATH")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CodeJudgeBench (Jiang et al., 2507.10535): a passing and a failing answer to a LiveCodeBench problem.
+"""CodeJudgeBench (Jiang et al., 2507.10535): a passing and a failing answer to a contest problem.
 
 Rows: question_content, question_id, platform, difficulty, starter_code, pos_response and
 neg_response, of coderepair besides wrong_code and wrong_meta. The model that wrote both answers is
@@ -21,7 +21,7 @@ SOURCE = Source("mattymchen/codejudgebench",
                 [f"codegen/{model}-00000-of-00001.parquet" for model in MODELS])
 HOME = "https://huggingface.co/datasets/mattymchen/codejudgebench"
 UNDECIDED = 0.0
-CRITERION = "an answer is the better one if its program is correct: it passes every test of the problem."
+CRITERION = "an answer is the better one if its program passes every test of the problem."
 DIFFICULTIES = ["easy", "medium", "hard"]
 
 

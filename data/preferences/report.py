@@ -1,7 +1,7 @@
-"""What select.py prints of preference data beside its own tables: each benchmark's figures, then pairs."""
+"""What select.py prints of preference data beside its own tables: each benchmark's figures, pairs."""
 from data.preferences import PREFERENCES, pairs
-from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of, right_in_both,
-                                     same_choice, share_of_pairs)
+from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of,
+                                     right_in_both, same_choice, share_of_pairs)
 from data.tables import print_table
 
 
@@ -25,12 +25,13 @@ def print_preferences(problems, candidates, judged):
         print()
         print_table(scores_table(benchmark, results))
         for method in results:
-            print()
-            print_table(pairs_table(benchmark, method, results[method]))
-        print("right: judgments of both orders, without a verdict "
-              f"{benchmark.UNDECIDED:g}; in both orders: right in both; same choice: the same answer in "
-              "both;\ntied: as many votes for one as for the other; best of N: a preferred answer has the "
-              "largest share of its judgments")
+            if " wait" not in method:     # what thinking on changes in all stands in the first table
+                print()
+                print_table(pairs_table(benchmark, method, results[method]))
+        print("right: of the judgments in both orders, where no verdict counts "
+              f"{benchmark.UNDECIDED:g}; same choice: the same answer in both;\n"
+              "tied: as many votes for one answer as for the other; "
+              "best of N: a preferred answer has the largest share of its judgments")
 
 
 def scores_table(benchmark, results):

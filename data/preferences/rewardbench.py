@@ -2,16 +2,15 @@
 
 Rows of the set "filtered": id, prompt, chosen, chosen_model, rejected, rejected_model, subset.
 
-Its rule (rewardbench/constants.py and utils.py there): accuracy in each subset; a section is the
-mean of its subsets, weighted by their pairs, where math-prm weighs as much as all code together;
-the score is the mean of the four sections (the older score with prior test sets needs data that
-are not in the file). A judge that names neither gets half a point (second hand). There each pair
-is judged in one random order, here in both. Its code, as we could read it, has the numbers of the two
-XSTest subsets swapped; counting the file's own pairs has not.
+Its rule (constants.py and utils.py of the package rewardbench, 0.1.4): accuracy in each subset; a
+section is the mean of its subsets, weighted by their pairs, where math-prm weighs as much as all
+code together; the score is the mean of the four sections (the older score with prior test sets needs
+data that are not in the file). A judge that names neither answer gets half a point. There each pair
+is judged in one random order, here in both. From equal accuracies this gives the package's sections.
 """
+from data.benchmarks.files import Source
 from data.preferences.fields import text_of
 from data.preferences.scores import accuracy, by_field, mean
-from data.benchmarks.files import Source
 from data.rows import UserError
 
 TITLE = "RewardBench"

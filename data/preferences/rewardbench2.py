@@ -4,11 +4,12 @@ Rows: id, prompt, chosen and rejected (lists of answers), models, subset, and co
 of the subset Ties one answer of four is right. There, several are, or (id "ref:N" beside "tied:N")
 one is.
 
-Its rule (rewardbench/utils.py there): a row counts 1 if the right answer alone has the highest
-score, 1/k if it shares the first place with k - 1 others, else 0. Ties have a score of their own,
-`ties_score`. The total is the mean of the six subsets. The authors score each answer alone; here an
-answer's score is the share of its judgments that it won, so judge with `--aggregate round-robin`,
-which compares all answers of a row with each other.
+Its rule (run_generative_v2.py and utils.py of the package rewardbench, 0.1.4): a row counts 1 if the
+right answer alone has the highest score, 1/k if it shares the first place with k - 1 others, else 0.
+Ties have a score of their own, `ties_score`. The total is the mean of the six subsets. The authors
+score each answer alone, or ask for the best of four at once; here an answer's score is the share of
+its judgments that it won, so judge with `--aggregate round-robin`, which compares all answers of a
+row with each other. Pair figures count a judgment without a verdict half, which is ours.
 """
 import numpy as np
 
@@ -72,12 +73,13 @@ def ties_score(results):
         + 0.2 [gap of the tied row > its spread] + 0.2 [gap of both rows > the spread]
         + 0.01 tanh(smaller gap / spread − 1), where it is a number
 
-    Each term is a mean, the last three over the N that have both rows.
+    Each term is a mean, the last three over the N that have both rows. Equal to the package's, but for
+    the last where the spread is 0: there it is ±1, as in the authors' repository since.
     """
     spread = {"ref": {}, "tied": {}}
     gap = {"ref": {}, "tied": {}}
     for result in results:
-        if set(result.share) != set(result.passed):
+        if result.share.keys() != result.passed.keys():
             continue      # an answer was never judged
         kind, _, number = result.problem["problem_id"].split("/")[2].partition(":")
         right = [share for name, share in result.share.items() if result.passed[name]]

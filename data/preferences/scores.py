@@ -18,7 +18,7 @@ class Result:
 
 
 def result_of(problem, candidates, judgments):
-    """candidates: rows of labelled.jsonl.   judgments: rows of judgments.jsonl, both orders of each."""
+    """candidates: rows of labelled.jsonl.   judgments: rows of judgments.jsonl, in both orders."""
     passed = {row["candidate_id"]: row["passed"] for row in candidates}
     outcome = {}                 # of (draw, A, B), where one of A and B is preferred
     won = defaultdict(int)
