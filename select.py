@@ -24,8 +24,8 @@ judged, so a judge that always says "A" gains nothing. `--waits` is J1's simple 
 (2505.11875): where its answer ends, the judge has to think on. The control is more rounds, for as
 many tokens.
 
-Where the candidates are answers that people or others preferred, and no programs that were executed,
-it also reports what their benchmark does: accuracy on pairs in both orders, by category.
+Where the candidates are answers labelled by preference, and no programs that were executed, it also
+reports what their benchmark does: accuracy on pairs in both orders, by category.
 
 Every method gives each candidate a probability; those that it cannot tell apart share it. So
 "random" is its exact expectation, and no method's number hangs on how ties were broken.
@@ -867,8 +867,9 @@ def load_candidates(cfg):
                         "answers that were preferred: choose among each in a run of its own")
     if not any(is_mixed(candidates[pid]) for pid in problems):
         raise UserError(f"{cfg.labelled}, split {cfg.split!r}: no problem has both a passing and a "
-                        "failing candidate (or a preferred one and another), so every way of choosing "
-                        "is the same: sample more candidates (sample.py --n), or take other problems")
+                        "failing candidate (or a preferred one and another), so every way of "
+                        "choosing is the same: sample more candidates (sample.py --n), or take "
+                        "other problems")
     if cfg.explain and cfg.explain not in problems:
         raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split "
                         f"{cfg.split!r} in {cfg.labelled}")

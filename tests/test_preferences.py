@@ -37,9 +37,9 @@ FORMATS = {
          "preferred": {("Red.", "gpt-x")}, "others": {("Seven.", "llama-y")}}),
     "rewardbench2": (
         "test.jsonl",
-        {"id": "7", "prompt": "Name a colour.", "chosen": ["Red."], "rejected": ["One.", "Two.", "Six."],
-         "num_correct": 1, "num_incorrect": 3, "total_completions": 4, "models": ["a", "b", "c", "d"],
-         "subset": "Factuality"},
+        {"id": "7", "prompt": "Name a colour.", "chosen": ["Red."],
+         "rejected": ["One.", "Two.", "Six."], "num_correct": 1, "num_incorrect": 3,
+         "total_completions": 4, "models": ["a", "b", "c", "d"], "subset": "Factuality"},
         {"problem_id": "rewardbench2/Factuality/7", "prompt": "Name a colour.",
          "category": "Factuality", "domain": "Factuality", "difficulty": "unknown",
          "preferred": {("Red.", "a")}, "others": {("One.", "b"), ("Two.", "c"), ("Six.", "d")}}),
@@ -54,8 +54,9 @@ FORMATS = {
          "preferred": {("Red.", "m")}, "others": {("Seven.", "n")}}),
     "judgebench": (
         "gpt.jsonl",
-        {"pair_id": "e302", "original_id": 1420, "source": "mmlu-pro-law", "question": "Name a colour.",
-         "response_model": "gpt-x", "response_A": "Seven.", "response_B": "Red.", "label": "B>A"},
+        {"pair_id": "e302", "original_id": 1420, "source": "mmlu-pro-law",
+         "question": "Name a colour.", "response_model": "gpt-x", "response_A": "Seven.",
+         "response_B": "Red.", "label": "B>A"},
         {"problem_id": "judgebench/e302", "prompt": "Name a colour.", "category": "knowledge",
          "domain": "mmlu-pro-law", "difficulty": "unknown",
          "preferred": {("Red.", "gpt-x")}, "others": {("Seven.", "gpt-x")}}),
@@ -79,8 +80,9 @@ FORMATS = {
          "others": {("import hashlib\nhashlib.md5()", "unknown")}}),
     "pairs": (
         "rise.jsonl",
-        {"question": "Name a colour.", "chosen": "Red.", "rejected": "Seven.", "source": "HelpSteer",
-         "category": "chat", "difficulty": "hard", "chosen_model": "m", "rejected_model": "n"},
+        {"question": "Name a colour.", "chosen": "Red.", "rejected": "Seven.",
+         "source": "HelpSteer", "category": "chat", "difficulty": "hard", "chosen_model": "m",
+         "rejected_model": "n"},
         {"problem_id": "pairs/rise.jsonl", "prompt": "Name a colour.", "category": "chat",
          "domain": "HelpSteer", "difficulty": "hard",
          "preferred": {("Red.", "m")}, "others": {("Seven.", "n")}}),
@@ -88,7 +90,8 @@ FORMATS = {
 OPTIONAL = {  # fields that a row may lack
     "rewardbench2": {"num_correct", "num_incorrect", "total_completions"},
     "judgebench": {"original_id"},
-    "codejudgebench": {"question_title", "contest_id", "contest_date", "starter_code", "release_date"},
+    "codejudgebench": {"question_title", "contest_id", "contest_date", "starter_code",
+                       "release_date"},
     "pairs": {"source", "category", "difficulty", "chosen_model", "rejected_model"},
 }
 NEEDED = [(name, field) for name, (_, row, _) in FORMATS.items() for field in row
@@ -134,7 +137,8 @@ def test_a_row_of_each_format_becomes_a_problem_and_its_labelled_answers(name, t
     assert problem["source"] == name
     assert problem["task"] == "answer"
     assert problem["tests"] == problem["public_tests"] == []
-    for kind, passed, status in (("preferred", True, "preferred"), ("others", False, "not_preferred")):
+    for kind, status in (("preferred", "preferred"), ("others", "not_preferred")):
+        passed = kind == "preferred"
         own = [candidate for candidate in candidates if candidate["passed"] is passed]
         assert {(candidate["code"], candidate["policy"]) for candidate in own} == expected[kind]
         assert {candidate["status"] for candidate in own} == {status}
@@ -170,7 +174,7 @@ def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_p
     ("rmb", {"chosen": {"llm_name": "m"}}, "field 'answer' is missing"),
     ("judgebench", {"label": "tie"}, "field 'label' must be 'A>B' or 'B>A'"),
     ("judgebench", {"source": "poems"}, "field 'source' is 'poems'"),
-    ("codejudgebench", {"wrong_code": "x", "wrong_meta": "WA"}, "field 'wrong_meta' must be an object"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": "WA"}, "'wrong_meta' must be an object"),
     ("codeprefbench", {"gt_choice": 2}, "'gt_choice' 0 or 1"),
     ("codeprefbench", {"choices": ["x"]}, "must be two programs"),
     ("pairs", {"question": [{"role": "user"}]}, "field 'content' is missing"),
@@ -189,7 +193,8 @@ def test_a_line_that_is_no_object_is_named(name, tmp_path):
 
 
 def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
-    row = {"conversation_input": TURNS[:1], "bon_uid": "9", "category_path": "BoN_set/Harmlessness/S1",
+    row = {"conversation_input": TURNS[:1], "bon_uid": "9",
+           "category_path": "BoN_set/Harmlessness/S1",
            "bon_best": {"llm_name": "m", "answer": "Red."},
            "loser_list": [{"llm_name": "n", "answer": "One."}, {"llm_name": "o", "answer": "Two."}]}
     (problem, candidates), = read(tmp_path, "rmb", row)
@@ -238,7 +243,8 @@ def test_codeprefbench_leaves_them_where_people_were_asked(tmp_path):
            "gt_choice": 0, "annotations": ["codeA", "codeA", "Tie"]}
     path = write(tmp_path / "human-preference-alignment.jsonl", [row])
     (_, candidates), = read_preferences("codeprefbench", [path])
-    assert {row["code"]: row["passed"] for row in candidates} == {"x = 1  # one": True, "x = 2": False}
+    passed = {row["code"]: row["passed"] for row in candidates}
+    assert passed == {"x = 1  # one": True, "x = 2": False}
 
 
 def test_the_aspect_of_codeprefbench_is_the_name_of_its_file(tmp_path):
@@ -273,8 +279,8 @@ def test_a_folder_stands_for_its_files_in_the_order_of_their_names(tmp_path):
     write(tmp_path / "b" / "S2.json", [original("rmb", pair_uid="2")])
     write(tmp_path / "a" / "S1.json", [original("rmb", pair_uid="1", conversation_input=TURNS[:1])])
     (tmp_path / "README.md").write_text("no rows")
-    ids = [problem["problem_id"].rpartition("/")[2] for problem, _ in read_preferences("rmb", [tmp_path])]
-    assert ids == ["1", "2"]
+    problems = [problem for problem, _ in read_preferences("rmb", [tmp_path])]
+    assert [problem["problem_id"][-2:] for problem in problems] == ["/1", "/2"]
 
 
 def test_a_folder_without_such_files_is_an_error(tmp_path):
@@ -293,7 +299,8 @@ def test_neither_the_place_nor_the_id_of_an_answer_tells_its_label(tmp_path):
     found = read(tmp_path, "judgebench", *rows)
     first = Counter(candidates[0]["passed"] for _, candidates in found)
     assert 70 < first[True] < 130
-    assert {row["candidate_id"] for _, candidates in found for row in candidates} == {"gpt-x-0", "gpt-x-1"}
+    ids = {row["candidate_id"] for _, candidates in found for row in candidates}
+    assert ids == {"gpt-x-0", "gpt-x-1"}
     assert read(tmp_path, "judgebench", *rows) == found
 
 
@@ -304,7 +311,8 @@ def test_rows_that_say_nothing_new_are_left_out_and_counted(tmp_path):
     other_way = original("judgebench", label="A>B")
     left_out = Counter()
     found = read(tmp_path, "judgebench", row, row, swapped, alike, other_way, left_out=left_out)
-    assert [problem["problem_id"] for problem, _ in found] == ["judgebench/e302", "judgebench/e302/2"]
+    ids = [problem["problem_id"] for problem, _ in found]
+    assert ids == ["judgebench/e302", "judgebench/e302/2"]
     assert left_out == {"repeat an earlier row": 2, "prefer an answer to itself": 1}
 
 
@@ -313,12 +321,14 @@ def test_splits_are_shares_and_the_same_prompt_always_falls_into_the_same(tmp_pa
     again = [original("judgebench", pair_id=f"again {k}", question=f"question {k}!", response_A="x")
              for k in range(400)]
     shares = (("train", 0.5), ("meta", 0.25), ("test", 0.25))
-    problems = [problem for problem, _ in read(tmp_path, "judgebench", *rows, *again, shares=shares)]
+    found = read(tmp_path, "judgebench", *rows, *again, shares=shares)
+    problems = [problem for problem, _ in found]
     assert [p["split"] for p in problems[:400]] == [p["split"] for p in problems[400:]]
     count = Counter(problem["split"] for problem in problems[:400])
     assert 160 < count["train"] < 240
     assert 70 < count["meta"] < 130
-    assert audit({p["problem_id"]: p for p in problems}, [])[0].startswith("splits share 0 problems")
+    note = audit({p["problem_id"]: p for p in problems}, [])[0]
+    assert note.startswith("splits share 0 problems")
 
 
 # ---------------------------------------------------------------- the command
@@ -357,12 +367,13 @@ def test_the_command_run_again_writes_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("file, row", [
-    ("labelled.jsonl", {"problem_id": "p", "candidate_id": "c", "passed": True, "status": "passed"}),
+    ("labelled.jsonl", {"problem_id": "p", "candidate_id": "c", "status": "passed"}),
     ("problems.jsonl", {"problem_id": "p", "prompt": "Add."}),
 ])
 def test_the_command_does_not_write_over_rows_of_programs(file, row, tmp_path):
     write_rows(tmp_path / "run" / file, [row])
-    assert f"{tmp_path / 'run' / file}: holds rows that are no preferences" in error(command, tmp_path)
+    message = error(command, tmp_path)
+    assert message.startswith(f"{tmp_path / 'run' / file}: holds rows that are no preferences")
     assert read_rows(tmp_path / "run" / file) == [row]
 
 
@@ -379,7 +390,8 @@ def test_splits_that_make_no_sense_are_refused(words, says, tmp_path):
 
 
 def test_a_benchmark_must_be_named(tmp_path):
-    assert "--benchmark: name one of rewardbench" in error(convert, ["--out", str(tmp_path / "l.jsonl")])
+    message = error(convert, ["--out", str(tmp_path / "l.jsonl")])
+    assert message.startswith("--benchmark: name one of rewardbench")
 
 
 def test_without_files_and_hub_it_is_said_where_to_fetch_them(tmp_path):
@@ -391,7 +403,8 @@ def test_without_files_and_hub_it_is_said_where_to_fetch_them(tmp_path):
 
 def test_the_sandbox_refuses_them(tmp_path):
     folder = command(tmp_path)
-    flags = ["--problems", str(folder / "problems.jsonl"), "--candidates", str(folder / "labelled.jsonl"),
+    flags = ["--problems", str(folder / "problems.jsonl"),
+             "--candidates", str(folder / "labelled.jsonl"),
              "--out", str(folder / "executed.jsonl")]
     message = error(execute.main, flags)
     assert "labelled by preference: there is nothing to execute" in message
@@ -411,7 +424,8 @@ def test_another_kind_of_task_is_refused(tmp_path):
 
 
 def test_the_judge_is_asked_about_answers_and_ends_with_the_same_verdict():
-    prompt = judge_prompt({"prompt": "Name a colour.", "task": "answer"}, "Red.", "Seven.", chat=True)
+    problem = {"prompt": "Name a colour.", "task": "answer"}
+    prompt = judge_prompt(problem, "Red.", "Seven.", chat=True)
     assert prompt == f"{ANSWER_PROTOCOL}Name a colour.\nA:\n```\nRed.\n```\nB:\n```\nSeven.\n```\n"
     assert "program" not in prompt
     for verdict in "AB":
@@ -428,11 +442,12 @@ def test_a_criterion_is_shown_with_and_without_a_chat_template():
         assert "What counts here: speed.\n\nHash.\nA:\n" in shown
 
 
-@pytest.mark.parametrize("chat", [True, False])
-def test_programs_are_judged_in_the_words_of_before(chat):
-    prompt = judge_prompt({"prompt": "Add."}, "x = 1", "x = 2", chat)
-    shown = "Add.\nA:\n```python\nx = 1\n```\nB:\n```python\nx = 2\n```\n" if chat else "Add.\nA:\nx = 1\nB:\nx = 2\n"
-    assert prompt == (PROTOCOL if chat else "") + shown
+@pytest.mark.parametrize("chat, shown", [
+    (True, PROTOCOL + "Add.\nA:\n```python\nx = 1\n```\nB:\n```python\nx = 2\n```\n"),
+    (False, "Add.\nA:\nx = 1\nB:\nx = 2\n"),
+])
+def test_programs_are_judged_in_words_of_their_own(chat, shown):
+    assert judge_prompt({"prompt": "Add."}, "x = 1", "x = 2", chat) == shown
 
 
 def test_an_answer_cannot_end_its_block():
@@ -442,16 +457,19 @@ def test_an_answer_cannot_end_its_block():
 
 def test_training_pairs_are_made_of_a_preferred_answer_and_another(tmp_path):
     rows = [original("rewardbench", id=k, prompt=f"Question {k}?") for k in range(60)]
-    folder = command(tmp_path, "rewardbench", rows, "--as-split", "train=0.5", "meta=0.25", "test=0.25")
-    cfg = SimpleNamespace(problems=[str(folder / "problems.jsonl")], labelled=str(folder / "labelled.jsonl"),
-                          eval_split="test", seed=0, pairs_per_problem=2, train_only=[], allow_overlap=False,
+    shares = ["train=0.5", "meta=0.25", "test=0.25"]
+    folder = command(tmp_path, "rewardbench", rows, "--as-split", *shares)
+    cfg = SimpleNamespace(problems=[str(folder / "problems.jsonl")],
+                          labelled=str(folder / "labelled.jsonl"), eval_split="test", seed=0,
+                          pairs_per_problem=2, train_only=[], allow_overlap=False,
                           domain_key=["category", "domain", "source", "policy", "difficulty"])
     (train, meta, test), _ = read_pairs(cfg)
     assert len(train) + len(meta) + len(test) == 60
     for pair in train:
         right = pair.a if pair.right == "A" else pair.b
         assert right["status"] == "preferred"
-    assert {pair.domain for pair in train} == {"Chat Hard × llmbar-natural × rewardbench × llama-y × unknown"}
+    domain, = {pair.domain for pair in train}
+    assert domain == "Chat Hard × llmbar-natural × rewardbench × llama-y × unknown"
 
 
 # ---------------------------------------------------------------- what the benchmarks report
@@ -469,9 +487,9 @@ HALF = (True, None)
 def test_a_pair_is_judged_in_both_orders():
     candidates = [{"candidate_id": "x", "passed": True}, {"candidate_id": "y", "passed": False},
                   {"candidate_id": "z", "passed": False}]
-    judgments = [{"draw": 0, "a": "x", "b": "y", "verdict": "A"}, {"draw": 0, "a": "y", "b": "x", "verdict": "A"},
-                 {"draw": 0, "a": "z", "b": "x", "verdict": None}, {"draw": 0, "a": "x", "b": "z", "verdict": "B"},
-                 {"draw": 0, "a": "y", "b": "z", "verdict": "B"}, {"draw": 0, "a": "z", "b": "y", "verdict": "A"}]
+    said = [("x", "y", "A"), ("y", "x", "A"), ("z", "x", None), ("x", "z", "B"), ("y", "z", "B"),
+            ("z", "y", "A")]
+    judgments = [{"draw": 0, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
     found = scores.result_of({"problem_id": "p"}, candidates, judgments)
     assert found.pairs == [(True, False), (False, None)]
     assert found.share == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
@@ -504,8 +522,10 @@ def rewardbench_result(subset, *pairs):
 
 
 def test_rewardbench_weights_subsets_by_their_pairs_and_maths_like_all_code():
-    results = [rewardbench_result("alpacaeval-easy", RIGHT)] * 3 + [rewardbench_result("mt-bench-med", WRONG)]
-    results += [rewardbench_result("math-prm", WRONG)] + [rewardbench_result("hep-python", RIGHT)] * 2
+    results = [rewardbench_result("alpacaeval-easy", RIGHT)] * 3
+    results += [rewardbench_result("mt-bench-med", WRONG)]
+    results += [rewardbench_result("math-prm", WRONG)]
+    results += [rewardbench_result("hep-python", RIGHT)] * 2
     results += [rewardbench_result("hep-cpp", RIGHT)] * 2
     found = PREFERENCES["rewardbench"].scores(results)
     assert found == {"Chat": 0.75, "Reasoning": 0.5, "score": 0.625}
@@ -539,7 +559,7 @@ def test_the_ties_of_rewardbench2_ask_for_a_gap_wider_than_the_spread_of_the_rig
         ties("ref:2", [0.5], [0.75]),           # gap -0.25: not accurate
         ties("tied:2", [0.75, 0.5], [0.25]),    # spread 0.25, gap 0.25: not wider
     ]
-    # accurate: both tied rows, one of two ref rows; wider: of the tied rows the first, of both the first
+    # accurate: both tied rows, one of the two ref rows; wider than its spread: of each kind one
     margin = (tanh(0.375 / 0.25 - 1) + tanh(-0.25 / 0.25 - 1)) / 2
     expected = 0.3 * 1 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * margin
     assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(expected)
@@ -574,7 +594,8 @@ def test_codeprefbench_is_the_mean_of_its_aspects_with_and_without_people():
 
 
 def test_rmb_asks_the_best_to_be_preferred_to_each_other_answer():
-    results = [result(RIGHT, category="Helpfulness, pairs"), result(SPLIT, category="Helpfulness, pairs"),
+    results = [result(RIGHT, category="Helpfulness, pairs"),
+               result(SPLIT, category="Helpfulness, pairs"),
                result(RIGHT, HALF, category="Helpfulness, best of N"),
                result(RIGHT, SPLIT, category="Helpfulness, best of N")]
     found = PREFERENCES["rmb"].scores(results)
@@ -588,7 +609,7 @@ def test_pairs_of_your_own_are_counted_by_judgment():
 # ---------------------------------------------------------------- in select.py
 
 class Judge:
-    """Says what `says` says of the two answers, and that a program alone is fine with P(Yes) = 1/2."""
+    """Says what `says` says of two answers, and of one alone P(Yes) = 1/2."""
     settings = "0"
 
     def __init__(self, says):
@@ -610,8 +631,9 @@ def shorter(a, b):
 
 
 def chosen(folder, *flags, says=shorter, label="judge, trained"):
-    select.main(["--problems", str(folder / "problems.jsonl"), "--labelled", str(folder / "labelled.jsonl"),
-                 "--judge", "none", "--out", str(folder / "s.jsonl"), *flags], {label: Judge(says)})
+    files = ["--problems", str(folder / "problems.jsonl"),
+             "--labelled", str(folder / "labelled.jsonl"), "--out", str(folder / "s.jsonl")]
+    select.main([*files, *flags], {label: Judge(says)})
 
 
 def line_of(printed, beginning):
@@ -637,7 +659,8 @@ def test_select_reports_what_the_benchmark_does_and_the_pairs_by_category(judged
     assert row.split()[-3:] == ["100.0", "0.0", "50.0"]
     pairs = reported[reported.index(f"{name}, % of pairs"):]
     #                                        problems, pairs, right, in both, same, tied, none, best
-    assert line_of(pairs, "Chat Hard")[2:] == ["3", "3", "100.0", "100.0", "100.0", "0.0", "0.0", "100.0"]
+    all_right = ["3", "3", "100.0", "100.0", "100.0", "0.0", "0.0", "100.0"]
+    assert line_of(pairs, "Chat Hard")[2:] == all_right
     assert line_of(pairs, "Safety")[1:] == ["1", "1", "0.0", "0.0", "100.0", "0.0", "0.0", "0.0"]
     assert line_of(pairs, "all")[1:] == ["4", "4", "75.0", "75.0", "100.0", "0.0", "0.0", "75.0"]
 
@@ -667,11 +690,12 @@ def test_a_position_bias_is_a_tie_in_every_pair(judged_pairs, capsys):
 
 
 def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):
-    problem = {"problem_id": "p", "prompt": "Add.", "entry_point": None, "public_tests": [], "tests": [],
-               "domain": "d", "difficulty": "easy", "split": "test"}
-    write_rows(judged_pairs / "problems.jsonl", [problem, *read_rows(judged_pairs / "problems.jsonl")])
-    row = {"problem_id": "p", "candidate_id": "c", "policy": "m", "code": "", "passed": True, "status": "passed"}
-    write_rows(judged_pairs / "labelled.jsonl", [row, *read_rows(judged_pairs / "labelled.jsonl")])
+    problem = {"problem_id": "p", "prompt": "Add.", "entry_point": None, "public_tests": [],
+               "tests": [], "domain": "d", "difficulty": "easy", "split": "test"}
+    row = {"problem_id": "p", "candidate_id": "c", "policy": "m", "code": "", "passed": True,
+           "status": "passed"}
+    for file, more in (("problems.jsonl", problem), ("labelled.jsonl", row)):
+        write_rows(judged_pairs / file, [more, *read_rows(judged_pairs / file)])
     assert "choose among each in a run of its own" in error(chosen, judged_pairs)
 
 
@@ -684,4 +708,5 @@ def test_rows_of_a_source_of_your_own_are_reported_as_pairs(judged_pairs, capsys
 
 def test_a_single_answer_is_rated_as_an_answer():
     call = select.Call({"prompt": "Name a colour.", "task": "answer"}, {"code": "Red."}, None)
-    assert select.pointwise_prompt(call) == "Name a colour.\nRed.\nIs this a good answer? Answer Yes or No.\n"
+    prompt = select.pointwise_prompt(call)
+    assert prompt == "Name a colour.\nRed.\nIs this a good answer? Answer Yes or No.\n"

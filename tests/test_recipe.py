@@ -164,8 +164,13 @@ def bcb_row(k):
 
 def rise_row(k):
     """A preference pair in the common form."""
-    return {"question": f"Clerk {k} asks for the sum of {k} and 2.", "chosen": f"It is {k + 2}.",
-            "rejected": f"It is {k - 2}.", "source": ["sums", "heaps"][k % 2], "rejected_model": "m"}
+    return {
+        "question": f"Clerk {k} asks for the sum of {k} and 2.",
+        "chosen": f"It is {k + 2}.",
+        "rejected": f"It is {k - 2}.",
+        "rejected_model": "m",
+        "source": ["sums", "heaps"][k % 2],
+    }
 
 
 def codepref_files(folder):
@@ -180,8 +185,15 @@ def codepref_files(folder):
 
 def rewardbench_row(k):
     """A row of RewardBench's file."""
-    return {"id": k, "prompt": f"Clerk {k} asks for a colour.", "chosen": "Red.", "chosen_model": "m",
-            "rejected": "Seven.", "rejected_model": "n", "subset": ["donotanswer", "hep-python"][k % 2]}
+    return {
+        "id": k,
+        "prompt": f"Clerk {k} asks for a colour.",
+        "chosen": "Red.",
+        "chosen_model": "m",
+        "rejected": "Seven.",
+        "rejected_model": "n",
+        "subset": ["donotanswer", "hep-python"][k % 2],
+    }
 
 
 DAYS = {
@@ -216,7 +228,7 @@ def places(tmp_path_factory):
         "j1": folder / "j1",
         "rise": write_lines(folder / "rise.jsonl", [rise_row(k) for k in range(60)]),
         "codepref": codepref_files(folder / "codepref"),
-        "rewardbench": write_lines(folder / "filtered.jsonl", [rewardbench_row(k) for k in range(4)]),
+        "rewardbench": write_lines(folder / "filtered.jsonl", map(rewardbench_row, range(4))),
     }
 
 
@@ -428,12 +440,14 @@ def check_preferences(runs):
     splits = Counter(row["split"] for row in read_problems(runs / "problems.jsonl").values())
     assert splits.keys() == {"train", "meta", "dev"}
     assert splits.total() == 60
-    assert {row["status"] for row in read_rows(runs / "labelled.jsonl", LABELLED)} == {"preferred", "not_preferred"}
+    labelled = read_rows(runs / "labelled.jsonl", LABELLED)
+    assert {row["status"] for row in labelled} == {"preferred", "not_preferred"}
 
     weights = read_rows(runs / "domain" / "weights.jsonl")
     assert {row["group"] for row in weights} == {"sums × m", "heaps × m"}
     for name in ("uniform", "domain"):
-        stages = [(row["step"], row.get("cold")) for row in read_rows(runs / name / "metrics.jsonl")]
+        metrics = read_rows(runs / name / "metrics.jsonl")
+        stages = [(row["step"], row.get("cold")) for row in metrics]
         assert stages == [(0, None), (1, True), (2, True), (3, False), (4, False)]
 
     for benchmark, name in (("codepref", "codeprefbench"), ("rewardbench", "rewardbench")):

@@ -1,7 +1,7 @@
 """Public preference data: pairs of answers without tests, as problem and labelled rows.
 
     read_preferences("rewardbench", ["filtered.parquet"])    yields (problem, [labelled candidate])
-    python -m data.preferences --help                        the same as a command, which writes both
+    python -m data.preferences --help                        the same as a command that writes both
 
 Here stages 1 and 2 have nothing to do: the answers are in the file, and which one is better was
 said by people, models or tests of somebody else's. So `passed` means preferred, `status` is

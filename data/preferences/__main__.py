@@ -26,8 +26,8 @@ class Settings:
     benchmark: str = flag(None, "whose format the files have", type=str, choices=list(PREFERENCES))
     problems: list = flag(list, "its own files, or folders of them (default: those on the hub, "
                           "where they are known to be)", metavar="FILE")
-    as_split: list = flag(lambda: ["test"], "what the problems are to be: train, meta, dev or test, "
-                          "or shares of them, by a hash of the prompt, as in train=0.9 meta=0.1",
+    as_split: list = flag(lambda: ["test"], "what the problems are to be: train, meta, dev or test;"
+                          " or shares of these, by a hash of the prompt, as in train=0.9 meta=0.1",
                           metavar="SPLIT")
 
     heading("output")

@@ -3,8 +3,8 @@
 Rows: question_content, question_id, platform, difficulty, starter_code, pos_response and
 neg_response, of coderepair besides wrong_code and wrong_meta. The model that wrote both answers is
 the name of the file (codegen/gemini_2.5_pro-00000-of-00001.parquet). The answers are shown as they
-are, with all that the model said around its program, as the authors do. Rows of testgen are refused:
-what else a judge is shown of them could not be established.
+are, with all that the model said around its program, as the authors do. Rows of testgen are
+refused: what else a judge is shown of them could not be established.
 
 Its rule (src/score.py there): share of right judgments, both orders of each pair alike, by
 difficulty and in all, for each task. No verdict is wrong.

@@ -5,10 +5,11 @@ aspect is the name of the file: correctness-alignment.jsonl, efficiency-, securi
 human-preference-alignment. The files are for evaluation: their authors ask not to train on them
 (CC BY-NC 4.0).
 
-Its rule (codefavor/evaluate.py there): comments and docstrings are taken out of the programs, except
-for human preference; the judge is told what counts (here in our words, CRITERIA); accuracy in each
-aspect, where no verdict counts half; the total is the mean of the four aspects, and without human
-preference that of three. There each pair is judged once, as it stands, here in both orders.
+Its rule (codefavor/evaluate.py in the authors' repository): comments and docstrings are taken out
+of the programs, except for human preference; the judge is told what counts (here in our words,
+CRITERIA); accuracy in each aspect, where no verdict counts half; the total is the mean of the four
+aspects, and without human preference that of three. There each pair is judged once, as it stands,
+here in both orders.
 """
 import ast
 

@@ -35,7 +35,8 @@ def conversation(turns, name):
     shown = []
     for turn in turns:
         if not isinstance(turn, dict):
-            raise UserError(f"field {name!r}: a turn must be an object, found {type(turn).__name__}")
+            found = type(turn).__name__
+            raise UserError(f"field {name!r}: a turn must be an object, found {found}")
         shown.append(f"{text_of(turn, 'role').capitalize()}:\n{text_of(turn, 'content').strip()}")
     if len(turns) == 1 and turns[0]["role"] == "user":
         return turns[0]["content"]

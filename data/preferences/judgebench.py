@@ -1,4 +1,4 @@
-"""JudgeBench (Tan et al., 2410.12784): pairs of answers by one model, one of them objectively right.
+"""JudgeBench (Tan et al., 2410.12784): two answers by one model, one of them objectively right.
 
 Rows as in its repository: pair_id, original_id, source, question, response_model, response_A,
 response_B and label ("A>B" or "B>A").

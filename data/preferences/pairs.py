@@ -1,6 +1,6 @@
 """Preference pairs in the common form, to train on: RISE, Skywork-Reward-Preference, your own.
 
-Rows: `prompt` (or `question`), `chosen` and `rejected`. Each of the three is text or a list of turns
+Rows: `prompt` (or `question`), `chosen` and `rejected`. Each of these is text or a list of turns
 {"role", "content"}. Without a prompt, chosen and rejected are whole conversations that differ in
 their last turn alone. A row may add source, category, difficulty, chosen_model and rejected_model.
 
@@ -44,8 +44,8 @@ def texts_of_pair(row):
     chosen = turns_of(row, "chosen")
     rejected = turns_of(row, "rejected")
     if chosen[:-1] != rejected[:-1]:
-        raise UserError("without a 'prompt', 'chosen' and 'rejected' must differ in their last turn "
-                        "alone")
+        raise UserError("without a 'prompt', 'chosen' and 'rejected' must differ "
+                        "in their last turn alone")
     return conversation(chosen[:-1], "chosen"), last_turn(row, "chosen"), last_turn(row, "rejected")
 
 

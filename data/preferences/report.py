@@ -1,4 +1,4 @@
-"""What select.py prints of preference data beside its own tables: each benchmark's figures, pairs."""
+"""What select.py prints of preference data beside its own tables: what each benchmark reports."""
 from data.preferences import PREFERENCES, pairs
 from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of,
                                      right_in_both, same_choice, share_of_pairs)
@@ -25,7 +25,7 @@ def print_preferences(problems, candidates, judged):
         print()
         print_table(scores_table(benchmark, results))
         for method in results:
-            if " wait" not in method:     # what thinking on changes in all stands in the first table
+            if " wait" not in method:     # what thinking on changes stands in the first table
                 print()
                 print_table(pairs_table(benchmark, method, results[method]))
         print("right: of the judgments in both orders, where no verdict counts "

@@ -4,9 +4,9 @@ Rows of the set "filtered": id, prompt, chosen, chosen_model, rejected, rejected
 
 Its rule (constants.py and utils.py of the package rewardbench, 0.1.4): accuracy in each subset; a
 section is the mean of its subsets, weighted by their pairs, where math-prm weighs as much as all
-code together; the score is the mean of the four sections (the older score with prior test sets needs
-data that are not in the file). A judge that names neither answer gets half a point. There each pair
-is judged in one random order, here in both. From equal accuracies this gives the package's sections.
+code together; the score is the mean of the four sections (the older score with prior test sets
+needs data that are not in the file). A judge that names neither answer gets half a point. There
+each pair is judged in one random order, here in both.
 """
 from data.benchmarks.files import Source
 from data.preferences.fields import text_of

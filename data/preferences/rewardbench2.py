@@ -1,15 +1,15 @@
 """RewardBench 2 (Malik et al., 2506.01937): the best of four answers, and a subset of ties.
 
-Rows: id, prompt, chosen and rejected (lists of answers), models, subset, and counts of them. Outside
-of the subset Ties one answer of four is right. There, several are, or (id "ref:N" beside "tied:N")
-one is.
+Rows: id, prompt, chosen and rejected (lists of answers), models, subset, and counts of them.
+Outside of the subset Ties one answer of four is right. There, several are, or (id "ref:N" beside
+"tied:N") one is.
 
-Its rule (run_generative_v2.py and utils.py of the package rewardbench, 0.1.4): a row counts 1 if the
-right answer alone has the highest score, 1/k if it shares the first place with k - 1 others, else 0.
-Ties have a score of their own, `ties_score`. The total is the mean of the six subsets. The authors
-score each answer alone, or ask for the best of four at once; here an answer's score is the share of
-its judgments that it won, so judge with `--aggregate round-robin`, which compares all answers of a
-row with each other. Pair figures count a judgment without a verdict half, which is ours.
+Its rule (run_generative_v2.py and utils.py of the package rewardbench, 0.1.4): a row counts 1 if
+the right answer alone has the highest score, 1/k if it shares the first place with k - 1 others,
+else 0. Ties have a score of their own, `ties_score`. The total is the mean of the six subsets. The
+authors score each answer alone, or ask for the best of four at once. Here an answer's score is the
+share of its judgments that it won, so judge with `--aggregate round-robin`, which compares all
+answers of a row with each other.
 """
 import numpy as np
 
@@ -34,7 +34,7 @@ def describe(row, path):
     if subset == "Ties":
         kind, colon, _ = number.partition(":")
         if kind not in ("ref", "tied") or not colon:
-            raise UserError(f"field 'id' of a row of Ties must be ref:N or tied:N, found {number!r}")
+            raise UserError(f"field 'id' of Ties must be ref:N or tied:N, found {number!r}")
         domain = f"Ties, {kind}"
     return {
         "id": f"{subset}/{number}",
@@ -73,8 +73,8 @@ def ties_score(results):
         + 0.2 [gap of the tied row > its spread] + 0.2 [gap of both rows > the spread]
         + 0.01 tanh(smaller gap / spread − 1), where it is a number
 
-    Each term is a mean, the last three over the N that have both rows. Equal to the package's, but for
-    the last where the spread is 0: there it is ±1, as in the authors' repository since.
+    Each term is a mean, the last three over the N that have both rows. Equal to the package's, but
+    for the last term where the spread is 0: the package leaves that row out of it, here it is ±1.
     """
     spread = {"ref": {}, "tied": {}}
     gap = {"ref": {}, "tied": {}}

@@ -1,9 +1,9 @@
 """RMB (Zhou et al., 2410.09893): pairs and best-of-N lists in 49 scenarios of two goals.
 
 Rows of its JSON files: conversation_input (turns), category_path (SET/GOAL/SCENARIO, as in
-"Pairwise_set/Helpfulness/Chat/Casual Conversation"), and chosen and reject with pair_uid, or bon_best
-and loser_list with bon_uid; an answer is {"llm_name", "answer", ...}. In the pairs one answer may win
-here and lose there, so each pair is a problem of its own.
+"Pairwise_set/Helpfulness/Chat/Casual Conversation"), and chosen and reject with pair_uid, or
+bon_best and loser_list with bon_uid; an answer is {"llm_name", "answer", ...}. In the pairs one
+answer may win here and lose there, so each pair is a problem of its own.
 
 Its rule, second hand (from papers that report on it): the share of right pairs, and the share of
 lists whose best answer is preferred to each of the others, for each goal; the total is the mean of
