@@ -1,9 +1,11 @@
-"""The results of reproduce.sh: tables on the terminal, three figures in docs/.
+"""The results from the files of reproduce.sh: tables on the terminal, two figures in docs/.
 
-    python docs/figures.py runs/results
+    python docs/figures.py runs/results                     all tables and both figures
+    python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
 
-Reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl, meta-SIZE-METHOD-SEED/metrics.jsonl
-and thinking-JUDGE-SEED.jsonl. Needs matplotlib.
+The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl and
+waits-JUDGE-SEED/selections.jsonl; the second what `python select.py --aggregate rounds round-robin
+--waits 1 2 4 --n 1 2 4 8` wrote, one file or one for each seed. Needs matplotlib.
 """
 import sys
 from collections import defaultdict
@@ -15,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import flags  # noqa: E402
 from data.rows import UserError, read_rows  # noqa: E402
+from data.tables import waits_name  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -24,36 +27,15 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = {  # a training method each
     "uniform": "#888888",
     "shuffled": "#bbbbbb",
-    "meta": "#edc948",
-    "both": "#f28e2b",
     "net": "#b07aa1",
     "domain": "#4e79a7",
     "instance": "#e15759",
     "oracle": "#59a14f",
 }
-NAMES = {
-    "shuffled": "shuffled: the weights of `instance`, dealt to other pairs",
-    "meta": "none: trained on the meta set",
-    "both": "none: trained on both, mixed",
-    "oracle": "oracle: only the clean, target-like pairs",
-}
 METHODS = list(COLOURS)
 LEARNED = ("net", "domain", "instance")
-# What the paper says the weights favour: (name, field, favoured value, other value, what both share)
-SIGNS = (
-    ("hard above easy", "difficulty", "hard", "easy", {"domain": "reviewed", "policy": "strong"}),
-    ("target-like domain above other", "domain", "reviewed", "scraped",
-     {"difficulty": "hard", "policy": "strong"}),
-    ("deployed policy above cheap one", "policy", "strong", "weak",
-     {"difficulty": "hard", "domain": "reviewed"}),
-)
-JUDGES = {  # of the thinking: name, colour
-    "base": ("base", "#888888"),
-    "cold": ("cold-started", "#edc948"),
-    "plain": ("RL without Waits", "#4e79a7"),
-    "rl": ("RL", "#f28e2b"),
-    "coldrl": ("cold start, then RL", "#e15759"),
-}
+JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)"}   # of the waits
+WAITS = (0, 1, 2, 4)
 # Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
@@ -156,6 +138,13 @@ def passed_by(method, rows, problem_ids):
     return [passed[problem_id] for problem_id in sorted(passed) if problem_id in problem_ids]
 
 
+def source(group):
+    """Where the pairs of a domain of the tiny world come from."""
+    if group.startswith("scraped"):
+        return "lying"      # their tests lie
+    return "strong" if group.endswith("strong") else "weak"
+
+
 # ---------------------------------------------------------------- tables
 
 def accuracy_table(runs, untrained, mixed):
@@ -200,178 +189,96 @@ def accuracy_table(runs, untrained, mixed):
     return rows
 
 
-def signs_table(runs):
-    """How many times as heavy the favoured pairs are, all else equal: a number for each seed."""
+def weights_table(runs):
+    """The learned weights by source, and how well they tell the sources apart; means over seeds."""
     rows = []
     for method in LEARNED:
-        row = {"weights": method}
-        for name, field, favoured, other, shared in SIGNS:
-            ratios = []
-            for run in runs[method]:
-                alike = [pair for pair in run["weights"] if shared.items() <= pair.items()]
-                means = {}
-                for value in (favoured, other):
-                    means[value] = np.mean([p["weight"] for p in alike if p[field] == value])
-                ratios.append(means[favoured] / means[other])
-            n_held = sum(ratio > 1 for ratio in ratios)
-            shown = " ".join(f"{ratio:.1f}" for ratio in ratios)
-            row[name] = f"{n_held} of {len(ratios)} (× {shown})"
-        rows.append(row)
-    return rows
-
-
-def meta_table(folder, runs):
-    """Target accuracy against the number of meta problems: (rows, {method: {size: values}})."""
-    curves = {method: defaultdict(list) for method in ("meta", "both", "instance")}
-    for path in sorted(folder.glob("meta-*")):
-        _, size, method, _ = path.name.split("-")
-        curves[method][int(size)].append(final_accuracy(read_rows(path / "metrics.jsonl")))
-    rows = []
-    for size in sorted(curves["instance"]):
-        row = {"meta problems": str(size)}
-        for method, by_size in curves.items():
-            row[NAMES.get(method, method)] = mean_interval(by_size[size])
-        rows.append(row)
-    return rows, curves
-
-
-def final_accuracy(metrics):
-    return [row for row in metrics if "eval_accuracy" in row][-1]["eval_accuracy"]
-
-
-# ---------------------------------------------------------------- thinking
-
-def thinking(folder):
-    """{judge: a list of rows for each seed}"""
-    found = {}
-    for judge in JUDGES:
-        paths = sorted(folder.glob(f"thinking-{judge}-*.jsonl"))
-        found[judge] = [read_rows(path) for path in paths]
-    return found
-
-
-def after_waits(rows):
-    """[waits + 1] shares right, and tokens, after 0, 1, ... forced Waits."""
-    right = [[said["verdict"] == row["right"] for said in row["waits"]] for row in rows]
-    tokens = [[said["tokens"] for said in row["waits"]] for row in rows]
-    return np.mean(right, 0), np.mean(tokens, 0)
-
-
-def by_votes(rows):
-    """[votes] shares right of a majority of 1, 2, ... judgments, a tie counting half; and tokens."""
-    shares = []
-    tokens = []
-    most = len(rows[0]["votes"])
-    for n in range(1, most + 1):
-        of_row = []
-        for row in rows:
-            verdicts = [vote["verdict"] for vote in row["votes"][:n]]
-            right = verdicts.count(row["right"])
-            wrong = sum(verdict not in (row["right"], None) for verdict in verdicts)
-            of_row.append(0.5 + 0.5 * np.sign(right - wrong))
-        shares.append(np.mean(of_row))
-        tokens.append(np.mean([sum(v["tokens"] for v in row["votes"][:n]) for row in rows]))
-    return np.array(shares), np.array(tokens)
-
-
-def votes_for(tokens, shares, costs):
-    """Accuracy of votes that cost as much, between two numbers of votes on a straight line."""
-    return float(np.interp(tokens, costs, shares))
-
-
-def thinking_table(found):
-    rows = []
-    for judge, seeds in found.items():
-        row = {"judge": JUDGES[judge][0]}
-        curves = [after_waits(rows_of_seed) for rows_of_seed in seeds]
-        for n in range(len(curves[0][0])):
-            row[f"{n} Waits"] = mean_interval([shares[n] for shares, _ in curves])
-        rise = [100 * (shares[2] - shares[0]) for shares, _ in curves]
-        row["from 0 to 2, by seed"] = " ".join(f"{value:+.1f}" for value in rise)
-        at_equal = []
-        for rows_of_seed, (_, tokens) in zip(seeds, curves):
-            at_equal.append(votes_for(tokens[2], *by_votes(rows_of_seed)))
-        row["votes for the tokens of 2"] = mean_interval(at_equal)
-        for name in ("natural", "cut"):
-            row[name] = mean_interval([share_right(name, rows_of_seed) for rows_of_seed in seeds])
-        rows.append(row)
-    return rows
-
-
-def share_right(name, rows):
-    return np.mean([row[name]["verdict"] == row["right"] for row in rows])
-
-
-def looks_table(found):
-    """How a judge looks: skims, examples that it tries, whether the first one tells."""
-    rows = []
-    for judge, seeds in found.items():
-        skims, looks, tells, chance = [], [], [], []
-        for rows_of_seed in seeds:
-            natural = [row["natural"]["text"] for row in rows_of_seed]
-            skims.append(np.mean([text.startswith("skim") for text in natural]))
-            looks.append(np.mean([text.count("try ") for text in natural]))
-            tells.append(np.mean(first_tells(rows_of_seed)))
-            chance.append(np.mean([np.mean(list(row["examples"].values())) for row in rows_of_seed]))
+        found = defaultdict(list)   # {column: a number for each seed}
+        for run in runs[method]:
+            by_source = {name: [] for name in ("weak", "strong", "lying")}
+            informed = {"lying": [], "clean": []}
+            for row in run["weights"]:
+                where = source(row["group"])
+                by_source[where].append(row["weight"])
+                if row["informed"] >= 3:
+                    informed["lying" if where == "lying" else "clean"].append(row["weight"])
+            for name, weights in by_source.items():
+                found[name].append(np.mean(weights))
+            found["like"].append(auc(by_source["strong"], by_source["weak"] + by_source["lying"]))
+            if informed["clean"] and informed["lying"]:
+                found["clean"].append(auc(informed["clean"], informed["lying"]))
         rows.append({
-            "judge": JUDGES[judge][0],
-            "skims at first, %": mean_interval(skims),
-            "examples tried": f"{np.mean(looks):.2f}",
-            "the first one tells, %": mean_interval(tells),
-            "of a random one": mean_interval(chance),
+            "weights": method,
+            "mean weight: weak": f"{np.mean(found['weak']):.2f}",
+            "strong": f"{np.mean(found['strong']):.2f}",
+            "lying": f"{np.mean(found['lying']):.2f}",
+            "AUC target-like against the rest": f"{np.mean(found['like']):.2f}",
+            "AUC clean against lying, informed ≥ 3 times": f"{np.mean(found['clean']):.2f}",
         })
     return rows
 
 
-def first_tells(rows):
-    """For each judgment that begins with an example of the statement: does it tell A from B?"""
-    told = []
-    for row in rows:
-        words = row["natural"]["text"].split()
-        if words[:1] == ["try"] and words[1] in row["examples"]:
-            told.append(row["examples"][words[1]])
-    return told
+def waits_table(folder):
+    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside the control."""
+    runs = {}
+    for judge in JUDGES:
+        folders = sorted(folder.glob(f"waits-{judge}-*"))
+        runs[judge] = [selections(path / "selections.jsonl") for path in folders]
+    rows = []
+    for count in WAITS:
+        row = {"waits": str(count)}
+        for judge, name in JUDGES.items():
+            thinking = f"judge, trained, {waits_name(count)}" if count else "judge, trained"
+            voting = f"judge, trained, tokens of {waits_name(count)}" if count else "judge, trained"
+            row[f"{name}: thinking on"] = pass_and_tokens(thinking, runs[judge])
+            row[f"{name}: as many tokens in votes"] = pass_and_tokens(voting, runs[judge])
+        rows.append(row)
+    return rows
 
 
-# ---------------------------------------------------------------- all of it
+def pass_and_tokens(method, runs):
+    """pass@1 on mixed problems with its interval over seeds, and the judge tokens on all."""
+    passed = [np.mean(passed_by(method, rows, mixed_problems(rows))) for rows in runs]
+    tokens = [row["judge_tokens"] for rows in runs for row in rows if row["method"] == method]
+    return f"{mean_interval(passed)} ({np.mean(tokens):.0f})"
+
 
 def print_results(folder):
-    """Print the tables of the runs in a folder, and draw the figures."""
+    """Print the tables of the runs in a folder, and draw both figures."""
     runs = load(folder)
     mixed = mixed_problems(runs["uniform"][0]["selections"])
     untrained = selections(folder / "untrained" / "selections.jsonl")
 
     print(f"{len(runs['uniform'])} seeds; {len(mixed)} test problems with mixed outcomes")
     print_markdown(accuracy_table(runs, untrained, mixed))
-    print_markdown(signs_table(runs))
+    for method in METHODS:
+        accuracy = [100 * evaluations(run)[-1]["eval_accuracy"] for run in runs[method]]
+        print(f"seeds, {method}: " + " ".join(f"{value:.0f}" for value in accuracy))
+    print_markdown(weights_table(runs))
+
     medians = []
     for method in METHODS:
         steps = [row for run in runs[method] for row in run["metrics"] if "seconds" in row]
         medians.append(f"{method} {np.median([sum(row['seconds'].values()) for row in steps]):.2f}")
     print("\nseconds a step (median): " + ", ".join(medians))
+
+    if list(folder.glob("waits-*")):
+        print_markdown(waits_table(folder))
+        draw_selection([path / "selections.jsonl" for path in sorted(folder.glob("waits-rl-*"))])
     draw_training(runs)
     print_transcripts(runs["instance"][0])
 
-    rows, curves = meta_table(folder, runs)
-    if rows:
-        print_markdown(rows)
-    found = thinking(folder)
-    if all(found.values()):
-        print_markdown(thinking_table(found))
-        print_markdown(looks_table(found))
-        draw_thinking(found)
-
 
 def print_transcripts(run):
-    """One pair before and after: wrong at first by skimming, right at last by trying an example."""
+    """One pair before and after: wrong at first by skimming, right at last by tracing."""
     last = max(row["step"] for row in run["transcripts"])
     by_step = defaultdict(dict)     # {(pair, right verdict): {step: row}}
     for row in run["transcripts"]:
         by_step[row["instance_id"], row["right"]][row["step"]] = row
     for (pair, right), rows in by_step.items():
         was_wrong = rows[0]["verdict"] != right
-        tries = rows[last]["verdict"] == right and rows[last]["text"].startswith("try")
-        if was_wrong and tries:
+        traces = rows[last]["verdict"] == right and rows[last]["text"].startswith("trace")
+        if was_wrong and traces:
             print(f"\n{pair}, right is {right}")
             print(f"--- before\n{rows[0]['text']}")
             print(f"--- after\n{rows[last]['text']}")
@@ -381,28 +288,33 @@ def print_transcripts(run):
 # ---------------------------------------------------------------- training.png
 
 def draw_training(runs, out=HERE / "training.png"):
-    """Target accuracy, share of judgments that try an example, and mean weights, step by step.
+    """Target accuracy, share of tracing and mean weight by source, step by step.
 
     A bold line is the mean over seeds, a faint one a seed.
     """
     plt.rcParams.update(STYLE)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
-    for method in ("uniform", "shuffled", "net", "domain", "instance", "oracle"):
+    for method in METHODS:
         steps = [row["step"] for row in evaluations(runs[method][0])]
+        label = f"{method} (clean, target-like pairs only)" if method == "oracle" else method
         accuracy = []
         for run in runs[method]:
             accuracy.append([100 * row["eval_accuracy"] for row in evaluations(run)])
-        draw_seeds(left, steps, accuracy, COLOURS[method], method)
-        tries = [share_that_tries(run, steps) for run in runs[method]]
-        draw_seeds(middle, steps, tries, COLOURS[method], method)
+        draw_seeds(left, steps, accuracy, COLOURS[method], label)
+        traces = [tracing(run, steps) for run in runs[method]]
+        draw_seeds(middle, steps, traces, COLOURS[method], label)
 
-    groups = sorted(runs["instance"][0]["metrics"][1]["weight"])
-    for group, colour in zip(groups, ("#76b7b2", "#4e79a7", "#59a14f", "#e15759", "#888888")):
-        weights = [weight_of_group(group, run) for run in runs["instance"]]
-        draw_seeds(right, range(len(weights[0])), weights, colour, group)
+    sources = {
+        "strong": ("target-like (strong policy)", "#e15759"),
+        "weak": ("weak policy", "#4e79a7"),
+        "lying": ("lying tests", "#888888"),
+    }
+    for name, (label, colour) in sources.items():
+        weights = [weight_of_source(name, run) for run in runs["instance"]]
+        draw_seeds(right, range(len(weights[0])), weights, colour, label)
 
     left.set_title("accuracy on target pairs, %", loc="left")
-    middle.set_title("judgments that try an example, %", loc="left")
+    middle.set_title("judgments that trace, %", loc="left")
     right.set_title("mean learned weight (instance)", loc="left")
     for axis in (left, middle, right):
         axis.set_xlabel("step")
@@ -419,17 +331,26 @@ def draw_seeds(axis, x, curves, colour, label):
     axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label)
 
 
-def share_that_tries(run, steps):
-    """The share of judgments that try an example, in percent, at each of these steps."""
-    tries = defaultdict(list)
+def tracing(run, steps):
+    """The share of judgments that trace the programs, in percent, at each of these steps."""
+    traces = defaultdict(list)
     for row in run["transcripts"]:
-        tries[row["step"]].append(100 * ("try " in row["text"]))
-    return [np.mean(tries[step]) for step in steps]
+        traces[row["step"]].append(100 * row["text"].startswith("trace"))
+    return [np.mean(traces[step]) for step in steps]
 
 
-def weight_of_group(group, run):
-    """The mean weight of a group of pairs at each step, from 1 at the start."""
-    return [1.0] + [row["weight"][group] for row in run["metrics"] if "weight" in row]
+def weight_of_source(name, run):
+    """The mean weight of the pairs of a source at each step, from 1 at the start."""
+    pairs = defaultdict(int)    # in each domain of this source
+    for row in run["weights"]:
+        if source(row["group"]) == name:
+            pairs[row["group"]] += 1
+    curve = [1.0]
+    for row in run["metrics"]:
+        if "weight" in row:
+            total = sum(row["weight"][group] * count for group, count in pairs.items())
+            curve.append(total / sum(pairs.values()))
+    return curve
 
 
 def save(figure, path):
@@ -438,44 +359,100 @@ def save(figure, path):
     print(f"\nwrote {path}")
 
 
-# ---------------------------------------------------------------- thinking.png
+# ---------------------------------------------------------------- selection.png
 
-def draw_thinking(found, out=HERE / "thinking.png"):
-    """Accuracy by tokens, Waits and votes; and which example a judge tries first."""
+def selection_curves(rows):
+    """Rows of a selections.jsonl as curves of means over problems.
+
+    Returns {method: [(N, pass@1)]} and, for the methods that ask a judge, {method: [(judge tokens,
+    pass@1)]} at the largest N: a point for each round where a judge votes in rounds, else one.
+    """
+    most = max(row["n"] for row in rows)
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["method"], row["n"]].append(row)
+    by_n = defaultdict(list)
+    by_tokens = {}
+    for (method, n), cell in sorted(cells.items(), key=lambda item: item[0][1]):
+        by_n[method].append((n, np.mean([row["passed"] for row in cell])))
+        if n == most and "judge_tokens" in cell[0]:
+            by_tokens[method] = token_curve(cell, each_round=is_judge(method))
+    return by_n, by_tokens
+
+
+def is_judge(method):
+    """"judge, trained" is a judge that votes in rounds, "judge, trained, 1 wait" a variant."""
+    return method.count(", ") == 1
+
+
+def token_curve(rows, each_round):
+    """[(judge tokens, pass@1)] after each round, or only at the end; means over the rows."""
+    rounds = max(len(row.get("by_round", [])) for row in rows) if each_round else 0
+    curves = []
+    for row in rows:
+        end = (row["judge_tokens"], row["passed"])
+        if rounds == 0:
+            curves.append([end])
+        else:
+            # A problem whose programs are all alike has no rounds: nothing is ever spent on it.
+            curves.append(row.get("by_round") or [end] * rounds)
+    return [tuple(point) for point in np.mean(curves, 0)]
+
+
+def marker_of(method):
+    for word, marker in (("tokens of", "x"), ("wait", "s"), ("round-robin", "D")):
+        if word in method:
+            return marker
+    return None
+
+
+def draw_selection(paths, out=HERE / "selection.png"):
+    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, waits."""
+    runs = [selection_curves(read_rows(path)) for path in paths]
+    first_by_n, first_by_tokens = runs[0]
+    judges = sorted({method for _, by_tokens in runs for method in by_tokens if is_judge(method)})
+    colours = dict(zip(judges, ("#4e79a7", "#e15759", "#59a14f")))
+
     plt.rcParams.update(STYLE)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1))
-    for judge, seeds in found.items():
-        name, colour = JUDGES[judge]
-        waits = np.mean([after_waits(rows) for rows in seeds], 0)    # [2, waits + 1]
-        votes = np.mean([by_votes(rows) for rows in seeds], 0)       # [2, votes]
-        left.plot(waits[1], 100 * waits[0], color=colour, marker="o", lw=2, label=name)
-        left.plot(votes[1], 100 * votes[0], color=colour, lw=1, ls=":")
-    left.set_title("accuracy on target pairs, %: forced Waits (dots: 0 to 4) and votes (dotted)",
-                   loc="left")
-    left.set_xlabel("tokens of the judge a pair")
-    left.set_xlim(0, 260)
-    left.axhline(50, color="black", lw=0.5, ls=":")
-    left.legend(frameon=False, fontsize=7)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    shown = [method for method in first_by_n if method in judges or method not in first_by_tokens]
+    greys = iter(plt.cm.viridis(np.linspace(0, 0.9, len(shown))))
+    for method in shown:
+        curve = np.mean([by_n[method] for by_n, _ in runs], 0)      # [sizes, 2]
+        if method in judges:
+            line = {"color": colours[method], "lw": 2, "ls": "-"}
+        else:
+            line = {"color": next(greys), "lw": 1, "ls": "--"}
+        left.plot(curve[:, 0], 100 * curve[:, 1], marker=".", label=method, **line)
+    for method in first_by_tokens:
+        curve = np.mean([by_tokens[method] for _, by_tokens in runs], 0)    # [points, 2]
+        judge = next(judge for judge in judges if method.startswith(judge))
+        marker = marker_of(method)
+        label = method if marker else f"{method}, 1 to R rounds"
+        right.plot(curve[:, 0], 100 * curve[:, 1], color=colours[judge], marker=marker or ".",
+                   ls="" if marker else "-", label=label)
 
-    names = []
-    tells = []
-    chance = []
-    for judge, seeds in found.items():
-        names.append(JUDGES[judge][0])
-        tells.append(100 * np.mean([np.mean(first_tells(rows)) for rows in seeds]))
-        for rows in seeds:
-            chance += [np.mean(list(row["examples"].values())) for row in rows]
-    right.barh(names, tells, color=[colour for _, colour in JUDGES.values()])
-    right.axvline(100 * np.mean(chance), color="black", lw=0.8, ls=":")
-    right.invert_yaxis()
-    right.set_title("the first example tried tells A from B, %\n(dotted: a random one)", loc="left")
+    left.set_title("pass@1, %, choosing among N", loc="left")
+    left.set_xlabel("N")
+    left.set_xscale("log", base=2)
+    sizes = [n for n, _ in first_by_n["random"]]
+    left.set_xticks(sizes, labels=sizes)
+    right.set_title("pass@1, %, by what the judge spends", loc="left")
+    right.set_xlabel("judge tokens a problem")
+    right.set_xscale("log")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=6)
     save(figure, out)
 
 
 def main():
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+    paths = sys.argv[1:]
+    if not paths:
         sys.exit(__doc__)
-    print_results(Path(sys.argv[1]))
+    if Path(paths[0]).is_dir():
+        print_results(Path(paths[0]))
+    else:
+        draw_selection(paths)
 
 
 if __name__ == "__main__":
