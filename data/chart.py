@@ -25,7 +25,7 @@ class Frame:
     last_step: int
     ticks: list          # values, ascending; the lines lie between the first and the last
     log: bool = False    # equal factors have equal heights
-    left: int = 44
+    left: int = 50
     top: int = 16
     bottom_margin: int = 26
 

@@ -16,12 +16,12 @@ and the worst paid one are kept: this is what the step made more likely, and thi
 from data.rows import UserError, read_rows
 
 KEPT_VISITS = 2           # of each pair
-MOST_CHARACTERS = 8000    # of a judgment that is kept
+MOST_CHARACTERS = 4000    # of a judgment that is kept
 SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
 # What a problem's row is run and split by. Any other field says what kind of problem it is.
-NOT_A_KIND = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests", "split",
-              "setup", "time_limit", "libs", "compare", "checker"}
+NOT_A_KIND = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
+              "split", "setup", "time_limit", "libs", "compare", "checker"}
 SHOWN_ELSEWHERE = {"domain", "difficulty"}
 
 
@@ -110,7 +110,7 @@ def print_explained(out):
     n_shown = min(SHOWN_PAIRS, len(moved) // 2)
     heaviest = moved[:max(n_shown, 1)]
     lightest = moved[len(moved) - n_shown:]
-    print(f"{out}: {len(rows)} pairs, of which {len(moved)} have moved a weight. Weights average 1.\n"
+    print(f"{out}: {len(rows)} pairs, of which {len(moved)} have moved a weight; 1 is average\n"
           "s: what a visit told the weight, from -3 (less of this) to +3 (more of this).")
     print("\n==== what counts most")
     for row in heaviest:

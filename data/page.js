@@ -1,271 +1,359 @@
 "use strict";
-// Fills in the table of training pairs and the browser of judged pairs. What programs and judgments
-// say becomes text nodes alone: nothing here is ever parsed as HTML.
+// Fills in the table of training pairs and the browser of judged pairs, from the block of JSON.
+// What programs and judgments say becomes text nodes alone: nothing here is ever parsed as HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const ROWS_AT_ONCE = 100;
+const TABLE_ROWS = 20;  // that are shown at first, and more with every "show more"
+const LIST_ITEMS = 200;
 
 // An element with these attributes and children; a child that is a string becomes text.
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
+    if (value === null) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null) node.setAttribute(name, value);
+    else node.setAttribute(name, value);
   }
   node.append(...children);
   return node;
 }
 
-// A text under a title of several parts, the first of which names it.
+function button(words, style, onclick) {
+  return element("button", {type: "button", class: style, onclick}, words);
+}
+
+// A text below a title of several parts, the first of which names it.
 function box(title, text, style = "") {
   const parts = title.filter(Boolean).map((part, k) => element(k ? "span" : "b", {}, part));
-  return element("div", {class: `box ${style}`}, element("h3", {}, ...parts), element("pre", {}, ...[text].flat()));
+  const heading = element("h3", {}, ...parts);
+  return element("div", {class: `box ${style}`}, heading, element("pre", {}, ...[text].flat()));
 }
 
 // ---------------------------------------------------------------- filters
 
-// Choices of each field that has several values, and a search; calls `changed` after each change.
+// A choice for each field that has several values, and a search.
+// pairs: what is filtered; fields: their names; changed: called after each change.
 class Filters {
-  constructor(pairs, extra, changed) {
+  constructor(pairs, fields, changed) {
     this.choices = {};
-    this.count = element("span", {class: "count", "aria-live": "polite"});
-    this.search = element("input", {type: "search", oninput: changed, "aria-label": "search"});
     this.node = element("div", {class: "filters"});
-    const fields = {};
-    for (const name of ["domain", "difficulty", "policy"]) {
-      fields[name] = [...new Set(pairs.map((pair) => pair[name]))].sort();
-    }
-    for (const [name, values] of Object.entries({...fields, ...extra})) {
+    for (const field of fields) {
+      const values = [...new Set(pairs.map((pair) => pair[field]))].sort();
       if (values.length < 2) continue;
-      const options = ["all", ...values].map((value, k) => element("option", {value: k ? value : ""}, value));
-      this.choices[name] = element("select", {onchange: changed}, ...options);
-      this.node.append(element("label", {}, name, this.choices[name]));
+      const options = values.map((value) => element("option", {value}, value));
+      const all = element("option", {value: ""}, "all");
+      this.choices[field] = element("select", {onchange: changed}, all, ...options);
+      this.node.append(element("label", {}, field, this.choices[field]));
     }
+    this.search = element("input", {type: "search", oninput: changed});
+    this.count = element("span", {class: "count", "aria-live": "polite"});
     this.node.append(element("label", {}, "search", this.search), this.count);
   }
 
-  // Those of the pairs that pass. `words` gives a pair's text for the search.
+  // Those of the pairs that pass. words: a function from a pair to the text that is searched.
   of(pairs, words) {
     const wanted = this.search.value.toLowerCase();
-    const chosen = Object.entries(this.choices).filter(([, select]) => select.value !== "");
-    return pairs.filter((pair) => chosen.every(([name, select]) => pair[name] === select.value)
-      && (!wanted || words(pair).toLowerCase().includes(wanted)));
+    return pairs.filter((pair) => {
+      for (const [field, select] of Object.entries(this.choices)) {
+        if (select.value && pair[field] !== select.value) return false;
+      }
+      return words(pair).toLowerCase().includes(wanted);
+    });
   }
 }
 
-// ---------------------------------------------------------------- two programs
+// ---------------------------------------------------------------- a problem and its candidates
 
-// The numbers of the lines of `a` that a longest common subsequence with `b` leaves out.
+// The numbers of the lines of `a` that are not in a longest common subsequence with `b`. None where
+// that is less than half of them: then the two are not alike, and marks would say nothing.
 function linesThatDiffer(a, b) {
-  const length = Array.from({length: a.length + 1}, () => new Uint32Array(b.length + 1));
+  // longest[i][j]: of the lines from i on in a and from j on in b
+  const longest = a.map(() => new Uint32Array(b.length + 1));
+  longest.push(new Uint32Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {
-      length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+      const without = Math.max(longest[i + 1][j], longest[i][j + 1]);
+      longest[i][j] = a[i] === b[j] ? longest[i + 1][j + 1] + 1 : without;
     }
   }
+  if (longest[0][0] < a.length / 2) return new Set();
   const differ = new Set();
+  let i = 0;
   let j = 0;
-  for (let i = 0; i < a.length; i++) {
-    while (j < b.length && a[i] !== b[j] && length[i][j + 1] >= length[i + 1][j] && length[i][j] === length[i][j + 1]) j++;
-    if (j < b.length && a[i] === b[j]) j++;
-    else differ.add(i);
+  while (i < a.length) {
+    if (j < b.length && a[i] === b[j]) {
+      i++;
+      j++;
+    } else if (j < b.length && longest[i][j + 1] > longest[i + 1][j]) {
+      j++;
+    } else {
+      differ.add(i);
+      i++;
+    }
   }
   return differ;
 }
 
-function program(letter, own, other, isRight) {
+function candidate(letter, own, other, isRight) {
   const lines = own.text.trimEnd().split("\n");
   const differ = linesThatDiffer(lines, other.text.trimEnd().split("\n"));
-  const text = lines.map((line, k) => differ.has(k) ? element("span", {class: "differs"}, line || " ") : `${line}\n`);
-  return box([letter, isRight ? "the right one" : "", `${own.id}: ${own.outcome}`], text, isRight ? "is-right" : "");
+  const text = lines.map((line, k) => {
+    return differ.has(k) ? element("span", {class: "differs"}, line || " ") : `${line}\n`;
+  });
+  const title = [letter, isRight ? "the right one" : "", `${own.id}: ${own.outcome}`];
+  return box(title, text, isRight ? "is-right" : "");
 }
 
-function programs(pair) {
-  const a = data.programs[pair.a];
-  const b = data.programs[pair.b];
-  return element("div", {class: "two"}, program("A", a, b, pair.right === "A"), program("B", b, a, pair.right === "B"));
+function problemAndCandidates(pair) {
+  const problem = data.problems[pair.problem];
+  const a = data.candidates[pair.a];
+  const b = data.candidates[pair.b];
+  const two = element("div", {class: "two"},
+    candidate("A", a, b, pair.right === "A"), candidate("B", b, a, pair.right === "B"));
+  return [box([problem.id], problem.prompt, "problem"), two];
 }
-
-const problem = (pair) => box([data.problems[pair.problem].id], data.problems[pair.problem].prompt);
 
 // ---------------------------------------------------------------- training pairs
 
-const COLUMNS = [
-  ["pair", "id"], ["domain", "domain"], ["difficulty", "difficulty"], ["policy", "policy"], ["what it is", "kind"],
-  ["weight", "weight"], ["visits", "visits"], ["informed", "informed"], ["largest s", "s"],
+const COLUMNS = [  // [title, field, is it text?]
+  ["pair", "id", true],
+  ["domain", "domain", true],
+  ["difficulty", "difficulty", true],
+  ["policy", "policy", true],
+  ["what it is", "kind", true],
+  ["weight", "weight", false],
+  ["visits", "visits", false],
+  ["informed", "informed", false],
+  ["largest s", "s", false],
 ];
-const signed = (s) => `${s < 0 ? "−" : "+"}${Math.abs(s).toFixed(2)}`;
 
-function buildTraining(section) {
-  let sortedBy = "weight";
-  let descending = true;
-  let shown = ROWS_AT_ONCE;
-  const restart = () => { shown = ROWS_AT_ONCE; draw(); };
-  const filters = new Filters(data.training, {}, restart);
-  const heads = COLUMNS.map(([title, field]) => {
-    const sort = () => {
-      descending = sortedBy === field ? !descending : typeof data.training[0][field] !== "string";
-      sortedBy = field;
-      restart();
-    };
-    const isText = COLUMNS.findIndex(([, name]) => name === field) < 5;
-    return element("th", {scope: "col", class: isText ? "left" : null}, element("button", {type: "button", onclick: sort}, title));
-  });
-  const body = element("tbody");
-  const more = element("button", {type: "button", class: "plain more-rows", onclick: () => { shown += ROWS_AT_ONCE; draw(); }}, "show more");
-  const table = element("table", {class: "pairs"}, element("thead", {}, element("tr", {}, ...heads)), body);
-  section.append(filters.node, element("div", {class: "scroll"}, table, more));
-
-  function draw() {
-    const pairs = filters.of(data.training, (pair) => `${pair.id} ${pair.kind}`);
-    const compare = (x, y) => {
-      if (x[sortedBy] === null || y[sortedBy] === null) return (x[sortedBy] === null) - (y[sortedBy] === null);
-      const order = typeof x[sortedBy] === "string"
-        ? x[sortedBy].localeCompare(y[sortedBy], "en", {numeric: true}) : x[sortedBy] - y[sortedBy];
-      return descending ? -order : order;
-    };
-    pairs.sort(compare);
-    COLUMNS.forEach(([, field], k) => {
-      if (field === sortedBy) heads[k].setAttribute("aria-sort", descending ? "descending" : "ascending");
-      else heads[k].removeAttribute("aria-sort");
+class TrainingTable {
+  constructor(section) {
+    this.sortedBy = "weight";
+    this.descending = true;
+    this.shown = TABLE_ROWS;
+    this.filters = new Filters(data.training, ["domain", "difficulty", "policy"],
+      () => this.restart());
+    this.heads = COLUMNS.map(([title, field, isText]) => {
+      const sort = button(title, "", () => this.sortBy(field, isText));
+      return element("th", {scope: "col", class: isText ? "left" : null}, sort);
     });
-    body.replaceChildren(...pairs.slice(0, shown).map(trainingRow));
-    more.hidden = pairs.length <= shown;
-    filters.count.textContent = `${pairs.length} of ${data.training.length} pairs`;
+    this.body = element("tbody");
+    this.more = button("show more", "plain more-rows", () => {
+      this.shown += 5 * TABLE_ROWS;
+      this.draw();
+    });
+    const head = element("thead", {}, element("tr", {}, ...this.heads));
+    const table = element("table", {class: "pairs"}, head, this.body);
+    section.append(this.filters.node, element("div", {class: "scroll"}, table, this.more));
+    this.draw();
   }
-  draw();
+
+  restart() {
+    this.shown = TABLE_ROWS;
+    this.draw();
+  }
+
+  // A second click on a column turns it around. Numbers begin with the largest.
+  sortBy(field, isText) {
+    this.descending = this.sortedBy === field ? !this.descending : !isText;
+    this.sortedBy = field;
+    this.restart();
+  }
+
+  compare(x, y) {
+    const a = x[this.sortedBy];
+    const b = y[this.sortedBy];
+    if (a === null || b === null) return (a === null) - (b === null);  // at the end, always
+    const isText = typeof a === "string";
+    const order = isText ? a.localeCompare(b, "en", {numeric: true}) : a - b;
+    return this.descending ? -order : order;
+  }
+
+  draw() {
+    const pairs = this.filters.of(data.training, (pair) => `${pair.id} ${pair.facts ?? pair.kind}`);
+    pairs.sort((x, y) => this.compare(x, y));
+    this.body.replaceChildren(...pairs.slice(0, this.shown).map(trainingRow));
+    this.more.hidden = pairs.length <= this.shown;
+    this.filters.count.textContent = `${pairs.length} of ${data.training.length} pairs`;
+    COLUMNS.forEach(([, field], k) => {
+      this.heads[k].removeAttribute("aria-sort");
+      if (field !== this.sortedBy) return;
+      this.heads[k].setAttribute("aria-sort", this.descending ? "descending" : "ascending");
+    });
+  }
 }
 
 function trainingRow(pair) {
-  const name = element("button", {type: "button", "aria-expanded": "false"}, pair.id);
-  const s = pair.s === null ? "" : signed(pair.s);
-  const row = element("tr", {class: "pair"},
-    element("td", {class: "left id"}, name),
-    ...["domain", "difficulty", "policy"].map((field) => element("td", {class: "left"}, pair[field])),
-    element("td", {class: "left kind", title: pair.kind}, pair.kind),
-    element("td", {}, pair.weight.toFixed(2)),
-    element("td", {}, String(pair.visits)),
-    element("td", {}, String(pair.informed)),
-    element("td", {class: pair.s < 0 ? "down" : "up"}, s));
+  const name = button(pair.id, "", null);
+  name.setAttribute("aria-expanded", "false");
+  const cells = COLUMNS.slice(1).map(([, field, isText]) => {
+    const value = field === "weight" ? pair.weight.toFixed(2) : String(pair[field] ?? "");
+    return element("td", {class: isText ? "left" : null}, value);
+  });
+  const kind = cells[3];
+  kind.classList.add("kind");
+  kind.title = pair.kind;
+  if (pair.s !== null) {
+    const s = cells[cells.length - 1];
+    s.textContent = signed(pair.s);
+    s.classList.add(upOrDown(pair.s));
+  }
+  const row = element("tr", {class: "pair"}, element("td", {class: "left id"}, name), ...cells);
   row.addEventListener("click", () => {
     const isOpen = name.getAttribute("aria-expanded") === "true";
     name.setAttribute("aria-expanded", String(!isOpen));
-    if (isOpen) row.nextSibling.remove();
-    else row.after(element("tr", {class: "why"}, element("td", {colspan: COLUMNS.length}, ...why(pair))));
+    if (isOpen) {
+      row.nextSibling.remove();
+    } else {
+      const cell = element("td", {colspan: COLUMNS.length}, ...why(pair));
+      row.after(element("tr", {class: "why"}, cell));
+    }
   });
   return row;
 }
 
-// Why a pair counts: its kind, its programs, and the visits that moved its weight most.
+const signed = (s) => `${s < 0 ? "−" : "+"}${Math.abs(s).toFixed(2)}`;
+const upOrDown = (s) => (s < 0 ? "down" : "up");
+const short = (number) => String(Math.round(number * 1000) / 1000);
+
+// Why a pair counts: what it is, its candidates, and the visits that moved its weight most.
 function why(pair) {
   if (!pair.moved) {
-    return [element("p", {class: "facts"}, "The texts of this pair are left out of this page; they are in explained.jsonl.")];
+    const words = "This page has no room for the texts of this pair; they are in explained.jsonl.";
+    return [element("p", {class: "facts"}, words)];
   }
-  const nodes = [element("p", {class: "facts"}, `${pair.group}. ${pair.kind}`), problem(pair), programs(pair)];
+  const nodes = [element("p", {class: "facts"}, pair.facts), ...problemAndCandidates(pair)];
   if (!pair.moved.length) {
-    const words = pair.visits ? "No visit of its own has moved its weight: it was not drawn since weights are learned, or all of its judgments earned the same."
-      : "It was never drawn.";
-    nodes.push(element("p", {class: "why-line"}, `${words} What weight it has comes from its kind.`));
+    const never = "It was never drawn. ";
+    const silent = "No visit of its own has moved its weight: it was not drawn since weights are "
+      + "learned, or all of its judgments earned the same. ";
+    const words = (pair.visits ? silent : never) + "What weight it has comes from its kind.";
+    nodes.push(element("p", {class: "why-line"}, words));
   }
   for (const visit of pair.moved) {
-    const direction = visit.s > 0 ? "more of this" : "less of this";
-    const rewards = visit.rewards.map((reward) => reward.toLocaleString("en")).join(", ");
-    nodes.push(element("p", {class: "why-line"}, `Step ${visit.step}: `,
-      element("b", {class: visit.s < 0 ? "down" : "up"}, `s ${signed(visit.s)}, ${direction}. `),
-      `Its ${visit.rewards.length} judgments earned ${rewards}. A step makes the left one more likely and the right one less:`));
+    const s = `s ${signed(visit.s)}, ${visit.s > 0 ? "more of this" : "less of this"}. `;
+    nodes.push(element("p", {class: "why-line"},
+      `Step ${visit.step}: `,
+      element("b", {class: upOrDown(visit.s)}, s),
+      `Its judgments earned ${visit.rewards.map(short).join(", ")}. `,
+      "A step on them makes the left one more likely and the right one less:"));
     nodes.push(element("div", {class: "two"},
-      box([`earned ${visit.best.reward.toLocaleString("en")}`], visit.best.text, "is-right"),
-      box([`earned ${visit.worst.reward.toLocaleString("en")}`], visit.worst.text, "is-wrong")));
+      box([`earned ${short(visit.best.reward)}`], visit.best.text, "is-right"),
+      box([`earned ${short(visit.worst.reward)}`], visit.worst.text, "is-wrong")));
   }
   return nodes;
 }
 
 // ---------------------------------------------------------------- judged pairs
 
-function buildBrowser(section) {
-  for (const pair of data.judged) {
-    pair.before.right = pair.before.verdict === pair.right;
-    pair.after.right = pair.after.verdict === pair.right;
-    pair["before training"] = pair.before.right ? "right" : "wrong";
-    pair["after training"] = pair.after.right ? "right" : "wrong";
-  }
-  let pairs = [];
-  let shown = ROWS_AT_ONCE;
-  let current = 0;
-  const extra = {"before training": ["right", "wrong"], "after training": ["right", "wrong"]};
-  const filters = new Filters(data.judged, extra, filter);
-  const list = element("div", {class: "list", role: "group", "aria-label": "judged pairs"});
-  const detail = element("div", {class: "detail"});
-  if (data.judged.length < data.judgedInAll) {
-    section.append(element("p", {}, `Of ${data.judgedInAll} judgments of this evaluation ${data.judged.length} are here, evenly spaced; all are in transcripts.jsonl.`));
-  }
-  section.append(filters.node, element("div", {class: "browser"}, list, detail));
+const BEFORE = "before training";
+const AFTER = "after training";
 
-  function filter() {
-    pairs = filters.of(data.judged, (pair) => `${pair.id} ${pair.before.text} ${pair.after.text}`);
-    filters.count.textContent = `${pairs.length} of ${data.judged.length} judgments`;
-    shown = ROWS_AT_ONCE;
-    current = 0;
-    draw();
-    list.scrollTop = 0;
-  }
-
-  function go(k) {
-    current = k;
-    shown = Math.max(shown, k + 1);
-    draw();
-    list.querySelector("[aria-current]")?.scrollIntoView({block: "nearest"});
-  }
-
-  function draw() {
-    const items = pairs.slice(0, shown).map((pair, k) => element("button",
-      {type: "button", class: "item", "aria-current": k === current ? "true" : null, onclick: () => go(k)},
-      pair.id, element("small", {}, element("span", {}, pair.group),
-        element("span", {class: "marks"}, mark(pair.before.right), " → ", mark(pair.after.right)))));
-    if (pairs.length > shown) {
-      items.push(element("button", {type: "button", class: "plain more-rows", onclick: () => { shown += ROWS_AT_ONCE; draw(); }}, "show more"));
+class Browser {
+  constructor(section) {
+    for (const pair of data.judged) {
+      pair[BEFORE] = pair.before.verdict === pair.right ? "right" : "wrong";
+      pair[AFTER] = pair.after.verdict === pair.right ? "right" : "wrong";
     }
-    list.replaceChildren(...items);
-    if (pairs.length) detail.replaceChildren(...judgedPair(pairs[current]));
-    else detail.replaceChildren(element("p", {}, "No judgment is like that."));
+    this.section = section;
+    this.filters = new Filters(data.judged, ["domain", "difficulty", "policy", BEFORE, AFTER],
+      () => this.filter());
+    this.list = element("div", {class: "list", role: "group", "aria-label": "judged pairs"});
+    this.detail = element("div", {class: "detail"});
+    if (data.judged.length < data.judgedInAll) {
+      section.append(element("p", {}, `Of ${data.judgedInAll} judgments ${data.judged.length} are `
+        + "here, evenly spaced; all are in transcripts.jsonl."));
+    }
+    const browser = element("div", {class: "browser"}, this.list, this.detail);
+    section.append(this.filters.node, browser);
+    this.filter();
   }
 
-  function judgedPair(pair) {
-    const step = (words, k) => element("button",
-      {type: "button", class: "plain", disabled: pairs[k] ? null : "", onclick: () => go(k)}, words);
+  filter() {
+    const words = (pair) => `${pair.id} ${pair.before.text} ${pair.after.text}`;
+    this.pairs = this.filters.of(data.judged, words);
+    this.filters.count.textContent = `${this.pairs.length} of ${data.judged.length} judgments`;
+    this.current = 0;
+    this.shown = LIST_ITEMS;
+    this.draw();
+    this.list.scrollTop = 0;
+  }
+
+  goTo(k) {
+    this.current = k;
+    this.shown = Math.max(this.shown, k + 1);
+    this.draw();
+    this.list.querySelector("[aria-current]").scrollIntoView({block: "nearest"});
+  }
+
+  draw() {
+    const items = this.pairs.slice(0, this.shown).map((pair, k) => this.item(pair, k));
+    if (this.pairs.length > this.shown) {
+      items.push(button("show more", "plain more-rows", () => {
+        this.shown += LIST_ITEMS;
+        this.draw();
+      }));
+    }
+    this.list.replaceChildren(...items);
+    if (this.pairs.length) {
+      this.detail.replaceChildren(...this.judgedPair(this.pairs[this.current]));
+    } else {
+      this.detail.replaceChildren(element("p", {}, "No judgment is like that."));
+    }
+  }
+
+  item(pair, k) {
+    const marks = element("span", {class: "marks"}, mark(pair[BEFORE]), " → ", mark(pair[AFTER]));
+    const below = element("small", {}, element("span", {}, pair.group), marks);
+    const node = button(pair.id, "item", () => this.goTo(k));
+    node.append(below);
+    if (k === this.current) node.setAttribute("aria-current", "true");
+    return node;
+  }
+
+  judgedPair(pair) {
+    const title = element("span", {class: "title"}, element("b", {}, pair.id), ` ${pair.group}`);
+    const previous = button("previous", "plain", () => this.goTo(this.current - 1));
+    const next = button("next", "plain", () => this.goTo(this.current + 1));
+    previous.disabled = this.current === 0;
+    next.disabled = this.current === this.pairs.length - 1;
     return [
-      element("div", {class: "steps"}, element("span", {class: "title"}, element("b", {}, pair.id), ` ${pair.group}`),
-        step("previous", current - 1), step("next", current + 1)),
-      problem(pair),
-      programs(pair),
-      element("div", {class: "two"}, judgment("before training", data.steps[0], pair.before),
-        judgment("after training", data.steps[1], pair.after)),
+      element("div", {class: "steps"}, title, previous, next),
+      ...problemAndCandidates(pair),
+      element("div", {class: "two"},
+        judgment(BEFORE, data.steps[0], pair.before, pair[BEFORE]),
+        judgment(AFTER, data.steps[1], pair.after, pair[AFTER])),
     ];
   }
 
-  for (const button of document.querySelectorAll("[data-turn]")) {
-    button.addEventListener("click", () => {
-      const [how, after] = button.dataset.turn.split(" ");
-      const other = after === "right" ? "wrong" : "right";
-      filters.choices["before training"].value = how === "stayed" ? after : other;
-      filters.choices["after training"].value = after;
-      filter();
-      section.scrollIntoView();
-    });
+  // Show the judgments that "stayed" or "turned" "right" or "wrong".
+  showTurn(how, after) {
+    const opposite = {right: "wrong", wrong: "right"};
+    const before = how === "stayed" ? after : opposite[after];
+    for (const [field, value] of [[BEFORE, before], [AFTER, after]]) {
+      if (this.filters.choices[field]) this.filters.choices[field].value = value;
+    }
+    this.filter();
+    this.section.scrollIntoView();
   }
-  filter();
 }
 
-function mark(isRight) {
-  const words = isRight ? "right" : "wrong";
-  return element("span", {class: `mark-${words}`, role: "img", "aria-label": words}, isRight ? "✓" : "✗");
+function mark(outcome) {
+  const sign = {right: "✓", wrong: "✗"}[outcome];
+  return element("span", {class: `mark-${outcome}`, role: "img", "aria-label": outcome}, sign);
 }
 
-function judgment(when, step, said) {
+function judgment(when, step, said, outcome) {
   const verdict = said.verdict === null ? "no verdict" : `says ${said.verdict}`;
-  return box([when, `step ${step}`, `${verdict}: ${said.right ? "right" : "wrong"}`, `${said.tokens} tokens`],
-    said.text, said.right ? "is-right" : "is-wrong");
+  const title = [when, `step ${step}`, `${verdict}: ${outcome}`, `${said.tokens} tokens`];
+  return box(title, said.text, `is-${outcome}`);
 }
 
-buildTraining(document.getElementById("training"));
-buildBrowser(document.getElementById("judged"));
+// ---------------------------------------------------------------- the page
+
+new TrainingTable(document.getElementById("training"));
+const browser = new Browser(document.getElementById("judged"));
+for (const part of document.querySelectorAll("[data-turn]")) {
+  part.addEventListener("click", () => browser.showTurn(...part.dataset.turn.split(" ")));
+}

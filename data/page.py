@@ -1,9 +1,8 @@
 """A training run as a page to look at: report.html, one file that needs nothing else.
 
-    python -m data.page runs/NAME       makes it again; train_bilevel.py makes it at the end of a run
+    python -m data.page runs/NAME       makes it again; a training run makes it at its end
 
-Reads   settings.json, metrics.jsonl, transcripts.jsonl and explained.jsonl of the run, and the
-        problems and labelled candidates that its settings name.
+Reads   the files of a run (data/page_data.py).
 Writes  report.html: whether the judge got better, which data it believed, every training pair with
         what moved its weight, and every evaluated pair with what the judge said before and after.
 
@@ -15,137 +14,26 @@ Programs and judgments may say anything, so nothing of them may become part of t
   * The page's policy runs the one script whose hash it names, and opens no address.
 
 A page holds a few megabytes at most: of a large run, texts are cut and the middle of the lists is
-shown without texts. The page says so, and where the whole is.
+shown without texts. The page says so, and where all of it is.
 """
 import argparse
 import base64
 import hashlib
-import json
 import os
 from collections import defaultdict
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from data.chart import Frame, Line, doubling_ticks, even_ticks, line_chart
-from data.explain import cut, in_words, outcome_of
+from data.explain import in_words
 from data.flags import run as run_command
-from data.pairs import read_pairs
-from data.rows import UserError, read_rows
+from data.page_data import first_and_last, payload, read_run, safe_json
 
 HERE = Path(__file__).resolve().parent
-MOST_BYTES = 4_000_000  # of the JSON block
-# From the best that a page can hold to the least: characters of a text, pairs with their texts.
-SIZES = ((8000, 100_000), (4000, 100_000), (2000, 100_000), (1000, 100_000), (1000, 1000),
-         (1000, 300), (1000, 100), (1000, 0))
+NARROW = "\u202f"  # a space at which no line breaks
 COLOURS = 8  # of kinds of pairs; further ones are grey
-
-
-# ---------------------------------------------------------------- the files of a run
-
-@dataclass
-class RunFiles:
-    """What a run has left behind."""
-    name: str
-    settings: SimpleNamespace   # as in train_bilevel.Settings
-    metrics: list
-    transcripts: list
-    explained: list             # rows of explained.jsonl, the heaviest first
-    pairs: dict                 # {instance_id: data.pairs.Pair}, training and evaluation pairs
-
-    @property
-    def kinds(self):
-        """The kinds of training pairs (values of --domain-key), the heaviest first."""
-        weights = self.weights_of_kinds()
-        return sorted(weights, key=lambda kind: (-np.mean(weights[kind]), kind))
-
-    def weights_of_kinds(self):
-        """{kind: weights of its pairs}"""
-        weights = defaultdict(list)
-        for row in self.explained:
-            weights[row["group"]].append(row["weight"])
-        return weights
-
-    @property
-    def telling_fields(self):
-        """Fields of the training problems, such as `steps`, that are not the same in all of them."""
-        values = defaultdict(set)
-        for row in self.explained:
-            for name, value in row["fields"].items():
-                values[name].add(json.dumps(value))
-        return [name for name in values if len(values[name]) > 1]
-
-    @property
-    def learned(self):
-        return self.settings.weights != "uniform"
-
-
-def read_run(out):
-    """The files of the run in the folder `out`.
-
-    Raises UserError where one is missing, or where problems and candidates are no longer those of
-    the run.
-    """
-    try:
-        settings = SimpleNamespace(**json.loads((out / "settings.json").read_text()))
-    except FileNotFoundError:
-        raise UserError(f"{out}: has no settings.json; give the folder of a run (--out of "
-                        "train_bilevel.py)") from None
-    explained = read_rows(out / "explained.jsonl")
-    explained.sort(key=lambda row: (-row["weight"], row["instance_id"]))
-    transcripts = read_rows(out / "transcripts.jsonl")
-    (train, _, evaluated), _ = read_pairs(settings)
-    pairs = {pair.instance_id: pair for pair in train + evaluated}
-    for row in explained + transcripts:
-        if row["instance_id"] not in pairs:
-            raise UserError(f"{settings.labelled}: no longer holds the pair {row['instance_id']} of "
-                            f"{out}; put the file back that the run has read")
-    metrics = read_rows(out / "metrics.jsonl")
-    return RunFiles(out.resolve().name, settings, metrics, transcripts, explained, pairs)
-
-
-@dataclass
-class Judged:
-    """An evaluated pair in one order, and what the judge said of it first and last."""
-    pair: object   # data.pairs.Pair, in the order in which it was shown
-    before: dict   # row of transcripts.jsonl
-    after: dict
-
-    @property
-    def outcome(self):
-        """(right before, right after)"""
-        right = self.pair.right
-        return self.before["verdict"] == right, self.after["verdict"] == right
-
-
-def first_and_last(run):
-    """[Judged] from the first and the last evaluation of a run.
-
-    Raises UserError while there is only one.
-    """
-    first = run.transcripts[0]["step"]
-    last = run.transcripts[-1]["step"]
-    if first == last:
-        raise UserError(f"{run.name}: holds one evaluation so far, and the page compares two: "
-                        "let the run go on (--eval-every)")
-    after = {}
-    for row in run.transcripts:
-        if row["step"] == last:
-            after[row["instance_id"], row["right"]] = row
-    judged = []
-    for row in run.transcripts:
-        if row["step"] == first:
-            judged.append(Judged(as_shown(run, row), row, after[row["instance_id"], row["right"]]))
-    return judged
-
-
-def as_shown(run, row):
-    """The pair of a transcript, in its order."""
-    pair = run.pairs[row["instance_id"]]
-    return pair if pair.right == row["right"] else pair.flipped()
 
 
 # ---------------------------------------------------------------- the page
@@ -195,17 +83,6 @@ def page_of(run):
 """
 
 
-def safe_json(value):
-    """JSON that may stand in a <script>: no character in it can end or open a tag.
-
-    "</script>" -> "\\u003c/script\\u003e", which JSON.parse reads as the same text.
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 # ---------------------------------------------------------------- did the judge get better?
 
 def headline(run, judged):
@@ -234,9 +111,9 @@ def headline(run, judged):
 <h1 class="{mood}">{answer}: <span>{percent(first["eval_accuracy"])} → \
 {percent(last["eval_accuracy"])}</span> of its verdicts are right</h1>
 <p class="believed">{believed(run)}</p>
-<p>On {len(judged) // 2} {escape(cfg.eval_split)} pairs of a passing and a failing program, each \
-judged in both orders, before training and after step {last["step"]}: {change:+.1f} points \
-(95 % interval over problems {100 * low:+.1f} to {100 * high:+.1f}). Guessing is right in 50 %.</p>
+<p>On {len(judged) // 2} {escape(cfg.eval_split)} pairs, judged once in either order before \
+training and after step {last["step"]}: {change:+.1f} points (95{NARROW}% interval over \
+problems {100 * low:+.1f} to {100 * high:+.1f}). Guessing is right in 50{NARROW}%.</p>
 {turns(judged)}
 <div class="tiles">{"".join(tiles)}</div>
 </header>"""
@@ -278,7 +155,7 @@ TURNS = {  # (right before, right after)
 
 
 def turns(judged):
-    """A bar of the judgments that stayed or turned right or wrong; its parts lead to the browser."""
+    """A bar of judgments that stayed or turned right or wrong; each part leads to the browser."""
     parts = []
     for name, outcome in TURNS.items():
         count = sum(one.outcome == outcome for one in judged)
@@ -290,7 +167,7 @@ def turns(judged):
 
 
 def percent(share):
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}{NARROW}%"
 
 
 # ---------------------------------------------------------------- by step
@@ -426,8 +303,10 @@ def kinds_section(run):
             f"{np.mean([row['informed'] for row in members]):.1f}",
         )
         numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row"><i class="dot {style_of(run, kind)}"></i>{escape(kind)}'
-                    f"</th><td>{weights.mean():.2f}</td><td>{bar(weights.mean())}</td>{numbers}</tr>")
+        mean = weights.mean()
+        name = f'<i class="dot {style_of(run, kind)}"></i>{escape(kind)}'
+        rows.append(f'<tr><th scope="row">{name}</th><td>{mean:.2f}</td><td>{bar(mean)}</td>'
+                    f"{numbers}</tr>")
     key = escape(" × ".join(run.settings.domain_key))
     return f"""<section>
 <h2>Which data was believed</h2>
@@ -449,28 +328,29 @@ def weights_in_words(run):
     words = {
         "uniform": "Nothing was learned here: --weights uniform.",
         "domain": "A number was learned for each kind (--weights domain).",
-        "instance": "A number was learned for each kind and one for each pair (--weights instance).",
+        "instance": "A number was learned for each kind and for each pair (--weights instance).",
         "net": "A network gives a pair its weight, by what its last visit showed (--weights net).",
     }
     return words[run.settings.weights]
 
 
 def bar(weight):
-    """A weight as a bar from the middle, which is 1: doublings to the right, halvings to the left."""
+    """A weight as a bar from the middle, which is 1: doublings to the right, halves to the left."""
     width = min(abs(np.log2(max(weight, 1e-3))), 4) * 12.5  # % of the whole: 4 doublings are half
     left = 50.0 if weight >= 1 else 50 - width
     side = "more" if weight >= 1 else "less"
-    return f'<div class="bar"><i class="{side}" style="left:{left:.1f}%;width:{width:.1f}%"></i></div>'
+    place = f"left:{left:.1f}%;width:{width:.1f}%"
+    return f'<div class="bar"><i class="{side}" style="{place}"></i></div>'
 
 
 # ---------------------------------------------------------------- what the browser fills in
 
 def training_section(run):
     """Where page.js puts the table of training pairs."""
-    words = ("Open a row to see why it counts: what kind of problem it is, the two programs, and "
-             "the visits that moved its weight most. There, s is what the visit told the weight, "
-             "from −3 to +3: positive where learning from these judgments made the judge better "
-             "for the meta pairs.")
+    words = ("Open a row to see why it counts: what it is, its two candidates, and the visits that "
+             "moved its weight most. There, s is what the visit told the weight, from −3 to +3: "
+             "positive where learning from these judgments made the judge better for the meta "
+             "pairs.")
     return f"""<section id="training">
 <h2>Why a pair counts</h2>
 <p>{words}</p>
@@ -483,7 +363,7 @@ def judged_section(run):
     return f"""<section id="judged">
 <h2>What the judge says</h2>
 <p>Every {escape(run.settings.eval_split)} pair in both orders, judged before and after training. \
-The right program is marked, and the lines in which the two differ.</p>
+The right candidate is marked, and the lines in which the two differ.</p>
 <noscript><p>This part needs JavaScript; the same is in transcripts.jsonl.</p></noscript>
 </section>"""
 
@@ -495,138 +375,6 @@ def settings_section(run):
                     f"<td>{escape(in_words(value, 500))}</td></tr>")
     return (f"<details><summary>All settings of the run</summary>\n"
             f'<div class="scroll"><table class="settings">{"".join(rows)}</table></div></details>')
-
-
-def payload(run, judged):
-    """What page.js shows: as much of the run as fits into MOST_BYTES."""
-    for most_characters, most_pairs in SIZES:
-        content = Payload(run, most_characters, most_pairs).content(judged)
-        size = len(safe_json(content).encode("utf-8", "backslashreplace"))
-        if size <= MOST_BYTES:
-            break
-    return content
-
-
-class Payload:
-    """The pairs of a run as page.js reads them; a problem or a program stands there once."""
-
-    def __init__(self, run, most_characters, most_pairs):
-        self.run = run
-        self.most_characters = most_characters
-        self.most_pairs = most_pairs  # with their texts, in either list
-        self.problems = {}            # {problem_id: (place, row)}
-        self.programs = {}            # {(problem_id, candidate_id): (place, row)}
-        self.fields = run.telling_fields
-
-    def content(self, judged):
-        explained = self.run.explained
-        shown = ends_of(len(explained), self.most_pairs)
-        training = [self.training(row, k in shown) for k, row in enumerate(explained)]
-        shown = spaced(len(judged), self.most_pairs)
-        browser = [self.judged(one) for k, one in enumerate(judged) if k in shown]
-        return {
-            "training": training,
-            "judged": browser,
-            "judgedInAll": len(judged),
-            "steps": [judged[0].before["step"], judged[0].after["step"]],
-            "problems": [row for _, row in self.problems.values()],
-            "programs": [row for _, row in self.programs.values()],
-        }
-
-    def training(self, row, with_texts):
-        """A training pair: its row of explained.jsonl, with places in the place of its programs."""
-        names = ("domain", "difficulty", "policy", "group", "weight", "visits", "informed")
-        shown = {
-            "id": row["instance_id"],
-            **{name: row[name] for name in names},
-            "kind": self.kind(row["fields"]),
-            "s": row["moved"][0]["s"] if row["moved"] else None,
-        }
-        if not with_texts:
-            return shown
-        pair = self.run.pairs[row["instance_id"]]
-        moved = []
-        for visit in row["moved"]:
-            judgments = {}
-            for which in ("best", "worst"):
-                text = self.cut(visit[which]["text"], "explained.jsonl")
-                judgments[which] = {**visit[which], "text": text}
-            moved.append({**visit, **judgments})
-        return {**shown, **self.programs_of(pair), "moved": moved}
-
-    def kind(self, fields):
-        """{"steps": ["sort", "big"], "slip": "sort"} -> "steps: sort, big; slip: sort" """
-        parts = [f"{name}: {in_words(fields[name])}" for name in self.fields if name in fields]
-        return "; ".join(parts)
-
-    def judged(self, one):
-        """An evaluated pair in one order, with the first and the last judgment."""
-        pair = one.pair
-        description = pair.description()
-        judgments = {}
-        for when, row in (("before", one.before), ("after", one.after)):
-            where = f"step {row['step']} of transcripts.jsonl"
-            judgments[when] = {
-                "verdict": row["verdict"],
-                "tokens": row["tokens"],
-                "text": self.cut(row["text"], where),
-            }
-        return {
-            "id": pair.instance_id,
-            **{name: description[name] for name in ("domain", "difficulty", "policy", "group")},
-            **self.programs_of(pair),
-            **judgments,
-        }
-
-    def programs_of(self, pair):
-        return {
-            "problem": self.place_of_problem(pair.problem),
-            "a": self.place_of_program(pair.a),
-            "b": self.place_of_program(pair.b),
-            "right": pair.right,
-        }
-
-    def place_of_problem(self, problem):
-        key = problem["problem_id"]
-        if key not in self.problems:
-            prompt = self.cut(problem["prompt"], "the file of problems")
-            self.problems[key] = len(self.problems), {"id": key, "prompt": prompt}
-        return self.problems[key][0]
-
-    def place_of_program(self, candidate):
-        key = candidate["problem_id"], candidate["candidate_id"]
-        if key not in self.programs:
-            row = {
-                "id": candidate["candidate_id"],
-                "outcome": in_words(outcome_of(candidate)),
-                "text": self.cut(candidate["code"], self.run.settings.labelled),
-            }
-            self.programs[key] = len(self.programs), row
-        return self.programs[key][0]
-
-    def cut(self, text, whole):
-        return cut(text, self.most_characters, f"which is in {whole}")
-
-
-def ends_of(n, most):
-    """At most so many of n places, from both ends: of ten and four {0, 1, 8, 9}."""
-    if n <= most:
-        return set(range(n))
-    first = most - most // 2
-    return set(range(first)) | set(range(n - most // 2, n))
-
-
-def spaced(n, most):
-    """At most so many of n places, evenly spaced and two by two, as the two orders of a pair stand.
-
-    Of twelve and six {0, 1, 4, 5, 8, 9}.
-    """
-    if n <= most:
-        return set(range(n))
-    n_pairs = n // 2
-    shown = most // 2
-    pairs = [k * n_pairs // shown for k in range(shown)]
-    return {place for pair in pairs for place in (2 * pair, 2 * pair + 1)}
 
 
 # ---------------------------------------------------------------- the command
