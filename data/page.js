@@ -260,13 +260,23 @@ class Browser {
     this.filters = new Filters(data.judged, ["domain", "difficulty", "policy", BEFORE, AFTER],
       () => this.filter());
     this.list = element("div", {class: "list", role: "group", "aria-label": "judged pairs"});
-    this.detail = element("div", {class: "detail"});
+    this.title = element("span", {class: "title"});
+    this.previous = button("previous", "plain", () => this.goTo(this.current - 1));
+    this.next = button("next", "plain", () => this.goTo(this.current + 1));
+    this.texts = element("div");
     if (data.judged.length < data.judgedInAll) {
       section.append(element("p", {}, `Of ${data.judgedInAll} judgments ${data.judged.length} are `
         + "here, evenly spaced; all are in transcripts.jsonl."));
     }
-    const browser = element("div", {class: "browser"}, this.list, this.detail);
+    const steps = element("div", {class: "steps"}, this.title, this.previous, this.next);
+    this.detail = element("div", {class: "detail"}, steps, this.texts);
+    this.nothing = element("p", {}, "No judgment is like that.");
+    const browser = element("div", {class: "browser"}, this.list, this.detail, this.nothing);
     section.append(this.filters.node, browser);
+    this.list.addEventListener("scroll", () => {
+      const below = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight;
+      if (below < 200) this.makeItems(this.list.children.length + LIST_ITEMS);
+    });
     this.filter();
   }
 
@@ -274,33 +284,36 @@ class Browser {
     const words = (pair) => `${pair.id} ${pair.before.text} ${pair.after.text}`;
     this.pairs = this.filters.of(data.judged, words);
     this.filters.count.textContent = `${this.pairs.length} of ${data.judged.length} judgments`;
-    this.current = 0;
-    this.shown = LIST_ITEMS;
-    this.draw();
     this.list.scrollTop = 0;
+    this.list.replaceChildren();
+    this.list.hidden = this.detail.hidden = !this.pairs.length;
+    this.nothing.hidden = this.pairs.length > 0;
+    if (this.pairs.length) this.goTo(0);
+  }
+
+  // Items are made as far as they are looked at.
+  makeItems(n) {
+    const made = this.list.children.length;
+    const more = this.pairs.slice(made, n).map((pair, k) => this.item(pair, made + k));
+    this.list.append(...more);
   }
 
   goTo(k) {
+    this.makeItems(k + LIST_ITEMS);
+    this.list.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const item = this.list.children[k];
+    item.setAttribute("aria-current", "true");
+    // The list alone scrolls, not the page.
+    const below = item.offsetTop + item.offsetHeight - this.list.clientHeight;
+    this.list.scrollTop = Math.max(below, Math.min(this.list.scrollTop, item.offsetTop));
     this.current = k;
-    this.shown = Math.max(this.shown, k + 1);
-    this.draw();
-    this.list.querySelector("[aria-current]").scrollIntoView({block: "nearest"});
-  }
-
-  draw() {
-    const items = this.pairs.slice(0, this.shown).map((pair, k) => this.item(pair, k));
-    if (this.pairs.length > this.shown) {
-      items.push(button("show more", "plain more-rows", () => {
-        this.shown += LIST_ITEMS;
-        this.draw();
-      }));
-    }
-    this.list.replaceChildren(...items);
-    if (this.pairs.length) {
-      this.detail.replaceChildren(...this.judgedPair(this.pairs[this.current]));
-    } else {
-      this.detail.replaceChildren(element("p", {}, "No judgment is like that."));
-    }
+    this.previous.disabled = k === 0;
+    this.next.disabled = k === this.pairs.length - 1;
+    const pair = this.pairs[k];
+    this.title.replaceChildren(element("b", {}, pair.id), ` ${pair.group}`);
+    this.texts.replaceChildren(...problemAndCandidates(pair), element("div", {class: "two"},
+      judgment(BEFORE, data.steps[0], pair.before, pair[BEFORE]),
+      judgment(AFTER, data.steps[1], pair.after, pair[AFTER])));
   }
 
   item(pair, k) {
@@ -308,23 +321,7 @@ class Browser {
     const below = element("small", {}, element("span", {}, pair.group), marks);
     const node = button(pair.id, "item", () => this.goTo(k));
     node.append(below);
-    if (k === this.current) node.setAttribute("aria-current", "true");
     return node;
-  }
-
-  judgedPair(pair) {
-    const title = element("span", {class: "title"}, element("b", {}, pair.id), ` ${pair.group}`);
-    const previous = button("previous", "plain", () => this.goTo(this.current - 1));
-    const next = button("next", "plain", () => this.goTo(this.current + 1));
-    previous.disabled = this.current === 0;
-    next.disabled = this.current === this.pairs.length - 1;
-    return [
-      element("div", {class: "steps"}, title, previous, next),
-      ...problemAndCandidates(pair),
-      element("div", {class: "two"},
-        judgment(BEFORE, data.steps[0], pair.before, pair[BEFORE]),
-        judgment(AFTER, data.steps[1], pair.after, pair[AFTER])),
-    ];
   }
 
   // Show the judgments that "stayed" or "turned" "right" or "wrong".
