@@ -57,8 +57,8 @@ def line_chart(title, lines, frame, form, spans=(), reference=None):
     """
     parts = [f'<svg class="chart" viewBox="0 0 {frame.width} {frame.height}" role="img" '
              f'aria-label="{escape(title)}">']
-    for first, last, name in spans:
-        parts.append(shaded(frame, first, last, name))
+    for row, (first, last, name) in enumerate(spans):
+        parts.append(shaded(frame, first, last, name, row))
     for value in frame.ticks:
         parts.append(horizontal(frame, value, "grid"))
         parts.append(text(frame.left - 7, frame.y(value) + 4, form(value), "tick end"))
@@ -99,12 +99,13 @@ def horizontal(frame, value, style):
     return f'<line class="{style}" x1="{frame.left}" x2="{frame.right}" y1="{y}" y2="{y}"/>'
 
 
-def shaded(frame, first, last, name):
+def shaded(frame, first, last, name, row):
+    """A period, with its name in a row of its own."""
     x = frame.x(first)
     width = frame.x(last) - x
     return (f'<rect class="span" x="{x:.1f}" y="{frame.top}" width="{width:.1f}" '
             f'height="{frame.bottom - frame.top}"/>'
-            + text(x + 5, frame.top + 13, name, "span-name"))
+            + text(x + 5, frame.top + 13 + 14 * row, name, "span-name"))
 
 
 def text(x, y, words, style):

@@ -326,7 +326,7 @@ def kinds_section(run):
 
 def weights_in_words(run):
     words = {
-        "uniform": "Nothing was learned here: --weights uniform.",
+        "uniform": "No weight was learned (--weights uniform).",
         "domain": "A number was learned for each kind (--weights domain).",
         "instance": "A number was learned for each kind and for each pair (--weights instance).",
         "net": "A network gives a pair its weight, by what its last visit showed (--weights net).",

@@ -247,7 +247,10 @@ class Payload:
 
 
 def listed(fields, names=None):
-    """Fields in words: {"steps": ["sort", "big"], "date": 2025} -> "steps: sort, big; date: 2025"."""
+    """Fields in words: {"steps": ["sort", "big"], "slip": "sort"} -> "steps: sort, big; slip: sort".
+
+    names: those that are wanted; None for all.
+    """
     parts = []
     for name, value in fields.items():
         if names is None or name in names:
