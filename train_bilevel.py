@@ -185,7 +185,6 @@ class Settings:
         least=0,
     )
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
-
     explain_weights: bool = flag(
         False, "train nothing: print which pairs of the run in --out count most and least, and why"
     )
@@ -1401,8 +1400,8 @@ class Run:
                 bar.update()
         if RANK == 0:
             self.save_judge()
-            write_page(self.out)
             report(cfg, self.metrics, self.weight_rows(), len(self.eval_pairs))
+            write_page(self.out)
 
     def one_step(self):
         """A step, what is measured after it, and a checkpoint if it is time."""

@@ -19,10 +19,9 @@ KEPT_VISITS = 2           # of each pair
 MOST_CHARACTERS = 4000    # of a judgment that is kept
 SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
-# What a problem's row is run and split by. Any other field says what kind of problem it is.
-NOT_A_KIND = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
-              "split", "setup", "time_limit", "libs", "compare", "checker"}
-SHOWN_ELSEWHERE = {"domain", "difficulty"}
+# What the stages know of a problem. Any other field is there to say what kind of problem it is.
+KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
+                "domain", "difficulty", "split", "setup", "time_limit", "libs", "compare", "checker"}
 
 
 # ---------------------------------------------------------------- remembered while it trains
@@ -66,7 +65,7 @@ def cut(text, most, whole="which was not kept"):
 # ---------------------------------------------------------------- explained.jsonl
 
 def explained_rows(weight_rows, pairs, moved):
-    """The rows of explained.jsonl: those of weights.jsonl, with the pair's kind and what moved it.
+    """The rows of explained.jsonl: those of weights.jsonl, with what a pair is and what moved it.
 
     moved: the kept visits of each pair.
     """
@@ -75,17 +74,16 @@ def explained_rows(weight_rows, pairs, moved):
         rows.append({
             **row,
             "right": pair.right,
-            "fields": kind_of(pair.problem),
+            "fields": other_fields(pair.problem),
             "failed": outcome_of(pair.b if pair.right == "A" else pair.a),
             "moved": visits,
         })
     return rows
 
 
-def kind_of(problem):
-    """The fields of a problem's row that say what kind it is, such as `steps`, `source`, `date`."""
-    known = NOT_A_KIND | SHOWN_ELSEWHERE
-    return {name: value for name, value in problem.items() if name not in known}
+def other_fields(problem):
+    """The fields of a problem that say what kind it is, such as `steps`, `source`, `date`."""
+    return {name: value for name, value in problem.items() if name not in KNOWN_FIELDS}
 
 
 def outcome_of(candidate):

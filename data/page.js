@@ -120,7 +120,7 @@ const COLUMNS = [  // [title, field, is it text?]
   ["domain", "domain", true],
   ["difficulty", "difficulty", true],
   ["policy", "policy", true],
-  ["what it is", "kind", true],
+  ["what it is", "fields", true],
   ["weight", "weight", false],
   ["visits", "visits", false],
   ["informed", "informed", false],
@@ -171,7 +171,7 @@ class TrainingTable {
   }
 
   draw() {
-    const pairs = this.filters.of(data.training, (pair) => `${pair.id} ${pair.facts ?? pair.kind}`);
+    const pairs = this.filters.of(data.training, (pair) => `${pair.id} ${pair.facts ?? pair.fields}`);
     pairs.sort((x, y) => this.compare(x, y));
     this.body.replaceChildren(...pairs.slice(0, this.shown).map(trainingRow));
     this.more.hidden = pairs.length <= this.shown;
@@ -191,9 +191,9 @@ function trainingRow(pair) {
     const value = field === "weight" ? pair.weight.toFixed(2) : String(pair[field] ?? "");
     return element("td", {class: isText ? "left" : null}, value);
   });
-  const kind = cells[3];
-  kind.classList.add("kind");
-  kind.title = pair.kind;
+  const fields = cells[3];
+  fields.classList.add("fields");
+  fields.title = pair.fields;
   if (pair.s !== null) {
     const s = cells[cells.length - 1];
     s.textContent = signed(pair.s);
@@ -206,7 +206,7 @@ function trainingRow(pair) {
     if (isOpen) {
       row.nextSibling.remove();
     } else {
-      const cell = element("td", {colspan: COLUMNS.length}, ...why(pair));
+      const cell = element("td", {colspan: COLUMNS.length}, element("div", {}, ...why(pair)));
       row.after(element("tr", {class: "why"}, cell));
     }
   });

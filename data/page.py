@@ -107,7 +107,8 @@ def headline(run, judged):
     tiles = [f'<div class="tile"><b>{form(first[name])} → {form(last[name])}</b>{title}</div>'
              for title, name, form in figures]
     return f"""<header>
-<p class="run">{escape(run.name)}</p>
+<p class="run">{escape(run.name)} · {escape(cfg.weights)} weights · {last["step"]} steps · \
+seed {cfg.seed}</p>
 <h1 class="{mood}">{answer}: <span>{percent(first["eval_accuracy"])} → \
 {percent(last["eval_accuracy"])}</span> of its verdicts are right</h1>
 <p class="believed">{believed(run)}</p>
@@ -123,11 +124,13 @@ def believed(run):
     """Which kind of pairs the run believed most, in a sentence of HTML."""
     weights = run.weights_of_kinds()
     kinds = run.kinds
-    if not run.learned or len(kinds) < 2:
-        return escape(weights_in_words(run))
+    if not run.learned:
+        return "It learned no weights of its data (--weights uniform)."
+    if len(kinds) < 2:
+        return "All of its data are of one kind."
     most, least = (f"<b>{escape(kind)}</b> (weight {np.mean(weights[kind]):.2f})"
                    for kind in (kinds[0], kinds[-1]))
-    return f"It believed {most} most and {least} least."
+    return f"Of its data it believed {most} most and {least} least."
 
 
 def change_interval(judged):
@@ -325,13 +328,10 @@ def kinds_section(run):
 
 
 def weights_in_words(run):
-    words = {
-        "uniform": "No weight was learned (--weights uniform).",
-        "domain": "A number was learned for each kind (--weights domain).",
-        "instance": "A number was learned for each kind and for each pair (--weights instance).",
-        "net": "A network gives a pair its weight, by what its last visit showed (--weights net).",
-    }
-    return words[run.settings.weights]
+    cfg = run.settings
+    if not run.learned:
+        return "Here none was learned (--weights uniform)."
+    return f"Here they were learned (--weights {cfg.weights} --apply {cfg.apply})."
 
 
 def bar(weight):

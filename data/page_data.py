@@ -156,7 +156,7 @@ class Payload:
         self.most_pairs = most_pairs  # with their texts, in either list
         self.problems = {}            # {problem_id: (place, row)}
         self.candidates = {}          # {(problem_id, candidate_id): (place, row)}
-        self.fields = run.telling_fields
+        self.telling_fields = run.telling_fields
         self.weights = run.weights_of_kinds()
 
     def content(self, judged):
@@ -180,7 +180,7 @@ class Payload:
         shown = {
             "id": row["instance_id"],
             **{name: row[name] for name in names},
-            "kind": listed(row["fields"], self.fields),
+            "fields": listed(row["fields"], self.telling_fields),
             "s": row["moved"][0]["s"] if row["moved"] else None,
         }
         if not with_texts:

@@ -218,13 +218,13 @@ def test_judgments_that_turned_are_counted(tmp_path):
 
 def test_the_page_names_the_data_that_was_believed_most_and_least(tmp_path):
     words = words_of(make_run(tmp_path / "run"))
-    assert "It believed reviewed word × hard × strong word (weight 1.00) most" in words
+    assert "it believed reviewed word × hard × strong word (weight 1.00) most" in words
     assert "reviewed word × easy × strong word (weight 0.75) least" in words
 
 
 def test_a_run_without_learned_weights_says_so(tmp_path):
     words = words_of(make_run(tmp_path / "run", weights="uniform"))
-    assert "No weight was learned (--weights uniform)." in words
+    assert "It learned no weights of its data (--weights uniform)." in words
     assert "Mean weight of each kind" not in words
 
 
@@ -248,7 +248,7 @@ def test_every_training_pair_is_there_with_what_moved_it(tmp_path):
     heaviest = data["training"][0]
     assert heaviest["moved"][0]["best"] == {"reward": 1.0, "text": "right of 3: word"}
     assert heaviest["moved"][0]["worst"] == {"reward": 0.0, "text": "wrong of 3: word"}
-    assert heaviest["kind"] == "steps: step 3, word"  # the source is the same for all
+    assert heaviest["fields"] == "steps: step 3, word"  # the source is the same for all
     assert "source: word; steps: step 3, word" in heaviest["facts"]
     assert data["training"][-1]["moved"] == []
 
@@ -391,7 +391,7 @@ def test_a_long_text_keeps_its_ends_and_says_what_is_missing():
 
 def test_any_other_field_of_a_problem_says_what_kind_it_is():
     row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None}
-    assert explain.kind_of(row) == {
+    assert explain.other_fields(row) == {
         "source": "x", "steps": ["step 1", "x"], "slip": "sort", "date": None}
 
 
