@@ -21,7 +21,8 @@ SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
 # What the stages know of a problem. Any other field is there to say what kind of problem it is.
 KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
-                "domain", "difficulty", "split", "setup", "time_limit", "libs", "compare", "checker"}
+                "domain", "difficulty", "split", "setup", "time_limit", "libs", "compare",
+                "checker"}
 
 
 # ---------------------------------------------------------------- remembered while it trains

@@ -171,7 +171,8 @@ class TrainingTable {
   }
 
   draw() {
-    const pairs = this.filters.of(data.training, (pair) => `${pair.id} ${pair.facts ?? pair.fields}`);
+    const words = (pair) => `${pair.id} ${pair.facts ?? pair.fields}`;
+    const pairs = this.filters.of(data.training, words);
     pairs.sort((x, y) => this.compare(x, y));
     this.body.replaceChildren(...pairs.slice(0, this.shown).map(trainingRow));
     this.more.hidden = pairs.length <= this.shown;

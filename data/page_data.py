@@ -247,7 +247,7 @@ class Payload:
 
 
 def listed(fields, names=None):
-    """Fields in words: {"steps": ["sort", "big"], "slip": "sort"} -> "steps: sort, big; slip: sort".
+    """Fields in words: {"steps": ["sort", "big"], "slip": "big"} -> "steps: sort, big; slip: big".
 
     names: those that are wanted; None for all.
     """
