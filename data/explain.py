@@ -21,8 +21,8 @@ SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
 # What the stages know of a problem. Any other field is there to say what kind of problem it is.
 KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
-                "domain", "difficulty", "split", "setup", "time_limit", "libs", "compare",
-                "checker"}
+                "domain", "difficulty", "split", "task", "setup", "time_limit", "libs",
+                "compare", "checker"}
 
 
 # ---------------------------------------------------------------- remembered while it trains
@@ -124,7 +124,7 @@ def print_row(row):
           f"{row['visits']} visits, {row['informed']} of them informed)")
     for name, value in row["fields"].items():
         print(f"  {name}: {in_words(value)}")
-    print(f"  the failed program: {row['failed']}")
+    print(f"  the wrong candidate: {row['failed']}")
     for visit in row["moved"]:
         print(f"  step {visit['step']}, s {visit['s']:+.2f}; its judgments earned "
               f"{in_words(visit['rewards'])}")
