@@ -8,7 +8,8 @@ Reads   problems and labelled candidates. A training instance is a pair of candi
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
 Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt
-        (to go on from) and weights.jsonl:
+        (to go on from), weights.jsonl, explained.jsonl (which judgments moved each weight most;
+        --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak",
      "weight": 0.43, "visits": 10, "informed": 5, ...}
@@ -78,6 +79,7 @@ answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train
 shares the batch between K processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
 """
+import json
 import math
 import os
 import random
@@ -90,8 +92,10 @@ import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
+from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
+from data.page import write_page
 from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
@@ -199,6 +203,9 @@ class Settings:
         least=0,
     )
     save_every: int = flag(5, "steps between checkpoints that a killed run continues from", least=1)
+    explain_weights: bool = flag(
+        False, "train nothing: print which pairs of the run in --out count most and least, and why"
+    )
 
     heading("machine")
     micro_tokens: int = flag(
@@ -241,6 +248,7 @@ class Trainer:
         self.adam = Adam(self.parameters, cfg)
         self.weights = DataWeights(self.train_pairs, cfg)
         self.meta = MetaJudgments()
+        self.moved = [[] for _ in self.train_pairs]  # the visits that moved each weight most
 
     def train_step(self, step):
         """One inner and one outer step; `step` have been taken before. Returns its metrics."""
@@ -291,7 +299,8 @@ class Trainer:
                 warn_of_small_share(step, share)
                 self.meta.step = None  # the next step has new ones
             elif grpo_step >= cfg.freeze_judge_steps / 2:
-                self.weights.update(index, s, mixed)
+                unit_s = self.weights.update(index, s, mixed)
+                self.remember(step + 1, index, unit_s, groups)
             outer = {
                 "meta_reward": self.meta.reward,
                 "meta_grad_norm": float(v.norm()),
@@ -364,6 +373,14 @@ class Trainer:
             both = [min(here, there) for here, there in zip(group.rewards, other.rewards)]
             rewarded.append(replace(group, rewards=both))
         return rewarded
+
+    def remember(self, step, index, unit_s, groups):
+        """Keep, of each of these pairs [B], the visits and judgments that moved its weight most."""
+        visits = []
+        for s, group in zip(here(unit_s).tolist(), groups):
+            visits.append(visit_of(step, s, group.pair.right, group.texts, group.rewards))
+        for i, visit in zip(index.tolist(), gather(visits)):
+            self.moved[i] = keep_largest(self.moved[i], visit)
 
     def step_metrics(self, step, loss, stats):
         """What every step, supervised or not, writes to metrics.jsonl."""
@@ -924,9 +941,11 @@ class DataWeights:
 
         Two liberties: p is taken without its uniform share, and the tables leave out the softmax's
         normaliser, which would move every row at every step.
+
+        Returns s as it was trusted [B].
         """
         if not mixed.any():
-            return
+            return torch.zeros(len(index))
         self.informed[index[mixed]] += 1
         size = float(s[mixed].abs().mean())
         if self.magnitude:
@@ -939,6 +958,7 @@ class DataWeights:
             self.update_network(index, unit_s)
         else:
             self.update_tables(index, unit_s)
+        return unit_s
 
     def update_tables(self, index, unit_s):
         """ω ← ω + lr · ∂J/∂ω, with ∂J/∂z_i = s_i · ∂(log p_i or a_i)/∂z_i."""
@@ -1556,6 +1576,7 @@ class Run:
         if RANK == 0:
             self.save_judge()
             report(cfg, self.metrics, self.weight_rows(), len(self.eval_pairs))
+            write_page(self.out)
 
     def one_step(self):
         """A step, what is measured after it, and a checkpoint if it is time."""
@@ -1640,9 +1661,13 @@ class Run:
         meta = trainer.meta.state()
         if RANK > 0:
             return
+        weight_rows = self.weight_rows()
+        explained = explained_rows(weight_rows, trainer.train_pairs, trainer.moved)
         write_rows(self.out / "metrics.jsonl", self.metrics)
         write_rows(self.out / "transcripts.jsonl", self.transcripts)
-        write_rows(self.out / "weights.jsonl", self.weight_rows())
+        write_rows(self.out / "weights.jsonl", weight_rows)
+        write_rows(self.out / "explained.jsonl", explained)
+        (self.out / "settings.json").write_text(json.dumps(asdict(self.cfg), indent=1))
         state = {
             "settings": asdict(self.cfg),
             "pairs": self.pair_ids(),
@@ -1653,6 +1678,7 @@ class Run:
             "t": trainer.adam.t,
             "weights": trainer.weights.state(),
             "meta": meta,
+            "moved": trainer.moved,
         }
         torch.save(state, self.out / "state.new")
         (self.out / "state.new").replace(self.out / "state.pt")
@@ -1678,6 +1704,7 @@ class Run:
         trainer.adam.t = state["t"]
         trainer.weights.load(state["weights"])
         trainer.meta = MetaJudgments.load(trainer.judge, state["meta"], trainer.meta_pairs)
+        trainer.moved = state["moved"]
         # Rows after the checkpoint will be made again, the same.
         metrics = read_rows(self.out / "metrics.jsonl")
         transcripts = read_rows(self.out / "transcripts.jsonl")
@@ -1767,6 +1794,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
+    print(f"look at the run in a browser: {out / 'report.html'}; "
+          "--explain-weights prints why pairs count")
     tiny_world = (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
     if cfg.labelled in tiny_world:
         print(f"next: python select.py --judge {out / 'judge'}")
@@ -1945,6 +1974,9 @@ def print0(text):
 
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
+    if cfg.explain_weights:
+        print_explained(Path(cfg.out))
+        return
     cfg.device = join_processes(cfg.device)
     try:
         Run(cfg).train()

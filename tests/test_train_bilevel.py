@@ -944,6 +944,11 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
         texts_of_one = [row["text"] for row in strict_rows(one / name)]
         assert [row["text"] for row in strict_rows(two / name)] == texts_of_one
 
+    def moved(folder):
+        visits = sum([row["moved"] for row in strict_rows(folder / "explained.jsonl")], [])
+        return [(visit["step"], visit["best"], visit["worst"]) for visit in visits]
+    assert moved(two) == moved(one) != []
+
     for x, y in zip(metrics_of(one), metrics_of(two), strict=True):
         assert y.keys() == x.keys()
         for name in x.keys() - {"weight"}:

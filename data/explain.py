@@ -1,0 +1,150 @@
+"""Why a training pair counts as much as it does: explained.jsonl, and its words for the terminal.
+
+    {"instance_id": "tiny/train/60:strong-1>strong-3", "group": "reviewed × easy × strong",
+     "weight": 5.3, "visits": 7, "informed": 5, (all else of its row of weights.jsonl)
+     "right": "A", "fields": {"steps": ["drop last", "sort down"], "source": "tiny"},
+     "failed": "wrong_answer: public test 1: expected [6, 5, 0], got [0, 5, 6]",
+     "moved": [{"step": 12, "s": 2.31, "right": "B", "rewards": [1.0, 0.0, 0.0, 0.0],
+                "best": {"reward": 1.0, "text": "trace: ..."},
+                "worst": {"reward": 0.0, "text": "skim: ..."}}, ...]}
+
+`moved` holds the two visits with the largest |s|, the largest first. s is what the step told the
+weight: normalised, within ±3, and positive where learning from these judgments made the judge
+better for the meta pairs. It is a sum over the judgments of the visit, of which the best paid one
+and the worst paid one are kept: this is what the step made more likely, and this less.
+"""
+from data.rows import UserError, read_rows
+
+KEPT_VISITS = 2           # of each pair
+MOST_CHARACTERS = 4000    # of a judgment that is kept
+SHOWN_PAIRS = 3           # in the terminal, at either end
+PRINTED_CHARACTERS = 1000
+# What the stages know of a problem. Any other field is there to say what kind of problem it is.
+KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
+                "domain", "difficulty", "split", "task", "setup", "time_limit", "libs",
+                "compare", "checker"}
+
+
+# ---------------------------------------------------------------- remembered while it trains
+
+def visit_of(step, s, right, texts, rewards):
+    """One visit of a pair as it is kept.
+
+    right: the right verdict there, "A" or "B": a pair is shown in either order. texts, rewards: of
+    its G judgments.
+    """
+    def judgment(k):
+        return {"reward": rewards[k], "text": cut(texts[k], MOST_CHARACTERS)}
+    return {
+        "step": step,
+        "s": round(s, 4),
+        "right": right,
+        "rewards": rewards,
+        "best": judgment(rewards.index(max(rewards))),
+        "worst": judgment(rewards.index(min(rewards))),
+    }
+
+
+def keep_largest(visits, visit):
+    """The visits of a pair with another one, of which those with the largest |s| stay.
+
+    Of equals the earlier stays. A visit whose s is 0 has moved nothing.
+    """
+    if not visit["s"]:
+        return visits
+    by_size = sorted([*visits, visit], key=lambda one: (-abs(one["s"]), one["step"]))
+    return by_size[:KEPT_VISITS]
+
+
+def cut(text, most, whole="which was not kept"):
+    """The text, or its first and last characters and how many lie between.
+
+    whole: where the whole is.
+    """
+    if len(text) <= most:
+        return text
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out:,} characters of the whole, {whole} …]\n{text[-half:]}"
+
+
+# ---------------------------------------------------------------- explained.jsonl
+
+def explained_rows(weight_rows, pairs, moved):
+    """The rows of explained.jsonl: those of weights.jsonl, with what a pair is and what moved it.
+
+    moved: the kept visits of each pair.
+    """
+    rows = []
+    for row, pair, visits in zip(weight_rows, pairs, moved, strict=True):
+        rows.append({
+            **row,
+            "right": pair.right,
+            "fields": other_fields(pair.problem),
+            "failed": outcome_of(pair.b if pair.right == "A" else pair.a),
+            "moved": visits,
+        })
+    return rows
+
+
+def other_fields(problem):
+    """The fields of a problem that say what kind it is, such as `steps`, `source`, `date`."""
+    return {name: value for name, value in problem.items() if name not in KNOWN_FIELDS}
+
+
+def outcome_of(candidate):
+    """How a candidate ended, in words: its status, and on what."""
+    words = [candidate["status"], str(candidate.get("detail") or "")]
+    return ": ".join(filter(None, words))
+
+
+# ---------------------------------------------------------------- in the terminal
+
+def print_explained(out):
+    """Print which pairs of the run in the folder `out` count most and which least, and why.
+
+    Raises UserError if no weight was learned there.
+    """
+    rows = read_rows(out / "explained.jsonl")
+    moved = [row for row in rows if row["moved"]]
+    if not moved:
+        raise UserError(f"{out}: none of its pairs has moved a weight; give the --out of a run "
+                        "with --weights domain, instance or net")
+    moved.sort(key=lambda row: -row["weight"])
+    n_shown = min(SHOWN_PAIRS, len(moved) // 2)
+    heaviest = moved[:max(n_shown, 1)]
+    lightest = moved[len(moved) - n_shown:]
+    print(f"{out}: {len(rows)} pairs, of which {len(moved)} have moved a weight; 1 is average\n"
+          "s: what a visit told the weight, from -3 (less of this) to +3 (more of this).")
+    print("\n==== what counts most")
+    for row in heaviest:
+        print_row(row)
+    print("\n==== what counts least")
+    for row in lightest:
+        print_row(row)
+
+
+def print_row(row):
+    print(f"\nweight {row['weight']:.2f}  {row['instance_id']}  ({row['group']}; "
+          f"{row['visits']} visits, {row['informed']} of them informed)")
+    for name, value in row["fields"].items():
+        print(f"  {name}: {in_words(value)}")
+    print(f"  the wrong candidate: {row['failed']}")
+    for visit in row["moved"]:
+        print(f"  step {visit['step']}, s {visit['s']:+.2f}, {visit['right']} is right; its judgments earned "
+              f"{in_words(visit['rewards'])}")
+        for judgment in (visit["best"], visit["worst"]):
+            text = cut(judgment["text"].strip(), PRINTED_CHARACTERS, "which is in explained.jsonl")
+            text = text.replace("\n", "\n      ")
+            print(f"    earned {judgment['reward']:g}:\n      {text}")
+
+
+def in_words(value, most=200):
+    """A field's value in at most so many characters."""
+    if isinstance(value, list):
+        text = ", ".join(in_words(item) for item in value)
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = str(value)
+    return text if len(text) <= most else f"{text[:most]} …"

@@ -1,0 +1,475 @@
+"""The promises of report.html and explained.jsonl: what they say of a run, that nothing a program
+or a judgment says becomes part of the page, and that a page stays small.
+
+How it looks and that its script works needs a browser, which no test here has.
+"""
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+import train_bilevel as tb
+from data import explain, page, page_data
+from data.chart import doubling_ticks, even_ticks, spread, step_ticks
+from data.pairs import Pair
+from data.rows import ROOT, UserError, read_rows, write_rows
+
+# ---------------------------------------------------------------- a run, made by hand
+
+HARMLESS = "word"
+HOSTILE = ('</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">-->&lt;&#60;\'"`'
+           "\u2028\u2029\x00 \udc80 ]]> {{7*7}} ${x} \\u003c")
+
+
+def problem(split, k, said):
+    name = said.replace("\udc80", "")  # a lone surrogate can stand in any text but a name
+    return {
+        "problem_id": f"{split}/{k}/{name}", "split": split, "prompt": f"sort {split} {k} {said}",
+        "domain": f"reviewed {said}", "difficulty": ("easy", "hard")[k % 2], "entry_point": "f",
+        "public_tests": [], "tests": [], "source": said, "steps": [f"step {k}", said],
+    }
+
+
+def candidate(problem_id, name, passed, said):
+    return {
+        "problem_id": problem_id, "candidate_id": f"{name} {said}", "policy": f"strong {said}",
+        "code": f"def f(x):\n    return {name}  # {said}\n", "passed": passed,
+        "status": "passed" if passed else "wrong_answer", "detail": said,
+    }
+
+
+def make_run(folder, said=HARMLESS, right_before=0, right_after=4, length=0, weights="instance"):
+    """A run on four training and four test pairs, as train_bilevel.py leaves it behind.
+
+    said: what its problems, candidates and judgments say.  length: characters that a judgment has
+    beside it.  right_before, right_after: of the four test pairs, those that are judged rightly.
+    """
+    problems = [problem(split, k, said) for split in ("train", "meta", "test") for k in range(4)]
+    labelled = []
+    for row in problems:
+        labelled.append(candidate(row["problem_id"], "good", True, said))
+        labelled.append(candidate(row["problem_id"], "bad", False, said))
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "problems.jsonl", problems)
+    write_rows(folder / "labelled.jsonl", labelled)
+    settings = vars(tb.Settings(
+        problems=[str(folder / "problems.jsonl")], labelled=str(folder / "labelled.jsonl"),
+        out=str(folder), weights=weights, steps=20, freeze_judge_steps=10, pairs_per_problem=1,
+        cold_start=0, seed=0))
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (train, _, test), _ = page_data.read_pairs(tb.Settings(**settings))
+
+    transcripts = []
+    for step, n_right in ((0, right_before), (20, right_after)):
+        for k, pair in enumerate(test):
+            for shown in (pair, pair.flipped()):
+                verdict = shown.right if k < n_right else {"A": "B", "B": "A"}[shown.right]
+                text = f"step {step}, {shown.right} is right: {said}{'.' * length}"
+                transcripts.append({
+                    "step": step, "instance_id": pair.instance_id, "right": shown.right,
+                    "verdict": verdict, "tokens": 9, "text": text})
+    write_rows(folder / "transcripts.jsonl", transcripts)
+
+    metrics = []
+    for step in range(21):
+        row = {"step": step, "reward": 0.5, "tokens": 9.0, "meta_reward": 0.5,
+               "weight": {pair.domain: 1 + step / 10 for pair in train}}
+        if step in (0, 20):
+            own = [line for line in transcripts if line["step"] == step]
+            figures = tb.accuracy_of(own)
+            row |= {f"eval_{name}": value for name, value in figures.items()}
+        metrics.append(row)
+    write_rows(folder / "metrics.jsonl", metrics)
+
+    rows = []
+    moved = []
+    for k, pair in enumerate(train):
+        rows.append({**pair.description(), "weight": 0.5 + k / 4, "visits": k, "informed": k})
+        texts = [f"wrong of {k}: {said}{'.' * length}", f"right of {k}: {said}{'.' * length}"]
+        visits = explain.keep_largest([], explain.visit_of(3, k - 1.5, pair.right, texts, [0.0, 1.0]))
+        moved.append(visits if k else [])
+    write_rows(folder / "explained.jsonl", explain.explained_rows(rows, train, moved))
+    return folder
+
+
+class Structure(HTMLParser):
+    """The tags of a page with the names of their attributes, its scripts, and what is left open."""
+    VOID = {"meta", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.values = []   # of attributes
+        self.scripts = []
+        self.open = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, sorted(name for name, _ in attributes)))
+        self.values += [value for _, value in attributes if value]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, sorted(name for name, _ in attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, words):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += words
+
+
+def structure_of(run):
+    return Structure(page.write_page(run).read_text(encoding="utf-8"))
+
+
+def data_of(run):
+    """The block of JSON in the page of a run."""
+    return json.loads(structure_of(run).scripts[0])
+
+
+def words_of(run):
+    """The text of the page of a run, without tags."""
+    text = page.write_page(run).read_text(encoding="utf-8")
+    return re.sub(r"<[^>]*>", "", text[:text.index("<script")]).replace(page.NARROW, " ")
+
+
+# ---------------------------------------------------------------- untrusted text
+
+def test_nothing_that_is_said_becomes_part_of_the_page(tmp_path):
+    """A hostile run and a harmless one have the same tags with the same attributes."""
+    harmless = structure_of(make_run(tmp_path / "harmless"))
+    hostile = structure_of(make_run(tmp_path / "hostile", HOSTILE))
+    assert hostile.tags == harmless.tags
+    assert len(hostile.scripts) == 2
+    assert hostile.scripts[1] == harmless.scripts[1]
+    assert not hostile.open
+
+
+def test_what_is_said_arrives_as_it_was_said(tmp_path):
+    data = data_of(make_run(tmp_path / "run", HOSTILE))
+    row = data["judged"][0]
+    assert row["after"]["text"] == f"step 20, {row['right']} is right: {HOSTILE}"
+    assert data["problems"][row["problem"]]["prompt"].endswith(HOSTILE)
+    assert HOSTILE in data["candidates"][row["a"]]["text"]
+    assert any(HOSTILE in pair["moved"][0]["best"]["text"] for pair in data["training"][:3])
+    assert HOSTILE in data["training"][0]["facts"]
+
+
+def test_a_block_of_json_cannot_end_its_script():
+    text = page_data.safe_json({"</script>": ["<!--", "&amp;", "\u2028"]})
+    assert not re.search("[<>&\u2028]", text)
+    assert json.loads(text) == {"</script>": ["<!--", "&amp;", "\u2028"]}
+
+
+def test_the_script_of_the_page_only_makes_text():
+    script = (ROOT / "data/page.js").read_text()
+    for way_in in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
+                   "Function(", "DOMParser", "srcdoc", "createContextualFragment", "setTimeout"):
+        assert way_in not in script
+
+
+def test_the_policy_of_the_page_lets_its_own_script_run_and_no_other(tmp_path):
+    structure = structure_of(make_run(tmp_path / "run"))
+    digest = base64.b64encode(hashlib.sha256(structure.scripts[1].encode()).digest()).decode()
+    policy = next(value for value in structure.values if "default-src" in value)
+    assert policy == ("default-src 'none'; style-src 'unsafe-inline'; "
+                      f"script-src 'sha256-{digest}'")
+
+
+def test_a_page_needs_nothing_else(tmp_path):
+    structure = structure_of(make_run(tmp_path / "run"))
+    names = {name for _, attributes in structure.tags for name in attributes}
+    assert not names & {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}
+    tags = {tag for tag, _ in structure.tags}
+    assert not tags & {"link", "img", "iframe", "object", "embed", "base"}
+    style = (ROOT / "data/page.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+# ---------------------------------------------------------------- what it says
+
+@pytest.mark.parametrize("before, after, answer", [
+    (0, 4, "The judge got better: 0.0 % → 100.0 %"),
+    (4, 0, "The judge got worse: 100.0 % → 0.0 %"),
+    (2, 2, "The judge did not clearly change: 50.0 % → 50.0 %"),
+    (1, 2, "The judge did not clearly change: 25.0 % → 50.0 %"),  # one problem of four
+])
+def test_the_first_line_says_whether_the_judge_got_better(tmp_path, before, after, answer):
+    run = make_run(tmp_path / "run", right_before=before, right_after=after)
+    assert answer in words_of(run)
+
+
+def test_judgments_that_turned_are_counted(tmp_path):
+    words = words_of(make_run(tmp_path / "run", right_before=1, right_after=3))
+    assert "2 stayed right4 turned right2 stayed wrong" in words
+
+
+def test_the_page_names_the_data_that_was_believed_most_and_least(tmp_path):
+    words = words_of(make_run(tmp_path / "run"))
+    assert "it believed reviewed word × hard × strong word (weight 1.00) most" in words
+    assert "reviewed word × easy × strong word (weight 0.75) least" in words
+
+
+def test_a_run_without_learned_weights_says_so(tmp_path):
+    words = words_of(make_run(tmp_path / "run", weights="uniform"))
+    assert "It learned no weights of its data (--weights uniform)." in words
+    assert "Mean weight of each kind" not in words
+
+
+def test_before_is_the_first_evaluation_and_after_the_last_of_the_same_pair_and_order(tmp_path):
+    data = data_of(make_run(tmp_path / "run", right_before=1, right_after=3))
+    assert data["steps"] == [0, 20]
+    assert len(data["judged"]) == 8
+    assert {(row["id"], row["right"]) for row in data["judged"]} == {
+        (row["instance_id"], row["right"]) for row in read_rows(tmp_path / "run/transcripts.jsonl")}
+    for row in data["judged"]:
+        assert row["before"]["text"].startswith(f"step 0, {row['right']} is right")
+        assert row["after"]["text"].startswith(f"step 20, {row['right']} is right")
+        passed = row["a"] if row["right"] == "A" else row["b"]
+        assert data["candidates"][passed]["id"].startswith("good")
+
+
+def test_every_training_pair_is_there_with_what_moved_it(tmp_path):
+    data = data_of(make_run(tmp_path / "run"))
+    assert [pair["weight"] for pair in data["training"]] == [1.25, 1.0, 0.75, 0.5]
+    assert [pair["s"] for pair in data["training"]] == [1.5, 0.5, -0.5, None]
+    heaviest = data["training"][0]
+    assert heaviest["moved"][0]["best"] == {"reward": 1.0, "text": "right of 3: word"}
+    assert heaviest["moved"][0]["worst"] == {"reward": 0.0, "text": "wrong of 3: word"}
+    assert heaviest["fields"] == "steps: step 3, word"  # the source is the same for all
+    assert "source: word; steps: step 3, word" in heaviest["facts"]
+    assert data["training"][-1]["moved"] == []
+
+
+# ---------------------------------------------------------------- made again, made small
+
+def test_the_same_files_give_the_same_page_without_torch(tmp_path):
+    """By hand, in a process of its own, where it must not wait for torch."""
+    run = make_run(tmp_path / "run", HOSTILE)
+    page.write_page(run)
+    first = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    program = ("import sys; from data.page import main; main(); "
+               "assert not {'torch', 'transformers'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", program, str(run)], cwd=ROOT, check=True)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_a_large_run_makes_a_small_page_that_says_what_it_leaves_out(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", length=50_000)
+    whole = data_of(run)
+    said = whole["judged"][0]["before"]["text"]
+    assert re.search("42,0.. characters of the whole, which is in step 0 of transcripts", said)
+    assert said.startswith("step 0, ")
+    assert len(said) < 8100
+
+    monkeypatch.setattr(page_data, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(page_data, "SIZES", ((8000, 100), (1000, 100), (1000, 2)))
+    cut = data_of(run)
+    assert len(page_data.safe_json(cut)) < 20_000
+    assert len(cut["training"]) == 4
+    assert ["moved" in pair for pair in cut["training"]] == [True, False, False, True]
+    assert len(cut["judged"]) == 2
+    assert cut["judgedInAll"] == 8
+
+
+def test_what_is_left_out_is_the_middle_of_the_weights_and_every_other_judged_pair():
+    assert page_data.ends_of(10, 4) == {0, 1, 8, 9}
+    assert page_data.ends_of(3, 4) == {0, 1, 2}
+    assert page_data.ends_of(10, 0) == set()
+    assert page_data.spaced(12, 6) == {0, 1, 4, 5, 8, 9}
+    assert page_data.spaced(12, 12) == set(range(12))
+    assert page_data.spaced(12, 0) == set()
+
+
+def assert_refused(run, *words):
+    with pytest.raises(UserError) as stopped:
+        page.write_page(run)
+    for word in words:
+        assert word in str(stopped.value)
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    assert_refused(tmp_path, str(tmp_path), "settings.json")
+
+
+def test_candidates_that_are_no_longer_those_of_the_run_are_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = read_rows(run / "labelled.jsonl")
+    for row in rows:
+        row["candidate_id"] += " of today"
+    write_rows(run / "labelled.jsonl", rows)
+    assert_refused(run, str(run / "labelled.jsonl"), "no longer holds")
+
+
+def test_a_run_with_one_evaluation_has_nothing_to_compare(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = read_rows(run / "transcripts.jsonl")
+    write_rows(run / "transcripts.jsonl", [row for row in rows if row["step"] == 0])
+    assert_refused(run, "one evaluation")
+
+
+# ---------------------------------------------------------------- charts
+
+@pytest.mark.parametrize("low, high", [
+    (0.5, 0.698), (0, 1), (0.3, 0.3), (0, 0), (-2.5, 7), (7000, 7099), (1e-6, 2e-6)])
+def test_even_ticks_hold_the_values_between_them(low, high):
+    ticks = even_ticks(low, high)
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+    assert 2 <= len(ticks) <= 8
+
+
+@pytest.mark.parametrize("low, high", [(1, 1), (0.2, 9.1), (1e-3, 40), (0.5, 2)])
+def test_doubling_ticks_hold_the_values_and_one_between_them(low, high):
+    ticks = doubling_ticks(low, high)
+    assert ticks[0] <= min(low, 1)
+    assert ticks[-1] >= max(high, 1)
+    assert len(ticks) <= 9
+
+
+def test_step_ticks_begin_at_0_and_end_within_the_run():
+    assert step_ticks(60) == [0, 10, 20, 30, 40, 50, 60]
+    assert step_ticks(24) == [0, 5, 10, 15, 20]
+    assert step_ticks(1) == [0, 1]
+
+
+def test_names_of_lines_do_not_stand_on_each_other():
+    assert spread([10, 12, 60], 0, 100) == [10, 25, 60]
+    assert spread([99, 98, 10], 0, 100) == [100, 85, 10]
+
+
+# ---------------------------------------------------------------- explained
+
+def visit(step, s):
+    return explain.visit_of(step, s, ["a", "b", "c"], [0.5, 1.0, 0.0])
+
+
+def test_the_two_visits_with_the_largest_s_are_kept():
+    visits = []
+    for step, s in enumerate([0.3, -2.0, 0.0, 1.0, 0.5, 1.5]):
+        visits = explain.keep_largest(visits, visit(step, s))
+    assert [(one["step"], one["s"]) for one in visits] == [(1, -2.0), (5, 1.5)]
+
+
+def test_of_visits_with_equal_s_the_earlier_is_kept():
+    visits = []
+    for step in (4, 7, 9):
+        visits = explain.keep_largest(visits, visit(step, 3.0))
+    assert [one["step"] for one in visits] == [4, 7]
+
+
+def test_a_visit_that_moved_nothing_is_not_kept():
+    assert explain.keep_largest([], visit(1, 0.0)) == []
+
+
+def test_of_a_visit_the_best_and_the_worst_paid_judgment_are_kept():
+    kept = visit(1, 2.0)
+    assert kept["best"] == {"reward": 1.0, "text": "b"}
+    assert kept["worst"] == {"reward": 0.0, "text": "c"}
+    assert kept["rewards"] == [0.5, 1.0, 0.0]
+
+
+def test_a_long_text_keeps_its_ends_and_says_what_is_missing():
+    assert explain.cut("abcdef", 6) == "abcdef"
+    assert explain.cut("abcdefgh", 4, "which is in x") == (
+        "ab\n[… 4 characters of the whole, which is in x …]\ngh")
+
+
+def test_any_other_field_of_a_problem_says_what_kind_it_is():
+    row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None}
+    assert explain.other_fields(row) == {
+        "source": "x", "steps": ["step 1", "x"], "slip": "sort", "date": None}
+
+
+def test_the_failed_program_is_explained_whichever_side_it_stood_on():
+    good = candidate("p", "good", True, "")
+    bad = candidate("p", "bad", False, "test 3")
+    for pair in (Pair("p", {}, good, bad, "A", ""), Pair("p", {}, bad, good, "B", "")):
+        row, = explain.explained_rows([{}], [pair], [[]])
+        assert row["failed"] == "wrong_answer: test 3"
+
+
+@pytest.fixture
+def learning(settings, tmp_path):
+    """learning(name, steps): a finished run of that many steps that learns weights."""
+    def train(name, steps):
+        cfg = settings(
+            weights="instance", steps=steps, batch=6, group=4, max_new_tokens=40, eval_every=0,
+            save_every=1, out=str(tmp_path / name))
+        run = tb.Run(cfg)
+        run.train()
+        return tmp_path / name
+    return train
+
+
+def test_explained_holds_what_moved_the_weights_of_a_run(learning, monkeypatch):
+    """As the updates of the weights have it, for every pair and all of its visits."""
+    told = {}  # {pair number: [s of each visit]}
+    update = tb.DataWeights.update
+
+    def note(self, index, s, mixed):
+        unit_s = update(self, index, s, mixed)
+        for i, one in zip(index.tolist(), unit_s.tolist()):
+            told.setdefault(i, []).append(one)
+        return unit_s
+    monkeypatch.setattr(tb.DataWeights, "update", note)
+    run = learning("run", steps=8)
+
+    rows = read_rows(run / "explained.jsonl")
+    assert sum(len(row["moved"]) for row in rows) > 4
+    assert any(len(values) > 2 for values in told.values())
+    for i, row in enumerate(rows):
+        values = [value for value in told.get(i, []) if value]
+        largest = sorted(map(abs, values), reverse=True)[:2]
+        assert [abs(one["s"]) for one in row["moved"]] == pytest.approx(largest, abs=1e-4)
+        for one in row["moved"]:
+            assert one["best"]["reward"] == max(one["rewards"]) == 1
+            assert one["worst"]["reward"] == min(one["rewards"]) == 0
+    assert [row["weight"] for row in rows] == [
+        row["weight"] for row in read_rows(run / "weights.jsonl")]
+    assert (run / "report.html").exists()
+
+
+def test_a_continued_run_explains_like_an_undisturbed_one(learning):
+    learning("continued", steps=3)
+    continued = learning("continued", steps=6)
+    whole = learning("whole", steps=6)
+    assert (continued / "explained.jsonl").read_bytes() == (whole / "explained.jsonl").read_bytes()
+    assert any(row["moved"] for row in read_rows(whole / "explained.jsonl"))
+
+
+def test_explain_weights_prints_the_heaviest_and_the_lightest_and_trains_nothing(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    before = sorted(path.name for path in run.iterdir())
+    tb.main(["--explain-weights", "--out", str(run)])
+    printed = capsys.readouterr().out
+    most, least = printed.split("==== what counts least")
+    assert "weight 1.25  train/3/word" in most
+    assert "weight 0.75  train/1/word" in least
+    assert "steps: step 3, word" in most
+    assert "step 3, s +1.50" in most
+    assert "earned 1:\n      right of 3: word" in most
+    assert "weight 0.50" not in printed  # no visit has moved it
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_explain_weights_says_where_no_weight_was_learned(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = read_rows(run / "explained.jsonl")
+    write_rows(run / "explained.jsonl", [{**row, "moved": []} for row in rows])
+    with pytest.raises(UserError, match="--weights domain, instance or net"):
+        tb.main(["--explain-weights", "--out", str(run)])
