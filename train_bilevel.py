@@ -68,10 +68,16 @@ from the textbook's bilevel step:
     times at θ'. If that leaves less than half of them as an effective sample, the weights stay
     where they are, and the run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
-  * --weights net sees what the last visit of a pair showed. DaJ feeds it the loss, which says
-    nothing here (see above).
+  * --weights net sees what the visits of a pair showed, in the mean. DaJ feeds it the loss, which
+    says nothing here (see above).
+  * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
+    for "A" looks like progress, and v points there. Their judgments may serve for several steps
+    (--meta-every).
 from J1 (2505.11875):
   * --cold-start N puts N supervised steps on the judge's own right judgments in front.
+  * --waits K: the paper forces Waits in tests and does not say whether in training. Here a pair
+    draws at each visit how often its judgments go on after a forced Wait, 0 to K. The last verdict
+    earns the reward; all thoughts are scored, the forced tokens are not.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
 domains (by default a domain is a value of domain × difficulty × policy), P trained parameters, T
