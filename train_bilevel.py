@@ -840,7 +840,7 @@ class DataWeights:
         uniform    a_i = 1
         domain     z_i = ω_domain(i)          a number for each domain
         instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
-        net        z_i = MLP(what the last visit of i showed)
+        net        z_i = MLP(what the visits of i showed)
 
         draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn
         scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
