@@ -29,10 +29,12 @@ all() { # the planted noise (a fifth of the pairs has tests that lie) under ever
   one oracle "$1" --weights uniform --train-only policy=strong domain=reviewed
   one shuffled "$1" --weights uniform --shuffle-weights "runs/results/instance-$1/weights.jsonl"
 }
-waits() { # J1: base, cold-started and RL-trained judge, with 0 to 4 waits and as many tokens in votes
+waits() { # J1: base, cold-started and RL-trained judge, the latter with and without Waits in its training, with 0 to 4 waits and as many tokens in votes
   train cold "$1" --weights uniform --cold-start 60 --steps 0 --max-new-tokens 160
   choose "waits-base-$1" data/tiny/judge --seed "$1" --rounds 4 --waits 0 1 2 4
   choose "waits-cold-$1" "runs/results/cold-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --max-new-tokens 160
+  train waiting "$1" --weights instance --waits 2
+  choose "waits-waiting-$1" "runs/results/waiting-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4
   choose "waits-rl-$1" "runs/results/instance-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --n 1 2 4 8 --aggregate rounds round-robin
 }
 export -f train choose one all waits

@@ -34,7 +34,8 @@ COLOURS = {  # a training method each
 }
 METHODS = list(COLOURS)
 LEARNED = ("net", "domain", "instance")
-JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)"}   # of the waits
+JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)",
+          "waiting": "RL-trained with Waits"}   # of the waits
 WAITS = (0, 1, 2, 4)
 # Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
