@@ -51,12 +51,14 @@ def read_pairs(cfg):
     nulls = sum(row["passed"] is None for row in labelled)
     if nulls:
         notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
-    meta = first_problems(make_pairs(problems, labelled, "meta", cfg), cfg.meta_problems)
+    of_split = {}
+    for split in (*cfg.train_split, "meta", cfg.eval_split):
+        of_split[split] = make_pairs(problems, labelled, split, cfg)
+    of_split["meta"] = first_problems(of_split["meta"], cfg.meta_problems)
     train = []
     for split in cfg.train_split:
-        train += meta if split == "meta" else make_pairs(problems, labelled, split, cfg)
-    held_out = make_pairs(problems, labelled, cfg.eval_split, cfg)
-    return [train, meta, held_out], notes
+        train += of_split[split]
+    return [train, of_split["meta"], of_split[cfg.eval_split]], notes
 
 
 def first_problems(pairs, count):

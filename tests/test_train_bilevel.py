@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StableLmForCausalL
 import train_bilevel as tb
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
-from data.pairs import Pair, make_pairs
+from data.pairs import Pair, make_pairs, read_pairs
 from data.rows import ROOT, UserError, read_problems, read_rows, write_rows
 from kernels.packing import make_packs
 from sample import encode, stream
@@ -196,6 +196,27 @@ def test_nan_stops_with_step_and_pairs_and_keeps_the_checkpoint(settings, tmp_pa
 
     tb.Run(cfg).train()  # what stopped it is gone: it goes on
     assert [row["step"] for row in strict_rows(tmp_path / "run/metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------- the control: the meta set itself
+
+def test_the_meta_set_can_be_trained_on_in_part_or_beside_the_training_set(settings):
+    """Its first problems that have pairs; the training pairs stay as they are."""
+    (train, meta, _), _ = read_pairs(settings())
+    (few, few_meta, _), _ = read_pairs(settings(train_split=["meta"], meta_problems=2))
+    (both, _, _), _ = read_pairs(settings(train_split=["train", "meta"]))
+    ids = [pair.instance_id for pair in meta]
+    problems = list(dict.fromkeys(pair.problem["problem_id"] for pair in meta))
+    assert {pair.problem["problem_id"] for pair in few} == set(problems[:2])
+    assert [pair.instance_id for pair in few] == [pair.instance_id for pair in few_meta]
+    assert [pair.instance_id for pair in both] == [pair.instance_id for pair in train] + ids
+
+
+def test_thinking_longer_gains_where_longer_judgments_are_right():
+    rewards = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    tokens = torch.tensor([[30, 10, 30, 10]] * 3)
+    gain = tb.length_gain(rewards, tokens)
+    assert torch.allclose(gain, torch.tensor([0.25, -0.25, 0.0]))
 
 
 # ---------------------------------------------------------------- rewards
@@ -487,8 +508,8 @@ def test_weights_start_uniform_with_mean_one(settings, weights, apply):
 
 def test_a_positive_s_raises_the_weight_of_the_network(settings):
     w = weights_of(settings(weights="net"), "aabbbc")
-    w.features[:3] = torch.tensor([1.0, 0.2, 0.16, 0.5, 0.3, 2.0])
-    w.features[3:] = torch.tensor([1.0, 0.8, 0.16, 0.1, 0.9, 0.7])
+    w.features[:3] = torch.tensor([1.0, 0.2, 0.16, 0.1, 0.5, 0.3, 2.0])
+    w.features[3:] = torch.tensor([1.0, 0.8, 0.16, -0.1, 0.1, 0.9, 0.7])
     s = torch.tensor([1.0] * 3 + [-1.0] * 3, dtype=torch.float64)
     for _ in range(20):
         w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool))
