@@ -37,8 +37,18 @@ waits() { # J1: base, cold-started and RL-trained judge, the latter with and wit
   choose "waits-waiting-$1" "runs/results/waiting-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4
   choose "waits-rl-$1" "runs/results/instance-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --n 1 2 4 8 --aggregate rounds round-robin
 }
-export -f train choose one all waits
+sizes() { # how large must the meta set be? Learned weights beside training on the meta set itself, alone and mixed in
+  for size in 4 16; do
+    local few="--meta-problems $size --eval-every 0"
+    train "size-$size-instance" "$1" $few --weights instance
+    train "size-$size-meta" "$1" $few --weights uniform --train-split meta
+    train "size-$size-both" "$1" $few --weights uniform --train-split train meta
+  done
+  train size-56-meta "$1" --eval-every 0 --weights uniform --train-split meta
+  train size-56-both "$1" --eval-every 0 --weights uniform --train-split train meta
+}
+export -f train choose one all waits sizes
 echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'all {}'
-echo $SEEDS | tr ' ' '\n' | head -3 | xargs -P 2 -I {} bash -euo pipefail -c 'waits {}'
+echo $SEEDS | tr ' ' '\n' | head -3 | xargs -P 2 -I {} bash -euo pipefail -c 'waits {}; sizes {}'
 choose untrained data/tiny/judge
 python docs/figures.py runs/results

@@ -3,8 +3,8 @@
     python docs/figures.py runs/results                     all tables and both figures
     python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
 
-The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl and
-waits-JUDGE-SEED/selections.jsonl; the second what `python select.py --aggregate rounds round-robin
+The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl,
+waits-JUDGE-SEED/selections.jsonl and size-PROBLEMS-METHOD-SEED/metrics.jsonl; the second what `python select.py --aggregate rounds round-robin
 --waits 1 2 4 --n 1 2 4 8` wrote, one file or one for each seed. Needs matplotlib.
 """
 import sys
@@ -219,6 +219,33 @@ def weights_table(runs):
     return rows
 
 
+def sizes_table(folder, runs):
+    """Target accuracy by the number of meta problems: learned weights, or training on these."""
+    names = {
+        "instance": "learned weights (instance)",
+        "meta": "training on the meta set",
+        "both": "training on both, mixed",
+    }
+    accuracy = defaultdict(list)    # {(problems, method): a share for each seed}
+    for path in sorted(folder.glob("size-*-*-*")):
+        _, size, method, _ = path.name.split("-")
+        metrics = read_rows(path / "metrics.jsonl")
+        accuracy[int(size), method].append(evaluations({"metrics": metrics})[-1]["eval_accuracy"])
+    all_of_them = max(size for size, _ in accuracy)
+    n_seeds = len(accuracy[all_of_them, "meta"])
+    for run in runs["instance"][:n_seeds]:
+        accuracy[all_of_them, "instance"].append(evaluations(run)[-1]["eval_accuracy"])
+    rows = []
+    for size in sorted({size for size, _ in accuracy}):
+        row = {"meta problems": str(size)}
+        for method, name in names.items():
+            values = accuracy[size, method]
+            each = ", ".join(f"{100 * value:.0f}" for value in values)
+            row[name] = f"{mean_interval(values)} ({each})"
+        rows.append(row)
+    return rows
+
+
 def waits_table(folder):
     """J1's table: pass@1 on mixed problems for each judge and number of waits, beside the control."""
     runs = {}
@@ -263,6 +290,8 @@ def print_results(folder):
         medians.append(f"{method} {np.median([sum(row['seconds'].values()) for row in steps]):.2f}")
     print("\nseconds a step (median): " + ", ".join(medians))
 
+    if list(folder.glob("size-*")):
+        print_markdown(sizes_table(folder, runs))
     if list(folder.glob("waits-*")):
         print_markdown(waits_table(folder))
         draw_selection([path / "selections.jsonl" for path in sorted(folder.glob("waits-rl-*"))])

@@ -355,7 +355,7 @@ def test_names_of_lines_do_not_stand_on_each_other():
 # ---------------------------------------------------------------- explained
 
 def visit(step, s):
-    return explain.visit_of(step, s, ["a", "b", "c"], [0.5, 1.0, 0.0])
+    return explain.visit_of(step, s, "A", ["a", "b", "c"], [0.5, 1.0, 0.0])
 
 
 def test_the_two_visits_with_the_largest_s_are_kept():
