@@ -70,7 +70,7 @@ from data.rows import UserError
 from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
 from data.sandbox.compare import RULES
-from data.sandbox.grading import HOLD, imports_of, text_digest
+from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
 
@@ -161,7 +161,10 @@ class Tests:
         groups = collections.defaultdict(list)
         for position, test in enumerate(self.tests):
             inside = test["type"] == "unittest" or test.get("inside")
-            groups["inside" if inside else test["type"]].append(position)
+            if test["type"] == "assert" and not inside and needs_inside(test["source"]):
+                self.reasons[position] = "the test asks what cannot be seen from outside"
+            else:
+                groups["inside" if inside else test["type"]].append(position)
         try:
             if "stdin" in groups:
                 self.run_programs(groups["stdin"])

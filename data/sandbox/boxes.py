@@ -47,6 +47,7 @@ class Zygote:
                        "PYTHONIOENCODING": "utf-8:surrogateescape",
                        "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
+                                        start_new_session=True,  # where Ctrl-C is not heard
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         theirs.close()
         self.sock.settimeout(PATIENCE)
@@ -90,7 +91,7 @@ class Box:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
         self.report = None
-        self.started = self.hear()["started"]  # from now on the clock runs
+        self.started = self.hear()  # from now on the clock runs
 
     def hear(self):
         message = self.sock.recv(1000)

@@ -3,6 +3,7 @@
     run_program       a whole program, from its first line to what Python does after the last (`stdin` tests)
     answer_requests   its functions, answering a grader's requests, a JSON line each (all other tests)
 """
+import _thread
 import atexit
 import builtins
 import contextlib
@@ -84,9 +85,11 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
         del error
-    for last in (threading._shutdown, atexit._run_exitfuncs):  # waits for threads, as Python does
-        with contextlib.suppress(BaseException):
-            last()
+    with contextlib.suppress(BaseException):
+        if _thread._count():
+            threading._shutdown()  # waits for threads, as Python does
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
     written = [thing for thing in gc.get_objects() if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):

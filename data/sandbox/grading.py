@@ -27,6 +27,7 @@ from data.sandbox.wire import (
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
+AT_ONCE = 1 << 14  # bytes of requests that are sent before their answers have come
 SMALL_ANSWER = 1000  # bytes; to compare a longer one may take its time, so nothing waits for it
 LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
 
@@ -115,7 +116,8 @@ class Grader:
     def grade_session(self, task, file):
         grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
                  "inside": self.grade_inside}
-        with socket.socket(fileno=file) as self.session, self.session.makefile("rb") as self.replies:
+        self.unread = bytearray()
+        with socket.socket(fileno=file) as self.session:
             try:
                 self.reply()  # its code has run
                 self.say(loaded=True)
@@ -127,26 +129,41 @@ class Grader:
                     self.say(all=[verdict.status, clean(verdict.detail)])
 
     def ask(self, **request):
-        try:
-            self.session.sendall(json.dumps(request).encode() + b"\n")
-        except OSError:
-            self.stop("gone", "", True)
+        self.send(encoded(**request))
         return self.reply()
 
+    def send(self, data):
+        try:
+            self.session.sendall(data)
+        except OSError:
+            self.stop("gone", "", True)
+
+    def read_line(self):
+        """The next line that the session has written. Results that are held are sent when it takes too long."""
+        end = self.unread.find(b"\n")
+        while end < 0:
+            searched = len(self.unread)
+            if searched >= MAX_OUTPUT:
+                self.stop("output_limit", "the answer is too large", True)
+            if self.results:
+                rest = self.held_since + HOLD - time.monotonic()
+                if rest <= 0 or not select.select([self.session], [], [], rest)[0]:
+                    self.send_results()
+            more = b""
+            with contextlib.suppress(OSError):
+                more = self.session.recv(1 << 16)
+            if not more:
+                self.stop("gone", "", True)
+            self.unread += more
+            end = self.unread.find(b"\n", searched)
+        line = bytes(self.unread[:end + 1])
+        del self.unread[:end + 1]
+        return line
+
     def reply(self):
-        if self.results:
-            rest = self.held_since + HOLD - time.monotonic()
-            if rest <= 0 or not select.select([self.session], [], [], rest)[0]:
-                self.send_results()
-        self.line = b""
-        with contextlib.suppress(OSError):
-            self.line = self.replies.readline(MAX_OUTPUT)
+        self.line = self.read_line()
         if len(self.line) > SMALL_ANSWER:
             self.send_results()
-        if not self.line.endswith(b"\n"):
-            if len(self.line) == MAX_OUTPUT:
-                self.stop("output_limit", "the answer is too large", True)
-            self.stop("gone", "", True)
         try:
             reply = dict(json.loads(self.line))
             if "error" in reply:
@@ -179,26 +196,34 @@ class Grader:
             self.result(position, "wrong_answer", detail, text_digest(got))
 
     def grade_calls(self, task):
-        for position in task["positions"]:
-            test = self.tests[position]
-            try:
-                args = pack(test["args"])
-                kwargs = pack(test.get("kwargs") or {})
-                reply = self.ask(call=self.entry_point, args=args, kwargs=kwargs)
-            except Verdict as verdict:
-                if verdict.over:
-                    raise
-                self.result(position, verdict.status, verdict.detail, "")
-                continue
-            if "value" not in reply:
-                self.stop("runtime_error", "not an answer", True)
-            got = reply["value"]
-            if self.is_right(test["args"], got, test["expected"], same_value):
-                self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
-            else:
-                detail = f"expected {shown(test['expected'])}, got {shown(got)}"
-                outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
-                self.result(position, "wrong_answer", detail, outputs)
+        for positions, requests in batches(task["positions"], self.call_request):
+            self.send(requests)
+            for position in positions:
+                self.grade_call(position)
+
+    def call_request(self, position):
+        test = self.tests[position]
+        kwargs = pack(test.get("kwargs") or {})
+        return encoded(call=self.entry_point, args=pack(test["args"]), kwargs=kwargs)
+
+    def grade_call(self, position):
+        test = self.tests[position]
+        try:
+            reply = self.reply()
+        except Verdict as verdict:
+            if verdict.over:
+                raise
+            self.result(position, verdict.status, verdict.detail, "")
+            return
+        if "value" not in reply:
+            self.stop("runtime_error", "not an answer", True)
+        got = reply["value"]
+        if self.is_right(test["args"], got, test["expected"], same_value):
+            self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
+        else:
+            detail = f"expected {shown(test['expected'])}, got {shown(got)}"
+            outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
+            self.result(position, "wrong_answer", detail, outputs)
 
     def is_right(self, given, got, expected, same):
         if not self.checker:
@@ -259,13 +284,10 @@ class Grader:
 
         random.seed(0)  # a test may draw its inputs
         try:
-            tree = ast.parse(source)
-            if needs_inside(tree):
-                self.stop("inside", "the test asks what cannot be seen from outside")
             names = Names(self, stand_in)
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
-            exec(compile(tree, "<test>", "exec", dont_inherit=True), names)
+            exec(compile(source, "<test>", "exec", dont_inherit=True), names)
             verdict = Verdict("passed")
         except Verdict as stopped:
             verdict = stopped
@@ -287,8 +309,11 @@ class Grader:
 
     def call_session(self, key):
         """The reply to a call, key = (position of the test, function, arguments, keyword arguments)."""
-        test, name, args, kwargs = key
-        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+        self.send(exact_request(key))
+        return self.reply_to(key)
+
+    def reply_to(self, key):
+        reply = self.reply()
         self.calls.append((key, self.line))
         return reply
 
@@ -305,13 +330,15 @@ class Grader:
             order = sorted(calls, key=functools.partial(place_of, secret))
         self.calls = []
         replies = collections.defaultdict(collections.deque)
-        for key, _ in order:
-            try:
-                replies[key].append(self.call_session(key))
-            except Verdict as verdict:
-                if verdict.over:
-                    raise
-                replies[key].append(None)
+        for keys, requests in batches([key for key, _ in order], exact_request):
+            self.send(requests)
+            for key in keys:
+                try:
+                    replies[key].append(self.reply_to(key))
+                except Verdict as verdict:
+                    if verdict.over:
+                        raise
+                    replies[key].append(None)
         if self.calls == order:  # the very same replies
             return
 
@@ -351,6 +378,33 @@ class Grader:
             self.result(position, "passed", "", outputs)
 
 
+def encoded(**request):
+    return json.dumps(request).encode() + b"\n"
+
+
+def exact_request(key):
+    test, name, args, kwargs = key
+    return encoded(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+
+
+def batches(items, request_of):
+    """([item], the bytes of their requests): as many at once as surely fit into a socket, or one.
+
+    A session then answers them all without waiting, and neither side blocks the other.
+    """
+    some = []
+    requests = b""
+    for item in items:
+        request = request_of(item)
+        if some and len(requests) + len(request) > AT_ONCE:
+            yield some, requests
+            some = []
+            requests = b""
+        some.append(item)
+        requests += request
+    yield some, requests
+
+
 def place_of(secret, call):
     """Where a call comes in another order: anywhere, but equal calls are beside each other, as sorted() leaves them."""
     return hashlib.sha256(f"{secret}{call[0]}".encode("utf-8", "replace")).digest()
@@ -378,9 +432,10 @@ SEEN_INSIDE_ONLY = {
     "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace", "globals"}
 
 
-def needs_inside(tree):
+@functools.lru_cache(64)
+def needs_inside(source):
     """Does a test ask for identity, or for what a program writes or imports? That does not cross."""
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             if not any(isinstance(operand, ast.Constant) for operand in (node.left, *node.comparators)):
                 return True

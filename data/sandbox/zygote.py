@@ -10,7 +10,7 @@ refuses to run; with --unsafe a run is a process with limits and a folder, no mo
 stands once, at the top of execute.py.
 
 The worker (boxes.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's
-report, the job (in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program
+report, the job (in marshal), and what becomes the program's descriptors. It hears the time when the program
 starts and {"code", "killed", "ended": time, "cpu"} when nothing is left of it. When the worker closes its end of that
 socket, or dies, the box ends.
 """
@@ -65,13 +65,13 @@ SECCOMP_MODE_FILTER = 2
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 F_SETLEASE = 1024
-CAPABILITY_VERSION_3 = 0x20080522
+NO_CAPABILITY = struct.pack("Ii", 0x20080522, 0)  # struct __user_cap_header_struct: version 3, this process
 
 MACHINE = os.uname().machine
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
-USED_HERE = {"clone": (56, 220), "mount_setattr": (442, 442), "pivot_root": (155, 41)}
+USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount_setattr": (442, 442), "pivot_root": (155, 41)}
 LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
                "prctl": (157, 167)}
 REFUSED = {
@@ -192,14 +192,15 @@ NAMESPACES = CLONE_NEWPID | CLONE_NEWNS  # the others are the zygote's: no box c
 TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 
 
-def furnish(job, user):
-    """/box: the program's source, its input, and an empty folder that it may write to."""
-    size = MAX_FILES + len(job["code"]) * 4 + len(job.get("input", b"")) + (1 << 20)
-    system("mount", "tmpfs", "/box", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=755,size={size},nr_inodes=4100")
-    os.mkdir("/box/tmp", 0o700)
-    os.chown("/box/tmp", user, -1)
-    write_inputs(job, "/box")
-    return "/box"
+def furnish(job, folder, user):
+    """The program's source, its input, and an empty folder that it may write to."""
+    os.mkdir(f"{folder}/tmp", 0o700)
+    os.chown(f"{folder}/tmp", user, -1)
+    source = job["code"].encode("utf-8", "replace")
+    for name, content in (("program.py", source), ("stdin", job.get("input", b""))):
+        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.write(file, content)  # to memory: whole or not at all
+        os.close(file)
 
 
 def bring_up_loopback(proc):
@@ -209,13 +210,6 @@ def bring_up_loopback(proc):
         with contextlib.suppress(OSError):
             with open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
                 file.write(TCP_MEMORY)
-
-
-def write_inputs(job, folder):
-    with open(f"{folder}/program.py", "wb") as file:
-        file.write(job["code"].encode("utf-8", "replace"))
-    with open(f"{folder}/stdin", "wb") as file:
-        file.write(job.get("input", b""))
 
 
 def limit(**limits):
@@ -229,7 +223,12 @@ def give_up_rights(user):
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    system("capset", struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24))
+    system("syscall", number("capset"), NO_CAPABILITY, bytes(24))
+
+
+class FilterProgram(ctypes.Structure):
+    """struct sock_fprog"""
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def make_filter(families):
@@ -277,12 +276,8 @@ def make_filter(families):
         kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2)), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW)]
     look_into("socket", kinds, REFUSE)
     code.append((RETURN, 0, 0, ALLOW))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
-
-
-def install_filter(program):
-    address = ctypes.cast(program, ctypes.c_void_p).value
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    return ctypes.pointer(FilterProgram(len(code), program))
 
 
 # ---------------------------------------------------------------- the zygote and its boxes
@@ -309,7 +304,8 @@ class Zygote:
             control.send(json.dumps({"refused": f"{error.filename or 'Python'}: {error.strerror}"}).encode())
             os._exit(1)
         families = [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]
-        self.filters = {True: make_filter(families), False: make_filter([])}  # by whether a run has a network
+        # by whether a run has a network
+        self.filters = {True: make_filter(families), False: make_filter([])}
 
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
@@ -326,7 +322,7 @@ class Zygote:
         libc.pthread_attr_init(attributes)
         libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
         libc.pthread_setattr_default_np(attributes)  # else as much as MAX_STACK, which is for the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may have it ignored
 
     def serve(self):
         gc.collect()
@@ -358,33 +354,46 @@ class Zygote:
                 os.killpg(pid, signal.SIGKILL)
 
     def spawn(self, request, files):
+        """Fork a box. What can be done before the fork is: after it, a page that is written to is copied first."""
         status = socket.socket(fileno=files[0])
+        with open(files[1], "rb") as file:
+            job = marshal.loads(file.read())
+        network = request["network"] and not self.unsafe
         flags = signal.SIGCHLD
-        if not self.unsafe:
-            flags |= NAMESPACES | (CLONE_NEWNET if request["network"] else 0)
+        if self.unsafe:
+            folder = make_folder(self.scratch, self.user)
+            options = None
+        else:
+            folder = "/box"
+            size = MAX_FILES + 4 * len(job["code"]) + len(job.get("input", b"")) + (1 << 20)
+            options = f"mode=755,size={size},nr_inodes=4100"
+            flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                self.become_program(request, status, files)
+                if not self.unsafe:
+                    system("mount", "tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, options)
+                furnish(job, folder, self.user)
+                self.shed_rights(folder, request["memory"], network)
+                status.send(repr(time.monotonic()).encode())
+                arrange(files[2:], request["role"])
+                ROLES[request["role"]](job)
             finally:
                 os._exit(1)
-        for file in files[1:]:
+        for file in files[2:]:
             os.close(file)
-        box = Box(pid, os.pidfd_open(pid), status)
+        box = Box(pid, os.pidfd_open(pid), status, folder)
         self.boxes[box.ended] = box
         self.poll.register(box.ended, select.POLLIN)
         self.poll.register(status, select.POLLIN)
 
-    def become_program(self, request, status, files):
-        """What process 1 of a run does until the program's code runs."""
-        with open(files[1], "rb") as file:
-            job = marshal.loads(file.read())
-        folder = furnish_unsafely(job, self.user, self.scratch) if self.unsafe else furnish(job, self.user)
-        if request["network"] and not self.unsafe:
+    def shed_rights(self, folder, memory, network):
+        """Of process 1 of a run, before the program's code runs there."""
+        if network:
             bring_up_loopback(self.proc)
+        os.dup2(os.open(f"{folder}/stdin", os.O_RDONLY), 0)
         give_up_rights(self.user)
-        limit(AS=self.mapped + request["memory"], FSIZE=MAX_OUTPUT)
-        given = os.open(f"{folder}/stdin", os.O_RDONLY)
+        limit(AS=self.mapped + memory, FSIZE=MAX_OUTPUT)
         home = f"{folder}/tmp" if self.unsafe else "/tmp"
         os.chdir(home)
         if self.unsafe:
@@ -392,11 +401,7 @@ class Zygote:
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        install_filter(self.filters[request["network"] and not self.unsafe])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        status.send(json.dumps({"started": time.monotonic()}).encode())
-        arrange(files[2:], given, request["role"])
-        ROLES[request["role"]](job)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self.filters[network], 0, 0)
 
     def finish(self, box):
         ended = time.monotonic()
@@ -405,7 +410,7 @@ class Zygote:
             self.poll.unregister(box.status)
         del self.boxes[box.ended]
         if self.unsafe:
-            clear_up_unsafely(box.pid, self.user, self.scratch)
+            clear_up_unsafely(box, self.user)
         _, code, usage = os.wait4(box.pid, 0)
         report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
                   "cpu": usage.ru_utime + usage.ru_stime}
@@ -418,10 +423,11 @@ class Zygote:
 class Box:
     """A run, as its zygote sees it. With the end of `pid`, process 1 of its namespace, all of it has ended."""
 
-    def __init__(self, pid, ended, status):
+    def __init__(self, pid, ended, status, folder):
         self.pid = pid
         self.ended = ended
         self.status = status
+        self.folder = folder
         self.killed = False
 
 
@@ -434,39 +440,40 @@ def readable_by(user):
     return os.waitpid(child, 0)[1] == 0
 
 
-def arrange(files, given, role):
-    """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. All others are closed."""
-    first = 1 if role == "program" else 3
-    high = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]  # out of the way
-    os.dup2(given if role == "program" else os.open(os.devnull, os.O_RDWR), 0)
-    for target in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), target)
-    for target, file in enumerate(high, first):
+def arrange(files, role):
+    """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. All others are closed.
+
+    A whole program's 0 is its input, opened before; the zygote's own 0 to 2 are open, so that no file is one of them.
+    """
+    if role == "program":
+        first = 1
+    else:
+        first = 0
+        nothing = os.open(os.devnull, os.O_RDWR)
+        files = [nothing, nothing, nothing, *files]
+    for target, file in enumerate(files, first):
         os.dup2(file, target)
     os.closerange(first + len(files), 4096)
 
 
 # --unsafe: what is left of all this without namespaces
 
-def furnish_unsafely(job, user, scratch):
-    folder = f"{scratch}/judge-unsafe-{os.getpid()}"
+def make_folder(scratch, user):
+    folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
-    os.mkdir(f"{folder}/tmp", 0o700)
-    write_inputs(job, folder)
-    for path in (folder, f"{folder}/tmp"):
-        os.chown(path, user, -1)
+    os.chown(folder, user, -1)
     return folder
 
 
-def clear_up_unsafely(pid, user, scratch):
+def clear_up_unsafely(box, user):
     """End the run's process group; remove its folder with the rights of its user, by descriptors and not by names."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(box.pid, signal.SIGKILL)
     child = os.fork()
     if child == 0:
         import shutil  # here, because what is imported above costs every fork its share
         os.setresuid(user, user, user)
-        shutil.rmtree(f"{scratch}/judge-unsafe-{pid}", ignore_errors=True)
+        shutil.rmtree(box.folder, ignore_errors=True)
         os._exit(0)
     os.waitpid(child, 0)
 
