@@ -5,42 +5,48 @@
     python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
     python execute.py --self-check                       what holds on this machine
 
-Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates with their verdicts:
+Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates
+with their verdicts:
 
     {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
      "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
      "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
 
-Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
-failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`
-problem stops at its first hidden failure, so there tests_passed says how far it came. `call` tests are made in a
-shuffled order. When outputs are equal stands in data/sandbox/compare.py, what a row may hold in data/rows.py.
+Public and hidden tests both count. `passed` is null where nothing can be said about the program:
+the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
+("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
+says how far it came. `call` tests are made in a shuffled order. When outputs are equal stands in
+data/sandbox/compare.py, what a row may hold in data/rows.py.
 
 Three kinds of process, whose files lie in data/sandbox/:
 
-    this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
-    zygote     a fresh Python that forks a box for every run; one or two for each job slot
-    box        new namespaces, folder, limits and no rights, for one run: of the candidate, or of the grader, which
+    this one reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
+    zygote a fresh Python that forks a box for every run; one or two for each job slot box new
+    namespaces, folder, limits and no rights, for one run: of the candidate, or of the grader, which
                knows the tests and compares
 
-The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right.
-The clock of a test runs from the moment when the candidate may start, or the test before has its result, until the
-test has its own. A grader that has only compared data is used for the next candidate as well.
+The candidate and the grader share no memory. What crosses is data of builtin types, so only right
+outputs are right. The clock of a test runs from the moment when the candidate may start, or the
+test before has its result, until the test has its own. A grader that has only compared data is used
+for the next candidate as well.
 
 NOT protected against, even so:
-- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and asserts whose values
-  cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules, an == of
-  its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames, trace or
-  audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
-- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test
-  that compares two objects of one class of the candidate's, whose == is then the program's own.
+- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and
+  asserts whose values cannot cross; then `detail` says so, and a program can bring that about.
+  Stopped there: patched modules, an == of its own, lying about what ran. Not stopped: a program
+  that reads or changes its tests through stack frames, trace or audit hooks, gc or ctypes; that
+  counts its calls; or that answers the grader's request itself.
+- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes
+  it. So does a test that compares two objects of one class of the candidate's, whose == is then the
+  program's own.
 - A program that imports what does not exist, to have no label rather than a bad one.
-- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and memory size, which
-  can be read, as can the Python library and /usr.
-- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB); sync() is allowed.
-  Where overlays cannot be mounted, locks on files of /usr reach the machine's.
-- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an unprivileged one),
-  what leaves its process group outlives it, and what it took the rights from stays in the temporary folder.
+- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and
+  memory size, which can be read, as can the Python library and /usr.
+- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB);
+  sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
+- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
+  unprivileged one), what leaves its process group outlives it, and what it took the rights from
+  stays in the temporary folder.
 """
 import ast
 import collections
@@ -79,8 +85,9 @@ LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no grader
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of
-# Python's own library (with --site-packages always). Else it can make no socket. A network is half the cost of a box.
+# A program gets a network, a loopback of its own, only if it, its setup or its tests name what
+# could use one: of Python's own library (with --site-packages always). Else it can make no socket.
+# A network is half the cost of a box.
 USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
@@ -132,8 +139,9 @@ def how_it_ended(code):
 class Tests:
     """All tests of one problem on one candidate.
 
-    results: [(status, detail, what the digest is made of)] by the test's position, None where it was not run.
-    starved: a test was stopped for its time, though the program had not been computing for all of it.
+    results: [(status, detail, what the digest is made of)] by the test's position, None where it
+    was not run. starved: a test was stopped for its time, though the program had not been computing
+    for all of it.
     """
 
     def __init__(self, problem, code, zygote, cfg):
@@ -212,12 +220,14 @@ class Tests:
             job = {"tests": self.tests, "entry_point": self.problem["entry_point"], "setup": self.setup,
                    "prompt": self.prompt, "compare": rule_of(self.problem), "checker": self.problem.get("checker")}
             job_file = memory_file(marshal.dumps(job))
-            self.grader.ask({"grade": "nothing yet"}, job_file)
+            self.grader.ask({"grade": "tests"}, job_file)
             os.close(job_file)
         self.grader.ask(task, *files)
 
     def dismiss_grader(self):
-        """One that has run a test's own code may be spoilt; one that has only compared data is used again."""
+        """One that has run a test's own code may be spoilt; one that has only compared data is used
+        again.
+        """
         if self.grader is None:
             return None
         grader, self.grader = self.grader, None
@@ -238,6 +248,7 @@ class Tests:
                 break
 
     def run_program(self, position):
+        """(status, detail, digest) of one `stdin` test."""
         limit = self.limit(position)
         given = self.tests[position]["input"]
         if given and not given.endswith("\n"):
@@ -247,41 +258,50 @@ class Tests:
         files = [memory_file(), memory_file()]
         try:
             box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
-            report = box.wait(limit)
-            out, err = (os.fstat(file).st_size for file in files)
-            if MAX_OUTPUT in (out, err):
-                return "output_limit", f"more than {MAX_OUTPUT} bytes", "output_limit"
-            if report["killed"] or report["seconds"] > limit:
-                return self.out_of_time(limit, report)
-            if report["code"]:
-                status, detail = how_it_ended(report["code"])
-                said = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace")
-                detail = clean((said.strip().splitlines() or [detail])[-1])
-                return status, with_advice(status, detail), status
-            expected = self.tests[position]["output"]
-            if out <= SMALL_OUTPUT and not self.problem.get("checker"):
-                got = os.pread(files[0], SMALL_OUTPUT, 0).decode("utf-8", "replace")
-                if got.rstrip("\n") == expected.rstrip("\n"):  # right by every rule
-                    return "passed", "", text_digest(expected)
-            self.ask_grader({"grade": "stdin", "position": position}, files[0])
-            message = self.grader.hear(limit)
-            if message and self.grader.hear(PATIENCE) == {"done": True}:
-                if "results" in message:
-                    return tuple(message["results"][0][1:])
-                status, detail = message["all"]
-                return status, detail, status
-            self.dismiss_grader()
-            if message is None:
-                return "time_limit", "its output takes too long to compare", "time_limit"
-            return "output_limit", "its output takes too much memory to compare", "output_limit"
+            failure = self.failure_of(box.wait(limit), limit, *files)
+            if failure:
+                return (*failure, failure[0])
+            return self.judge_output(position, files[0])
         finally:
             for file in files:
                 os.close(file)
 
+    def failure_of(self, report, limit, out, err):
+        """(status, detail) of a whole program that did not end well, or None."""
+        said = os.fstat(err).st_size
+        if MAX_OUTPUT in (os.fstat(out).st_size, said):
+            return "output_limit", f"more than {MAX_OUTPUT} bytes"
+        if report["killed"] or report["seconds"] > limit:
+            return self.out_of_time(limit, report)
+        if not report["code"]:
+            return None
+        status, detail = how_it_ended(report["code"])
+        lines = os.pread(err, 10000, max(0, said - 10000)).decode("utf-8", "replace").strip().splitlines()
+        return status, with_advice(status, clean(lines[-1] if lines else detail))
+
+    def judge_output(self, position, file):
+        """(status, detail, digest) of a whole program's output."""
+        expected = self.tests[position]["output"]
+        if os.fstat(file).st_size <= SMALL_OUTPUT and not self.problem.get("checker"):
+            got = os.pread(file, SMALL_OUTPUT, 0).decode("utf-8", "replace")
+            if got.rstrip("\n") == expected.rstrip("\n"):  # right by every rule
+                return "passed", "", text_digest(expected)
+        self.ask_grader({"grade": "stdin", "positions": [position]}, file)
+        message = self.grader.hear(self.limit(position))
+        if message and self.grader.hear(PATIENCE) == {"wants": "nothing"}:
+            if "results" in message:
+                return tuple(message["results"][0][1:])
+            status, detail = message["lost"]
+            return status, detail, status
+        self.dismiss_grader()
+        if message is None:
+            return "time_limit", "its output takes too long to compare", "time_limit"
+        return "output_limit", "its output takes too much memory to compare", "output_limit"
+
     def out_of_time(self, limit, *reports):
         cpu = sum(report["cpu"] for report in reports)
         self.starved |= cpu < 0.9 * reports[0]["seconds"]
-        return "time_limit", f"longer than {limit:g} s", "time_limit"
+        return "time_limit", f"longer than {limit:g} s"
 
     def run_inside(self, position):
         self.run_session("inside", [position])
@@ -299,79 +319,82 @@ class Tests:
         self.results[position] = status, detail, status if digest == "broken_test" else digest
 
     def run_session(self, kind, positions):
-        """One process of the candidate for several tests, and another for the same calls in another order."""
-        for again in (False, True):
-            box = self.spawn_session(kind, positions, again)
-            if not self.follow(box, kind, positions, again):
-                return
+        """One process of the candidate for several tests, and perhaps another for the same calls in
+        another order.
+        """
+        if self.follow(self.spawn_session(kind, positions), kind, positions):
+            passed = [position for position in positions if self.status(position) == "passed"]
+            self.follow(self.spawn_session("again", passed), "again", passed)
 
-    def spawn_session(self, kind, positions, again):
+    def spawn_session(self, kind, positions):
         ours, theirs = socket.socketpair()
         job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
             test = self.tests[positions[0]]
             job["inside"] = {"imports": imports_of(test["source"]), "prompt": self.prompt,
                              "unittest": test["type"] == "unittest"}
-        task = {"grade": "again" if again else kind, "positions": positions}
         memory = self.cfg.memory_mb << 20
         try:
-            self.ask_grader(task, ours.fileno())
+            self.ask_grader({"grade": kind, "positions": positions}, ours.fileno())
             return self.zygote.spawn("session", job, [theirs.fileno()], memory, self.network)
         finally:
             ours.close()
             theirs.close()
 
-    def follow(self, box, kind, positions, again):
-        """Take the grader's messages until it is done with a session. Returns whether it wants another.
+    def follow(self, box, kind, positions):
+        """Take the grader's messages about a session, as grading.py has them. Returns whether it
+        wants another.
 
-        again: the calls of these tests are repeated; what goes wrong now counts against those that have passed.
+        What ends the session early counts against the tests at stake: all that have no result yet
+        while the program is loaded, or while calls are made again; else the one in progress.
         """
         waiting = list(positions)  # for their results
         loaded = False
-        wants_another = False
-        limit = self.limit(positions[0]) * (len(positions) if again else 1)
+        limit = self.limit(positions[0]) * (len(positions) if kind == "again" else 1)
         deadline = time.monotonic() + limit + HOLD
-
-        def lost(status, detail):
-            """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
-            for position in waiting[:1] if loaded and not again else waiting:
-                if not again or self.status(position) == "passed":
-                    self.results[position] = status, detail, status
-
         while True:
             message = self.grader.hear(deadline - time.monotonic())
-            if not message or any(result[0] not in positions for result in message.get("results", [])):
+            at_stake = waiting[:1] if loaded and kind != "again" else waiting
+            done_before = len(waiting)
+            if message is None:
                 grader = self.dismiss_grader()
-                report = box.wait(0)
-                if message is None:
-                    lost(*self.out_of_time(limit, report, grader)[:2])
-                else:
-                    lost("output_limit", "its answers take too much memory to grade")
+                self.fail(at_stake, *self.out_of_time(limit, box.wait(0), grader))
                 return False
-            if "loaded" in message and not loaded:
+            if not message or any(result[0] not in positions for result in message.get("results", [])):
+                self.dismiss_grader()
+                box.wait(0)
+                self.fail(at_stake, "output_limit", "its answers take too much memory to grade")
+                return False
+            if "wants" in message:
+                box.wait(0)
+                return message["wants"] == "again"
+            if "lost" in message:
+                status, detail = message["lost"]
+                if status == "gone":
+                    status, detail = self.how_it_left(box)
+                self.fail(at_stake, status, with_advice(status, detail))
+            for position, status, detail, digest in message.get("results", []):
+                if status == "inside" and kind != "assert":  # which only a forged message can say
+                    status = "runtime_error"
+                self.results[position] = status, with_advice(status, detail), digest
+                if position in waiting:
+                    waiting.remove(position)
+            if "loaded" in message and not loaded or len(waiting) < done_before:  # the next test's clock starts
                 loaded = True
                 deadline = time.monotonic() + limit + HOLD
-            elif "results" in message:
-                for position, status, detail, digest in message["results"]:
-                    if status == "inside" and kind != "assert":  # which only a forged message can say
-                        status = "runtime_error"
-                    self.results[position] = status, with_advice(status, detail), digest
-                    if position in waiting:
-                        waiting.remove(position)
-                        deadline = time.monotonic() + limit + HOLD
-            elif "all" in message:
-                status, detail = message["all"]
-                lost(status, with_advice(status, detail))
-            elif "gone" in message:
-                report = box.wait(0.5)  # it may need a moment to end
-                status, detail = how_it_ended(report["code"])
-                detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
-                lost(status, "the program does not answer any more" if report["killed"] else detail)
-            elif "again" in message:
-                wants_another = True
-            elif "done" in message:
-                box.wait(0)
-                return wants_another
+
+    def fail(self, positions, status, detail):
+        for position in positions:
+            self.results[position] = status, detail, status
+
+    def how_it_left(self, box):
+        """(status, detail) of a session's program that has closed its socket."""
+        report = box.wait(0.5)  # it may need a moment to end
+        if report["killed"]:
+            return "runtime_error", "the program does not answer any more"
+        status, detail = how_it_ended(report["code"])
+        detail = f"the program ended before it answered ({detail})"
+        return status, detail.replace(" (exit status 0)", "")
 
     # the verdict
 
@@ -425,7 +448,9 @@ def with_advice(status, detail):
 
 
 def run_tests(problem, code, zygote, cfg):
-    """All tests of one problem on one candidate: (fields of its labelled row, whether it was starved)."""
+    """All tests of one problem on one candidate: (fields of its labelled row, whether it was
+    starved).
+    """
     started = time.perf_counter()
     tests = Tests(problem, code, zygote, cfg)
     tests.run()
@@ -480,12 +505,15 @@ class Pool:
 
 
 def label(jobs, cfg):
-    """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready.
+    """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are
+    ready.
 
-    A program that was out of time on a loaded machine, without having had the processor, is tried once more, alone.
+    A program that was out of time on a loaded machine, without having had the processor, is tried
+    once more, alone.
     """
     pool = Pool(cfg)
-    workers = ThreadPoolExecutor(cfg.jobs)  # not in a `with`, which would wait for them after Ctrl-C
+    # not in a `with`, which would wait for them after Ctrl-C
+    workers = ThreadPoolExecutor(cfg.jobs)
     starved = []
     waiting = iter(jobs)
     running = {}
@@ -523,7 +551,8 @@ def prepare_this_process(cfg):
                             "their own; use a Python elsewhere, or --unsafe")
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = MAX_STACK if hard == resource.RLIM_INFINITY else min(MAX_STACK, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
+    # zygotes inherit it; it counts when a program is started
+    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
     if cfg.unsafe:
         print("warning: --unsafe: candidates can see and write what their user may", file=sys.stderr)
 
@@ -531,7 +560,9 @@ def prepare_this_process(cfg):
 # ---------------------------------------------------------------- rows in, rows out
 
 def digest_of_tests(problem, cfg):
-    """Changes when the verdict could: a row labelled by other tests or options is not taken for done."""
+    """Changes when the verdict could: a row labelled by other tests or options is not taken for
+    done.
+    """
     fields = ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare", "checker")
     judged = [problem.get(name) for name in fields]
     judged += [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages]
@@ -596,7 +627,8 @@ def label_file(cfg):
         order[row["problem_id"], row["candidate_id"]] = position, row
     digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
 
-    def is_done(row):  # the same tests have judged the same candidate; machinery failures get another chance
+    # the same tests have judged the same candidate; machinery failures get another chance
+    def is_done(row):
         return (row.get("status") != "machinery" and order[out.key_of(row)][1].items() <= row.items()
                 and row.get("tests_digest") == digests.get(row["problem_id"], row.get("tests_digest")))
 
@@ -643,7 +675,9 @@ def with_progress(answers, total):
 
 
 def report(labelled, cfg):
-    """A table by policy, what has no label and why, and the command to run next. Returns the exit status."""
+    """A table by policy, what has no label and why, and the command to run next. Returns the exit
+    status.
+    """
     count = collections.Counter(row["status"] for row in labelled)
     names = [name for name in ("passed", *FAILURES, *UNTOLD) if count[name]]
     policies = sorted({row["policy"] for row in labelled})
@@ -670,7 +704,9 @@ def report(labelled, cfg):
 # ---------------------------------------------------------------- --check-problems and --self-check
 
 def check_problems(cfg):
-    """Which problems cannot tell their canonical solution from an empty program? Returns the exit status."""
+    """Which problems cannot tell their canonical solution from an empty program? Returns the exit
+    status.
+    """
     mine, _, paths = read_problems(cfg)
     must_be_out_of_sight(cfg, *paths)
     prepare_this_process(cfg)
@@ -759,7 +795,9 @@ def self_check(cfg):
 
 
 def probe_job(name, args):
-    """A problem whose one test expects False from a program that tries to break out, and that program."""
+    """A problem whose one test expects False from a program that tries to break out, and that
+    program.
+    """
     problem = {
         "problem_id": name,
         "prompt": "",

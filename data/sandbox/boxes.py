@@ -1,4 +1,4 @@
-"""Zygotes, boxes and graders as execute.py sees them: its side of the wall, of which zygote.py is the other."""
+"""Zygotes, boxes and graders as execute.py sees them: its side of the wall of zygote.py."""
 import contextlib
 import json
 import marshal
@@ -32,23 +32,45 @@ class Zygote:
     """A process that forks boxes. It knows no test and no expected value."""
 
     def __init__(self, cfg, with_unittest=False):
-        """with_unittest: its boxes are for `unittest` tests; whether a box has unittest must not depend on other rows."""
+        """with_unittest: its boxes are for `unittest` tests, and no others have unittest loaded.
+
+        (What a box has must not depend on other rows.)
+        """
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)),
-                   "hidden": os.path.realpath(ROOT), "scratch": tempfile.gettempdir()}
-        # `select` comes first: in the project's folder that name is a stage, and what this one imports would be in
-        # every box.
-        start = ("import select, sys; sys.path.insert(0, sys.argv.pop()); from data.sandbox import zygote; "
-                 "zygote.main()")
-        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
-        command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
-                   "-c", start, str(theirs.fileno()), json.dumps(options), str(ROOT)]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC",
-                       "PYTHONIOENCODING": "utf-8:surrogateescape",
-                       "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
-                                        start_new_session=True,  # where Ctrl-C is not heard
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        options = {
+            "unsafe": cfg.unsafe,
+            "unittest": with_unittest,
+            "shown": sorted(visible_folders(cfg)),
+            "hidden": os.path.realpath(ROOT),
+            "scratch": tempfile.gettempdir(),
+        }
+        # `select` comes first: in the project's folder that name is a stage, and what this one
+        # imports would be in every box.
+        start = ("import select, sys; sys.path.insert(0, sys.argv.pop()); "
+                 "from data.sandbox import zygote; zygote.main()")
+        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's
+        # sets would differ
+        flags = ["-P", "-s", "-W", "ignore"]
+        if not cfg.site_packages:
+            flags.append("-S")
+        arguments = [str(theirs.fileno()), json.dumps(options), str(ROOT)]
+        environment = {
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONIOENCODING": "utf-8:surrogateescape",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "MALLOC_ARENA_MAX": "1",  # else every thread takes 64 MB of address space
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, *flags, "-c", start, *arguments],
+            pass_fds=[theirs.fileno()],
+            cwd="/",
+            env=environment,
+            start_new_session=True,  # where Ctrl-C is not heard
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         theirs.close()
         self.sock.settimeout(PATIENCE)
         self.refused = self.hear().get("refused")
@@ -69,7 +91,8 @@ class Zygote:
         job_file = memory_file(marshal.dumps(job))
         try:
             request = {"role": role, "memory": memory, "network": network}
-            socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), job_file, *files])
+            files = [theirs.fileno(), job_file, *files]
+            socket.send_fds(self.sock, [json.dumps(request).encode()], files)
         finally:
             os.close(job_file)
             theirs.close()
@@ -143,7 +166,7 @@ class Grader:
             socket.send_fds(self.sock, [json.dumps(task).encode()], files)
 
     def hear(self, seconds):
-        """Its next message; None if there is none in time, {} if it has died or says what no grader says.
+        """Its next message; None if none comes in time, {} if it has died or talks nonsense.
 
         After either it is of no more use. A test that evaluates an answer can make it say anything.
         """
@@ -154,11 +177,12 @@ class Grader:
             message = json.loads(self.sock.recv(1 << 20))
             if "results" in message:
                 well_formed = bool(message["results"]) and all(map(is_result, message["results"]))
-            elif "all" in message:
-                status, detail = message["all"]
+            elif "lost" in message:
+                status, detail = message["lost"]
                 well_formed = {str} == {type(status), type(detail)}
             else:
-                well_formed = message in ({"loaded": True}, {"gone": True}, {"again": True}, {"done": True})
+                known = {"loaded": True}, {"wants": "again"}, {"wants": "nothing"}
+                well_formed = message in known
         except (ConnectionError, ValueError, TypeError):
             well_formed = False
         self.broken = not well_formed
