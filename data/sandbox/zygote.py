@@ -115,13 +115,8 @@ libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock 
 
 
 def system(name, *arguments):
-    """Call a function of the C library: numbers as longs, the rest as it is. Raises OSError."""
-    plain = []
-    for argument in arguments:
-        if isinstance(argument, int):
-            plain.append(ctypes.c_ulong(argument))
-        else:
-            plain.append(argument.encode() if isinstance(argument, str) else argument)
+    """Call a function of the C library: small numbers, text and pointers. Raises OSError."""
+    plain = [argument.encode() if isinstance(argument, str) else argument for argument in arguments]
     result = getattr(libc, name)(*plain)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
