@@ -219,10 +219,12 @@ class Tests:
         return seconds * self.cfg.timeout_scale
 
     def ask_grader(self, task, *files):
-        """Its first task hands it the tests."""
+        """Give it a task, and before that the tests, if those that it has are another problem's."""
         if self.grader is None:
             idle, self.zygote.idle_grader = self.zygote.idle_grader, None
             self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
+        if self.grader.problem is not self.problem:
+            self.grader.problem = self.problem
             job = {
                 "tests": self.tests,
                 "entry_point": self.problem["entry_point"],

@@ -159,6 +159,7 @@ class Grader:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.box = zygote.spawn("grader", {"code": ""}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
         theirs.close()
+        self.problem = None  # whose tests it has
         self.broken = False
 
     def ask(self, task, *files):

@@ -8,7 +8,7 @@ functions, unless their values cannot cross: those run inside (inside.py).
 
 What the worker (execute.py) and the grader say to each other, each in one packet of JSON:
 
-    worker   {"grade": "tests"}                     + a file: the tests of the next candidate
+    worker   {"grade": "tests"}                     + a file: the tests from now on
              {"grade": "stdin", "positions": [3]}   + a file: judge a program's output by test 3
              {"grade": kind, "positions": [...]}    + a socket: ask this session; kind is "call",
                                                     "assert", "inside", or "again": make the calls
@@ -80,7 +80,7 @@ class Grader:
         sys.setrecursionlimit(DEPTH)
 
     def take(self, file):
-        """The tests of the next candidate."""
+        """The tests from now on: a problem's programs share them."""
         with open(file, "rb") as reader:
             job = marshal.loads(reader.read())
         self.tests = job["tests"]
