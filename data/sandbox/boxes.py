@@ -145,10 +145,9 @@ def is_readable(sock, seconds):
 
 
 def memory_file(content=b""):
+    """A file in memory, to be read or written from its start."""
     file = os.memfd_create("file")
-    with open(file, "wb", closefd=False) as writer:
-        writer.write(content)
-    os.lseek(file, 0, os.SEEK_SET)
+    os.pwrite(file, content, 0)
     return file
 
 
