@@ -87,7 +87,7 @@ SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no g
 ATTEMPTS = 3  # for the machinery; a candidate gets one
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what
 # could use one: of Python's own library (with --site-packages always). Else it can make no socket.
-# A network is half the cost of a box.
+# It would make each box half as dear again.
 USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
     "logging|wsgi|server|client|"

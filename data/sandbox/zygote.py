@@ -65,6 +65,7 @@ AT_RECURSIVE = 0x8000
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
+PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 SIOCSIFFLAGS = 0x8914
@@ -333,7 +334,9 @@ class Zygote:
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if not self.unsafe:
+        if self.unsafe:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives a run becomes a child of this process
+        else:
             enter_private_tree(options["shown"], options["hidden"], self.user)
         if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
             raise OSError(0, f"other users cannot read it ({os.__file__})")
@@ -373,6 +376,7 @@ class Zygote:
                         self.kill(box.pid)
 
     def kill(self, pid):
+        """End a box: its process 1, or with --unsafe its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             if self.unsafe:
@@ -396,9 +400,12 @@ class Zygote:
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                if not self.unsafe:
+                if self.unsafe:
+                    furnish(job, folder, self.user)
+                else:
                     system("mount", "tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, options)
-                furnish(job, folder, self.user)
+                    furnish(job, folder, self.user)
+                    os.chmod(folder, 0o555)  # an ordinary user's programs are its owner
                 self.shed_rights(folder, request["memory"], network)
                 status.send(repr(time.monotonic()).encode())
                 arrange(files[2:], request["role"])
@@ -435,8 +442,10 @@ class Zygote:
             self.poll.unregister(box.status)
         del self.boxes[box.ended]
         if self.unsafe:
-            clear_up_unsafely(box, self.user)
+            self.kill(box.pid)
         _, code, usage = os.wait4(box.pid, 0)
+        if self.unsafe:
+            clear_up_unsafely(box, self.user)
         report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
                   "cpu": usage.ru_utime + usage.ru_stime}
         with contextlib.suppress(OSError):  # the worker is gone
@@ -491,9 +500,10 @@ def make_folder(scratch, user):
 
 
 def clear_up_unsafely(box, user):
-    """End the run's process group; remove its folder, with its user's rights and by descriptors."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(box.pid, signal.SIGKILL)
+    """Remove a run's folder, with its user's rights and by descriptors."""
+    with contextlib.suppress(ChildProcessError):
+        while True:  # until none is left that it has started: they count against its user's limit
+            os.waitpid(-box.pid, 0)
     child = os.fork()
     if child == 0:
         import shutil  # here, because what is imported above costs every fork its share
