@@ -5,42 +5,48 @@
     python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
     python execute.py --self-check                       what holds on this machine
 
-Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates with their verdicts:
+Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates
+with their verdicts:
 
     {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
      "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
      "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
 
-Public and hidden tests both count. `passed` is null where nothing can be said about the program: the machinery
-failed, the tests cannot run ("broken_test"), or it imports what is not installed ("missing_dependency"). A `stdin`
-problem stops at its first hidden failure, so there tests_passed says how far it came. `call` tests are made in a
-shuffled order. When outputs are equal stands in data/sandbox/compare.py, what a row may hold in data/rows.py.
+Public and hidden tests both count. `passed` is null where nothing can be said about the program:
+the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
+("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
+says how far it came. `call` tests are made in a shuffled order. When outputs are equal stands in
+data/sandbox/compare.py, what a row may hold in data/rows.py.
 
 Three kinds of process, whose files lie in data/sandbox/:
 
     this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
     zygote     a fresh Python that forks a box for every run; one or two for each job slot
-    box        new namespaces, folder, limits and no rights, for one run: of the candidate, or of the grader, which
-               knows the tests and compares
+    box        new namespaces, folder, limits and no rights, for one run: of the candidate, or of
+               the grader, which knows the tests and compares
 
-The candidate and the grader share no memory. What crosses is data of builtin types, so only right outputs are right.
-The clock of a test runs from the moment when the candidate may start, or the test before has its result, until the
-test has its own. A grader that has only compared data is used for the next candidate as well.
+The candidate and the grader share no memory. What crosses is data of builtin types, so only right
+outputs are right. The clock of a test runs from the moment when the candidate may start, or the
+test before has its result, until the test has its own. A grader that has only compared data is used
+for the next candidate as well.
 
 NOT protected against, even so:
-- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and asserts whose values
-  cannot cross; then `detail` says so, and a program can bring that about. Stopped there: patched modules, an == of
-  its own, lying about what ran. Not stopped: a program that reads or changes its tests through stack frames, trace or
-  audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
-- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes it. So does a test
-  that compares two objects of one class of the candidate's, whose == is then the program's own.
+- Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and
+  asserts whose values cannot cross; then `detail` says so, and a program can bring that about.
+  Stopped there: patched modules, an == of its own, lying about what ran. Not stopped: a program
+  that reads or changes its tests through stack frames, trace or audit hooks, gc or ctypes; that
+  counts its calls; or that answers the grader's request itself.
+- An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes
+  it. So does a test that compares two objects of one class of the candidate's, whose == is then the
+  program's own.
 - A program that imports what does not exist, to have no label rather than a bad one.
-- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and memory size, which
-  can be read, as can the Python library and /usr.
-- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB); sync() is allowed.
-  Where overlays cannot be mounted, locks on files of /usr reach the machine's.
-- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an unprivileged one),
-  what leaves its process group outlives it, and what it took the rights from stays in the temporary folder.
+- Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and
+  memory size, which can be read, as can the Python library and /usr.
+- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB);
+  sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
+- --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
+  unprivileged one), what leaves its process group outlives it, and what it took the rights from
+  stays in the temporary folder.
 """
 import ast
 import collections
@@ -70,7 +76,7 @@ from data.rows import UserError
 from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
 from data.sandbox.compare import RULES
-from data.sandbox.grading import HOLD, imports_of, text_digest
+from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
 
@@ -79,12 +85,15 @@ LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no grader
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-# A program gets a network, a loopback of its own, only if it, its setup or its tests name what could use one: of
-# Python's own library (with --site-packages always). Else it can make no socket. A network is half the cost of a box.
+# A program gets a network, a loopback of its own, only if it, its setup or its tests name what
+# could use one: of Python's own library (with --site-packages always). Else it can make no socket.
+# It would make each box half as dear again.
 USES_NETWORK = re.compile(
-    "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|logging|wsgi|server|client|"
+    "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
+    "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
-FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit", "compile_error")
+FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
+            "compile_error")
 UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
 
 
@@ -92,26 +101,29 @@ UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which
 class Settings:
     heading("what to run")
     problems: list = flag(list, "problems (JSONL); without it, those of the tiny world")
-    candidates: str = flag(None, "candidates (JSONL); without it, runs/tiny/candidates.jsonl or, if you have none, the "
-                                 "repository's", type=str)
+    candidates: str = flag(None, "candidates (JSONL); without it, runs/tiny/candidates.jsonl or, "
+                                 "if you have none, the repository's", type=str)
     out: str = flag(str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl"),
                     "labelled rows; a second run adds only what is missing")
     split: list = flag(list, "only problems of these splits")
-    shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be concatenated", metavar="I/N")
+    shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be "
+                             "concatenated", metavar="I/N")
 
     heading("limits")
-    jobs: int = flag(lambda: len(os.sched_getaffinity(0)), "candidates run at the same time", least=1)
+    jobs: int = flag(lambda: len(os.sched_getaffinity(0)), "candidates run at the same time",
+                     least=1)
     timeout_scale: float = flag(1.0, "multiply every time limit, for slow machines", above=0)
     memory_mb: int = flag(1024, "address space of each process of a candidate", least=64)
 
     heading("the sandbox")
     site_packages: bool = flag(False, "candidates may import what is installed here (numpy, ...)")
-    unsafe: bool = flag(False, "run where the namespaces cannot be had: programs then see and write what their user may")
+    unsafe: bool = flag(False, "run where the namespaces cannot be had: programs then see and "
+                               "write what their user may")
 
     heading("checks, instead of running candidates")
     self_check: bool = flag(False, "try to break out; print what holds on this machine")
-    check_problems: bool = flag(False, "run canonical solutions and an empty program; print the problems that cannot "
-                                       "tell them apart")
+    check_problems: bool = flag(False, "run canonical solutions and an empty program; print the "
+                                       "problems that cannot tell them apart")
 
     def __post_init__(self):
         check_bounds(self)
@@ -132,8 +144,9 @@ def how_it_ended(code):
 class Tests:
     """All tests of one problem on one candidate.
 
-    results: [(status, detail, what the digest is made of)] by the test's position, None where it was not run.
-    starved: a test was stopped for its time, though the program had not been computing for all of it.
+    results: [(status, detail, what the digest is made of)] by the test's position, None where it
+    was not run. starved: a test was stopped for its time, though the program had not been computing
+    for all of it.
     """
 
     def __init__(self, problem, code, zygote, cfg):
@@ -161,7 +174,10 @@ class Tests:
         groups = collections.defaultdict(list)
         for position, test in enumerate(self.tests):
             inside = test["type"] == "unittest" or test.get("inside")
-            groups["inside" if inside else test["type"]].append(position)
+            if test["type"] == "assert" and not inside and needs_inside(test["source"]):
+                self.reasons[position] = "the test asks what cannot be seen from outside"
+            else:
+                groups["inside" if inside else test["type"]].append(position)
         try:
             if "stdin" in groups:
                 self.run_programs(groups["stdin"])
@@ -188,7 +204,8 @@ class Tests:
             return "missing_dependency", f"not installed: {', '.join(missing)}"
         source = self.code.encode("utf-8", "replace")
         if len(source) > MAX_SOURCE or source.decode() != self.code:
-            return "compile_error", f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode"
+            detail = f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode"
+            return "compile_error", detail
         for test in self.tests:
             if test["type"] in ("assert", "unittest"):
                 try:
@@ -202,19 +219,27 @@ class Tests:
         return seconds * self.cfg.timeout_scale
 
     def ask_grader(self, task, *files):
-        """Its first task hands it the tests."""
+        """Give it a task, and before that the tests, if those that it has are another problem's."""
         if self.grader is None:
             idle, self.zygote.idle_grader = self.zygote.idle_grader, None
             self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
-            job = {"tests": self.tests, "entry_point": self.problem["entry_point"], "setup": self.setup,
-                   "prompt": self.prompt, "compare": rule_of(self.problem), "checker": self.problem.get("checker")}
+        if self.grader.problem is not self.problem:
+            self.grader.problem = self.problem
+            job = {
+                "tests": self.tests,
+                "entry_point": self.problem["entry_point"],
+                "setup": self.setup,
+                "prompt": self.prompt,
+                "compare": rule_of(self.problem),
+                "checker": self.problem.get("checker"),
+            }
             job_file = memory_file(marshal.dumps(job))
-            self.grader.ask({"grade": "nothing yet"}, job_file)
+            self.grader.ask({"grade": "tests"}, job_file)
             os.close(job_file)
         self.grader.ask(task, *files)
 
     def dismiss_grader(self):
-        """One that has run a test's own code may be spoilt; one that has only compared data is used again."""
+        """One that has run a test's own code may be spoilt; one that has not is used again."""
         if self.grader is None:
             return None
         grader, self.grader = self.grader, None
@@ -235,6 +260,7 @@ class Tests:
                 break
 
     def run_program(self, position):
+        """(status, detail, digest) of one `stdin` test."""
         limit = self.limit(position)
         given = self.tests[position]["input"]
         if given and not given.endswith("\n"):
@@ -244,41 +270,52 @@ class Tests:
         files = [memory_file(), memory_file()]
         try:
             box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
-            report = box.wait(limit)
-            out, err = (os.fstat(file).st_size for file in files)
-            if MAX_OUTPUT in (out, err):
-                return "output_limit", f"more than {MAX_OUTPUT} bytes", "output_limit"
-            if report["killed"] or report["seconds"] > limit:
-                return self.out_of_time(limit, report)
-            if report["code"]:
-                status, detail = how_it_ended(report["code"])
-                said = os.pread(files[1], 10000, max(0, err - 10000)).decode("utf-8", "replace")
-                detail = clean((said.strip().splitlines() or [detail])[-1])
-                return status, with_advice(status, detail), status
-            expected = self.tests[position]["output"]
-            if out <= SMALL_OUTPUT and not self.problem.get("checker"):
-                got = os.pread(files[0], SMALL_OUTPUT, 0).decode("utf-8", "replace")
-                if got.rstrip("\n") == expected.rstrip("\n"):  # right by every rule
-                    return "passed", "", text_digest(expected)
-            self.ask_grader({"grade": "stdin", "position": position}, files[0])
-            message = self.grader.hear(limit)
-            if message and self.grader.hear(PATIENCE) == {"done": True}:
-                if "results" in message:
-                    return tuple(message["results"][0][1:])
-                status, detail = message["all"]
-                return status, detail, status
-            self.dismiss_grader()
-            if message is None:
-                return "time_limit", "its output takes too long to compare", "time_limit"
-            return "output_limit", "its output takes too much memory to compare", "output_limit"
+            failure = self.failure_of(box.wait(limit), limit, *files)
+            if failure:
+                return (*failure, failure[0])
+            return self.judge_output(position, files[0])
         finally:
             for file in files:
                 os.close(file)
 
+    def failure_of(self, report, limit, out, err):
+        """(status, detail) of a whole program that did not end well, or None."""
+        said = os.fstat(err).st_size
+        if MAX_OUTPUT in (os.fstat(out).st_size, said):
+            return "output_limit", f"more than {MAX_OUTPUT} bytes"
+        if report["killed"] or report["seconds"] > limit:
+            return self.out_of_time(limit, report)
+        if not report["code"]:
+            return None
+        status, detail = how_it_ended(report["code"])
+        last_words = os.pread(err, 10000, max(0, said - 10000)).decode("utf-8", "replace").strip()
+        if last_words:
+            detail = last_words.splitlines()[-1]
+        return status, with_advice(status, clean(detail))
+
+    def judge_output(self, position, file):
+        """(status, detail, digest) of a whole program's output."""
+        expected = self.tests[position]["output"]
+        if os.fstat(file).st_size <= SMALL_OUTPUT and not self.problem.get("checker"):
+            got = os.pread(file, SMALL_OUTPUT, 0).decode("utf-8", "replace")
+            if got.rstrip("\n") == expected.rstrip("\n"):  # right by every rule
+                return "passed", "", text_digest(expected)
+        self.ask_grader({"grade": "stdin", "positions": [position]}, file)
+        message = self.grader.hear(self.limit(position))
+        if message and self.grader.hear(PATIENCE) == {"wants": "nothing"}:
+            if "results" in message:
+                return tuple(message["results"][0][1:])
+            status, detail = message["lost"]
+            return status, detail, status
+        self.dismiss_grader()
+        if message is None:
+            return "time_limit", "its output takes too long to compare", "time_limit"
+        return "output_limit", "its output takes too much memory to compare", "output_limit"
+
     def out_of_time(self, limit, *reports):
         cpu = sum(report["cpu"] for report in reports)
         self.starved |= cpu < 0.9 * reports[0]["seconds"]
-        return "time_limit", f"longer than {limit:g} s", "time_limit"
+        return "time_limit", f"longer than {limit:g} s"
 
     def run_inside(self, position):
         self.run_session("inside", [position])
@@ -296,79 +333,82 @@ class Tests:
         self.results[position] = status, detail, status if digest == "broken_test" else digest
 
     def run_session(self, kind, positions):
-        """One process of the candidate for several tests, and another for the same calls in another order."""
-        for again in (False, True):
-            box = self.spawn_session(kind, positions, again)
-            if not self.follow(box, kind, positions, again):
-                return
+        """One process of the candidate for these tests, perhaps one for their calls reordered."""
+        if self.follow(self.spawn_session(kind, positions), kind, positions):
+            passed = [position for position in positions if self.status(position) == "passed"]
+            self.follow(self.spawn_session("again", passed), "again", passed)
 
-    def spawn_session(self, kind, positions, again):
+    def spawn_session(self, kind, positions):
         ours, theirs = socket.socketpair()
         job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
             test = self.tests[positions[0]]
             job["inside"] = {"imports": imports_of(test["source"]), "prompt": self.prompt,
                              "unittest": test["type"] == "unittest"}
-        task = {"grade": "again" if again else kind, "positions": positions}
         memory = self.cfg.memory_mb << 20
         try:
-            self.ask_grader(task, ours.fileno())
+            self.ask_grader({"grade": kind, "positions": positions}, ours.fileno())
             return self.zygote.spawn("session", job, [theirs.fileno()], memory, self.network)
         finally:
             ours.close()
             theirs.close()
 
-    def follow(self, box, kind, positions, again):
-        """Take the grader's messages until it is done with a session. Returns whether it wants another.
+    def follow(self, box, kind, positions):
+        """Take the grader's messages about a session (their table: grading.py).
 
-        again: the calls of these tests are repeated; what goes wrong now counts against those that have passed.
+        Returns whether it wants another session.
+
+        What ends the session early counts against the tests at stake: all that have no result yet
+        while the program is loaded, or while calls are made again; else the one in progress.
         """
         waiting = list(positions)  # for their results
         loaded = False
-        wants_another = False
-        limit = self.limit(positions[0]) * (len(positions) if again else 1)
+        limit = self.limit(positions[0]) * (len(positions) if kind == "again" else 1)
         deadline = time.monotonic() + limit + HOLD
-
-        def lost(status, detail):
-            """The session ends here, with the test in progress, or, where its code did not run, with all of them."""
-            for position in waiting[:1] if loaded and not again else waiting:
-                if not again or self.status(position) == "passed":
-                    self.results[position] = status, detail, status
-
         while True:
             message = self.grader.hear(deadline - time.monotonic())
-            if not message or any(result[0] not in positions for result in message.get("results", [])):
+            at_stake = waiting[:1] if loaded and kind != "again" else waiting
+            done_before = len(waiting)
+            if message is None:
                 grader = self.dismiss_grader()
-                report = box.wait(0)
-                if message is None:
-                    lost(*self.out_of_time(limit, report, grader)[:2])
-                else:
-                    lost("output_limit", "its answers take too much memory to grade")
+                self.fail(at_stake, *self.out_of_time(limit, box.wait(0), grader))
                 return False
-            if "loaded" in message and not loaded:
-                loaded = True
-                deadline = time.monotonic() + limit + HOLD
-            elif "results" in message:
-                for position, status, detail, digest in message["results"]:
-                    if status == "inside" and kind != "assert":  # which only a forged message can say
-                        status = "runtime_error"
-                    self.results[position] = status, with_advice(status, detail), digest
-                    if position in waiting:
-                        waiting.remove(position)
-                        deadline = time.monotonic() + limit + HOLD
-            elif "all" in message:
-                status, detail = message["all"]
-                lost(status, with_advice(status, detail))
-            elif "gone" in message:
-                report = box.wait(0.5)  # it may need a moment to end
-                status, detail = how_it_ended(report["code"])
-                detail = f"the program ended before it answered ({detail})".replace(" (exit status 0)", "")
-                lost(status, "the program does not answer any more" if report["killed"] else detail)
-            elif "again" in message:
-                wants_another = True
-            elif "done" in message:
+            results = message.get("results", [])
+            if not message or not {result[0] for result in results} <= set(positions):
+                self.dismiss_grader()
                 box.wait(0)
-                return wants_another
+                self.fail(at_stake, "output_limit", "its answers take too much memory to grade")
+                return False
+            if "wants" in message:
+                box.wait(0)
+                return message["wants"] == "again"
+            if "lost" in message:
+                status, detail = message["lost"]
+                if status == "gone":
+                    status, detail = self.how_it_left(box)
+                self.fail(at_stake, status, with_advice(status, detail))
+            for position, status, detail, digest in results:
+                if status == "inside" and kind != "assert":  # which only a forged message can say
+                    status = "runtime_error"
+                self.results[position] = status, with_advice(status, detail), digest
+                if position in waiting:
+                    waiting.remove(position)
+            if "loaded" in message and not loaded or len(waiting) < done_before:
+                loaded = True
+                deadline = time.monotonic() + limit + HOLD  # the next test's
+
+    def fail(self, positions, status, detail):
+        for position in positions:
+            self.results[position] = status, detail, status
+
+    def how_it_left(self, box):
+        """(status, detail) of a session's program that has closed its socket."""
+        report = box.wait(0.5)  # it may need a moment to end
+        if report["killed"]:
+            return "runtime_error", "the program does not answer any more"
+        status, detail = how_it_ended(report["code"])
+        detail = f"the program ended before it answered ({detail})"
+        return status, detail.replace(" (exit status 0)", "")
 
     # the verdict
 
@@ -376,18 +416,30 @@ class Tests:
         """The fields that a labelled row adds to its candidate."""
         statuses = [self.status(position) for position in range(len(self.tests))]
         passed = [status == "passed" for status in statuses]
-        failed = [position for position, status in enumerate(statuses) if status not in (None, "passed")]
+        failed = [position for position, status in enumerate(statuses)
+                  if status not in (None, "passed")]
         untold = [position for position in failed if statuses[position] in UNTOLD]
         status = "passed"
-        detail = " ".join(f"test {position + 1} ran inside: {why}." for position, why in self.reasons.items())
+        detail = " ".join(f"test {position + 1} ran inside: {why}."
+                          for position, why in sorted(self.reasons.items()))
         if failed:
             status, detail = self.first_failure((untold or failed)[0])
-        outputs = json.dumps([result and result[2] for result in self.results[:self.n_public]])
-        has_public = self.n_public and not untold
-        return {"passed": None if untold else all(passed), "status": status, "tests_passed": sum(passed),
-                "tests_total": len(self.tests), "detail": detail, "seconds": round(seconds, 4),
-                "public_passed": all(passed[:self.n_public]) if has_public else None,
-                "output_digest": hashlib.sha256(outputs.encode()).hexdigest()[:16] if has_public else None}
+        public_passed = None
+        output_digest = None
+        if self.n_public and not untold:
+            public_passed = all(passed[:self.n_public])
+            outputs = json.dumps([result and result[2] for result in self.results[:self.n_public]])
+            output_digest = hashlib.sha256(outputs.encode()).hexdigest()[:16]
+        return {
+            "passed": None if untold else all(passed),
+            "status": status,
+            "tests_passed": sum(passed),
+            "tests_total": len(self.tests),
+            "detail": detail,
+            "seconds": round(seconds, 4),
+            "public_passed": public_passed,
+            "output_digest": output_digest,
+        }
 
     def first_failure(self, position):
         """(status, detail) of a test, with its place; what hidden tests expect stays hidden."""
@@ -422,7 +474,7 @@ def with_advice(status, detail):
 
 
 def run_tests(problem, code, zygote, cfg):
-    """All tests of one problem on one candidate: (fields of its labelled row, whether it was starved)."""
+    """All tests on one candidate: (fields of its labelled row, whether it was starved)."""
     started = time.perf_counter()
     tests = Tests(problem, code, zygote, cfg)
     tests.run()
@@ -439,11 +491,13 @@ class Pool:
         self.cfg = cfg
         first = Zygote(cfg)
         if first.refused:
-            advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run --privileged), or give "
-                      "--unsafe if you trust the programs")
+            advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run "
+                      "--privileged), or give --unsafe if you trust the programs")
             if "cannot read" in first.refused:
-                advice = "candidates run as another user than root: use a Python that every user can read"
-            raise UserError(f"candidates cannot be shut in on this machine ({first.refused}): {advice}")
+                advice = ("candidates run as another user than root: use a Python that every user "
+                          "can read")
+            raise UserError(
+                f"candidates cannot be shut in on this machine ({first.refused}): {advice}")
         self.idle = {False: collections.deque([first]), True: collections.deque()}
 
     def grade(self, problem, code):
@@ -467,8 +521,16 @@ class Pool:
                 reason = describe(error)
                 if zygote:
                     zygote.close()
-        verdict = {"passed": None, "status": "machinery", "tests_passed": 0, "tests_total": 0, "detail": reason,
-                   "seconds": 0.0, "public_passed": None, "output_digest": None}
+        verdict = {
+            "passed": None,
+            "status": "machinery",
+            "tests_passed": 0,
+            "tests_total": 0,
+            "detail": reason,
+            "seconds": 0.0,
+            "public_passed": None,
+            "output_digest": None,
+        }
         return verdict, False
 
     def close(self):
@@ -477,12 +539,14 @@ class Pool:
 
 
 def label(jobs, cfg):
-    """Yields (candidate, verdict) for (problem, candidate) pairs, in the order in which they are ready.
+    """Yields (candidate, verdict) for (problem, candidate) pairs, as they become ready.
 
-    A program that was out of time on a loaded machine, without having had the processor, is tried once more, alone.
+    A program that was out of time on a loaded machine, without having had the processor, is tried
+    once more, alone.
     """
     pool = Pool(cfg)
-    workers = ThreadPoolExecutor(cfg.jobs)  # not in a `with`, which would wait for them after Ctrl-C
+    # not in a `with`, which would wait for them after Ctrl-C
+    workers = ThreadPoolExecutor(cfg.jobs)
     starved = []
     waiting = iter(jobs)
     running = {}
@@ -513,23 +577,27 @@ def machine_is_loaded(jobs):
 def prepare_this_process(cfg):
     """Raise UserError where boxes cannot work; give them a large stack; warn of --unsafe."""
     if sys.platform != "linux" or MACHINE not in ARCHITECTURE:
-        raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a Linux container")
+        raise UserError("execute.py needs Linux on x86_64 or aarch64; on other systems run it in a "
+                        "Linux container")
     for folder in visible_folders(cfg):
         if f"{folder}/".startswith("/tmp/") and not cfg.unsafe:
-            raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates get a folder of "
-                            "their own; use a Python elsewhere, or --unsafe")
+            raise UserError(f"this Python or its packages lie in /tmp ({folder}), where candidates "
+                            "get a folder of their own; use a Python elsewhere, or --unsafe")
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = MAX_STACK if hard == resource.RLIM_INFINITY else min(MAX_STACK, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))  # zygotes inherit it; it counts when a program is started
+    # zygotes inherit it; it counts when a program is started
+    resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
     if cfg.unsafe:
-        print("warning: --unsafe: candidates can see and write what their user may", file=sys.stderr)
+        print("warning: --unsafe: candidates can see and write what their user may",
+              file=sys.stderr)
 
 
 # ---------------------------------------------------------------- rows in, rows out
 
 def digest_of_tests(problem, cfg):
-    """Changes when the verdict could: a row labelled by other tests or options is not taken for done."""
-    fields = ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare", "checker")
+    """Changes when the verdict could: a row that others have labelled is not taken for done."""
+    fields = ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare",
+              "checker")
     judged = [problem.get(name) for name in fields]
     judged += [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages]
     return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
@@ -545,8 +613,8 @@ def read_problems(cfg):
     where = " ".join(map(str, paths))
     for problem in mine.values():
         if rule_of(problem) not in RULES:
-            raise UserError(f"{where}: problem {problem['problem_id']!r}: 'compare' is {rule_of(problem)!r}; "
-                            f"must be one of {', '.join(RULES)}")
+            raise UserError(f"{where}: problem {problem['problem_id']!r}: 'compare' is "
+                            f"{rule_of(problem)!r}; must be one of {', '.join(RULES)}")
     return mine, problems, paths
 
 
@@ -556,7 +624,8 @@ def must_be_out_of_sight(cfg, *paths):
     for path in map(os.path.realpath, paths):
         for folder in visible_folders(cfg):
             if path.startswith(folder + "/") and not path.startswith(hidden) and not cfg.unsafe:
-                raise UserError(f"{path}: lies in {folder}, which candidates may read; move it elsewhere")
+                raise UserError(
+                    f"{path}: lies in {folder}, which candidates may read; move it elsewhere")
 
 
 def read_jobs(cfg):
@@ -571,8 +640,8 @@ def read_jobs(cfg):
     for candidate in candidates:
         name = candidate["problem_id"]
         if name not in problems:
-            raise UserError(f"{source}: candidate {candidate['candidate_id']!r} is for problem {name!r}, "
-                            f"which is not in {where}; add its file to --problems")
+            raise UserError(f"{source}: candidate {candidate['candidate_id']!r} is for problem "
+                            f"{name!r}, which is not in {where}; add its file to --problems")
         if name in mine:
             jobs.append((mine[name], candidate))
     if not jobs:
@@ -593,31 +662,36 @@ def label_file(cfg):
         order[row["problem_id"], row["candidate_id"]] = position, row
     digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
 
-    def is_done(row):  # the same tests have judged the same candidate; machinery failures get another chance
-        return (row.get("status") != "machinery" and order[out.key_of(row)][1].items() <= row.items()
-                and row.get("tests_digest") == digests.get(row["problem_id"], row.get("tests_digest")))
+    # the same tests have judged the same candidate; machinery failures get another chance
+    def is_done(row):
+        tests_digest = row.get("tests_digest")
+        return (row.get("status") != "machinery"
+                and order[out.key_of(row)][1].items() <= row.items()
+                and tests_digest == digests.get(row["problem_id"], tests_digest))
 
     with rows.Appender(cfg.out, rows.CANDIDATE_KEY) as out:
         old = rows.read_rows(cfg.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
-            raise UserError(f"--out {cfg.out}: {len(strange)} of its rows (the first: {out.key_of(strange[0])}) are "
-                            f"not in {source}; choose another --out, or remove the file if its labels are no longer "
-                            "wanted")
+            raise UserError(
+                f"--out {cfg.out}: {len(strange)} of its rows (the first: "
+                f"{out.key_of(strange[0])}) are not in {source}; choose another --out, or remove "
+                "the file if its labels are no longer wanted")
         good = [row for row in old if is_done(row)]
         if len(good) < len(old):
             out.rewrite(good)
-            print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate or its tests have "
-                  "changed, or the machinery failed")
-        todo = [(problem, candidate) for problem, candidate in jobs if out.key_of(candidate) not in out.done]
+            print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate "
+                  "or its tests have changed, or the machinery failed")
+        todo = [job for job in jobs if out.key_of(job[1]) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
         try:
             for candidate, answer in with_progress(label(todo, cfg), len(todo)):
-                out.append({**candidate, **answer, "tests_digest": digests[candidate["problem_id"]]})
+                tests_digest = digests[candidate["problem_id"]]
+                out.append({**candidate, **answer, "tests_digest": tests_digest})
         except KeyboardInterrupt:
-            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}", file=sys.stderr)
-            sys.stderr.flush()
+            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}",
+                  file=sys.stderr, flush=True)
             os._exit(130)  # at once, and with this process all boxes
         labelled = rows.read_rows(cfg.out)
         arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
@@ -635,39 +709,48 @@ def with_progress(answers, total):
         for candidate, answer in answers:
             yield candidate, answer
             counts[answer["passed"]] += 1
-            bar.set_postfix(passed=counts[True], failed=counts[False], null=counts[None], refresh=False)
+            bar.set_postfix(passed=counts[True], failed=counts[False], null=counts[None],
+                            refresh=False)
             bar.update()
 
 
 def report(labelled, cfg):
-    """A table by policy, what has no label and why, and the command to run next. Returns the exit status."""
+    """A table by policy, what has no label and why, the next command. Returns the exit status."""
     count = collections.Counter(row["status"] for row in labelled)
     names = [name for name in ("passed", *FAILURES, *UNTOLD) if count[name]]
     policies = sorted({row["policy"] for row in labelled})
     print(f"\n{'policy':24}{'programs':>10}" + "".join(f"{name:>20}" for name in names))
     for policy in policies + ["all"] * (len(policies) > 1):
-        mine = collections.Counter(row["status"] for row in labelled if policy in ("all", row["policy"]))
+        mine = collections.Counter(row["status"] for row in labelled
+                                   if policy in ("all", row["policy"]))
         print(f"{policy:24}{mine.total():10}" + "".join(f"{mine[name]:20}" for name in names))
-    for status, advice in (("missing_dependency", "--site-packages lets candidates use what is installed here"),
-                           ("broken_test", "--check-problems looks at a file's tests")):
+    advice_on = {
+        "missing_dependency": "--site-packages lets candidates use what is installed here",
+        "broken_test": "--check-problems looks at a file's tests",
+    }
+    for status, advice in advice_on.items():
         details = collections.Counter(row["detail"] for row in labelled if row["status"] == status)
         if details:
             reasons = "; ".join(f"{detail} ({times})" for detail, times in details.most_common(5))
             print(f"\n{count[status]} programs have no label: {reasons} ({advice})")
     if count["machinery"]:
         first = next(row["detail"] for row in labelled if row["status"] == "machinery")
-        print(f"\n{count['machinery']} programs have no label, because the sandbox failed ({first}). Run the same command "
-              "again to retry them; python execute.py --self-check says what works here.", file=sys.stderr)
+        print(f"\n{count['machinery']} programs have no label, because the sandbox failed "
+              f"({first}). Run the same command again to retry them; "
+              "python execute.py --self-check says what works here.", file=sys.stderr)
         return 1
-    problems = f" --problems {' '.join(cfg.problems)}" if cfg.problems else ""
-    print(f"\nnext: python train_bilevel.py{problems}" + (f" --labelled {cfg.out}" if problems else ""))
+    flags = f" --problems {' '.join(cfg.problems)} --labelled {cfg.out}" if cfg.problems else ""
+    print(f"\nnext: python train_bilevel.py{flags}")
     return 0
 
 
 # ---------------------------------------------------------------- --check-problems and --self-check
 
 def check_problems(cfg):
-    """Which problems cannot tell their canonical solution from an empty program? Returns the exit status."""
+    """Name the problems that cannot tell their canonical solution from an empty program.
+
+    Returns the exit status.
+    """
     mine, _, paths = read_problems(cfg)
     must_be_out_of_sight(cfg, *paths)
     prepare_this_process(cfg)
@@ -682,17 +765,23 @@ def check_problems(cfg):
     for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
         name = candidate["problem_id"]
         if candidate["kind"] == "canonical" and answer["passed"] is not True:
-            complaints[name].append(f"the canonical solution gets {answer['status']} ({answer['detail']})")
-        elif candidate["kind"] == "empty" and answer["passed"] is not False:
-            said = "passes" if answer["passed"] else f"gets no label: {answer['status']} ({answer['detail']})"
-            complaints[name].append(f"an empty program {said}")
+            complaints[name].append(f"the canonical solution gets {told(answer)}")
+        elif candidate["kind"] == "empty" and answer["passed"]:
+            complaints[name].append("an empty program passes")
+        elif candidate["kind"] == "empty" and answer["passed"] is None:
+            complaints[name].append(f"an empty program gets no label: {told(answer)}")
     for name in mine:
         if name in complaints:
             print(f"{name}: {'; '.join(sorted(complaints[name]))}")
-    without = sum(not isinstance(problem.get("canonical_solution"), str) for problem in mine.values())
-    print(f"{len(mine) - len(complaints)} of {len(mine)} problems can tell them apart"
-          + (f"; {without} have no canonical_solution, so only the empty program was run" if without else ""))
+    print(f"{len(mine) - len(complaints)} of {len(mine)} problems can tell them apart")
+    without = 2 * len(mine) - len(jobs)
+    if without:
+        print(f"{without} have no canonical_solution, so only the empty program was run")
     return 1 if complaints else 0
+
+
+def told(answer):
+    return f"{answer['status']} ({answer['detail']})"
 
 
 PROBES = {  # what a program tries -> how
@@ -743,12 +832,14 @@ def self_check(cfg):
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             _, port = server.getsockname()
-            jobs = [probe_job(name, [attempt, str(rows.ROOT), outside.pid, port]) for name, attempt in PROBES.items()]
+            jobs = [probe_job(name, [attempt, str(rows.ROOT), outside.pid, port])
+                    for name, attempt in PROBES.items()]
             found = {candidate["name"]: answer for candidate, answer in label(jobs, cfg)}
     finally:
         outside.kill()
         outside.wait()
-    print("namespaces " + ("MISSING  (--unsafe)" if cfg.unsafe else "hold") + "\n\na program that tries:")
+    print("namespaces MISSING  (--unsafe)" if cfg.unsafe else "namespaces hold")
+    print("\na program that tries:")
     words = {"passed": "no", "wrong_answer": "YES"}
     for name in PROBES:
         print(f"  {name:30} {words.get(found[name]['status'], found[name])}")
@@ -756,7 +847,7 @@ def self_check(cfg):
 
 
 def probe_job(name, args):
-    """A problem whose one test expects False from a program that tries to break out, and that program."""
+    """(a problem whose test expects that an attempt fails, the program that makes it)."""
     problem = {
         "problem_id": name,
         "prompt": "",

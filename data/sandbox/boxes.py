@@ -1,4 +1,4 @@
-"""Zygotes, boxes and graders as execute.py sees them: its side of the wall, of which zygote.py is the other."""
+"""Zygotes, boxes and graders as execute.py sees them: its side of the wall of zygote.py."""
 import contextlib
 import json
 import marshal
@@ -32,22 +32,45 @@ class Zygote:
     """A process that forks boxes. It knows no test and no expected value."""
 
     def __init__(self, cfg, with_unittest=False):
-        """with_unittest: its boxes are for `unittest` tests; whether a box has unittest must not depend on other rows."""
+        """with_unittest: its boxes are for `unittest` tests, and no others have unittest loaded.
+
+        (What a box has must not depend on other rows.)
+        """
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        options = {"unsafe": cfg.unsafe, "unittest": with_unittest, "shown": sorted(visible_folders(cfg)),
-                   "hidden": os.path.realpath(ROOT), "scratch": tempfile.gettempdir()}
-        # `select` comes first: in the project's folder that name is a stage, and what this one imports would be in
-        # every box.
-        start = ("import select, sys; sys.path.insert(0, sys.argv.pop()); from data.sandbox import zygote; "
-                 "zygote.main()")
-        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's sets would differ
-        command = [sys.executable, "-P", "-s", *([] if cfg.site_packages else ["-S"]), "-W", "ignore",
-                   "-c", start, str(theirs.fileno()), json.dumps(options), str(ROOT)]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "TZ": "UTC",
-                       "PYTHONIOENCODING": "utf-8:surrogateescape",
-                       "MALLOC_ARENA_MAX": "1"}  # else every thread takes 64 MB of address space
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env=environment,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        options = {
+            "unsafe": cfg.unsafe,
+            "unittest": with_unittest,
+            "shown": sorted(visible_folders(cfg)),
+            "hidden": os.path.realpath(ROOT),
+            "scratch": tempfile.gettempdir(),
+        }
+        # `select` comes first: in the project's folder that name is a stage, and what this one
+        # imports would be in every box.
+        start = ("import select, sys; sys.path.insert(0, sys.argv.pop()); "
+                 "from data.sandbox import zygote; zygote.main()")
+        # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's
+        # sets would differ
+        flags = ["-P", "-s", "-W", "ignore"]
+        if not cfg.site_packages:
+            flags.append("-S")
+        arguments = [str(theirs.fileno()), json.dumps(options), str(ROOT)]
+        environment = {
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONIOENCODING": "utf-8:surrogateescape",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "MALLOC_ARENA_MAX": "1",  # else every thread takes 64 MB of address space
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, *flags, "-c", start, *arguments],
+            pass_fds=[theirs.fileno()],
+            cwd="/",
+            env=environment,
+            start_new_session=True,  # where Ctrl-C is not heard
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         theirs.close()
         self.sock.settimeout(PATIENCE)
         self.refused = self.hear().get("refused")
@@ -68,7 +91,8 @@ class Zygote:
         job_file = memory_file(marshal.dumps(job))
         try:
             request = {"role": role, "memory": memory, "network": network}
-            socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), job_file, *files])
+            files = [theirs.fileno(), job_file, *files]
+            socket.send_fds(self.sock, [json.dumps(request).encode()], files)
         finally:
             os.close(job_file)
             theirs.close()
@@ -90,7 +114,7 @@ class Box:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
         self.report = None
-        self.started = self.hear()["started"]  # from now on the clock runs
+        self.started = self.hear()  # from now on the clock runs
 
     def hear(self):
         message = self.sock.recv(1000)
@@ -121,10 +145,9 @@ def is_readable(sock, seconds):
 
 
 def memory_file(content=b""):
+    """A file in memory, to be read or written from its start."""
     file = os.memfd_create("file")
-    with open(file, "wb", closefd=False) as writer:
-        writer.write(content)
-    os.lseek(file, 0, os.SEEK_SET)
+    os.pwrite(file, content, 0)
     return file
 
 
@@ -135,6 +158,7 @@ class Grader:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.box = zygote.spawn("grader", {"code": ""}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
         theirs.close()
+        self.problem = None  # whose tests it has
         self.broken = False
 
     def ask(self, task, *files):
@@ -142,7 +166,7 @@ class Grader:
             socket.send_fds(self.sock, [json.dumps(task).encode()], files)
 
     def hear(self, seconds):
-        """Its next message; None if there is none in time, {} if it has died or says what no grader says.
+        """Its next message; None if none comes in time, {} if it has died or talks nonsense.
 
         After either it is of no more use. A test that evaluates an answer can make it say anything.
         """
@@ -153,11 +177,12 @@ class Grader:
             message = json.loads(self.sock.recv(1 << 20))
             if "results" in message:
                 well_formed = bool(message["results"]) and all(map(is_result, message["results"]))
-            elif "all" in message:
-                status, detail = message["all"]
+            elif "lost" in message:
+                status, detail = message["lost"]
                 well_formed = {str} == {type(status), type(detail)}
             else:
-                well_formed = message in ({"loaded": True}, {"gone": True}, {"again": True}, {"done": True})
+                known = {"loaded": True}, {"wants": "again"}, {"wants": "nothing"}
+                well_formed = message in known
         except (ConnectionError, ValueError, TypeError):
             well_formed = False
         self.broken = not well_formed

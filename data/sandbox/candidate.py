@@ -1,8 +1,10 @@
 """What a candidate's box runs, after its zygote has prepared it.
 
-    run_program       a whole program, from its first line to what Python does after the last (`stdin` tests)
-    answer_requests   its functions, answering a grader's requests, a JSON line each (all other tests)
+    run_program       a whole program, from its first line to what Python does after the last;
+                      for `stdin` tests
+    answer_requests   its functions, answering a grader's requests; for all others
 """
+import _thread
 import atexit
 import builtins
 import contextlib
@@ -18,13 +20,15 @@ import types
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, PROGRAM, CannotCross, CompileError, OutputLimit, STATUS_OF, describe, missing_module, pack, unpack)
+    MAX_OUTPUT, PROGRAM, STATUS_OF, CannotCross, CompileError, OutputLimit, describe,
+    missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
 EXIT_MISSING = 83
-# Often imported: here an import costs a few pages in every fork, there milliseconds in every run. Fixed, so that no
-# program's verdict depends on other rows, and without packages: `import xml` must not find that xml.etree is there.
+# Often imported: here an import costs a few pages in every fork, there milliseconds in every run.
+# Fixed, so that no program's verdict depends on other rows, and without packages: `import xml` must
+# not find that xml.etree is there.
 PRELOADED = "string datetime heapq bisect copy statistics typing array queue itertools math".split()
 
 
@@ -34,19 +38,23 @@ def forget_this_machine():
     """Import what candidates often do, and let nothing be seen of where this project lies."""
     for name in PRELOADED:
         importlib.import_module(name)
-    unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"b": {1}}]))))  # Python sets up much at its first use
+    # Python sets up much at its first use
+    unpack(json.loads(json.dumps(pack([1, "a", (2.5,), {"b": {1}}]))))
     for name in [name for name in sys.modules if name.partition(".")[0] == "data"]:
         del sys.modules[name]
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.path = [folder for folder in sys.path if "site-packages" in folder or folder.startswith(sys.base_prefix)]
+    sys.path = [folder for folder in sys.path
+                if "site-packages" in folder or folder.startswith(sys.base_prefix)]
     sys.argv = [""]
     sys.orig_argv = ["python"]
-    sys.executable = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's is out of sight
+    # a virtual environment's is out of sight
+    sys.executable = getattr(sys, "_base_executable", sys.executable)
     sys.set_int_max_str_digits(0)
     sys.path_importer_cache.clear()
     os.environ.clear()
     path = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
-    os.environ.update(PATH=path, USER="nobody", LANG="C.UTF-8", TZ="UTC", HOME="/tmp", TMPDIR="/tmp")
+    os.environ.update(PATH=path, USER="nobody", LANG="C.UTF-8", TZ="UTC")
+    os.environ.update(HOME="/tmp", TMPDIR="/tmp")
     builtins.exit = builtins.quit = sys.exit  # as `site` would have it
     random.seed(0)  # every run draws the same numbers
 
@@ -84,10 +92,13 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
         del error
-    for last in (threading._shutdown, atexit._run_exitfuncs):  # waits for threads, as Python does
-        with contextlib.suppress(BaseException):
-            last()
-    written = [thing for thing in gc.get_objects() if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
+    with contextlib.suppress(BaseException):
+        if _thread._count():
+            threading._shutdown()  # waits for threads, as Python does
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    written = [thing for thing in gc.get_objects()
+               if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):
             stream.flush()
@@ -101,7 +112,9 @@ class Session:
         self.entry_point = job["entry_point"]
         self.functions = {}
         self.test = None  # whose functions these are
-        self.inside = Inside(job) if "inside" in job else None  # before the candidate's code has run
+        self.inside = None
+        if "inside" in job:  # before the candidate's code has run
+            self.inside = Inside(job)
 
     def load(self, job):
         self.namespace = load(job, "candidate")
@@ -126,7 +139,7 @@ class Session:
         return {"value": pack(function(*unpack(request["args"]), **unpack(request["kwargs"])))}
 
     def call_exactly(self, request):
-        """An assert's: the answer, or the exception, if it can cross and the arguments are what they were."""
+        """An assert's: the answer or exception, if it can cross and left the arguments alone."""
         if request["test"] != self.test:
             self.functions.clear()
             self.test = request["test"]
@@ -174,7 +187,8 @@ class Session:
 
 def answer_requests(job):
     """A session, until the grader hangs up."""
-    getpid, leave, write = os.getpid, os._exit, os.write  # as they are before the candidate's code has run
+    # as they are before the candidate's code has run
+    getpid, leave, write = os.getpid, os._exit, os.write
     dumps, loads = json.dumps, json.loads
     me = getpid()
     session = Session(job)

@@ -2,20 +2,22 @@
 
 A problem's `compare` names its rule; its loader sets it.
 
-    plain          (where there is none) Text: token by token, line by line but for blank lines. Where a token is written
-                   with a point or an exponent, a number within 1e-6, relative or absolute, will do; else the text must
-                   be equal. Values: ==, with the same tolerance where the expected number is a float.
-    livecodebench  LiveCodeBench's own. Text: the same number of lines, each equal as text or, token by token, as exact
-                   decimals. Values: ==.
-    codecontests   CodeContests' own. Text: token by token, without regard to case and lines, numbers within 1e-5.
-                   Values: as plain.
+    plain          (where there is none) Text: token by token, line by line but for blank lines.
+                   Where a token is written with a point or an exponent, a number within 1e-6,
+                   relative or absolute, will do; else the text must be equal. Values: ==, with the
+                   same tolerance where the expected number is a float.
+    livecodebench  LiveCodeBench's own. Text: the same number of lines, each equal as text or, token
+                   by token, as exact decimals. Values: ==.
+    codecontests   CodeContests' own. Text: token by token, without regard to case and lines,
+                   numbers within 1e-5. Values: as plain.
 
-In all of them True == 1 == 1.0, nan equals nothing, and integers are exact at any size. JSON has no tuples, so a tuple
-returned at the top equals the list of its items; nested ones do not.
+In all of them True == 1 == 1.0, nan equals nothing, and integers are exact at any size. JSON has no
+tuples, so a tuple returned at the top equals the list of its items; nested ones do not.
 
 A problem with several right answers brings a `checker` instead: Python source that defines
 
-    def check(given, answer, expected): ...   # given: the input text, or the list of arguments; true if it is right
+    def check(given, answer, expected):   # given: the input text, or the list of arguments
+        return ...                        # true if the answer is right
 """
 import math
 import re
@@ -69,8 +71,9 @@ def same_token(mine, theirs):
     """Equal text, or near a number that is written as a float: 0.333 (expected) and .3330000001."""
     if mine == theirs:
         return True
-    written_as_float = NUMBER.fullmatch(theirs) and not INTEGER.fullmatch(theirs)
-    return bool(written_as_float and NUMBER.fullmatch(mine)) and near(float(mine), float(theirs), 1e-6)
+    if INTEGER.fullmatch(theirs) or not (NUMBER.fullmatch(theirs) and NUMBER.fullmatch(mine)):
+        return False
+    return near(float(mine), float(theirs), 1e-6)
 
 
 def same_token_roughly(mine, theirs):
@@ -100,11 +103,13 @@ def same_value(got, expected, rule="plain"):
 def near_values(got, expected):
     """Equal but for floats within the tolerance, at any depth of lists and dicts."""
     if type(expected) is float and type(got) in (int, float):
-        return abs(got) < 1e300 and near(got, expected, 1e-6)  # no larger integer is near a float that JSON can write
+        # no larger integer is near a float that JSON can write
+        return abs(got) < 1e300 and near(got, expected, 1e-6)
     if type(expected) is list and type(got) is list:
         return len(got) == len(expected) and all(map(near_values, got, expected))
     if type(expected) is dict and type(got) is dict:
-        return got.keys() == expected.keys() and all(near_values(got[key], expected[key]) for key in expected)
+        return (got.keys() == expected.keys()
+                and all(near_values(got[key], expected[key]) for key in expected))
     return got == expected
 
 
@@ -116,7 +121,8 @@ def digestible(value):
     if kind in (set, frozenset):
         return "{" + ",".join(sorted(map(digestible, value))) + "}"
     if kind is dict:
-        return "{" + ",".join(sorted(f"{digestible(key)}:{digestible(item)}" for key, item in value.items())) + "}"
+        items = [f"{digestible(key)}:{digestible(item)}" for key, item in value.items()]
+        return "{" + ",".join(sorted(items)) + "}"
     if kind is complex and value.imag == 0:
         return digestible(value.real)
     if kind in (bool, float) and math.isfinite(value) and value == int(value):

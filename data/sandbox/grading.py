@@ -1,8 +1,34 @@
-"""The grader: knows a candidate's tests, asks its session, and compares. It runs in a box of its own.
+"""The grader: knows a candidate's tests, asks its session, and compares. It runs in a box of its
+own.
 
-The grader and the candidate are different processes in different boxes: what crosses is data of exact builtin types, so
-an object that claims to equal everything, a patched builtin or a forged message gains nothing. `assert` tests run here as
-well, against stand-ins for the candidate's functions, unless their values cannot cross: those run inside (inside.py).
+The grader and the candidate are different processes in different boxes: what crosses is data of
+exact builtin types, so an object that claims to equal everything, a patched builtin or a forged
+message gains nothing. `assert` tests run here as well, against stand-ins for the candidate's
+functions, unless their values cannot cross: those run inside (inside.py).
+
+What the worker (execute.py) and the grader say to each other, each in one packet of JSON:
+
+    worker   {"grade": "tests"}                     + a file: the tests from now on
+             {"grade": "stdin", "positions": [3]}   + a file: judge a program's output by test 3
+             {"grade": kind, "positions": [...]}    + a socket: ask this session; kind is "call",
+                                                    "assert", "inside", or "again": make the calls
+                                                    of the asserts just graded in another order
+    grader   {"loaded": true}        the program's code has run, its first test starts
+             {"results": [...]}      [position, status, detail, digest] of tests that are over
+             {"lost": [status, detail]}   no more results: this is how it ended. Status "gone": its
+                                     process has left, and the worker finds out how
+             {"wants": "nothing"}    the last word on a task; "again": another session, as above
+
+Grader and session write lines of JSON:
+
+    session  {}                      its code has run
+    grader   {"call": name, "args": [...], "kwargs": {...}}     a `call` test
+             {"exactly": name, ..., "test": position}           a call by an assert
+             {"name": name}                                     what does it stand for?
+             {"source": ..., "setup": ..., "token": ...}        a test that runs inside
+    session  {"value": ...}, {"raised": name, "with": [...], "detail": ...}, {"function": name},
+             {"module": name}, {"nothing": true}, {"ran": {...}, "token": ..., "fault": ...},
+             or {"error": status, "detail": ...}
 """
 import ast
 import builtins
@@ -27,12 +53,16 @@ from data.sandbox.wire import (
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
+AT_ONCE = 1 << 14  # bytes of requests that are sent before their answers have come
 SMALL_ANSWER = 1000  # bytes; to compare a longer one may take its time, so nothing waits for it
-LONG_ANSWER = 1 << 20  # bytes: from here on a wrong answer's digest is that of its JSON, which needs no more memory
+LONG_ANSWER = 1 << 20  # bytes: a longer one's digest is that of its JSON, to need no more memory
 
 
 class Verdict(BaseException):
-    """The end of a test: it has failed, or cannot be told. No `except` in a test can hide it: the grader keeps it, too."""
+    """The end of a test: it has failed, or cannot be told.
+
+    No `except` in a test can hide it, for the grader keeps it, too.
+    """
 
     def __init__(self, status, detail="", over=False):
         super().__init__(status, detail)
@@ -42,11 +72,7 @@ class Verdict(BaseException):
 
 
 class Grader:
-    """Grades what the worker sends it: {"grade": kind, "positions": [...]} with a session's socket, or a program's output.
-
-    To the worker it says {"results": [[position, status, detail, digest], ...]}, {"gone": true} when the candidate's
-    process has left, {"again": true} when it wants another session, and {"done": true}.
-    """
+    """Does the worker's tasks, one after the other; the messages stand at the top of this file."""
 
     def __init__(self):
         self.worker = socket.socket(fileno=3)
@@ -54,7 +80,7 @@ class Grader:
         sys.setrecursionlimit(DEPTH)
 
     def take(self, file):
-        """The tests of the next candidate."""
+        """The tests from now on: a problem's programs share them."""
         with open(file, "rb") as reader:
             job = marshal.loads(reader.read())
         self.tests = job["tests"]
@@ -76,7 +102,8 @@ class Grader:
     def result(self, position, status, detail, outputs, hold=False):
         """outputs: what the digest is made of; right or wrong, equal answers are one cluster.
 
-        hold: it may wait for the next ones, but not for longer than HOLD: the worker holds the tests' clock.
+        hold: it may wait for the next ones, but not for longer than HOLD: the worker holds the
+        tests' clock.
         """
         digest = status
         if status in ("passed", "wrong_answer"):
@@ -93,60 +120,68 @@ class Grader:
             self.send_results()
 
     def serve(self):
+        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
+                 "inside": self.grade_inside}
         while True:
             message, files, _, _ = socket.recv_fds(self.worker, 100000, 1)
             if not message:
                 os._exit(0)
             task = json.loads(message)
-            if task["grade"] == "nothing yet":
+            if task["grade"] == "tests":
                 self.take(files[0])
                 continue
-            if task["grade"] == "stdin":
-                try:
-                    self.grade_text(task["position"], files[0])
-                except Verdict as verdict:
-                    self.say(all=[verdict.status, clean(verdict.detail)])
-            else:
-                self.grade_session(task, files[0])
-            self.say(done=True)
+            self.wants = "nothing"
+            try:
+                if task["grade"] == "stdin":
+                    self.grade_text(task["positions"][0], files[0])
+                else:
+                    self.unread = bytearray()
+                    with socket.socket(fileno=files[0]) as self.session:
+                        self.reply()  # its code has run
+                        self.say(loaded=True)
+                        grade[task["grade"]](task["positions"])
+            except Verdict as verdict:
+                self.say(lost=[verdict.status, clean(verdict.detail)])
+            self.say(wants=self.wants)
 
     # a session
 
-    def grade_session(self, task, file):
-        grade = {"call": self.grade_calls, "assert": self.grade_asserts, "again": self.grade_again,
-                 "inside": self.grade_inside}
-        with socket.socket(fileno=file) as self.session, self.session.makefile("rb") as self.replies:
-            try:
-                self.reply()  # its code has run
-                self.say(loaded=True)
-                grade[task["grade"]](task)
-            except Verdict as verdict:
-                if verdict.status == "gone":
-                    self.say(gone=True)
-                else:
-                    self.say(all=[verdict.status, clean(verdict.detail)])
-
     def ask(self, **request):
-        try:
-            self.session.sendall(json.dumps(request).encode() + b"\n")
-        except OSError:
-            self.stop("gone", "", True)
+        self.send(encoded(**request))
         return self.reply()
 
+    def send(self, data):
+        try:
+            self.session.sendall(data)
+        except OSError:
+            self.stop("gone", "", True)
+
+    def read_line(self):
+        """The session's next line; where it takes too long, results that are held are sent."""
+        end = self.unread.find(b"\n")
+        while end < 0:
+            searched = len(self.unread)
+            if searched >= MAX_OUTPUT:
+                self.stop("output_limit", "the answer is too large", True)
+            if self.results:
+                rest = self.held_since + HOLD - time.monotonic()
+                if rest <= 0 or not select.select([self.session], [], [], rest)[0]:
+                    self.send_results()
+            more = b""
+            with contextlib.suppress(OSError):
+                more = self.session.recv(1 << 16)
+            if not more:
+                self.stop("gone", "", True)
+            self.unread += more
+            end = self.unread.find(b"\n", searched)
+        line = bytes(self.unread[:end + 1])
+        del self.unread[:end + 1]
+        return line
+
     def reply(self):
-        if self.results:
-            rest = self.held_since + HOLD - time.monotonic()
-            if rest <= 0 or not select.select([self.session], [], [], rest)[0]:
-                self.send_results()
-        self.line = b""
-        with contextlib.suppress(OSError):
-            self.line = self.replies.readline(MAX_OUTPUT)
+        self.line = self.read_line()
         if len(self.line) > SMALL_ANSWER:
             self.send_results()
-        if not self.line.endswith(b"\n"):
-            if len(self.line) == MAX_OUTPUT:
-                self.stop("output_limit", "the answer is too large", True)
-            self.stop("gone", "", True)
         try:
             reply = dict(json.loads(self.line))
             if "error" in reply:
@@ -178,27 +213,37 @@ class Grader:
             detail = f"expected {shown(test['output'])}, got {shown(got)}"
             self.result(position, "wrong_answer", detail, text_digest(got))
 
-    def grade_calls(self, task):
-        for position in task["positions"]:
-            test = self.tests[position]
-            try:
-                args = pack(test["args"])
-                kwargs = pack(test.get("kwargs") or {})
-                reply = self.ask(call=self.entry_point, args=args, kwargs=kwargs)
-            except Verdict as verdict:
-                if verdict.over:
-                    raise
-                self.result(position, verdict.status, verdict.detail, "")
-                continue
-            if "value" not in reply:
-                self.stop("runtime_error", "not an answer", True)
-            got = reply["value"]
-            if self.is_right(test["args"], got, test["expected"], same_value):
-                self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
-            else:
-                detail = f"expected {shown(test['expected'])}, got {shown(got)}"
-                outputs = [got] if len(self.line) < LONG_ANSWER else self.line.decode("utf-8", "replace")
-                self.result(position, "wrong_answer", detail, outputs)
+    def grade_calls(self, positions):
+        for some, requests in batches(positions, self.call_request):
+            self.send(requests)
+            for position in some:
+                self.grade_call(position)
+
+    def call_request(self, position):
+        test = self.tests[position]
+        kwargs = pack(test.get("kwargs") or {})
+        return encoded(call=self.entry_point, args=pack(test["args"]), kwargs=kwargs)
+
+    def grade_call(self, position):
+        test = self.tests[position]
+        try:
+            reply = self.reply()
+        except Verdict as verdict:
+            if verdict.over:
+                raise
+            self.result(position, verdict.status, verdict.detail, "")
+            return
+        if "value" not in reply:
+            self.stop("runtime_error", "not an answer", True)
+        got = reply["value"]
+        if self.is_right(test["args"], got, test["expected"], same_value):
+            self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
+        else:
+            detail = f"expected {shown(test['expected'])}, got {shown(got)}"
+            outputs = [got]
+            if len(self.line) >= LONG_ANSWER:
+                outputs = self.line.decode("utf-8", "replace")
+            self.result(position, "wrong_answer", detail, outputs)
 
     def is_right(self, given, got, expected, same):
         if not self.checker:
@@ -215,24 +260,23 @@ class Grader:
 
     # `assert` tests
 
-    def grade_asserts(self, task):
+    def grade_asserts(self, positions):
         """A benchmark's assert lines, run here against stand-ins for the candidate's functions."""
         self.calls = []  # (key, line of the reply)
-        passed = []
-        for position in task["positions"]:
+        passed = False
+        for position in positions:
             verdict, outputs = self.run_assert(position, self.call_session)
             if verdict.over and verdict.status == "gone":
                 raise verdict
             self.result(position, verdict.status, verdict.detail, outputs)
             if verdict.over:
                 return
-            if verdict.status == "passed":
-                passed.append(position)
+            passed = passed or verdict.status == "passed"
         functions = {key[1] for key, _ in self.calls}
         different = {key for key, _ in self.calls}
-        if passed and len(functions) == 1 and len(different) > 1:  # several functions may well share a state
-            self.passed = passed
-            self.say(again=True)
+        # several functions may well share a state
+        if passed and len(functions) == 1 and len(different) > 1:
+            self.wants = "again"
 
     def run_assert(self, position, call):
         """(Verdict, outputs) of one test; call(key) -> reply."""
@@ -259,13 +303,10 @@ class Grader:
 
         random.seed(0)  # a test may draw its inputs
         try:
-            tree = ast.parse(source)
-            if needs_inside(tree):
-                self.stop("inside", "the test asks what cannot be seen from outside")
             names = Names(self, stand_in)
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
-            exec(compile(tree, "<test>", "exec", dont_inherit=True), names)
+            exec(compile(source, "<test>", "exec", dont_inherit=True), names)
             verdict = Verdict("passed")
         except Verdict as stopped:
             verdict = stopped
@@ -286,17 +327,21 @@ class Grader:
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
 
     def call_session(self, key):
-        """The reply to a call, key = (position of the test, function, arguments, keyword arguments)."""
-        test, name, args, kwargs = key
-        reply = self.ask(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+        """The reply to a call, key = (position of the test, function, arguments, keyword ones)."""
+        self.send(exact_request(key))
+        return self.reply_to(key)
+
+    def reply_to(self, key):
+        reply = self.reply()
         self.calls.append((key, self.line))
         return reply
 
-    def grade_again(self, task):
-        """The same calls in another order: a program that counts its calls would now give other answers.
+    def grade_again(self, positions):
+        """The same calls in another order, where a program that counts them gives other answers.
 
-        Equal calls keep their order among themselves. The others' depends on the tests, which the program cannot see.
-        Answers may differ (a shuffle, the time), but the tests must pass with these as well.
+        Equal calls keep their order among themselves. The others' depends on the tests, which the
+        program cannot see. Answers may differ (a shuffle, the time), but the tests must pass with
+        these as well.
         """
         secret = "".join(test["source"] for test in self.tests if test["type"] == "assert")
         order = calls = self.calls
@@ -305,13 +350,15 @@ class Grader:
             order = sorted(calls, key=functools.partial(place_of, secret))
         self.calls = []
         replies = collections.defaultdict(collections.deque)
-        for key, _ in order:
-            try:
-                replies[key].append(self.call_session(key))
-            except Verdict as verdict:
-                if verdict.over:
-                    raise
-                replies[key].append(None)
+        for keys, requests in batches([key for key, _ in order], exact_request):
+            self.send(requests)
+            for key in keys:
+                try:
+                    replies[key].append(self.reply_to(key))
+                except Verdict as verdict:
+                    if verdict.over:
+                        raise
+                    replies[key].append(None)
         if self.calls == order:  # the very same replies
             return
 
@@ -320,16 +367,17 @@ class Grader:
                 self.stop("unknown", "the test now asks something else")
             return replies[key].popleft() or self.stop("wrong_answer", "no answer this time")
 
-        for position in self.passed:
+        for position in positions:
             verdict, _ = self.run_assert(position, reply_from_table)
             if verdict.status not in ("passed", "unknown"):
-                self.result(position, "wrong_answer", "the answers change with the order of the calls", "order")
+                detail = "the answers change with the order of the calls"
+                self.result(position, "wrong_answer", detail, "order")
 
     # tests inside
 
-    def grade_inside(self, task):
-        """Each test must have run and passed, and the reply must come from after the candidate's code has run."""
-        position = task["positions"][0]
+    def grade_inside(self, positions):
+        """Each test must have run and passed, and the reply be newer than the token."""
+        position = positions[0]
         test = self.tests[position]
         token = os.urandom(8).hex()
         reply = self.ask(source=test["source"], setup=self.setup, token=token)
@@ -351,8 +399,35 @@ class Grader:
             self.result(position, "passed", "", outputs)
 
 
+def encoded(**request):
+    return json.dumps(request).encode() + b"\n"
+
+
+def exact_request(key):
+    test, name, args, kwargs = key
+    return encoded(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+
+
+def batches(items, request_of):
+    """([item], the bytes of their requests): as many at once as surely fit into a socket, or one.
+
+    A session then answers them all without waiting, and neither side blocks the other.
+    """
+    some = []
+    requests = b""
+    for item in items:
+        request = request_of(item)
+        if some and len(requests) + len(request) > AT_ONCE:
+            yield some, requests
+            some = []
+            requests = b""
+        some.append(item)
+        requests += request
+    yield some, requests
+
+
 def place_of(secret, call):
-    """Where a call comes in another order: anywhere, but equal calls are beside each other, as sorted() leaves them."""
+    """Where a call comes in another order: anywhere, but equal calls are beside each other."""
     return hashlib.sha256(f"{secret}{call[0]}".encode("utf-8", "replace")).digest()
 
 
@@ -361,10 +436,15 @@ def text_digest(text):
 
 
 def make_exception(reply, may_stop):
-    """The candidate's builtin exception, once more. StopIteration would end the test's own loop without a word."""
+    """The candidate's builtin exception, once more, but no StopIteration, unless it may come.
+
+    It would end the test's own loop without a word.
+    """
     name = reply["raised"] if isinstance(reply["raised"], str) else ""
     kind = getattr(builtins, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, BaseException)) or kind is StopIteration and not may_stop:
+    if not isinstance(kind, type) or not issubclass(kind, BaseException):
+        kind = RuntimeError
+    if kind is StopIteration and not may_stop:
         kind = RuntimeError
     try:
         error = kind(*reply["with"])
@@ -375,14 +455,16 @@ def make_exception(reply, may_stop):
 
 
 SEEN_INSIDE_ONLY = {
-    "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace", "globals"}
+    "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace",
+    "globals"}
 
 
-def needs_inside(tree):
-    """Does a test ask for identity, or for what a program writes or imports? That does not cross."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
-            if not any(isinstance(operand, ast.Constant) for operand in (node.left, *node.comparators)):
+@functools.lru_cache(64)
+def needs_inside(source):
+    """Does a test ask for identity, or for what a program writes or imports? None of it crosses."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and {ast.Is, ast.IsNot} & set(map(type, node.ops)):
+            if ast.Constant not in map(type, (node.left, *node.comparators)):
                 return True
         if isinstance(node, ast.Name) and node.id in SEEN_INSIDE_ONLY:
             return True
@@ -393,19 +475,20 @@ def needs_inside(tree):
 
 @functools.lru_cache(64)
 def imports_of(source):
-    """Modules of the standard library that a test's source imports. A problem's programs share its tests."""
+    """Modules of the standard library that a test's source imports."""
     found = {"math", "os", "json"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
-    known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}  # the last two do what one does not expect
+    # the last two do what one does not expect
+    known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}
     return sorted(name for name in found if name.partition(".")[0] in known)
 
 
 class Names(dict):
-    """Globals of an assert test in the grader: what neither test, setup nor Python knows is the candidate's."""
+    """Globals of an assert test: what neither test, setup nor Python knows is the candidate's."""
 
     def __init__(self, grader, stand_in):
         super().__init__(__name__="test")
@@ -413,7 +496,8 @@ class Names(dict):
         self.stand_in = stand_in
 
     def __missing__(self, name):
-        if hasattr(builtins, name) and name != self.grader.entry_point:  # which may be named like one
+        # which may be named like one
+        if hasattr(builtins, name) and name != self.grader.entry_point:
             raise KeyError(name)
         self.grader.touched = True
         kind = self.grader.ask(name=name)
@@ -421,7 +505,8 @@ class Names(dict):
             raise KeyError(name)
         if "function" in kind:
             self[name] = functools.partial(self.stand_in, name)
-        elif "module" in kind and name in sys.stdlib_module_names:  # under its own name: an alias may be any module
+        # under its own name: an alias may be any module
+        elif "module" in kind and name in sys.stdlib_module_names:
             self[name] = importlib.import_module(name)
         elif "module" in kind:
             self.grader.stop("inside", f"the test uses the program's {name}")

@@ -1,7 +1,8 @@
-"""Tests in the candidate's own process: `unittest` tests, and asserts whose values cannot cross exactly.
+"""Tests in the candidate's own process: `unittest` tests, and asserts whose values cannot cross.
 
-The tests get a unittest and a namespace that the candidate's code has never seen, what it has patched is put back, and an
-operand that brings its own == is refused. What can be forged all the same stands at the top of execute.py.
+The tests get a unittest and a namespace that the candidate's code has never seen, what it has
+patched is put back, and an operand that brings its own == is refused. What can be forged all the
+same stands at the top of execute.py.
 """
 import ast
 import builtins
@@ -32,9 +33,11 @@ class Inside:
         self.unittest = {}
         if job["inside"]["unittest"]:
             self.unittest, others = prepare_unittest()
-            sys.modules.update(others)  # logging, for example, must be the same for tests and program
+            # logging, for example, must be the same for tests and program
+            sys.modules.update(others)
             guard_assertions(self.unittest["unittest"].TestCase, self.fair)
-        # What a program may patch: {module: {name: function, class or module}}, and where modules are looked for.
+        # What a program may patch: {module: {name: function, class or module}}, and where modules
+        # are looked for.
         self.modules = dict(sys.modules)
         self.pristine = {}
         for module in self.modules.values():
@@ -53,7 +56,10 @@ class Inside:
                     setattr(module, name, value)
 
     def run(self, request, namespace):
-        """Returns {"ran": {test: "passed" or what was wrong}, "token": the request's}, perhaps with the row's own {"fault"}."""
+        """Returns {"ran": {test: "passed" or what was wrong}, "token": the request's}.
+
+        Perhaps with "fault": what is wrong with the row itself.
+        """
         self.put_back()
         theirs = take_modules("unittest")
         sys.modules.update(self.unittest)
@@ -64,18 +70,22 @@ class Inside:
         program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
         fault = None
         try:
-            exec(compile(request["setup"], "<setup>", "exec", dont_inherit=True), names)  # its names are the setup's
+            setup = compile(request["setup"], "<setup>", "exec", dont_inherit=True)
+            exec(setup, names)  # its names are the setup's
             names.pop(self.entry_point, None)
             names.bind(names_in_class_bodies(tree))
             exec(program, names)
             for name, value in names.items():  # a program may use what only the test imports
                 if name not in namespace and getattr(value, "__module__", None) != "candidate":
                     namespace[name] = value
-            tests = find_tests(names, self.unittest["unittest"], namespace) if self.unittest else None
+            tests = None
+            if self.unittest:
+                tests = find_tests(names, self.unittest["unittest"], namespace)
         except Refused as error:
             return {"ran": {"test": str(error)}, "token": request["token"]}
         except Exception as error:
-            return {"ran": {"test": describe(error)}, "fault": self.fault(error), "token": request["token"]}
+            ran = {"test": describe(error)}
+            return {"ran": ran, "fault": self.fault(error), "token": request["token"]}
         finally:
             take_modules("unittest")
             sys.modules.update(theirs)
@@ -88,14 +98,17 @@ class Inside:
         return {"ran": ran, "fault": fault, "token": request["token"]}
 
     def fault(self, error):
-        """What is wrong with the test itself, if an exception speaks for that: a module or a name that is nowhere."""
+        """What is wrong with the test itself: an exception of its own, for a module or a name."""
         if any(file == PROGRAM for file, _ in places(error)):
             return None
-        unknown_name = isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt)
-        return describe(error) if unknown_name or isinstance(error, ModuleNotFoundError) else None
+        if isinstance(error, ModuleNotFoundError):
+            return describe(error)
+        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
+            return describe(error)
+        return None
 
     def fair(self, *operands):
-        """Refuse operands whose ==, < or `in` is a program's own, unless it is asked about two objects of that very class."""
+        """Refuse operands whose == or < is a program's own, but for two of that very class."""
         if len(operands) == 2 and operands[0] is operands[1]:
             return operands
         own = [brings_own_comparison(value, self.pristine) for value in operands]
@@ -110,25 +123,30 @@ class Inside:
 def prepare_unittest():
     """({name: module} of a unittest that no candidate sees, the same of what it has imported).
 
-    Whoever imports unittest later gets another copy. A zygote for such tests calls this once, because it takes long.
+    Whoever imports unittest later gets another copy. A zygote for such tests calls this once,
+    because it takes long.
     """
     before = dict(sys.modules)
     importlib.import_module("unittest.mock")
     taken = {name: module for name, module in sys.modules.items() if name not in before}
     for name in taken:
         del sys.modules[name]
-    private = {name: module for name, module in taken.items() if name.partition(".")[0] == "unittest"}
-    return private, {name: module for name, module in taken.items() if name not in private}
+    private = {}
+    others = {}
+    for name, module in taken.items():
+        kind = private if name.partition(".")[0] == "unittest" else others
+        kind[name] = module
+    return private, others
 
 
 def take_modules(package):
-    """Remove a package from what is imported: whoever imports it next gets another copy. Returns {name: module}."""
+    """Remove a package's modules, {name: module}: who imports it next gets another copy."""
     names = [name for name in sys.modules if name == package or name.startswith(package + ".")]
     return {name: sys.modules.pop(name) for name in names}
 
 
 class TestNames(dict):
-    """Globals of a test that runs inside: its own names, then Python's, then the candidate's, as they are at the moment."""
+    """Globals of a test that runs inside: its own names, Python's, then the candidate's of now."""
     __test__ = False
 
     def __init__(self, namespace, entry_point, tree):
@@ -180,7 +198,7 @@ def without_stop_iteration(function):
 
 
 class Guard(ast.NodeTransformer):
-    """a == b becomes __fair__(a, b)[0] == ..., for each comparison but `is`: both operands are looked at first."""
+    """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b)."""
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -206,7 +224,8 @@ class Guard(ast.NodeTransformer):
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
 PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
 # These ask any other object's ==.
-FORWARD = {types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
+FORWARD = {
+    types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
 C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType, type(None))
 HEAP_TYPE = 1 << 9  # a class that is not part of the interpreter
 mro_of = type.__dict__["__mro__"].__get__
@@ -214,7 +233,7 @@ namespace_of = type.__dict__["__dict__"].__get__
 
 
 def brings_own_comparison(value, pristine, budget=1000000):
-    """Is its ==, <, ... or that of something in it made by the program, and so not to be believed?"""
+    """Is its ==, <, ... or that of something in it made by the program, not to be believed?"""
     todo = [value]
     while todo and budget > 0:
         value = todo.pop()
@@ -239,14 +258,18 @@ def brings_own_comparison(value, pristine, budget=1000000):
 
 
 def from_library(cls, methods, pristine):
-    """Was a class made, with its methods, by Python or an installed package? mock.ANY's was, but equals everything."""
+    """Was a class made, with its methods, by Python or an installed package?
+
+    mock.ANY's was, but equals everything.
+    """
     if not cls.__flags__ & HEAP_TYPE:
         return True
     module = sys.modules.get(cls.__module__) if isinstance(cls.__module__, str) else None
     if module is None or cls.__module__ in ("candidate", "__main__") or cls.__qualname__ == "_ANY":
         return False
     for method in methods:
-        if not isinstance(method, C_METHODS) and getattr(method, "__globals__", None) is not vars(module):
+        its_globals = getattr(method, "__globals__", None)
+        if not isinstance(method, C_METHODS) and its_globals is not vars(module):
             return False
     names = pristine.get(module, vars(module))  # as they were before the program could add to them
     first, *rest = cls.__qualname__.split(".")
@@ -256,12 +279,17 @@ def from_library(cls, methods, pristine):
         return False
 
 
-COMPARING = re.compile("assert(Not)?(Almost)?(Count|Dict|List|MultiLine|Sequence|Set|Tuple)?Equals?$|assert(Not)?In$|"
-                       "assert(Greater|Less)(Equal)?$|assertDictContainsSubset$")
+COMPARING = re.compile(
+    "assert(Not)?(Almost)?(Count|Dict|List|MultiLine|Sequence|Set|Tuple)?Equals?$|"
+    "assert(Not)?In$|assert(Greater|Less)(Equal)?$|assertDictContainsSubset$")
+OPERANDS = ("first", "second", "member", "container")  # what unittest calls them
 
 
 def guard_assertions(TestCase, fair):
-    """assertEqual and its kin look at their operands first, and do not ask the test's object, which can be tampered with."""
+    """assertEqual and its kin look at their operands first.
+
+    They do not ask the test's object, which can be tampered with.
+    """
     judge = TestCase()
     for name, method in list(vars(TestCase).items()):
         if COMPARING.match(name):
@@ -271,40 +299,47 @@ def guard_assertions(TestCase, fair):
 def guarded(method, judge, fair):
     @functools.wraps(method)
     def check(self, *args, **kwargs):
-        named = [kwargs[name] for name in ("first", "second", "member", "container") if name in kwargs]
+        named = [kwargs[name] for name in OPERANDS if name in kwargs]
         fair(*[*args, *named][:2])
         return method(judge, *args, **kwargs)
     return check
 
 
 def find_tests(names, unittest, namespace):
-    """The test's own: TestCases, and what pytest would find, functions and classes whose names begin with test."""
+    """The test's own TestCases, and what pytest would find by its name, test... or Test..."""
     loader = unittest.TestLoader()
     suite = unittest.TestSuite()
-    for hook in ("setUpModule", "tearDownModule"):  # unittest looks for them in the candidate's module
+    # unittest looks for them in the candidate's module
+    for hook in ("setUpModule", "tearDownModule"):
         namespace.pop(hook, None)
         if hook in names:
             namespace[hook] = names[hook]
     for name, thing in list(names.items()):
-        if isinstance(thing, type) and issubclass(thing, unittest.TestCase) and thing.__module__ == "candidate":
-            suite.addTests(loader.loadTestsFromTestCase(thing))
-        elif isinstance(thing, type) and name.startswith("Test") and thing.__module__ == "candidate":
-            for method in sorted(dir(thing)):
-                if method.startswith("test") and callable(getattr(thing, method)):
-                    suite.addTest(as_test_case(unittest, thing, method))
-        elif name.startswith("test") and isinstance(thing, types.FunctionType) and thing.__code__.co_filename == "<test>":
-            suite.addTest(unittest.FunctionTestCase(thing, description=name))
+        if isinstance(thing, type) and thing.__module__ == "candidate":
+            if issubclass(thing, unittest.TestCase):
+                suite.addTests(loader.loadTestsFromTestCase(thing))
+            elif name.startswith("Test"):
+                for method in sorted(dir(thing)):
+                    if method.startswith("test") and callable(getattr(thing, method)):
+                        suite.addTest(as_test_case(unittest, thing, method))
+        elif name.startswith("test") and isinstance(thing, types.FunctionType):
+            if thing.__code__.co_filename == "<test>":
+                suite.addTest(unittest.FunctionTestCase(thing, description=name))
     return suite
 
 
 def as_test_case(unittest, cls, method):
     item = cls()
-    set_up = functools.partial(getattr(item, "setup_method", None) or (lambda: None))
-    return unittest.FunctionTestCase(getattr(item, method), setUp=set_up, description=f"{cls.__name__}.{method}")
+    set_up = getattr(item, "setup_method", None)
+    return unittest.FunctionTestCase(
+        getattr(item, method), setUp=set_up, description=f"{cls.__name__}.{method}")
 
 
 def run_tests(suite, unittest, fault_of):
-    """{test: "passed" or what was wrong}, and the row's own fault. Only what reported its success has passed."""
+    """{test: "passed" or what was wrong}, and the row's own fault.
+
+    Only what reported its success has passed.
+    """
     cases = list(flat(suite, unittest))
     outcome = dict.fromkeys(map(name_of, cases), "did not run")
     skipped = set()
@@ -312,7 +347,8 @@ def run_tests(suite, unittest, fault_of):
 
     class Result(unittest.TestResult):
         def addSuccess(self, test):
-            if getattr(getattr(test, "_outcome", None), "expectedFailure", None):  # the program has made it expected
+            # the program has made it expected
+            if getattr(getattr(test, "_outcome", None), "expectedFailure", None):
                 outcome[name_of(test)] = "failed"
             elif outcome.get(name_of(test)) == "did not run":
                 outcome[name_of(test)] = "passed"
@@ -329,8 +365,8 @@ def run_tests(suite, unittest, fault_of):
 
         def addSkip(self, test, reason):
             error = sys.exc_info()[1]
-            if error is None or not any(file == PROGRAM for file, _ in places(error)):  # the test's own, not the program's
-                skipped.add(name_of(test))
+            if error is None or not any(file == PROGRAM for file, _ in places(error)):
+                skipped.add(name_of(test))  # by the test itself, not by the program
             outcome[name_of(test)] = "skipped"
 
         def addExpectedFailure(self, test, error):

@@ -1,4 +1,4 @@
-"""What crosses between a candidate and its grader: values of builtin types as JSON, and errors in words."""
+"""What crosses between candidate and grader: values of builtin types as JSON, errors in words."""
 import contextlib
 import importlib.util
 import re
@@ -27,7 +27,12 @@ class CompileError(Exception):
 
 
 # Statuses by what a candidate's process raises; "inside": the test must run there.
-STATUS_OF = {CompileError: "compile_error", OutputLimit: "output_limit", MemoryError: "memory_limit", CannotCross: "inside"}
+STATUS_OF = {
+    CompileError: "compile_error",
+    OutputLimit: "output_limit",
+    MemoryError: "memory_limit",
+    CannotCross: "inside",
+}
 
 
 class Opaque:
@@ -48,8 +53,8 @@ WIDE = 1 << 63  # integers beyond it travel in base 16, which takes no quadratic
 class Packer:
     """Values as JSON: what is no plain JSON value becomes {type: content}.
 
-    exact: what is not of a builtin type raises CannotCross. Else it is read through its builtin base, so that overridden
-    methods have no say, or becomes an Opaque.
+    exact: what is not of a builtin type raises CannotCross. Else it is read through its builtin
+    base, so that overridden methods have no say, or becomes an Opaque.
     """
 
     def __init__(self, exact=False):
@@ -79,14 +84,17 @@ class Packer:
             return {"fraction": self.pack([value.numerator, value.denominator])}
         if kind is Decimal:
             return {"decimal": str(value)}
-        if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():  # == to the Python number
+        # == to the Python number
+        if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
             return self.pack(value.item())
         return {"opaque": str(kind.__name__)}
 
     def pack_scalar(self, base, value):
         if base is int:
             self.spend(int.bit_length(value) // 4 + 4)
-            return int.__pos__(value) if int.bit_length(value) < 64 else {"int": int.__format__(value, "x")}
+            if int.bit_length(value) >= 64:
+                return {"int": int.__format__(value, "x")}
+            return int.__pos__(value)
         if base is float:
             return float.__pos__(value)
         if base is complex:
@@ -97,7 +105,8 @@ class Packer:
     def pack_container(self, base, value):
         self.spend(4 * base.__len__(value))
         items = list(dict.items(value)) if base is dict else list(base.__iter__(value))
-        plain = set(map(type, items)) == {int} and -WIDE < min(items) and max(items) < WIDE  # most lists are
+        # most lists are
+        plain = set(map(type, items)) == {int} and -WIDE < min(items) and max(items) < WIDE
         if base is dict:
             content = [[self.pack(key), self.pack(item)] for key, item in items]
         else:
@@ -177,7 +186,9 @@ class Short(reprlib.Repr):
     maxstring = maxother = 200
 
     def repr_int(self, value, level):
-        return repr(value) if value.bit_length() < 1000 else f"<integer of {value.bit_length()} bits>"
+        if value.bit_length() < 1000:
+            return repr(value)
+        return f"<integer of {value.bit_length()} bits>"
 
 
 def shown(value):
@@ -185,8 +196,8 @@ def shown(value):
 
 
 def missing_module(error):
-    """Name of the package that an import did not find: nothing that belongs to Python, and really not there."""
-    if not isinstance(error, ModuleNotFoundError) or not error.name or not isinstance(error.name, str):
+    """Name of the package that an import did not find, if it is really not there, nor Python's."""
+    if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
         return None
     package = error.name.partition(".")[0]
     with contextlib.suppress(ImportError, ValueError):

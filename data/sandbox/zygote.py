@@ -1,18 +1,23 @@
 """A box for every run. Everything here runs on the far side of execute.py's wall.
 
-    zygote     a fresh Python that shows itself nothing of this machine but its Python and /usr, and then forks for
-               every run
-    box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a candidate or the grader
-               of its answers; with its end the kernel ends all others
+    zygote     a fresh Python that shows itself nothing of this machine but its Python and /usr, and
+               then forks for every run
+    box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a
+               candidate or the grader of its answers; with its end the kernel ends all others
 
-A box holds nothing that another run has touched. Where the namespaces cannot be had there is no box, and execute.py
-refuses to run; with --unsafe a run is a process with limits and a folder, no more. What a box does *not* protect against
-stands once, at the top of execute.py.
+A box holds nothing that another run has touched. Where the namespaces cannot be had there is no
+box, and execute.py refuses to run; with --unsafe a run is a process with limits and a folder, no
+more. What a box does *not* protect against stands once, at the top of execute.py.
 
-The worker (boxes.py) sends {"role", "memory", "network"} over a socket with these files: a socket for the box's
-report, the job (in marshal), and what becomes the program's descriptors. It hears {"started": time} when the program
-starts and {"code", "killed", "ended": time, "cpu"} when nothing is left of it. When the worker closes its end of that
-socket, or dies, the box ends.
+    from     to       what
+    worker   zygote   {"role", "memory", "network"}, with files: a socket for the next two messages,
+                      the job (in marshal), and what becomes the program's descriptors
+    box      worker   the time, when the program starts
+    zygote   worker   {"code", "killed", "ended": time, "cpu"}, when nothing is left of the box
+
+When the worker (boxes.py) closes its end of that socket, or dies, the box ends. Nearly all of a
+box's cost is the pages that it writes to, each of which the kernel copies then: what can be done
+before the fork is done there.
 """
 import contextlib
 import ctypes
@@ -60,40 +65,43 @@ AT_RECURSIVE = 0x8000
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
+PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 F_SETLEASE = 1024
-CAPABILITY_VERSION_3 = 0x20080522
+NO_CAPABILITY = struct.pack("Ii", 0x20080522, 0)  # struct __user_cap_header_struct: version 3
 
 MACHINE = os.uname().machine
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
-USED_HERE = {"clone": (56, 220), "mount_setattr": (442, 442), "pivot_root": (155, 41)}
+USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount_setattr": (442, 442),
+             "pivot_root": (155, 41)}
 LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
                "prctl": (157, 167)}
 REFUSED = {
     # other processes
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272), "process_madvise": (440, 440), "get_robust_list": (274, 100),
-    "move_pages": (279, 239), "migrate_pages": (256, 238), "setpriority": (141, 140), "ioprio_set": (251, 30),
-    "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "pidfd_getfd": (438, 438), "kcmp": (312, 272), "process_madvise": (440, 440),
+    "get_robust_list": (274, 100), "move_pages": (279, 239), "migrate_pages": (256, 238),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # namespaces and mounts
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "open_tree": (428, 428),
-    "open_tree_attr": (467, 467), "move_mount": (429, 429), "fsopen": (430, 430), "mount_setattr": (442, 442),
-    "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
+    "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
+    "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
     # large or rarely used parts of the kernel, where its bugs are
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
     # memory that no limit counts, and what is counted by user
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "semget": (64, 190),
-    "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1), "inotify_init1": (294, 26),
-    "fanotify_init": (300, 262),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
+    "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1),
+    "inotify_init1": (294, 26), "fanotify_init": (300, 262),
 }
-UNKNOWN = {"clone3": (435, 435)}  # its flags are out of a filter's sight; told that there is none, libc uses clone
+# Its flags are out of a filter's sight; told that there is no such call, libc uses clone.
+UNKNOWN = {"clone3": (435, 435)}
 
 
 def number(call):
@@ -108,13 +116,8 @@ libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock 
 
 
 def system(name, *arguments):
-    """Call a function of the C library: numbers as longs, text and bytes as such. Raises OSError."""
-    plain = []
-    for argument in arguments:
-        if isinstance(argument, int):
-            plain.append(ctypes.c_ulong(argument))
-        else:
-            plain.append(argument.encode() if isinstance(argument, str) else argument)
+    """Call a function of the C library: small numbers, text and pointers. Raises OSError."""
+    plain = [argument.encode() if isinstance(argument, str) else argument for argument in arguments]
     result = getattr(libc, name)(*plain)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
@@ -125,24 +128,25 @@ def prctl(option, value, *more):
     system("prctl", option, value, *(more or (0, 0, 0)))
 
 
-# ---------------------------------------------------------------- the file tree, made once by the zygote
+# ---------------------------------------------------------------- the zygote's file tree
 
 def enter_private_tree(shown, hidden, user):
-    """From here on this process and its children see `shown` and a few devices, read-only, and nothing else.
+    """From now on this process and its children see `shown`, a few devices, and nothing else.
 
     shown:  folders, for example that of this Python.
     hidden: a folder that is out of sight even where it lies inside of a shown one: the project's.
     user:   the candidates' number.
-    Root may do this for the asking, others only in a user namespace of their own: full rights over what is made in
-    there, none over anything else.
+    Root may do this for the asking, others only in a user namespace of their own: full rights over
+    what is made in there, none over anything else. All of it is read-only.
     """
     uid = os.geteuid()
     gid = os.getegid()
-    system("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | (CLONE_NEWUSER if uid else 0))
+    own = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
+    system("unshare", own | (CLONE_NEWUSER if uid else 0))
     if uid:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+        write_text("/proc/self/setgroups", "deny")
+        write_text("/proc/self/uid_map", f"{uid} {uid} 1")
+        write_text("/proc/self/gid_map", f"{gid} {gid} 1")
     socket.sethostname("box")
     system("mount", None, "/", None, MS_REC | MS_PRIVATE, None)  # what is mounted here stays here
     place = "/proc"  # a directory that is always there, and no longer needed
@@ -155,7 +159,8 @@ def enter_private_tree(shown, hidden, user):
     for path in sorted({*shown, hidden, "/bin", "/sbin", "/lib", "/lib32", "/lib64"}):
         if path == hidden:
             if os.path.isdir(root + path):  # inside of what is shown
-                system("mount", "tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+                options = "mode=755,size=64k"
+                system("mount", "tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, options)
         elif os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         elif os.path.isdir(path) and (os.path.ismount(path) or not os.path.exists(root + path)):
@@ -164,13 +169,14 @@ def enter_private_tree(shown, hidden, user):
     for name in ("null", "zero", "full", "random", "urandom"):
         open(f"{root}/dev/{name}", "w").close()
         system("mount", f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND, None)
-    for link, target in (("/tmp", "/box/tmp"), ("/dev/shm", "/box/tmp"), ("/dev/stdin", "/box/stdin")):
-        os.symlink(target, root + link)
-    for name, text in (("passwd", f"nobody:x:{user}:{user}::/tmp:/bin/sh\n"), ("hosts", "127.0.0.1 localhost\n")):
-        with open(f"{root}/etc/{name}", "w") as file:
-            file.write(text)
-    attributes = struct.pack("QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0)  # struct mount_attr; /dev's files stay devices
-    system("syscall", number("mount_setattr"), AT_FDCWD, place, AT_RECURSIVE, attributes, len(attributes))
+    os.symlink("/box/tmp", f"{root}/tmp")
+    os.symlink("/box/tmp", f"{root}/dev/shm")
+    os.symlink("/box/stdin", f"{root}/dev/stdin")
+    write_text(f"{root}/etc/passwd", f"nobody:x:{user}:{user}::/tmp:/bin/sh\n")
+    write_text(f"{root}/etc/hosts", "127.0.0.1 localhost\n")
+    attributes = struct.pack("QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0)  # struct mount_attr
+    system("syscall", number("mount_setattr"), AT_FDCWD, place, AT_RECURSIVE,
+           attributes, len(attributes))
     os.chdir(place)
     system("syscall", number("pivot_root"), ".", ".")
     system("umount2", ".", MNT_DETACH)
@@ -178,8 +184,13 @@ def enter_private_tree(shown, hidden, user):
     os.chdir("/")
 
 
+def write_text(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def show_folder(path, target, empty):
-    """As an overlay, so that its files are others than this machine's: no lock or lease on one reaches the outside."""
+    """As an overlay: its files are not this machine's, and a lock or lease stays in here."""
     try:
         system("mount", "overlay", target, "overlay", 0, f"lowerdir={path}:{empty}")
     except OSError:  # an old kernel, or a stack of overlays
@@ -188,18 +199,20 @@ def show_folder(path, target, empty):
 
 # ---------------------------------------------------------------- a run's own surroundings
 
-NAMESPACES = CLONE_NEWPID | CLONE_NEWNS  # the others are the zygote's: no box can make anything in them
+# The others are the zygote's: no box can make anything in them.
+NAMESPACES = CLONE_NEWPID | CLONE_NEWNS
 TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 
 
-def furnish(job, user):
-    """/box: the program's source, its input, and an empty folder that it may write to."""
-    size = MAX_FILES + len(job["code"]) * 4 + len(job.get("input", b"")) + (1 << 20)
-    system("mount", "tmpfs", "/box", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=755,size={size},nr_inodes=4100")
-    os.mkdir("/box/tmp", 0o700)
-    os.chown("/box/tmp", user, -1)
-    write_inputs(job, "/box")
-    return "/box"
+def furnish(job, folder, user):
+    """The program's source, its input, and an empty folder that it may write to."""
+    os.mkdir(f"{folder}/tmp", 0o700)
+    os.chown(f"{folder}/tmp", user, -1)
+    source = job["code"].encode("utf-8", "replace")
+    for name, content in (("program.py", source), ("stdin", job.get("input", b""))):
+        file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.write(file, content)  # to memory: whole or not at all
+        os.close(file)
 
 
 def bring_up_loopback(proc):
@@ -209,13 +222,6 @@ def bring_up_loopback(proc):
         with contextlib.suppress(OSError):
             with open(os.open(f"sys/net/ipv4/{name}", os.O_WRONLY, dir_fd=proc), "w") as file:
                 file.write(TCP_MEMORY)
-
-
-def write_inputs(job, folder):
-    with open(f"{folder}/program.py", "wb") as file:
-        file.write(job["code"].encode("utf-8", "replace"))
-    with open(f"{folder}/stdin", "wb") as file:
-        file.write(job.get("input", b""))
 
 
 def limit(**limits):
@@ -229,7 +235,12 @@ def give_up_rights(user):
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    system("capset", struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24))
+    system("syscall", number("capset"), NO_CAPABILITY, bytes(24))
+
+
+class FilterProgram(ctypes.Structure):
+    """struct sock_fprog"""
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def make_filter(families):
@@ -249,46 +260,53 @@ def make_filter(families):
     def argument(position):
         return 16 + 8 * position
 
+    def when(test, value, answer):
+        """Two steps: return `answer` where what is loaded has that value, or any of those bits."""
+        return [(test, 0, 1, value), (RETURN, 0, 0, answer)]
+
     code = [
         # (instruction, steps to skip if true, steps to skip if false, value)
-        (LOAD, 0, 0, CALL_ARCHITECTURE), (EQUAL, 1, 0, ARCHITECTURE[MACHINE]), (RETURN, 0, 0, REFUSE),
-        (LOAD, 0, 0, CALL_NUMBER), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE),  # x32
+        (LOAD, 0, 0, CALL_ARCHITECTURE),
+        (EQUAL, 1, 0, ARCHITECTURE[MACHINE]),
+        (RETURN, 0, 0, REFUSE),
+        (LOAD, 0, 0, CALL_NUMBER),
+        (AT_LEAST, 0, 1, 0x40000000),  # x32
+        (RETURN, 0, 0, REFUSE),
     ]
     for name in REFUSED:
         if number(name) >= 0:
             # nice() does nothing rather than fail: programs do not expect that it can
-            code += [(EQUAL, 0, 1, number(name)), (RETURN, 0, 0, PRETEND if name == "setpriority" else REFUSE)]
-    code += [(EQUAL, 0, 1, number("clone3")), (RETURN, 0, 0, NO_SUCH_CALL)]
+            answer = PRETEND if name == "setpriority" else REFUSE
+            code += when(EQUAL, number(name), answer)
+    code += when(EQUAL, number("clone3"), NO_SUCH_CALL)
 
-    def look_into(name, steps, otherwise):
-        """For this call, after `steps` of which each may return, `otherwise`."""
-        code.extend([(EQUAL, 0, len(steps) + 1, number(name)), *steps, (RETURN, 0, 0, otherwise)])
+    def look_into(name, position, steps, otherwise):
+        """For this call: load its argument, go through `steps`, of which each may return."""
+        steps = [(LOAD, 0, 0, argument(position)), *steps, (RETURN, 0, 0, otherwise)]
+        code.extend([(EQUAL, 0, len(steps), number(name)), *steps])
 
     # all but CLONE_NEWTIME, whose bit clone() takes for part of a signal's number
     new = NAMESPACES | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP
-    look_into("clone", [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, new), (RETURN, 0, 0, REFUSE)], ALLOW)
-    look_into("fcntl", [(LOAD, 0, 0, argument(1)), (EQUAL, 0, 1, F_SETLEASE), (RETURN, 0, 0, REFUSE)], ALLOW)
-    look_into("prctl", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, PR_SET_PDEATHSIG), (RETURN, 0, 0, REFUSE)], ALLOW)
-    look_into("prlimit64", [(LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW)], REFUSE)  # of itself
-    kinds = [(LOAD, 0, 0, argument(0))]
+    look_into("clone", 0, when(ANY_BIT, new, REFUSE), ALLOW)
+    look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
+    look_into("prctl", 0, when(EQUAL, PR_SET_PDEATHSIG, REFUSE), ALLOW)
+    look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
+    kinds = []
     for family in families:
-        kinds += [(EQUAL, 0, 1, family), (RETURN, 0, 0, ALLOW)]
+        kinds += when(EQUAL, family, ALLOW)
     if families:  # of the kernel's own messages only those about addresses and routes
-        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2)), (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW)]
-    look_into("socket", kinds, REFUSE)
+        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2))]
+        kinds += when(EQUAL, 0, ALLOW)
+    look_into("socket", 0, kinds, REFUSE)
     code.append((RETURN, 0, 0, ALLOW))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
-
-
-def install_filter(program):
-    address = ctypes.cast(program, ctypes.c_void_p).value
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxQ", len(program) // 8, address), 0, 0)
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    return ctypes.pointer(FilterProgram(len(code), program))
 
 
 # ---------------------------------------------------------------- the zygote and its boxes
 
 class Zygote:
-    """Prepares once, says {} or {"refused": why}, and forks a box for every request, until the worker is gone."""
+    """Prepares once, says {} or {"refused": why}, and forks a box for each request."""
 
     def __init__(self, control, options):
         self.control = control
@@ -306,27 +324,33 @@ class Zygote:
         try:
             self.shut_in(options)
         except OSError as error:
-            control.send(json.dumps({"refused": f"{error.filename or 'Python'}: {error.strerror}"}).encode())
+            reason = f"{error.filename or 'Python'}: {error.strerror}"
+            control.send(json.dumps({"refused": reason}).encode())
             os._exit(1)
         families = [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]
-        self.filters = {True: make_filter(families), False: make_filter([])}  # by whether a run has a network
+        # by whether a run has a network
+        self.filters = {True: make_filter(families), False: make_filter([])}
 
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if not self.unsafe:
+        if self.unsafe:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives a run becomes a child of this process
+        else:
             enter_private_tree(options["shown"], options["hidden"], self.user)
         if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
             raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         others = 20 if self.unsafe and os.geteuid() else 1
         limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
-        prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one or its children
+        prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
         libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
-        libc.pthread_setattr_default_np(attributes)  # else as much as MAX_STACK, which is for the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # else as much as MAX_STACK, which is for the main thread
+        libc.pthread_setattr_default_np(attributes)
+        # a run in the background may have it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def serve(self):
         gc.collect()
@@ -346,45 +370,62 @@ class Zygote:
                 elif file in self.boxes:
                     self.finish(self.boxes[file])
                 for box in self.boxes.values():
-                    if box.status.fileno() == file and not box.killed:  # the worker will not wait any longer
-                        box.killed = True
+                    if box.status.fileno() == file and not box.killed:
+                        box.killed = True  # the worker will not wait any longer
                         self.poll.unregister(file)
                         self.kill(box.pid)
 
     def kill(self, pid):
+        """End a box: its process 1, or with --unsafe its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             if self.unsafe:
                 os.killpg(pid, signal.SIGKILL)
 
     def spawn(self, request, files):
+        """Fork a box."""
         status = socket.socket(fileno=files[0])
+        with open(files[1], "rb") as file:
+            job = marshal.loads(file.read())
+        network = request["network"] and not self.unsafe
         flags = signal.SIGCHLD
-        if not self.unsafe:
-            flags |= NAMESPACES | (CLONE_NEWNET if request["network"] else 0)
+        if self.unsafe:
+            folder = make_folder(self.scratch, self.user)
+            options = None
+        else:
+            folder = "/box"
+            size = MAX_FILES + 4 * len(job["code"]) + len(job.get("input", b"")) + (1 << 20)
+            options = f"mode=755,size={size},nr_inodes=4100"
+            flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                self.become_program(request, status, files)
+                if self.unsafe:
+                    furnish(job, folder, self.user)
+                else:
+                    system("mount", "tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, options)
+                    furnish(job, folder, self.user)
+                    os.chmod(folder, 0o555)  # an ordinary user's programs are its owner
+                self.shed_rights(folder, request["memory"], network)
+                status.send(repr(time.monotonic()).encode())
+                arrange(files[2:], request["role"])
+                ROLES[request["role"]](job)
             finally:
                 os._exit(1)
-        for file in files[1:]:
+        for file in files[2:]:
             os.close(file)
-        box = Box(pid, os.pidfd_open(pid), status)
+        box = Box(pid, os.pidfd_open(pid), status, folder)
         self.boxes[box.ended] = box
         self.poll.register(box.ended, select.POLLIN)
         self.poll.register(status, select.POLLIN)
 
-    def become_program(self, request, status, files):
-        """What process 1 of a run does until the program's code runs."""
-        with open(files[1], "rb") as file:
-            job = marshal.loads(file.read())
-        folder = furnish_unsafely(job, self.user, self.scratch) if self.unsafe else furnish(job, self.user)
-        if request["network"] and not self.unsafe:
+    def shed_rights(self, folder, memory, network):
+        """Of process 1 of a run, before the program's code runs there."""
+        if network:
             bring_up_loopback(self.proc)
+        os.dup2(os.open(f"{folder}/stdin", os.O_RDONLY), 0)
         give_up_rights(self.user)
-        limit(AS=self.mapped + request["memory"], FSIZE=MAX_OUTPUT)
-        given = os.open(f"{folder}/stdin", os.O_RDONLY)
+        limit(AS=self.mapped + memory, FSIZE=MAX_OUTPUT)
         home = f"{folder}/tmp" if self.unsafe else "/tmp"
         os.chdir(home)
         if self.unsafe:
@@ -392,11 +433,7 @@ class Zygote:
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        install_filter(self.filters[request["network"] and not self.unsafe])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        status.send(json.dumps({"started": time.monotonic()}).encode())
-        arrange(files[2:], given, request["role"])
-        ROLES[request["role"]](job)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self.filters[network], 0, 0)
 
     def finish(self, box):
         ended = time.monotonic()
@@ -405,8 +442,10 @@ class Zygote:
             self.poll.unregister(box.status)
         del self.boxes[box.ended]
         if self.unsafe:
-            clear_up_unsafely(box.pid, self.user, self.scratch)
+            self.kill(box.pid)
         _, code, usage = os.wait4(box.pid, 0)
+        if self.unsafe:
+            clear_up_unsafely(box, self.user)
         report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
                   "cpu": usage.ru_utime + usage.ru_stime}
         with contextlib.suppress(OSError):  # the worker is gone
@@ -416,12 +455,13 @@ class Zygote:
 
 
 class Box:
-    """A run, as its zygote sees it. With the end of `pid`, process 1 of its namespace, all of it has ended."""
+    """A run, as its zygote sees it. With `pid`, process 1 of its namespace, all of it ends."""
 
-    def __init__(self, pid, ended, status):
+    def __init__(self, pid, ended, status, folder):
         self.pid = pid
         self.ended = ended
         self.status = status
+        self.folder = folder
         self.killed = False
 
 
@@ -434,44 +474,50 @@ def readable_by(user):
     return os.waitpid(child, 0)[1] == 0
 
 
-def arrange(files, given, role):
-    """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. All others are closed."""
-    first = 1 if role == "program" else 3
-    high = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]  # out of the way
-    os.dup2(given if role == "program" else os.open(os.devnull, os.O_RDWR), 0)
-    for target in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), target)
-    for target, file in enumerate(high, first):
+def arrange(files, role):
+    """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. No others.
+
+    A whole program's 0, its input, is open already. The zygote's 0 to 2 are, too: no file is one.
+    """
+    if role == "program":
+        first = 1
+    else:
+        first = 0
+        nothing = os.open(os.devnull, os.O_RDWR)
+        files = [nothing, nothing, nothing, *files]
+    for target, file in enumerate(files, first):
         os.dup2(file, target)
     os.closerange(first + len(files), 4096)
 
 
 # --unsafe: what is left of all this without namespaces
 
-def furnish_unsafely(job, user, scratch):
-    folder = f"{scratch}/judge-unsafe-{os.getpid()}"
+def make_folder(scratch, user):
+    folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
-    os.mkdir(f"{folder}/tmp", 0o700)
-    write_inputs(job, folder)
-    for path in (folder, f"{folder}/tmp"):
-        os.chown(path, user, -1)
+    os.chown(folder, user, -1)
     return folder
 
 
-def clear_up_unsafely(pid, user, scratch):
-    """End the run's process group; remove its folder with the rights of its user, by descriptors and not by names."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+def clear_up_unsafely(box, user):
+    """Remove a run's folder, with its user's rights and by descriptors."""
+    with contextlib.suppress(ChildProcessError):
+        while True:  # until none is left that it has started: they count against its user's limit
+            os.waitpid(-box.pid, 0)
     child = os.fork()
     if child == 0:
         import shutil  # here, because what is imported above costs every fork its share
         os.setresuid(user, user, user)
-        shutil.rmtree(f"{scratch}/judge-unsafe-{pid}", ignore_errors=True)
+        shutil.rmtree(box.folder, ignore_errors=True)
         os._exit(0)
     os.waitpid(child, 0)
 
 
-ROLES = {"program": candidate.run_program, "session": candidate.answer_requests, "grader": grading.grade}
+ROLES = {
+    "program": candidate.run_program,
+    "session": candidate.answer_requests,
+    "grader": grading.grade,
+}
 
 
 def main():

@@ -1,0 +1,132 @@
+"""execute.py: what passes between a candidate's session and its grader, and how a box starts."""
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import execute  # noqa: E402
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+
+
+def problem(*tests, **more):
+    return {"problem_id": "p", "prompt": "write f", "starter_code": "", "entry_point": "f",
+            "public_tests": [], "tests": list(tests), "domain": "d", "difficulty": "easy",
+            "split": "test", **more}
+
+
+def call(args, expected):
+    return {"type": "call", "args": args, "expected": expected}
+
+
+@pytest.fixture(scope="module")
+def grade():
+    """grade(problem, code): the fields that a labelled row adds."""
+    cfg = execute.Settings(jobs=1)
+    execute.prepare_this_process(cfg)
+    pool = execute.Pool(cfg)
+
+    def run(tests, code):
+        verdict, _ = pool.grade(tests, textwrap.dedent(code))
+        return verdict
+
+    yield run
+    pool.close()
+
+
+REPEAT = """
+    def f(text, times):
+        return text * times
+"""
+
+
+@pytest.mark.parametrize("size, times", [
+    (10, 1),
+    (10, 30000),     # answers that fill a socket while requests wait in it
+    (300000, 1),     # requests that fill it
+    (5000, 60),      # a few requests at a time
+])
+def test_many_requests_and_answers_of_any_size_get_through(grade, size, times):
+    tests = [call([letter * size, times], letter * size * times) for letter in "abcdefghijkl"]
+    verdict = grade(problem(*tests), REPEAT)
+    assert verdict["status"] == "passed"
+    assert verdict["tests_passed"] == 12
+
+
+def test_tests_that_fail_in_the_middle_do_not_shift_the_others(grade):
+    code = """
+        def f(n):
+            if n % 3 == 0:
+                raise ValueError(n)
+            return n
+    """
+    verdict = grade(problem(*[call([n], n) for n in range(1, 13)]), code)
+    assert verdict["status"] == "runtime_error"
+    assert verdict["tests_passed"] == 8
+
+
+def test_the_time_limit_is_each_tests_own_where_requests_come_together(grade):
+    code = """
+        import time
+        def f(n):
+            time.sleep(0.5)
+            return n
+    """
+    tests = [call([n], n) for n in range(6)]
+    assert grade(problem(*tests, time_limit=2.5), code)["status"] == "passed"
+
+
+def test_a_test_out_of_time_leaves_those_before_it_as_they_are(grade):
+    code = """
+        import time
+        calls = []
+        def f(n):
+            calls.append(n)
+            if len(calls) == 4:
+                time.sleep(60)
+            return n
+    """
+    verdict = grade(problem(*[call([n], n) for n in range(8)], time_limit=1), code)
+    assert verdict["status"] == "time_limit"
+    assert verdict["tests_passed"] == 3
+
+
+def test_a_program_that_reads_the_requests_for_itself_gains_nothing(grade):
+    code = """
+        import os
+        os.read(3, 1 << 20)
+        def f(n):
+            return n
+    """
+    verdict = grade(problem(*[call([n], n) for n in range(8)], time_limit=1), code)
+    assert verdict["passed"] is False
+
+
+def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path):
+    code = textwrap.dedent("""
+        import os, signal
+        def f():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000000):
+                    pass
+            except KeyboardInterrupt:
+                return "interrupted"
+    """)
+    candidate = {"problem_id": "p", "candidate_id": "0", "policy": "x", "code": code}
+    (tmp_path / "p.jsonl").write_text(json.dumps(problem(call([], "interrupted"))) + "\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps(candidate) + "\n")
+    command = [sys.executable, str(ROOT / "execute.py")]
+    for name, flag in (("p", "--problems"), ("c", "--candidates"), ("l", "--out")):
+        command += [flag, str(tmp_path / f"{name}.jsonl")]
+    # a shell's background job, for which Ctrl-C is ignored
+    subprocess.run(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+                   capture_output=True, check=True, timeout=60)
+    row = json.loads((tmp_path / "l.jsonl").read_text())
+    assert row["status"] == "passed"
