@@ -221,8 +221,12 @@ class Grader:
 
     def call_request(self, position):
         test = self.tests[position]
-        kwargs = pack(test.get("kwargs") or {})
-        return encoded(call=self.entry_point, args=pack(test["args"]), kwargs=kwargs)
+        try:
+            args = pack(test["args"])
+            kwargs = pack(test.get("kwargs") or {})
+        except OutputLimit as error:
+            self.stop("broken_test", f"its arguments cannot be handed over ({error})")
+        return encoded(call=self.entry_point, args=args, kwargs=kwargs)
 
     def grade_call(self, position):
         test = self.tests[position]
