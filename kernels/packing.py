@@ -24,6 +24,12 @@ Now "a b c" and "a x d": they part after a, so the second answer's x is a branch
       a         1  1  1
       b         1  1  1  1
       x         1  1  1  .  1
+
+A row that is too wide for one forward pass is split between two answers, and the prompt repeated. With `most_tokens` 4
+the same two answers take two rows, of the same log-probs:
+
+    row 0       p  q  a  b           c is predicted at column 3
+    row 1       p  q  a  x           d is predicted at column 3
 """
 from dataclasses import dataclass
 
@@ -44,13 +50,16 @@ class Pack:
     sample: torch.Tensor      # [T] index of its answer among all B·G
 
 
-def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=None):
-    """Packs of at most `most_tokens` tokens, padding included (or of one row), rows of like width together.
+def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=None, one_row=False):
+    """Packs of at most `most_tokens` tokens, padding included, rows of like width together.
+
+    Only a prompt with a single answer may be wider: an answer is never split.
 
     prompts: B lists of token ids.
     answers: B·G lists of token ids, those of prompt i at i·G ... i·G + G − 1.
     keep:    [B, G] bool, the answers that are scored at all (default all).
     forced:  B·G lists of positions in the answers whose tokens are seen but not scored (default none).
+    one_row: a pack holds a single row, and so answers to one prompt.
     """
     group = len(answers) // len(prompts)
     forced = forced or [[]] * len(answers)
@@ -58,15 +67,14 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=Non
     trees = []
     for i, prompt in enumerate(prompts):
         scored = {j: answers[j] for j in range(i * group, (i + 1) * group) if keep[j]}
-        if scored:
-            trees.append(Tree(prompt, scored, forced))
+        trees += trees_of(prompt, scored, forced, most_tokens)
 
     packs = []
     rows = []
     for tree in sorted(trees, key=len):
         tokens = (len(rows) + 1) * len(tree)  # this tree is the widest so far
         padding = tokens - len(tree) - sum(map(len, rows))
-        if rows and (tokens > most_tokens or padding > PADDING):
+        if rows and (one_row or tokens > most_tokens or padding > PADDING):
             packs.append(pack_rows(rows, pad, device))
             rows = []
         rows.append(tree)
@@ -75,24 +83,40 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=Non
     return packs
 
 
-class Tree:
-    """One row: a prompt and its answers {index: ids}, a token a column; equal beginnings share their columns."""
+def trees_of(prompt, answers, forced, most_tokens):
+    """A prompt and its answers {index: ids} as one tree, or as several of at most `most_tokens` columns."""
+    trees = []
+    for index, answer in answers.items():
+        if not trees or len(trees[-1]) + trees[-1].n_new(answer) > most_tokens:
+            trees.append(Tree(prompt))
+        trees[-1].add(index, answer, forced[index])
+    return trees
 
-    def __init__(self, prompt, answers, forced):
+
+class Tree:
+    """One row: a prompt and its answers, a token a column; equal beginnings share their columns."""
+
+    def __init__(self, prompt):
+        self.root = len(prompt) - 1  # the first token of each answer is predicted by the prompt's last
         self.targets = {}   # {index: [(the column at which a token of this answer is predicted, the token)]}
         self.ids = list(prompt)
         self.position = list(range(len(prompt)))
         self.branches = []  # (start, parent): the columns from `start` on continue what stands in column `parent`
         self.child = {}     # {(column, token): the column in which this token continues that one}
-        for index, answer in answers.items():
-            path = self.add(answer, root=len(prompt) - 1)
-            own = [t for t in range(len(answer)) if t not in forced[index]]
-            self.targets[index] = [(path[t], answer[t]) for t in own]
 
-    def add(self, answer, root):
-        """Columns at which the tokens of an answer are predicted; makes those that no earlier answer has made."""
+    def n_new(self, answer):
+        """How many columns `add` would make for this answer."""
+        column = self.root
+        for n_shared, token in enumerate(answer[:-1]):
+            if (column, token) not in self.child:
+                return len(answer) - 1 - n_shared
+            column = self.child[column, token]
+        return 0
+
+    def add(self, index, answer, forced):
+        """Make the columns of an answer that no earlier answer has made; its targets are all tokens but the forced."""
         start = len(self.ids)
-        path = [root]  # the first token is predicted by the prompt's last
+        path = [self.root]  # the column at which each token is predicted
         for token in answer[:-1]:
             parent = path[-1]
             if (parent, token) not in self.child:
@@ -102,7 +126,8 @@ class Tree:
                 self.ids.append(token)
                 self.position.append(self.position[parent] + 1)
             path.append(self.child[parent, token])
-        return path
+        own = [t for t in range(len(answer)) if t not in forced]
+        self.targets[index] = [(path[t], answer[t]) for t in own]
 
     def __len__(self):
         return len(self.ids)

@@ -8,7 +8,9 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import sample
+import train_bilevel
 from data.rows import ROOT, TINY, UserError, read_rows
+from kernels.packing import make_packs
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -87,6 +89,59 @@ def test_the_sampler_gives_a_composite_model_s_own_log_probs(name):
 def test_the_end_tokens_of_a_composite_model_are_known(tiny_tokenizer):
     model = gemma3_with_images(eos_token_id=[2, 9])
     assert sample.end_ids(model, tiny_tokenizer) == sorted({2, 9, tiny_tokenizer.eos_token_id})
+
+
+# ---------------------------------------------------------------- layers computed twice
+
+def gradient_of_two_answers(model):
+    """Of the log-probs of two answers that share a prompt and their first word: {name: gradient}."""
+    (pack,) = make_packs([[5, 9, 11, 30]], [[7, 8, 21, 2], [7, 22, 23, 24, 2]], 0, 10**6, "cpu")
+    model.zero_grad(set_to_none=True)
+    hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+                              use_cache=False).last_hidden_state[pack.row, pack.column]
+    logp = sample.logits_of(model, hidden).log_softmax(-1).gather(-1, pack.target[:, None])
+    logp.sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["all parameters", "adapters"])
+@pytest.mark.parametrize("name", [name for name in RIGHT if name != "gpt2"])
+def test_checkpointed_layers_give_the_same_gradient_to_the_bit(name, rank):
+    model = RIGHT[name]()
+    if rank:
+        train_bilevel.add_lora(model, rank, 8.0, seed=0)
+    plain = gradient_of_two_answers(model)
+    train_bilevel.checkpoint_layers(model)
+    found = gradient_of_two_answers(model)
+    assert plain
+    assert list(found) == list(plain)
+    for parameter, gradient in found.items():
+        assert torch.equal(gradient, plain[parameter]), parameter
+
+
+def test_checkpointed_layers_have_no_dropout_either():
+    model = build("GPT2", n_inner=48)
+    assert model.config.resid_pdrop > 0
+    plain = gradient_of_two_answers(model)
+    train_bilevel.checkpoint_layers(model)
+    found = gradient_of_two_answers(model)
+    for parameter, gradient in found.items():
+        assert torch.equal(gradient, plain[parameter]), parameter
+
+
+def test_checkpointed_layers_sample_as_before():
+    model = build("Llama")
+    before, = sample.generate(model, [[5, 9, 11]], numbers(1, 12), 1.0, [], 0)
+    train_bilevel.checkpoint_layers(model)
+    after, = sample.generate(model, [[5, 9, 11]], numbers(1, 12), 1.0, [], 0)
+    assert after == before
+
+
+def test_a_model_whose_layers_cannot_be_computed_twice_is_refused_in_one_line():
+    model = build("Llama")
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="--checkpoint-gradients: LlamaForCausalLM .* another judge"):
+        train_bilevel.checkpoint_layers(model)
 
 
 # ---------------------------------------------------------------- refused
