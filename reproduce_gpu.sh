@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What only a GPU can tell: 45 minutes of one H100 in pieces of at most ten minutes, without a network.
+# What only a GPU can tell: 45 minutes of one H100, in pieces of at most ten, without a network.
 #   bash reproduce_gpu.sh             all pieces; docs/gpu.py says what each of them measures
 #   bash reproduce_gpu.sh 4           one piece; one that was cut off goes on where it stopped
 #   SIZE=toy bash reproduce_gpu.sh    all of them at toy size on a CPU, in a minute
-# It writes kernels/RESULTS.md and docs/RESULTS-gpu.md, below RESULTS=folder where that is given; what a later call needs
-# of an earlier one lies in WORK=folder (runs/gpu-SIZE).
-# To bring: Python with torch for CUDA, this repository, and, where they are to be had,
-#   JUDGE=folder     a checkpoint of 0.5 to 1.5 billion parameters, such as Qwen2.5-Coder-1.5B-Instruct;
-#                    without it one of random weights in that shape is made, and SIZE is 1.5B or 0.5B
-#   WHEELS=folder    wheels of what Python lacks there and of the kernel's peers; a missing peer keeps its row. From
-#                    pip download --no-deps -d wheels "transformers>=5.20.2,<5.25" tqdm pytest liger-kernel cut-cross-entropy quack-kernels
+# It writes kernels/RESULTS.md and docs/RESULTS-gpu.md, below RESULTS=folder where that is given; what
+# a later call needs of an earlier one lies in WORK=folder (runs/gpu-SIZE).
+# To bring: this repository, a `python` with torch for CUDA, and, where they are to be had,
+#   JUDGE=folder     a checkpoint of 0.5 to 1.5 billion parameters, as Qwen2.5-Coder-1.5B-Instruct;
+#                    without it one of random weights is made, in the shape of SIZE=1.5B or 0.5B
+#   WHEELS=folder    wheels of what that Python lacks, and of the kernel's peers, of which a missing
+#                    one keeps its row: pip download --no-deps -d wheels \
+#                    "transformers>=5.20.2,<5.25" tqdm pytest liger-kernel cut-cross-entropy quack-kernels
 set -uo pipefail
 cd "$(dirname "$0")"
 export HF_HUB_OFFLINE=1

@@ -42,7 +42,8 @@ import train_bilevel as tb  # noqa: E402
 from bench_train import deal_rewards, model_on_paper  # noqa: E402  docs/bench_train.py
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.pairs import Pair  # noqa: E402
-from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_problems, read_rows, write_rows  # noqa: E402
+from data.rows import (ROOT, TINY, TINY_PROBLEMS, UserError, read_problems,  # noqa: E402
+                       read_rows, write_rows)
 from kernels import bench  # noqa: E402
 from sample import stream  # noqa: E402
 
@@ -68,12 +69,15 @@ class Size:
     test_problems: int = 16                     # of the judge's run
 
 
-QWEN_0_5B = dict(hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
-                 intermediate_size=4864, vocab_size=151936, tie_word_embeddings=True)
-QWEN_1_5B = dict(hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-                 intermediate_size=8960, vocab_size=151936, tie_word_embeddings=True)
-QWEN_TOY = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                intermediate_size=96, vocab_size=1000, tie_word_embeddings=True)
+QWEN_0_5B = dict(
+    hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
+    intermediate_size=4864, vocab_size=151936, tie_word_embeddings=True)
+QWEN_1_5B = dict(
+    hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
+    intermediate_size=8960, vocab_size=151936, tie_word_embeddings=True)
+QWEN_TOY = dict(
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=96, vocab_size=1000, tie_word_embeddings=True)
 REAL = dict(
     prompt=1400, answer=512, batch=8, group=4, rank=16, micro_tokens=8192, steps=3,
     tests=["-k", "gpu"], bench={"tokens": [8192]},
@@ -101,11 +105,11 @@ class Settings:
     heading("what to measure")
     piece: list = flag(lambda: list(PIECES), "numbers of pieces", type=int)
     size: str = flag("1.5B", "shape of a random judge, and all other sizes", choices=list(SIZES))
-    judge: str = flag("", "folder of a judge of 0.5 to 1.5 billion parameters (default: a random one)")
+    judge: str = flag("", "folder of a judge of 0.5 to 1.5 billion parameters (default: random)")
     device: str = flag(tb.DEVICE, "torch device")
     heading("output")
-    results: str = flag("", "folder for kernels/RESULTS.md and docs/RESULTS-gpu.md (default: the repository; "
-                            "toy: --work)")
+    results: str = flag("", "folder above kernels/RESULTS.md and docs/RESULTS-gpu.md (default: the "
+                            "repository; toy: --work)")
     work: str = flag("", "folder for what is kept between calls (default runs/gpu-SIZE)")
 
     def __post_init__(self):
@@ -119,7 +123,8 @@ class Settings:
             if number not in PIECES:
                 raise UserError(f"--piece {number}: expected numbers from 1 to {len(PIECES)}")
         if self.size != "toy" and not self.on_gpu:
-            raise UserError(f"--device {self.device}: --size {self.size} needs a GPU; --size toy runs on a CPU")
+            raise UserError(f"--device {self.device}: --size {self.size} needs a GPU; "
+                            "--size toy runs on a CPU")
 
     @property
     def on_gpu(self):
@@ -146,15 +151,15 @@ GPU_RESULTS = "docs/RESULTS-gpu.md"
 # ---------------------------------------------------------------- 1: tests
 
 def tests(cfg):
-    """The kernels' tests in a process of their own: one that breaks the device leaves this one alone."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "tests/test_kernels.py"]
-    done = subprocess.run([*command, *cfg.sizes.tests], cwd=ROOT, capture_output=True, text=True)
+    """In a process of their own: a test that breaks the device leaves this one alone."""
+    flags = ["-q", "-rfE", "-p", "no:cacheprovider", "tests/test_kernels.py", *cfg.sizes.tests]
+    command = [sys.executable, "-m", "pytest", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
     said = done.stdout.splitlines() or ["pytest said nothing"]
     failed = [line for line in said if line.startswith(("FAILED", "ERROR"))]
-    flags = " ".join(cfg.sizes.tests)
-    text = "\n".join([f"`pytest tests/test_kernels.py {flags}`", "", "```", *failed, said[-1], "```"])
-    return Block(KERNEL_RESULTS, text, wrong=said[-1] if done.returncode else "")
+    lines = [f"`pytest {' '.join(flags)}`", "", "```", *failed, said[-1], "```"]
+    return Block(KERNEL_RESULTS, "\n".join(lines), wrong=said[-1] if done.returncode else "")
 
 
 # ---------------------------------------------------------------- 2 and 3: kernel benchmark
@@ -168,19 +173,22 @@ def kernels_wide(cfg):
 
 
 def kernel_benchmark(cfg, n_hidden):
+    """The tables of kernels.bench for one H."""
     settings = bench.Settings(device=cfg.device, hidden=[n_hidden], **cfg.sizes.bench)
     (n_tokens,) = settings.tokens
-    tables = []
+    tables = ["`python -m kernels.bench --help` says what the columns mean.\n"]
     for mode in settings.modes:
-        result = part(cfg, f"{mode}-{n_hidden}", lambda: bench.compare(n_tokens, n_hidden, mode, settings))
-        title = (f"**{mode}**, T = {n_tokens}, H = {n_hidden}, V = {settings.vocab}, {settings.dtype}; "
+        name = f"{mode}-{n_hidden}"
+        result = part(cfg, name, lambda: bench.compare(n_tokens, n_hidden, mode, settings))
+        title = (f"**{mode}**, T = {n_tokens}, H = {n_hidden}, V = {settings.vocab}, "
+                 f"{settings.dtype}; "
                  f"floor {result['floor ms']:.3g} ms at {settings.peak:.0f} TFLOP/s")
         tables.append(f"{title}\n\n{bench.markdown(bench.COLUMNS, result['rows'])}")
         print(tables[-1], flush=True)
-    return Block(KERNEL_RESULTS, "`python -m kernels.bench` has the columns' meaning.\n\n" + "\n".join(tables))
+    return Block(KERNEL_RESULTS, "\n".join(tables))
 
 
-# ---------------------------------------------------------------- the judge, and pairs of a real length
+# ---------------------------------------------------------------- the judge, and real prompts
 
 def judge_folder(cfg):
     """--judge, or a folder with random weights, made at the first call."""
@@ -203,82 +211,117 @@ def judge_folder(cfg):
     return str(folder)
 
 
+def judge_in_words(cfg):
+    if cfg.judge:
+        return f"Judge {Path(cfg.judge).name}"
+    return f"Judge of random weights in the shape of Qwen2.5-{cfg.size}"
+
+
 def settings_of(cfg, **changes):
-    """Of a bilevel step with this judge: adapters, every pair in every step, a judge that hardly moves."""
+    """Of a bilevel step with this judge: adapters, all pairs in every step, tiny step sizes."""
     sizes = cfg.sizes
     usual = dict(
-        judge=judge_folder(cfg), device=cfg.device, dtype="bfloat16", lora_rank=sizes.rank,
-        batch=sizes.batch, meta_batch=sizes.batch, group=sizes.group, max_new_tokens=sizes.answer,
-        micro_tokens=sizes.micro_tokens, freeze_judge_steps=0, check_hypergradient=0, lr=1e-6, domain_lr=0.0, instance_lr=0.0, seed=0)
+        judge=judge_folder(cfg),
+        device=cfg.device,
+        dtype="bfloat16",
+        lora_rank=sizes.rank,
+        batch=sizes.batch,
+        meta_batch=sizes.batch,
+        group=sizes.group,
+        max_new_tokens=sizes.answer,
+        micro_tokens=sizes.micro_tokens,
+        freeze_judge_steps=0,
+        check_hypergradient=0,
+        lr=1e-6,
+        domain_lr=0.0,
+        instance_lr=0.0,
+        seed=0,
+    )
     return tb.Settings(**{**usual, **changes})
 
 
 def long_pairs(cfg, count):
-    """Pairs whose prompts have P tokens or a few more: the "programs" are lines of this repository."""
-    judge = AutoTokenizer.from_pretrained(judge_folder(cfg))
+    """Pairs of two "programs" that have at least P tokens together: lines of execute.py."""
+    tokenizer = AutoTokenizer.from_pretrained(judge_folder(cfg))
     lines = (ROOT / "execute.py").read_text(encoding="utf-8").splitlines()
     pairs = []
     for k in range(count):
         own = lines[7 * k:]
         n = 1
-        while len(judge("\n".join(own[:n])).input_ids) < cfg.sizes.prompt:
+        while len(tokenizer("\n".join(own[:n])).input_ids) < cfg.sizes.prompt:
             n += 1
-        first = {"code": "\n".join(own[:n // 2]), "policy": "none", "candidate_id": "first"}
-        second = {"code": "\n".join(own[n // 2:n]), "policy": "none", "candidate_id": "second"}
-        problem = {"problem_id": f"long/{k}", "prompt": "Which is better?", "domain": "long", "difficulty": "none"}
+        first = {"code": "\n".join(own[:n // 2]), "policy": "none"}
+        second = {"code": "\n".join(own[n // 2:n]), "policy": "none"}
+        problem = {"problem_id": f"long/{k}", "prompt": "Which is better?"}
         pairs.append(Pair(f"long/{k}:first>second", problem, first, second, "A", "long"))
     return pairs
 
 
 # ---------------------------------------------------------------- 4: the outer signal in bf16
 
-def signal(cfg):
-    """s_i = ⟨∇ℓ_i(θ), ṽ⟩ in bf16 against fp32: the same weights, rounded to bf16, and the same judgments.
+MOST_ERROR = 0.1  # of s in bf16
 
-    ṽ is ∇L_meta(θ) of other judgments here: Adam's factors are fp32 in both.
+
+def signal(cfg):
+    """s_i = ⟨∇ℓ_i(θ), ṽ⟩ in bf16 against fp32: the same weights and the same judgments.
+
+    ṽ is ∇L_meta(θ) of other judgments here: Adam's factors are fp32 in both. Rewards are dealt out,
+    so that every pair has something to say.
     """
-    pairs = long_pairs(cfg, 2 * cfg.sizes.batch)
+    sizes = cfg.sizes
+    pairs = long_pairs(cfg, 2 * sizes.batch)
     rounded = SignalOf(cfg, "bfloat16")
     streams = [stream(0, "signal", k) for k in range(len(pairs))]
-    groups = rounded.judge.rollout(pairs, streams, cfg.sizes.group)
+    groups = rounded.judge.rollout(pairs, streams, sizes.group)
     for k, group in enumerate(groups):
-        group.rewards = [float((j + k) % 2) for j in range(cfg.sizes.group)]  # every pair has something to say
-    train = groups[:cfg.sizes.batch]
-    meta = groups[cfg.sizes.batch:]
+        group.rewards = [float((j + k) % 2) for j in range(sizes.group)]
+    train = groups[:sizes.batch]
+    meta = groups[sizes.batch:]
 
     exact = SignalOf(cfg, "float32")
-    v, _ = exact.v(meta)
-    exact_s = exact.gradients(train) @ v                        # [B]
-    exact_v = v.clone()
+    exact_v, _ = exact.v(meta)                              # [P]
+    exact_s = exact.gradients(train) @ exact_v              # [B]
     del exact
     free_memory(cfg)
 
     own_v, importance = rounded.v(meta)
-    gradients = rounded.gradients(train)                        # [B, P]
-    found = {"∇ℓ in bf16, ṽ of fp32": gradients @ exact_v, "both in bf16": gradients @ own_v}
-    half_a_row = max(len(group.prompt) for group in train) + cfg.sizes.answer * cfg.sizes.group // 2
+    gradients = rounded.gradients(train)                    # [B, P]
+    found = {
+        "∇ℓ in bf16, ṽ of fp32": gradients @ exact_v,
+        "∇ℓ and ṽ in bf16": gradients @ own_v,
+    }
+    # Half of the judgments in a row, then every layer computed twice, too.
+    prompt = max(len(group.prompt) for group in train)
+    half_a_row = prompt + sizes.answer * sizes.group // 2
     rounded.judge.cfg = settings_of(cfg, micro_tokens=half_a_row)
-    found["the same as the first, rows split"] = rounded.gradients(train) @ exact_v
+    found["as the first, rows split"] = rounded.gradients(train) @ exact_v
     tb.checkpoint_layers(rounded.judge.model)
-    found["the same, rows split and layers checkpointed"] = rounded.gradients(train) @ exact_v
+    found["as the first, rows split, layers checkpointed"] = rounded.gradients(train) @ exact_v
 
-    clear = exact_s.abs() > 0.1 * exact_s.square().mean().sqrt()
-    rows = []
-    wrong = []
-    for name, s in found.items():
-        error = float((s - exact_s).norm() / exact_s.norm())
-        right = int((s.sign() == exact_s.sign())[clear].sum())
-        rows.append({"": name, "relative error of s": error, "signs right": f"{right} of {int(clear.sum())}"})
-        if not error < 0.1 and "both" not in name:
-            wrong.append(f"{name}: relative error {error:.2g}, at most 0.1 is expected")
+    rows = [compare_signals(name, s, exact_s) for name, s in found.items()]
     unmoved = float((importance - 1).abs().max())
+    wrong = []
+    for row in rows:
+        if row[""] != "∇ℓ and ṽ in bf16" and not row["relative error of s"] < MOST_ERROR:
+            wrong.append(f"{row['']}: relative error {row['relative error of s']:.2g}, "
+                         f"at most {MOST_ERROR} is expected")
     if not unmoved < 0.01:
-        wrong.append(f"the importance of an unmoved judge's judgments is off by {unmoved:.2g}")
-    text = (f"{judge_in_words(cfg)}; {len(train)} pairs, {cfg.sizes.group} judgments each, "
-            f"rewards dealt out; adapters of rank {cfg.sizes.rank} with B ~ N(0, 0.005). "
-            f"Signs: of the s_i above a tenth of their root mean square.\n\n{bench.markdown(list(rows[0]), rows)}\n"
-            f"Meta judgments of a judge that has not moved count 1, to within {unmoved:.1e}.")
+        wrong.append(f"meta judgments of a judge that has not moved count 1 ± {unmoved:.2g}")
+    text = (f"{judge_in_words(cfg)}; {len(train)} pairs, {sizes.group} judgments of each, rewards "
+            f"dealt out; adapters of rank {sizes.rank} with B ~ N(0, 0.005). Signs: of the s_i "
+            "above a tenth of their root mean square.\n\n"
+            f"{bench.markdown(list(rows[0]), rows)}\n"
+            f"Meta judgments of a judge that has not moved count 1 ± {unmoved:.1e}.")
     return Block(GPU_RESULTS, text, wrong="; ".join(wrong))
+
+
+def compare_signals(name, s, exact):
+    """A row of the table. s, exact: [B]."""
+    clear = exact.abs() > 0.1 * exact.square().mean().sqrt()
+    right = (s.sign() == exact.sign()) & clear
+    error = float((s - exact).norm() / exact.norm())
+    signs = f"{int(right.sum())} of {int(clear.sum())}"
+    return {"": name, "relative error of s": error, "signs right": signs}
 
 
 class SignalOf:
@@ -298,13 +341,14 @@ class SignalOf:
         """∇ℓ_i(θ) [B, P]"""
         advantage = tb.group_advantage(tb.rewards_of(groups))
         batch = tb.make_batch(self.judge, groups, advantage, pair_by_pair=True)
-        _, gradients = tb.pair_gradients(self.judge, self.parameters, batch, torch.ones(len(groups)))
+        ones = torch.ones(len(groups))
+        _, gradients = tb.pair_gradients(self.judge, self.parameters, batch, ones)
         return gradients
 
     def v(self, groups):
         """∇L_meta(θ) [P], and the importance of the scored judgments, 1 but for rounding."""
         batch = tb.make_batch(self.judge, groups, tb.leave_one_out(tb.rewards_of(groups)))
-        logprob = torch.zeros(len(batch.advantage), dtype=torch.float64, device=batch.advantage.device)
+        logprob = torch.zeros_like(batch.advantage, dtype=torch.float64)
         with torch.no_grad():
             for pack in batch.packs:
                 logprob += self.judge.judgment_logprobs(pack, len(logprob))
@@ -320,65 +364,75 @@ VARIANTS = {
     "--kernel torch": {"kernel": "torch"},
 }
 PARTS = ("rollout", "gradient", "outer")
+STEP_COLUMNS = ("", "prompt", "judgment", *PARTS, "a turn, ms", "peak GB")
 
 
 def step(cfg):
     """Seconds of each part of a step and the memory it takes, measured and on paper."""
-    pairs = long_pairs(cfg, 2 * cfg.sizes.batch)
+    sizes = cfg.sizes
+    pairs = long_pairs(cfg, 2 * sizes.batch)
     rows = []
     for name, changes in VARIANTS.items():
         rows += part(cfg, f"step {name}", lambda: timed_steps(cfg, name, changes, pairs))
-        print(bench.markdown(list(rows[0]), rows), flush=True)
-    sizes = cfg.sizes
-    text = (f"{judge_in_words(cfg)}; B = M = {sizes.batch}, G = {sizes.group}, adapters of rank {sizes.rank}, at most "
-            f"{sizes.micro_tokens} tokens in a pass, rewards dealt out. Mean tokens of a prompt and of a judgment; seconds, "
-            f"medians of {sizes.steps} steps after one that warms up; a turn is the rollout's time over the "
-            f"{sizes.answer} tokens that it decodes one by one. *On paper* is docs/scale.py for an H100.\n\n"
-            f"{bench.markdown(list(rows[0]), rows)}")
+        print(bench.markdown(STEP_COLUMNS, rows), flush=True)
+    text = (f"{judge_in_words(cfg)}; B = M = {sizes.batch}, G = {sizes.group}, adapters of rank "
+            f"{sizes.rank}, at most {sizes.micro_tokens} tokens in a pass, rewards dealt out. Mean "
+            f"tokens of a prompt and of a judgment; seconds, medians of {sizes.steps} steps after "
+            f"one that warms up; a turn is the rollout's time over the {sizes.answer} tokens that "
+            "it decodes one by one. *On paper* is docs/scale.py for an H100.\n\n"
+            f"{bench.markdown(STEP_COLUMNS, rows)}")
     return Block(GPU_RESULTS, text)
 
 
 def timed_steps(cfg, name, changes, pairs):
     """Two rows of the table: a step with these settings, and the same on paper."""
-    half = len(pairs) // 2
-    columns = ("", "prompt", "judgment", *PARTS, "a turn, ms", "peak GB")
-    row = dict.fromkeys(columns) | {"": name}
+    row = dict.fromkeys(STEP_COLUMNS) | {"": name}
     free_memory(cfg)  # of the variant before
     settings = settings_of(cfg, weights="instance", **changes)
+    half = len(pairs) // 2
+    taken = []
     try:
         trainer = tb.Trainer(settings, pairs[:half], pairs[half:])
         lengths = deal_rewards(trainer)
-        taken = []
         for turn in range(cfg.sizes.steps + 1):
             if cfg.on_gpu:
-                torch.cuda.reset_peak_memory_stats()
+                torch.cuda.reset_peak_memory_stats(cfg.device)
             taken.append(trainer.train_step(turn)["seconds"])
     except torch.OutOfMemoryError:
         return [row | {"": f"{name}: out of memory"}]
 
     prompt, answer = lengths[-1]
-    for part_name in PARTS:
-        row[part_name] = statistics.median(seconds[part_name] for seconds in taken[1:])
     row["prompt"] = round(prompt)
     row["judgment"] = round(answer)
+    for key in PARTS:
+        row[key] = statistics.median(seconds[key] for seconds in taken[1:])
     row["a turn, ms"] = 1e3 * row["rollout"] / cfg.sizes.answer
     if cfg.on_gpu:
-        row["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        row["peak GB"] = torch.cuda.max_memory_allocated(cfg.device) / 1e9
 
     model = model_on_paper(name, trainer.judge.model)
     on_paper = scale.Step(
-        batch=half, meta_batch=half, group=settings.group, prompt=prompt, answer=answer,
-        longest=settings.max_new_tokens, rank=settings.lora_rank, micro_tokens=settings.micro_tokens,
-        checkpoint_gradients=settings.checkpoint_gradients)
-    expected = scale.seconds(model, scale.H100, on_paper)
+        batch=half,
+        meta_batch=half,
+        group=settings.group,
+        prompt=prompt,
+        answer=answer,
+        longest=settings.max_new_tokens,
+        rank=settings.lora_rank,
+        micro_tokens=settings.micro_tokens,
+        checkpoint_gradients=settings.checkpoint_gradients,
+    )
+    expected = dict.fromkeys(STEP_COLUMNS) | {"": f"{name}, on paper"}
+    expected |= scale.seconds(model, scale.H100, on_paper)
     expected["a turn, ms"] = 1e3 * expected["rollout"] / cfg.sizes.answer
     expected["peak GB"] = scale.memory(model, on_paper)["peak"] / 1e9
-    return [row, dict.fromkeys(columns) | {"": f"{name}, on paper", **expected}]
+    return [row, expected]
 
 
 # ---------------------------------------------------------------- 6 and 7: training runs
 
 def tiny(cfg):
+    """The main job with the tiny world's own judge."""
     labelled = TINY / "labelled.jsonl"
     if cfg.size == "toy":
         labelled = with_few_test_problems(cfg)
@@ -386,16 +440,28 @@ def tiny(cfg):
 
 
 def short_run(cfg):
-    flags = [
-        "--labelled", str(with_few_test_problems(cfg)), "--judge", judge_folder(cfg), "--dtype", "bfloat16",
-        "--lora-rank", str(cfg.sizes.rank), "--lr", "2e-5", "--group", str(cfg.sizes.group),
-        "--max-new-tokens", str(cfg.sizes.answer), "--micro-tokens", str(cfg.sizes.micro_tokens),
-        "--eval-every", "0", *cfg.sizes.judge]
-    return training_run(cfg, "short", flags)
+    """A few steps of the real judge."""
+    sizes = cfg.sizes
+    flags = {
+        "--labelled": with_few_test_problems(cfg),
+        "--judge": judge_folder(cfg),
+        "--dtype": "bfloat16",
+        "--lora-rank": sizes.rank,
+        "--lr": 2e-5,
+        "--group": sizes.group,
+        "--max-new-tokens": sizes.answer,
+        "--micro-tokens": sizes.micro_tokens,
+        "--eval-every": 0,
+    }
+    argv = [str(word) for name_and_value in flags.items() for word in name_and_value]
+    return training_run(cfg, "short", argv + sizes.judge)
 
 
 def with_few_test_problems(cfg):
-    """The tiny world's labelled candidates, of test problems only the first few that have a pair: a file."""
+    """The tiny world's labelled candidates, with few of those test problems that have a pair.
+
+    Returns the file's path.
+    """
     problems = read_problems(TINY_PROBLEMS)
     rows = read_rows(TINY / "labelled.jsonl")
     verdicts = defaultdict(set)
@@ -412,22 +478,30 @@ def with_few_test_problems(cfg):
 def training_run(cfg, name, flags):
     """train_bilevel.py with these flags; goes on where an earlier call was cut off."""
     out = cfg.work / name
-    argv = [*flags, "--device", cfg.device, "--out", str(out)]
-    tb.main(argv)
+    tb.main([*flags, "--device", cfg.device, "--out", str(out)])
     metrics = read_rows(out / "metrics.jsonl")
     (out / "state.pt").unlink()  # the next call is a new run
+
     evaluations = [row for row in metrics if "eval_accuracy" in row]
-    steps = [row for row in metrics if "seconds" in row]
+    figures = {
+        "accuracy": "eval_accuracy",
+        "right in both orders": "eval_both_orders",
+        "verdict parsed": "eval_parse_rate",
+        "tokens a judgment": "eval_tokens",
+    }
     rows = []
-    for title, figure in (("accuracy", "eval_accuracy"), ("right in both orders", "eval_both_orders"),
-                          ("verdict parsed", "eval_parse_rate"), ("tokens a judgment", "eval_tokens")):
-        rows.append({"judge": title, "before": evaluations[0][figure], "after": evaluations[-1][figure]})
-    seconds = {key: statistics.mean(row["seconds"][key] for row in steps) for key in PARTS}
-    shares = [row["meta_effective_share"] for row in steps]
-    parts = ", ".join(f"{key} {value:.2f}" for key, value in seconds.items())
+    for title, figure in figures.items():
+        before = evaluations[0][figure]
+        after = evaluations[-1][figure]
+        rows.append({"judge": title, "before": before, "after": after})
+    steps = [row for row in metrics if "seconds" in row]
+    means = {key: statistics.mean(row["seconds"][key] for row in steps) for key in PARTS}
+    parts = ", ".join(f"{key} {value:.2f}" for key, value in means.items())
+    share = min(row["meta_effective_share"] for row in steps)
     command = " ".join(["train_bilevel.py", *flags]).replace(f"{ROOT}/", "")
     text = (f"`{command}`\n\n{bench.markdown(list(rows[0]), rows)}\n"
-            f"{len(steps)} steps, seconds each: {parts}; least effective share of the meta judgments {min(shares):.2f}.")
+            f"{len(steps)} steps, seconds each: {parts}; least effective share of the meta "
+            f"judgments {share:.2f}.")
     return Block(GPU_RESULTS, text)
 
 
@@ -456,12 +530,6 @@ def free_memory(cfg):
         torch.cuda.empty_cache()
 
 
-def judge_in_words(cfg):
-    if cfg.judge:
-        return f"Judge {Path(cfg.judge).name}"
-    return f"Judge of random weights in the shape of Qwen2.5-{cfg.size}"
-
-
 def versions():
     """Of everything that a number here may depend on."""
     found = []
@@ -474,21 +542,23 @@ def versions():
 def write_block(path, name, text):
     """Put a text between the two markers of this name; all else in the file stays as it is.
 
-    Without such markers the block is added at the end. Raises UserError where only one of them is there.
+    Without such markers the block is added at the end.
+    Raises UserError where the markers are no pair.
     """
     begins = f"<!-- {name} -->\n"
     ends = f"<!-- end of {name} -->\n"
     block = f"{begins}{text.strip()}\n{ends}"
     old = path.read_text(encoding="utf-8") if path.exists() else "# Results on GPUs\n"
-    if (old.count(begins), old.count(ends)) == (0, 0):
+    markers = (old.count(begins), old.count(ends))
+    if markers == (0, 0):
         new = f"{old.rstrip()}\n\n{block}"
-    elif (old.count(begins), old.count(ends)) == (1, 1) and old.index(begins) < old.index(ends):
+    elif markers == (1, 1) and old.index(begins) < old.index(ends):
         before, _, rest = old.partition(begins)
         _, _, after = rest.partition(ends)
         new = before + block + after
     else:
-        raise UserError(f"{path}: the markers of the block '{name}' are not a pair: mend or delete them")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{path}: the markers of the block '{name}' are not a pair: "
+                        "mend or delete them")
     path.write_text(new, encoding="utf-8")
 
 

@@ -37,15 +37,16 @@ class Model:
         K = self.kv_heads * self.head_size
         # q, k, v, o, gate, up, down: (in, out) of the linear layers, each of which has an adapter
         shapes = [(H, Q), (H, K), (H, K), (Q, H), (H, I), (H, I), (I, H)]
-        self.linear = self.layers * sum(n_in * n_out for n_in, n_out in shapes)        # N
-        self.per_rank = self.layers * sum(n_in + n_out for n_in, n_out in shapes)      # A: [r, in], B: [out, r]
+        self.linear = self.layers * sum(n_in * n_out for n_in, n_out in shapes)  # N
+        # of the adapters A: [r, in] and B: [out, r]
+        self.per_rank = self.layers * sum(n_in + n_out for n_in, n_out in shapes)
         self.head = self.vocabulary * H
         self.query = self.layers * Q
         # bytes that a token has in the cache: 2·L·K numbers
         self.cache = 2 * self.layers * K * self.bytes
         # Bytes kept by a token for the backward pass, without checkpointing, in each layer:
         #   in fp32 the inputs of seven adapters (3H + Q + 2H + I) and of two norms (2H)
-        #   as they are q, k, v (repeated to Q for all heads) and o (4Q), gate, silu(gate) and up (3I)
+        #   as they are q, k, v (repeated to Q for all heads), o (4Q), gate, silu(gate) and up (3I)
         in_fp32 = 7 * H + Q + I
         as_they_are = 4 * Q + 3 * I
         self.kept_by_layer = FP32 * in_fp32 + self.bytes * as_they_are
@@ -71,7 +72,7 @@ class Step:
     answer: float = 500     # A: tokens of a judgment, on average
     longest: int = 1024     # --max-new-tokens, which the slowest judgment of a step takes
     rank: int = 16          # r: --lora-rank
-    scored: float = 1.0     # share of pairs whose judgments have an advantage; the others are not scored
+    scored: float = 1.0     # share of pairs with an advantage; the others are not scored
     micro_tokens: float = 5120  # of one pass; a pair whose row is wider has several rows
     checkpoint_gradients: bool = False
 
@@ -105,8 +106,9 @@ def work(model, step):
     params = model.linear + adapters
     answers = step.group * step.answer
 
-    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it meets the head.
-    # In a rollout a prompt token sees P others (the mask hides, it does not save), an answer's P + A/2.
+    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it meets the
+    # head. In a rollout a prompt token sees P others (the mask hides, it does not save), an answer's
+    # P + A/2.
     prefill = step.prompt * (2 * params + 4 * model.query * step.prompt)
     seen = step.prompt + step.answer / 2
     decode = answers * (2 * params + 4 * model.query * seen + 2 * model.head)
@@ -125,7 +127,8 @@ def work(model, step):
         backward += layers
 
     # Rollout also scores M pairs for log π_θ, if the judge is in half precision.
-    # Gradient: B pairs there and back.  Outer: M pairs there and back for v, and s = [B, adapters] times ṽ.
+    # Gradient: B pairs there and back.  Outer: M pairs there and back for v, and s = [B, adapters]
+    # times ṽ.
     if model.bytes < FP32:
         rollout += step.scored * step.meta_batch * forward
     return {
@@ -138,7 +141,8 @@ def work(model, step):
 def seconds(model, machine, step):
     """{part: seconds}."""
     # Everything computes: work / (use · peak)
-    parts = {part: flops / (machine.use * machine.flops) for part, flops in work(model, step).items()}
+    reached = machine.use * machine.flops
+    parts = {part: flops / reached for part, flops in work(model, step).items()}
     # and a decoding step reads the weights and the cache of all samples:
     # longest · (L·launch + (N + V·H + cache) / bandwidth)
     weights = (model.linear + model.head) * model.bytes
@@ -153,22 +157,29 @@ def memory(model, step):
     turns."""
     embeddings = 1 if model.tied else 2
     weights = (model.linear + embeddings * model.head) * model.bytes
-    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the step,
-    # v, ṽ and θ' put aside. And B times: the gradients of the pairs.
+    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the
+    # step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
     adapters = FP32 * (10 + step.batch) * model.per_rank * step.rank
-    # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32, twice in fp64.
+    # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
+    # twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
     rollout = step.samples() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
     gradient = kept_by_a_pass(model, step)
     peak = weights + adapters + max(rollout, gradient)
-    return {"weights": weights, "adapters": adapters, "rollout": rollout, "one pass": gradient, "peak": peak}
+    return {
+        "weights": weights,
+        "adapters": adapters,
+        "rollout": rollout,
+        "one pass": gradient,
+        "peak": peak,
+    }
 
 
 def kept_by_a_pass(model, step):
     """Bytes that a forward pass of the largest rows keeps for its way back."""
     rows = step.rows_of_a_pass()
     width = step.widest_row()
-    # Every layer keeps what is in it, or all of them their inputs, and the one that is being computed
+    # Every layer keeps what is in it. Or each keeps its input, and the one that is being computed
     # once more what is in it.
     if step.checkpoint_gradients:
         whole_layers = 1
@@ -200,14 +211,16 @@ def table(model, gpus, step):
     gigabytes = [f"{name} {size / 1e9:.1f}" for name, size in memory(model, share).items()]
     times = [f"{name} {value:.1f}" for name, value in taken.items()]
     return (f"{model.name:>4} on {gpus}   GB: {', '.join(gigabytes)}\n"
-            f"             seconds: {', '.join(times)}, step {sum(taken.values()):.0f}; without launches "
-            f"rollout {without_launches['rollout']:.1f}, step {sum(without_launches.values()):.0f}\n"
+            f"             seconds: {', '.join(times)}, step {sum(taken.values()):.0f}; "
+            f"without launches rollout {without_launches['rollout']:.1f}, "
+            f"step {sum(without_launches.values()):.0f}\n"
             f"             --checkpoint-gradients: one pass {held_then['one pass'] / 1e9:.1f} GB, "
             f"peak {held_then['peak'] / 1e9:.1f} GB, step {sum(taken_then.values()):.0f} s")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in fields(Step):
         name = f"--{field.name.replace('_', '-')}"
         if field.type is bool:
