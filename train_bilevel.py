@@ -104,7 +104,9 @@ from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_id
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
 # Settings that may change when a killed run goes on.
-MAY_CHANGE = ("steps", "save_every", "micro_tokens", "checkpoint_gradients", "device")
+MAY_CHANGE = (
+    "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "device"
+)
 
 
 @dataclass
@@ -200,6 +202,10 @@ class Settings:
     heading("machine")
     micro_tokens: int = flag(
         16384, "most tokens in one forward pass; lower it where memory runs out", least=1
+    )
+    rollout_rows: int = flag(
+        0, "most judgments that are sampled at once; 0: all of a step; lower it where the cache of "
+        "keys and values runs out of memory", least=0
     )
     checkpoint_gradients: bool = flag(
         False, "compute each layer once more for the way back instead of keeping what is in it"
@@ -1084,6 +1090,7 @@ class Judge:
             self.cfg.temperature,
             self.ends,
             self.pad,
+            self.cfg.rollout_rows,
         )
         groups = []
         for k, (pair, prompt) in enumerate(zip(pairs, prompts)):
@@ -1268,6 +1275,7 @@ def go_on(judge, chosen):
         cfg.temperature,
         judge.ends,
         judge.pad,
+        cfg.rollout_rows,
     )
     for (group, k), prompt, second in zip(fitting, prompts, more):
         first = group.completions[k]

@@ -75,6 +75,7 @@ class Step:
     scored: float = 1.0     # share of pairs with an advantage; the others are not scored
     micro_tokens: float = 5120  # of one pass; a pair whose row is wider has several rows
     checkpoint_gradients: bool = False
+    rollout_rows: float = 0  # judgments that are sampled at once; 0: all
 
     def in_a_row(self):
         """Judgments that share a row with their prompt: all G, or as many as fit."""
@@ -98,6 +99,14 @@ class Step:
 
     def samples(self):
         return (self.batch + self.meta_batch) * self.group
+
+    def samples_at_once(self):
+        return min(self.rollout_rows or self.samples(), self.samples())
+
+    def turns(self):
+        """Of the decoding loop: the slowest judgment's, and A for each time that places are taken."""
+        taken = self.samples() / self.samples_at_once() - 1
+        return self.longest + taken * self.answer
 
 
 def work(model, step):
@@ -143,12 +152,12 @@ def seconds(model, machine, step):
     # Everything computes: work / (use · peak)
     reached = machine.use * machine.flops
     parts = {part: flops / reached for part, flops in work(model, step).items()}
-    # and a decoding step reads the weights and the cache of all samples:
-    # longest · (L·launch + (N + V·H + cache) / bandwidth)
+    # and a turn of the decoding loop reads the weights and the cache of all samples:
+    # turns · (L·launch + (N + V·H + cache) / bandwidth)
     weights = (model.linear + model.head) * model.bytes
-    cache = step.samples() * (step.prompt + step.answer / 2) * model.cache
+    cache = step.samples_at_once() * (step.prompt + step.answer / 2) * model.cache
     turn = model.layers * machine.launch + (weights + cache) / machine.bandwidth
-    parts["rollout"] += step.longest * turn
+    parts["rollout"] += step.turns() * turn
     return parts
 
 
@@ -163,7 +172,7 @@ def memory(model, step):
     # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
     # twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
-    rollout = step.samples() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
+    rollout = step.samples_at_once() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
     gradient = kept_by_a_pass(model, step)
     peak = weights + adapters + max(rollout, gradient)
     return {

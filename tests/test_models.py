@@ -144,6 +144,45 @@ def test_a_model_whose_layers_cannot_be_computed_twice_is_refused_in_one_line():
         train_bilevel.checkpoint_layers(model)
 
 
+# ---------------------------------------------------------------- places of finished samples
+
+WAITING = [[5, 9, 11, 30], [7], [8, 21, 22, 23, 24, 25, 26, 27, 28], [9, 10], [30, 31, 32], [12, 13, 14, 15, 16]]
+MANY_ENDS = [2, 11, 20, 29, 38, 47, 56]
+
+
+@pytest.mark.parametrize("most_rows", [1, 3, 5, 11])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "gemma 3 with capped logits"])
+def test_samples_in_the_places_of_finished_ones_are_the_same(name, most_rows):
+    model = RIGHT[name]()
+    uniforms = numbers(2 * len(WAITING), 20)
+    at_once = sample.generate(model, WAITING, uniforms, 1.0, MANY_ENDS, 0)
+    found = sample.generate(model, WAITING, uniforms, 1.0, MANY_ENDS, 0, most_rows)
+    assert len({len(completion.ids) for completion in at_once}) > 4
+    for mine, theirs in zip(found, at_once):
+        assert mine.ids == theirs.ids
+        assert mine.finished == theirs.finished
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+        assert mine.self_certainty == pytest.approx(theirs.self_certainty, abs=1e-3)
+
+
+def test_no_more_samples_are_written_at_once_and_places_are_taken():
+    model = build("Llama")
+    rows = []  # of each turn
+
+    def look(module, arguments, named):
+        ids = named["input_ids"]
+        if ids.shape[1] == 1:
+            rows.append(len(ids))
+
+    model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+    prompts = [prompt for prompt in WAITING if len(prompt) > 1]
+    completions = sample.generate(model, prompts, numbers(2 * len(prompts), 20), 1.0, MANY_ENDS, 0, 4)
+    assert max(rows) == 4
+    lengths = [len(completion.ids) for completion in completions]
+    two_prompts_at_a_time = sum(max(lengths[start:start + 4]) for start in range(0, len(lengths), 4))
+    assert len(rows) < two_prompts_at_a_time
+
+
 # ---------------------------------------------------------------- refused
 
 HEAD = "does not compute its logits as the head"
