@@ -5,6 +5,7 @@
     python select.py --problems P.jsonl --labelled L.jsonl --judge runs/NAME/judge --out S.jsonl
     python select.py --api-base http://127.0.0.1:8000/v1 --api-model NAME ...
     python select.py --aggregate rounds round-robin --waits 0 1 2 4 --n 1 2 4 8     all it compares
+    python select.py --aggregate round-robin ...         preference data (data/preferences/), too
 
 Reads   problems and labelled candidates. A candidate's label scores a choice; it never makes one.
 Writes  selections.jsonl, a row for each problem, method and N:
@@ -22,6 +23,9 @@ random, and the one that wins the largest share of its judgments is chosen. Both
 judged, so a judge that always says "A" gains nothing. `--waits` is J1's simple test-time scaling
 (2505.11875): where its answer ends, the judge has to think on. The control is more rounds, for as
 many tokens.
+
+Where the candidates are answers labelled by preference, and no programs that were executed, it also
+reports what their benchmark does: accuracy on pairs in both orders, by category.
 
 Every method gives each candidate a probability; those that it cannot tell apart share it. So
 "random" is its exact expectation, and no method's number hangs on how ties were broken.
@@ -57,8 +61,9 @@ else:
     from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, parse_verdict
+    from data.preferences.report import print_preferences
     from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, TINY_PROBLEMS, Appender, UserError,
-                           read_problems, read_rows, stage_input, write_rows)
+                           asks_for_answers, read_problems, read_rows, stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -460,11 +465,13 @@ class ServedJudge:
 
 
 IS_CORRECT = "Is this correct? Answer Yes or No.\n"
+IS_GOOD = "Is this a good answer? Answer Yes or No.\n"
 
 
 def pointwise_prompt(call):
-    """What a judge reads that rates one program without a rival."""
-    return "\n".join([call.problem["prompt"].rstrip(), call.a["code"].rstrip(), IS_CORRECT])
+    """What a judge reads that rates one candidate without a rival."""
+    question = IS_GOOD if asks_for_answers(call.problem) else IS_CORRECT
+    return "\n".join([call.problem["prompt"].rstrip(), call.a["code"].rstrip(), question])
 
 
 def refused(reason):
@@ -855,10 +862,14 @@ def load_candidates(cfg):
         files = " ".join(map(str, cfg.problems))
         raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} "
                         "(--split)")
+    if len({asks_for_answers(problem) for problem in problems.values()}) == 2:
+        raise UserError(f"{cfg.labelled}, split {cfg.split!r}: has programs that were executed and "
+                        "answers that were preferred: choose among each in a run of its own")
     if not any(is_mixed(candidates[pid]) for pid in problems):
         raise UserError(f"{cfg.labelled}, split {cfg.split!r}: no problem has both a passing and a "
-                        "failing candidate, so every way of choosing is the same: sample more "
-                        "candidates (sample.py --n), or take other problems")
+                        "failing candidate (or a preferred one and another), so every way of "
+                        "choosing is the same: sample more candidates (sample.py --n), or take "
+                        "other problems")
     if cfg.explain and cfg.explain not in problems:
         raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split "
                         f"{cfg.split!r} in {cfg.labelled}")
@@ -907,8 +918,9 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
     rows = [row for row in rows if row["n"] == most]
     resampled = np.stack([resample(candidates[pid], methods, cfg.seed) for pid in problems])
     report(rows, resampled, methods, judges, problems, candidates, cfg)
+    preferences = asks_for_answers(next(iter(problems.values())))
     for name, count in lacking.items():
-        if count:
+        if count and not preferences:    # the table of preferences has them as "-"
             left_out = "" if name in names else "; it is left out"
             fields = " and ".join(NEEDS[name])
             print(f"note: “{name}” needs {fields}, which {count} of {len(shown)} candidates of "
@@ -934,25 +946,33 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
         score[row["method"], pid] = row["passed"]
         right[row["method"], pid] = passed[row["candidate_id"]]
     against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
+    first = next(iter(problems.values()))
+    words = tables.words_for(first)
 
     print(f"\n{cfg.labelled}, split {cfg.split}, R = {cfg.rounds}: {len(problems)} problems, "
-          f"{len(mixed)} of them with passing and failing candidates\n")
-    tables.print_table(tables.methods_table(
+          f"{len(mixed)} of them with {words.mixed}\n")
+    table = tables.methods_table(
         names,
         np.array([[score[name, pid] for name in names] for pid in problems]),
         np.array([[right[name, pid] for name in names] for pid in problems]),
-        resampled, np.isin(list(problems), mixed), against, cfg.seed))
+        resampled, np.isin(list(problems), mixed), against, cfg.seed, words)
+    if asks_for_answers(first):
+        for name in NEEDS:
+            if name not in names:
+                table.append({**dict.fromkeys(table[0], "-"), "chosen by": name})
+    tables.print_table(table)
     print("\nin brackets: 95 % bootstrap intervals over problems, candidates and verdicts\n"
           "gap closed: (method − random) / (oracle − random)\n"
           f"p: exact McNemar test against “{against}” on one candidate a problem, "
           f"Holm-corrected for {len(names) - 1} comparisons")
 
     groups = tables.group_problems(mixed, problems, candidates)
-    if groups:
+    if groups and not asks_for_answers(first):    # whose groups are the rows of a table below
         print()
-        tables.print_table(tables.groups_table(["random", *judged, "oracle"], score, groups))
+        shown = ["random", *judged, "oracle"]
+        tables.print_table(tables.groups_table(shown, score, groups, words))
 
-    about_judges = tables.judges_table(judged, candidates)
+    about_judges = tables.judges_table(judged, candidates, words)
     if about_judges:
         print()
         tables.print_table(about_judges)
@@ -963,9 +983,12 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
         for label in judges:
             print()
             counts = sorted({0, *cfg.waits})
-            tables.print_table(tables.waits_table(label, counts, judged, score, candidates, mixed))
-        print("tokens a problem; pass@1 on mixed problems; right->wrong and wrong->right: "
+            tables.print_table(tables.waits_table(label, counts, judged, score, candidates, mixed,
+                                                  words))
+        print(f"tokens a problem; {words.chosen} on mixed problems; right->wrong and wrong->right: "
               "share of mixed pairs since the line above")
+    if asks_for_answers(first):
+        print_preferences(problems, candidates, judged)
 
 
 def explain(judges, problems, candidates, cache, cfg):

@@ -153,6 +153,11 @@ class Settings:
         72, "most tokens of a judgment; also the constant denominator", least=1
     )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
+    reward: str = flag(
+        "right",
+        "what pays: a right verdict, or only one that is right in both orders (2505.10320)",
+        choices=["right", "consistent"],
+    )
     waits: int = flag(
         0, "most forced Waits in a judgment (J1): each pair draws 0 to so many at every visit",
         least=0,
@@ -351,8 +356,25 @@ class Trainer:
         if cfg.waits:
             waits = [draw_waits(generator, cfg.waits) for generator in streams]
             groups = think_further(self.judge, groups, streams, waits)
+        if cfg.reward == "consistent":
+            groups = self.rewarded_in_both_orders(groups, step, named)
         n_train = len(train)
         return groups[:n_train], groups[n_train:]
+
+    def rewarded_in_both_orders(self, groups, step, named):
+        """The groups, paying judgment k only if judgment k of the other order is right as well.
+
+        The judgments of the other order are only asked for; those of this order are trained on,
+        and which order that is changes from visit to visit.
+        """
+        flipped = [group.pair.flipped() for group in groups]
+        streams = [stream(self.cfg.seed, "other order", step, name) for name, _ in named]
+        others = self.judge.rollout(flipped, streams, self.cfg.group)
+        rewarded = []
+        for group, other in zip(groups, others):
+            both = [min(here, there) for here, there in zip(group.rewards, other.rewards)]
+            rewarded.append(replace(group, rewards=both))
+        return rewarded
 
     def step_metrics(self, step, loss, stats):
         """What every step, supervised or not, writes to metrics.jsonl."""

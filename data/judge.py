@@ -1,8 +1,10 @@
-"""The judge's words: the prompt that shows it two programs, the verdict in its answer, and J1's "Wait".
+"""The judge's words: the prompt that shows it two candidates, the verdict in its answer, and J1's "Wait".
 
 Training (stage 3) and selection (stage 4) must ask in the same words and read answers in the same way, so both are here.
 """
 import re
+
+from data.rows import asks_for_answers
 
 VERDICT = "<best>{}</best>"  # how the judge names the better program, A or B
 
@@ -13,6 +15,16 @@ Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VER
 
 """
 
+# The same for candidates that are answers of any kind (rows.py, `task`), in our words: general preference data have no
+# protocol in common. CRITERION is added where a problem says what counts.
+ANSWER_PROTOCOL = f"""You are given a request, or a conversation that ends with one, and two answers to it, A and B. Decide which one is better.
+Restate what is asked for. Walk through each answer and say what it really does: is it right, does it do what was asked,
+is it safe? Check facts, sums and code by hand. Neither length nor order counts.
+Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VERDICT.format("B")}.
+
+"""
+CRITERION = "What counts here: {}\n\n"
+
 # A line that could be taken for one of judge_prompt's own.
 LIKE_OURS = re.compile(r"^\s*(?:A:|B:|```)", re.MULTILINE)
 
@@ -21,7 +33,7 @@ WAIT = "\nWait\n"
 
 
 def judge_prompt(problem, code_a, code_b, chat=False):
-    """What the judge reads: the problem and the two programs, for a chat model below PROTOCOL and in fences.
+    """What the judge reads: the problem and the two candidates, for a chat model below a protocol and in fences.
 
         Steps: sort down, add one.
         8186 -> 9972
@@ -33,18 +45,26 @@ def judge_prompt(problem, code_a, code_b, chat=False):
     A plain model reads no instructions: it must know the task from its training, as the tiny world's judge does, which was
     pretrained on exactly these words (data/tiny/pretrain.py).
 
-    No program can end its block: a fence is longer than any in the programs, and where a program has a line that looks
+    The protocol is PROTOCOL for programs and ANSWER_PROTOCOL where the problem asks for answers.
+
+    No candidate can end its block: a fence is longer than any in the candidates, and where one has a line that looks
     like one of the prompt's own, a plain model sees fences, too.
     """
+    answers = asks_for_answers(problem)
     code_a = code_a.rstrip()
     code_b = code_b.rstrip()
     if chat or LIKE_OURS.search(code_a) or LIKE_OURS.search(code_b):
         longest = max(map(len, re.findall("`+", code_a + " " + code_b)), default=0)
         fence = "`" * max(3, longest + 1)
-        code_a = f"{fence}python\n{code_a}\n{fence}"
-        code_b = f"{fence}python\n{code_b}\n{fence}"
+        language = "" if answers else "python"
+        code_a = f"{fence}{language}\n{code_a}\n{fence}"
+        code_b = f"{fence}{language}\n{code_b}\n{fence}"
     text = f"{problem['prompt'].rstrip()}\nA:\n{code_a}\nB:\n{code_b}\n"
-    return PROTOCOL + text if chat else text
+    if answers and problem.get("criterion"):
+        text = CRITERION.format(problem["criterion"]) + text
+    if not chat:
+        return text
+    return (ANSWER_PROTOCOL if answers else PROTOCOL) + text
 
 
 def think_on(tokenizer, prompt_ids, completion):

@@ -9,7 +9,10 @@ from data.rows import CANDIDATE_KEY, LABELLED, UserError, read_problems, read_ro
 
 @dataclass
 class Pair:
-    """Two candidates of a problem, one passed and one failed, in random order."""
+    """Two candidates of a problem, one passed and one failed, in random order.
+
+    Of preference data: one that was preferred and one that was not (rows.py, `task`).
+    """
     instance_id: str     # "PROBLEM:PASSED>FAILED"
     problem: dict        # its row
     a: dict              # the candidate row shown as A
@@ -106,7 +109,8 @@ def make_pairs(problems, labelled, split, cfg):
             ))
     if not pairs:
         raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} problems {n_mixed} have both a "
-                        "passing and a failing candidate; sample more candidates (sample.py --n) or check the split")
+                        "passing and a failing candidate (or a preferred one and another); sample more candidates "
+                        "(sample.py --n) or check the split")
     return pairs
 
 
@@ -121,17 +125,21 @@ def train_only(cfg):
     return required
 
 
+def same_text(prompt):
+    """What two prompts that are the same have in common: letters and digits."""
+    return re.sub(r"[\W_]+", " ", prompt).strip().lower()
+
+
 def audit(problems, labelled, allow_overlap=False):
     """What the splits share, as notes: a judge must not be tested on what it was trained on.
 
     Two problems are the same if letters and digits of their prompts are. Raises UserError if one stands in two splits,
     unless allowed. That splits share policies is no mistake; they are listed.
     """
-    same_text = defaultdict(list)
+    by_text = defaultdict(list)
     for problem in problems.values():
-        text = re.sub(r"[\W_]+", " ", problem["prompt"]).strip().lower()
-        same_text[text].append(problem)
-    overlaps = [group for group in same_text.values() if len({p["split"] for p in group}) > 1]
+        by_text[same_text(problem["prompt"])].append(problem)
+    overlaps = [group for group in by_text.values() if len({p["split"] for p in group}) > 1]
     listed = "; ".join(", ".join(f"{p['problem_id']} ({p['split']})" for p in group) for group in overlaps[:5])
     if len(overlaps) > 5:
         listed += f"; and {len(overlaps) - 5} more"

@@ -25,6 +25,10 @@
 `passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
 A problem may add
 
+    task         "answer": it asks for an answer of any kind, and nothing is executed. Its candidates' `code` is the whole
+                 answer, `passed` means that it was preferred, and `status` says so: "preferred" or "not_preferred"
+                 (data/preferences/ makes such rows). Left out: it asks for a program
+    criterion    with that: what makes an answer the better one, for the judge to read
     setup        source that runs before the candidate's
     time_limit   seconds a test
     libs         modules outside of the standard library that its tests need (BigCodeBench)
@@ -148,15 +152,26 @@ def read_problems(paths):
         for row in read_rows(path, PROBLEM, key=("problem_id",)):
             if row["problem_id"] in problems:
                 raise UserError(f"{path}: problem {row['problem_id']!r} is already in another --problems file")
+            if row.get("task", "answer") != "answer":
+                raise UserError(f"{path}: problem {row['problem_id']!r}: 'task' is {row['task']!r}; "
+                                "must be 'answer', or left out")
             problems[row["problem_id"]] = row
     if not problems:
         raise UserError(f"--problems {' '.join(map(str, paths))}: no problems in it")
     return problems
 
 
+def asks_for_answers(problem):
+    """Does it ask for an answer, labelled by preference, and not for a program that can be executed?"""
+    return problem.get("task") == "answer"
+
+
 def check_tests(problem, where):
     """What running a problem's tests needs. Raises UserError; where: the file, for its message."""
     place = f"{where}: problem {problem['problem_id']!r}"
+    if asks_for_answers(problem):
+        raise UserError(f"{place} asks for answers, which are labelled by preference: there is nothing to execute; "
+                        "leave its file out")
     if not problem["public_tests"] and not problem["tests"]:
         raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
                         "remove it or give it tests")

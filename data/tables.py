@@ -1,9 +1,32 @@
 """The tables that stage 4 prints: made as rows, {column: text}, and printed by `print_table`."""
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 
+from data.rows import asks_for_answers
 from data.statistics import bootstrap, holm, interval, mcnemar
+
+
+@dataclass
+class Words:
+    """What a table says of right and wrong candidates: programs are executed, answers are not."""
+    right: str       # candidates
+    wrong: str
+    chosen: str      # how often a right one is chosen
+    mixed: str       # a problem with both
+    where_a: str     # judgments of mixed pairs where A is the right one
+    where_b: str
+
+
+PROGRAMS = Words("passed", "failed", "pass@1", "passing and failing candidates",
+                 "where A passed", "where B did")
+ANSWERS = Words("preferred", "not preferred", "preferred", "preferred and other answers",
+                "where A is preferred", "where B is")
+
+
+def words_for(problem):
+    return ANSWERS if asks_for_answers(problem) else PROGRAMS
 
 
 def print_table(rows):
@@ -31,7 +54,7 @@ def with_interval(mean, samples, least=0.0):
 
 # ---------------------------------------------------------------- methods
 
-def methods_table(names, score, right, resampled, mixed, against, seed):
+def methods_table(names, score, right, resampled, mixed, against, seed, words=PROGRAMS):
     """A row for each method: pass@1 with intervals, how far over random, p, the gap that it closes.
 
     score:     [problems, methods] pass@1.
@@ -53,8 +76,8 @@ def methods_table(names, score, right, resampled, mixed, against, seed):
         over_samples = on_mixed[:, k] - on_mixed[:, random]
         rows.append({
             "chosen by": name,
-            "all: pass@1 %": with_interval(score[:, k].mean(), on_all[:, k]),
-            "mixed: pass@1 %": with_interval(mean[k], on_mixed[:, k]),
+            f"all: {words.chosen} %": with_interval(score[:, k].mean(), on_all[:, k]),
+            f"mixed: {words.chosen} %": with_interval(mean[k], on_mixed[:, k]),
             "mixed, over random": with_interval(over, over_samples, least=-1),
             "p": p[name],
             "gap closed": f"{over / (mean[oracle] - mean[random]):.0%}",
@@ -74,12 +97,12 @@ def p_values(names, right, against):
     return shown
 
 
-def groups_table(names, score, groups):
+def groups_table(names, score, groups, words=PROGRAMS):
     """A row for each method with its pass@1 in groups of problems.
 
     score: {(method, problem_id): pass@1}.   groups: {group: problem ids}, see `group_problems`.
     """
-    first = "mixed: pass@1 % of"
+    first = f"mixed: {words.chosen} % of"
     rows = [{first: "problems", **{group: str(len(pids)) for group, pids in groups.items()}}]
     for name in names:
         row = {first: name}
@@ -143,7 +166,7 @@ def same_choices(rows):
     return same
 
 
-def judges_table(judged, candidates):
+def judges_table(judged, candidates, words=PROGRAMS):
     """A row for each method that asked a judge, with what the judge said and cost.
 
     judged: {method: {problem_id: rows of judgments.jsonl}}.
@@ -167,8 +190,8 @@ def judges_table(judged, candidates):
         table.append({
             "judgments, %": name,
             "right": percent(list(right.values())),
-            "where A passed": percent(where_a_passed),
-            "where B did": percent(where_b_passed),
+            words.where_a: percent(where_a_passed),
+            words.where_b: percent(where_b_passed),
             "in both orders": percent(in_both_orders),
             "same choice": percent(same_choices(rows)),
             "parsed": percent([row["verdict"] is not None for row in rows]),
@@ -186,7 +209,7 @@ def waits_name(count):
     return f"{count} wait" if count == 1 else f"{count} waits"
 
 
-def waits_table(label, counts, judged, score, candidates, mixed):
+def waits_table(label, counts, judged, score, candidates, mixed, words=PROGRAMS):
     """A row for each number of waits: what they changed, and what votes for as many tokens choose.
 
     counts: numbers of waits, ascending, from 0.   judged: as in `judges_table`.
@@ -203,16 +226,16 @@ def waits_table(label, counts, judged, score, candidates, mixed):
             "right->wrong": "",
             "wrong->right": "",
             "tokens": cost(judged[name]),
-            "pass@1 %": percent([score[name, pid] for pid in mixed]),
+            f"{words.chosen} %": percent([score[name, pid] for pid in mixed]),
             "votes: tokens": "",
-            "votes: pass@1 %": "",
+            f"votes: {words.chosen} %": "",
         }
         if count:
             control = f"{label}, tokens of {waits_name(count)}"
             row["right->wrong"] = percent([before[key] and not right[key] for key in right])
             row["wrong->right"] = percent([right[key] and not before[key] for key in right])
             row["votes: tokens"] = cost(judged[control])
-            row["votes: pass@1 %"] = percent([score[control, pid] for pid in mixed])
+            row[f"votes: {words.chosen} %"] = percent([score[control, pid] for pid in mixed])
         table.append(row)
         before = right
     return table
@@ -223,15 +246,16 @@ def cost(judgments):
 
 
 def print_explanation(problem, candidates, method, votes, ranked, deciding):
-    """Print a problem, its programs with their votes, and the judgment that decided.
+    """Print a problem, its candidates with their votes, and the judgment that decided.
 
     candidates: {candidate_id: row}.   votes: {candidate_id: (won, judged)}.
     ranked:     candidate ids, the winner first.   deciding: a row of judgments.jsonl, or None.
     """
+    words = words_for(problem)
     print(f"{problem['problem_id']}\n\n{problem['prompt']}")
     for candidate_id in ranked:
         won, judged = votes[candidate_id]
-        outcome = "passed" if candidates[candidate_id]["passed"] else "failed"
+        outcome = words.right if candidates[candidate_id]["passed"] else words.wrong
         print(f"--- {candidate_id}: won {won} of {judged} judgments ({method}); {outcome}")
         print(candidates[candidate_id]["code"].rstrip())
     if deciding is None:

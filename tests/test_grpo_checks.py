@@ -49,6 +49,11 @@ def answers_of(groups):
     return [(group.prompt, completion.ids) for group in groups for completion in group.completions]
 
 
+def forced_of(groups):
+    """The positions of forced tokens in all B·G judgments."""
+    return [completion.forced for group in groups for completion in group.completions]
+
+
 class Lab:
     """A judge of random weights, its parameters and optimizer, and one batch of made-up groups."""
 
@@ -73,7 +78,8 @@ class Lab:
         """All judgments as packs, those without an advantage, too."""
         prompts = [group.prompt for group in self.groups]
         answers = [ids for _, ids in answers_of(self.groups)]
-        return make_packs(prompts, answers, self.judge.pad, most_tokens, "cpu")
+        return make_packs(
+            prompts, answers, self.judge.pad, most_tokens, "cpu", forced=forced_of(self.groups))
 
     def losses(self, batch=None):
         """ℓ [B]"""
@@ -254,7 +260,7 @@ def test_05_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
 def test_05_groups_of_equal_rewards_are_counted_and_do_not_inform(trainer):
     here = trainer(batch=8)
     index, _ = here.weights.draw(stream(here.cfg.seed, "draw", 0))
-    groups, _ = here.judge_pairs(index, [], 0)
+    groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
     varied = torch.tensor([len(set(group.rewards)) > 1 for group in groups])
     assert 0 < int(varied.sum()) < 8
     row = here.train_step(0)
@@ -299,11 +305,14 @@ def assert_scores_are_those_of_separate_sequences(here, packs):
     """Every token's log-prob is that of an ordinary forward pass of its own sequence, and no token
     is missing."""
     answers = answers_of(here.groups)
+    forced = forced_of(here.groups)
     seen = []
     for pack in packs:
         logp = here.judge.score(pack).detach()
         for k in pack.sample.unique().tolist():
             alone = plain_logprob(here.judge.model, *answers[k]).detach()
+            own = [t for t in range(len(alone)) if t not in forced[k]]
+            alone = alone[own]
             assert torch.allclose(logp[pack.sample == k], alone, atol=1e-5, rtol=0)
             seen.append(k)
     assert sorted(seen) == list(range(len(answers)))
@@ -321,6 +330,18 @@ def test_09_packed_and_padded_logprobs_are_those_of_separate_sequences(lab):
     here.groups[0].completions[1].ids[-1] = pad
     for limit in (1, 75, 10000):
         assert_scores_are_those_of_separate_sequences(here, here.packs(limit))
+
+
+def test_09_forced_tokens_are_seen_but_not_scored(lab):
+    """A Wait that was put into a judgment is what its later tokens go on from, and no token of it."""
+    here = lab()
+    here.groups[0].completions[1].forced = [1, 2]
+    here.groups[1].completions[1].forced = [0]
+    here.groups[1].completions[2].forced = [1, 3]
+    packs = here.packs()
+    assert_scores_are_those_of_separate_sequences(here, packs)
+    n_tokens = sum(len(ids) for _, ids in answers_of(here.groups))
+    assert sum(len(pack.target) for pack in packs) == n_tokens - 5
 
 
 def groups_with_equal_beginnings():
@@ -417,7 +438,7 @@ def test_11_a_judgment_without_an_end_token_counts_like_any_other(lab):
 def test_11_the_share_of_truncated_judgments_is_reported(trainer):
     here = trainer(weights="uniform")
     index, _ = here.weights.draw(stream(here.cfg.seed, "draw", 0))
-    groups, _ = here.judge_pairs(index, [], 0)
+    groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
     cut_off = [not completion.finished for group in groups for completion in group.completions]
     assert 0 < sum(cut_off) < len(cut_off)
     row = here.train_step(0)
@@ -893,7 +914,7 @@ def test_18_a_whole_step_is_wired_that_way(exact_trainer):
     cfg = here.cfg
     theta = parameters.theta.clone()
     index, a = here.weights.draw(stream(cfg.seed, "draw", 0))
-    groups, meta_groups = here.judge_pairs(index, here.draw_meta_pairs(0), 0)
+    groups, meta_groups = here.judge_pairs(here.pairs_to_train_on(index, 0), here.draw_meta_pairs(0), 0)
     assert {group.pair.problem["split"] for group in groups} == {"train"}
     assert {group.pair.problem["split"] for group in meta_groups} == {"meta"}
     inner = tb.make_batch(judge, groups, tb.group_advantage(tb.rewards_of(groups)))

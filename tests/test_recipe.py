@@ -22,12 +22,14 @@ import execute
 import sample
 import train_bilevel
 from data.flags import parse
+from data.preferences import __main__ as preferences
 from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
 
 spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(select)
-STAGES = {"sample.py": sample, "execute.py": execute, "train_bilevel.py": train_bilevel, "select.py": select}
+STAGES = {"sample.py": sample, "execute.py": execute, "train_bilevel.py": train_bilevel, "select.py": select,
+          "data.preferences": preferences}
 
 # What is big in the recipe, and what stands in its place here. Each is used, and nothing big is left: both are
 # checked. {name}: a path made below. Models and presets stand for themselves wherever the recipe names them.
@@ -35,11 +37,16 @@ STAND_INS = {
     "Qwen/Qwen2.5-Coder-3B-Instruct": "{cheap}",
     "Qwen/Qwen2.5-Coder-32B-Instruct": "{deployed}",
     "Qwen/Qwen2.5-Coder-7B-Instruct": "{judge}",
+    "Qwen/Qwen2.5-7B-Instruct": "{judge}",
     "--preset daj-train": "--preset daj-train --problems {lcb}",  # otherwise: from the hub
     "--preset daj-test": "--preset daj-test --problems {lcb}",
     "--benchmark livecodebench": "--benchmark livecodebench --problems {lcb}",
     "--preset daj-bigcodebench-hard": "--preset daj-bigcodebench-hard --problems {bcb}",
+    "--problems RISE.jsonl": "--problems {rise}",
+    "--problems CodePrefBench/eval": "--problems {codepref}",
+    "--benchmark rewardbench": "--benchmark rewardbench --problems {rewardbench}",
     "runs/daj": "{runs}",
+    "runs/j1": "{j1}",
     "--nproc-per-node 8": "--nproc-per-node 2",
     "-of-8": "-of-2",
     "--limit 100": "--limit 3",
@@ -155,6 +162,40 @@ def bcb_row(k):
     }
 
 
+def rise_row(k):
+    """A preference pair in the common form."""
+    return {
+        "question": f"Clerk {k} asks for the sum of {k} and 2.",
+        "chosen": f"It is {k + 2}.",
+        "rejected": f"It is {k - 2}.",
+        "rejected_model": "m",
+        "source": ["sums", "heaps"][k % 2],
+    }
+
+
+def codepref_files(folder):
+    """CodePrefBench's four files, a pair in each."""
+    folder.mkdir()
+    for k, aspect in enumerate(("correctness", "efficiency", "security", "human-preference")):
+        row = {"task_id": f"CSE/{k}", "instruction": f"Add two numbers, as clerk {k} does.",
+               "choices": ["x = a + b", "x = a - b"], "gt_choice": k % 2}
+        write_lines(folder / f"{aspect}-alignment.jsonl", [row])
+    return folder
+
+
+def rewardbench_row(k):
+    """A row of RewardBench's file."""
+    return {
+        "id": k,
+        "prompt": f"Clerk {k} asks for a colour.",
+        "chosen": "Red.",
+        "chosen_model": "m",
+        "rejected": "Seven.",
+        "rejected_model": "n",
+        "subset": ["donotanswer", "hep-python"][k % 2],
+    }
+
+
 DAYS = {
     "train": ["2023-09-02", "2024-01-07", "2024-03-03", "2024-05-05", "2024-06-02", "2024-07-31"],
     "meta": ["2024-08-01", "2024-10-05", "2024-11-30"],
@@ -184,6 +225,10 @@ def places(tmp_path_factory):
         "runs": folder / "runs",
         "lcb": write_lines(folder / "lcb.jsonl", [lcb_row(k, day) for k, day in enumerate(days)]),
         "bcb": write_lines(folder / "bcb.jsonl", [bcb_row(k) for k in (13, 15, 17)]),
+        "j1": folder / "j1",
+        "rise": write_lines(folder / "rise.jsonl", [rise_row(k) for k in range(60)]),
+        "codepref": codepref_files(folder / "codepref"),
+        "rewardbench": write_lines(folder / "filtered.jsonl", map(rewardbench_row, range(4))),
     }
 
 
@@ -209,7 +254,7 @@ def with_stand_ins(command, places, servers, unused):
             command = re.sub(rf"{re.escape(big)}(?!\w|\.\d)", tiny.format(**places), command)
     for port, address in servers.items():
         command = command.replace(f"http://127.0.0.1:{port}/v1", address)
-    assert not re.search(r"Qwen/|runs/daj|:800\d", command), f"nothing stands in for a part of: {command}"
+    assert not re.search(r"Qwen/|runs/(?:daj|j1)|:800\d", command), f"nothing stands in for a part of: {command}"
     return command
 
 
@@ -298,6 +343,7 @@ def test_every_command_of_the_recipe_runs_with_tiny_stand_ins(places, transforme
     check_candidates(places["runs"])
     check_judges(places["runs"])
     check_selections(places["runs"])
+    check_preferences(places["j1"])
 
 
 # ---------------------------------------------------------------- what the recipe is said to leave behind
@@ -387,6 +433,31 @@ def check_selections(runs):
             assert (row["judge_calls"] > 0) == (len(row["votes"]) > 1)
         verdicts = {judgment["verdict"] for judgment in read_rows(runs / name / "judgments.jsonl")}
         assert verdicts >= {"A", "B"}
+
+
+def check_preferences(runs):
+    """J1's stages on pairs that were never executed; each pair of the benchmarks in both orders."""
+    splits = Counter(row["split"] for row in read_problems(runs / "problems.jsonl").values())
+    assert splits.keys() == {"train", "meta", "dev"}
+    assert splits.total() == 60
+    labelled = read_rows(runs / "labelled.jsonl", LABELLED)
+    assert {row["status"] for row in labelled} == {"preferred", "not_preferred"}
+
+    weights = read_rows(runs / "domain" / "weights.jsonl")
+    assert {row["group"] for row in weights} == {"sums × m", "heaps × m"}
+    for name in ("uniform", "domain"):
+        metrics = read_rows(runs / name / "metrics.jsonl")
+        stages = [(row["step"], row.get("cold")) for row in metrics]
+        assert stages == [(0, None), (1, True), (2, True), (3, False), (4, False)]
+
+    for benchmark, name in (("codepref", "codeprefbench"), ("rewardbench", "rewardbench")):
+        judgments = read_rows(runs / benchmark / "judgments.jsonl")
+        first = {(row["judge"], row["a"], row["b"], row["problem_id"]) for row in judgments
+                 if row["b"] and not row["wait"]}
+        assert len(first) == 2 * 4 * 2      # two judges, four pairs, two orders
+        chosen = read_rows(runs / benchmark / "selections.jsonl", key=("problem_id", "method", "n"))
+        assert {row["problem_id"].partition("/")[0] for row in chosen} == {name}
+        assert {row["n"] for row in chosen} == {2}
 
 
 # ---------------------------------------------------------------- the README's commands

@@ -237,7 +237,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
     run.one_step()  # the cold start
     index, _ = trainer.weights.draw(stream(cfg.seed, "draw", 1))
-    groups, _ = trainer.judge_pairs(index, [], 1)
+    groups, _ = trainer.judge_pairs(trainer.pairs_to_train_on(index, 1), [], 1)
     kinds = []
     for group in groups:
         texts = [text if completion.finished else "" for text, completion in zip(group.texts, group.completions)]
@@ -536,6 +536,85 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
         weights_of(cfg, "d" * 39)
     with pytest.raises(UserError, match="--shuffle-weights"):
         weights_of(settings(weights="domain", shuffle_weights=str(path)), "d" * 40)
+
+
+# ---------------------------------------------------------------- rewards
+
+def test_a_consistent_reward_pays_only_what_is_right_in_both_orders(trainer):
+    """The judgments are those of the plain reward; some that were paid no longer are."""
+    plain = trainer(max_new_tokens=40)
+    consistent = trainer(max_new_tokens=40, reward="consistent")
+    pairs = plain.train_pairs[:8]
+    groups, _ = plain.judge_pairs(pairs, [], 0)
+    paid_twice, _ = consistent.judge_pairs(pairs, [], 0)
+    flipped = [pair.flipped() for pair in pairs]
+    streams = [stream(plain.cfg.seed, "other order", 0, k) for k in range(len(pairs))]
+    others = plain.judge.rollout(flipped, streams, plain.cfg.group)
+    for group, both, other in zip(groups, paid_twice, others):
+        assert both.texts == group.texts
+        there = [verdict == other.pair.right for verdict in other.verdicts]
+        here = [verdict == group.pair.right for verdict in group.verdicts]
+        assert both.rewards == [float(a and b) for a, b in zip(here, there)]
+    assert tb.rewards_of(paid_twice).sum() < tb.rewards_of(groups).sum()
+
+
+# ---------------------------------------------------------------- Waits
+
+def rolled_out(judge, pairs, n=3):
+    streams = [stream(0, "rollout", k) for k in range(len(pairs))]
+    return judge.rollout(pairs, streams, n), streams
+
+
+def test_a_judgment_goes_on_after_a_forced_wait(trainer):
+    """The end is taken back, WAIT stands in its place, and both thoughts are the judge's own."""
+    here = trainer(max_new_tokens=40)
+    judge = here.judge
+    pairs = here.train_pairs[:2]
+    before, _ = rolled_out(judge, pairs)
+    groups, streams = rolled_out(judge, pairs)
+    groups = tb.think_further(judge, groups, streams, waits=[0, 2])
+    assert [c.ids for c in groups[0].completions] == [c.ids for c in before[0].completions]
+    assert all(not c.forced for c in groups[0].completions)
+    wait = judge.tokenizer(WAIT, add_special_tokens=False).input_ids
+    for first, whole in zip(before[1].completions, groups[1].completions):
+        given = [whole.ids[t] for t in whole.forced]
+        assert given == wait + wait
+        said = first.ids[:-1] if first.finished else first.ids
+        assert whole.ids[:len(said)] == said
+        assert whole.forced[0] == len(said)
+
+
+def test_the_last_verdict_earns_the_reward(trainer):
+    here = trainer(max_new_tokens=40)
+    groups, streams = rolled_out(here.judge, here.train_pairs[:4])
+    groups = tb.think_further(here.judge, groups, streams, waits=[1] * 4)
+    for group in groups:
+        for text, completion, earned in zip(group.texts, group.completions, group.rewards):
+            last = text.rpartition(WAIT)[2]
+            right = parse_verdict(last, completion.finished) == group.pair.right
+            assert earned == float(right)
+
+
+def test_meta_judgments_serve_for_as_many_steps_as_told(trainer):
+    """And are made anew where θ' has left them behind."""
+    here = trainer(meta_every=3, steps=6, freeze_judge_steps=0, lr=1e-6)
+    made_at = []
+    for step in range(5):
+        here.train_step(step)
+        made_at.append(here.meta.step)
+    assert made_at == [0, 0, 0, 3, 3]
+    here.meta.step = None
+    here.train_step(5)
+    assert here.meta.step == 5
+
+
+def test_meta_pairs_are_judged_in_both_orders(trainer):
+    here = trainer(meta_batch=4)
+    pairs = here.draw_meta_pairs(0)
+    orders = {(pair.instance_id, pair.right) for pair in pairs}
+    assert len(pairs) == 4
+    assert len(orders) == 4
+    assert len({pair.instance_id for pair in pairs}) == 2
 
 
 # ---------------------------------------------------------------- LoRA

@@ -35,7 +35,7 @@ import warnings
 from data.benchmarks import answers, bigcodebench, codecontests, humaneval, livecodebench, mbpp
 from data.benchmarks.files import original_rows
 from data.benchmarks.files import fetch as fetch_files
-from data.rows import UserError
+from data.rows import UserError, asks_for_answers
 
 BENCHMARKS = {
     "humaneval": humaneval,
@@ -147,7 +147,13 @@ def errors_name(place, name):
 # ---------------------------------------------------------------- prompts and programs
 
 def solution_prompt(problem, chat=False):
-    """What the policy is shown: the benchmark's own words, or else the problem and the code to begin with."""
+    """What the policy is shown: the benchmark's own words, or else the problem and the code to begin with.
+
+    Raises UserError for a problem that does not ask for a program (data/preferences/).
+    """
+    if asks_for_answers(problem):
+        raise UserError(f"problem {problem['problem_id']!r} asks for answers, which came with it: "
+                        "there is no program to write")
     benchmark = BENCHMARKS.get(problem.get("source"))
     own = benchmark.prompt(problem, chat) if benchmark else None
     if own is not None:

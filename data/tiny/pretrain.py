@@ -1,12 +1,12 @@
-"""Makes the tiny world's checkpoints: one tokenizer, two policies, one base judge (about 30 minutes on 2 cores).
+"""Makes the tiny world's checkpoints: one tokenizer, two policies, one base judge (about 25 minutes on 2 cores).
 
     python data/tiny/pretrain.py               all of them, into data/tiny/
     python data/tiny/pretrain.py weak          one of them
 
 All are small Llamas in Hugging Face format. The policies see programs that go wrong in one way half of
-the time, and so learn to write such programs. The judge first practises steps on lists, then sees judgments of which
-most skim and some try an example, as real judges mostly do; which of its habits pays is left to reinforcement
-learning. No task of a meta, dev or test problem is shown to it.
+the time, and so learn to write such programs. The judge first practises steps on lists, then
+sees judgments of which three quarters skim and one quarter trace, as real judges mostly do; which of
+its habits pays is left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
 """
 import argparse
 import math
@@ -24,100 +24,48 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast 
 
 from data.benchmarks import solution_prompt  # noqa: E402
 from data.judge import WAIT, judge_prompt  # noqa: E402
-from data.tiny.world import (STARTER, STEPS, body, draw_steps, draw_task, edge_of, length_error,  # noqa: E402
-                             make_problems, neighbour, prompt, skim, slip, strong_program, trace, verdict,
-                             weak_program, LENGTH)
+from data.tiny.world import (STARTER, body, draw_task, length_error, make_problems,  # noqa: E402
+                             prompt, skim, slip, slips, trace)
 
 PAD, END = "<|pad|>", "<|end|>"
-SKIM_SHARE = 0.75        # of first looks
-SKIM_AFTER_WAIT = 0.65   # it has met "Wait", as any real model has, but mostly not to its good
-WAIT_UNDECIDED = 0.15    # how often it says "Wait" by itself where an example has not told
-WAIT_DECIDED = 0.02      # and where it has
+SKIM_SHARE = 0.75
+WAIT_SHARE = 0.15  # of the judge's last lessons: it has met "Wait", as any real model has, but never says it unasked
 
 
-def draw_pair(rng):
-    """Steps, examples, and a right and a wrong program as A and B, in random order."""
-    hard = rng.random() < 0.65
-    steps, examples = draw_task(rng, rng.choice((2, 3)), hard)
-    at = edge_of(steps) if hard else rng.randrange(len(steps))
-    wrong = slip(steps, at) if rng.random() < (0.75 if hard else 0.2) else length_error(rng, steps)
-    a, b = (steps, wrong) if rng.random() < 0.5 else (wrong, steps)
-    return steps, examples, a, b
+def judgment(rng, habit=None, sizes=(1, 2, 2, 3, 3, 3, 4), waits=0):
+    """One judge example: (problem, texts that it is shown, answer).
 
-
-def think(rng, steps, examples, a, b, waits=0, skims=True):
-    """A judgment that thinks on `waits` times: [waits + 1] texts, each with a verdict.
-
-    skims: False for practice: always tries examples.
+    The wrong program has a length error or a slip, half of the time each.
+    habit: "skim", "trace" or None: drawn.
+    waits: how many judgments, each followed by "Wait", are shown too; the answer is the one after them.
     """
-    segments = []
-    shown = "both"  # what the last example that was tried has shown; nothing yet
-    tried = []
-    for number in range(waits + 1):
-        share = SKIM_AFTER_WAIT if number else SKIM_SHARE
-        text = ""
-        if skims and rng.random() < share:
-            text, best = skim(rng, steps, a, b)
-            segments.append(text + verdict(best))
-            continue
-        again = True
-        while again:
-            left = [x for x in examples if x not in tried]
-            decided = "only" in shown
-            if not left or (decided and rng.random() < 0.5):
-                text += f"sure: {shown}.\n"
-                break
-            x = rng.choice(left)
-            tried.append(x)
-            more, shown = trace(steps, a, b, x)
-            text += more
-            wait = WAIT_DECIDED if "only" in shown else WAIT_UNDECIDED
-            again = len(left) > 1 and rng.random() < wait
-            if again:
-                text += "Wait\n"
-        best = shown[-1] if "only" in shown else rng.choice("AB")
-        segments.append(text + verdict(best))
-    return segments
-
-
-def judgment(rng, skims=True, waits=0):
-    """One judge example: (problem, texts that it is shown, answer): the answer is what comes after the waits."""
-    steps, examples, a, b = draw_pair(rng)
-    problem = {"prompt": prompt(steps, examples), "steps": tuple(steps)}
-    segments = think(rng, steps, examples, a, b, waits, skims)
+    steps, x = draw_task(rng, rng.choice(sizes))
+    wrong = rng.choice([length_error, slip])(rng, steps)
+    a, b = (steps, wrong) if rng.random() < 0.5 else (wrong, steps)
+    problem = {"prompt": prompt(steps, x), "steps": tuple(steps)}
     shown = [judge_prompt(problem, STARTER + body(a), STARTER + body(b))]
-    for segment in segments[:-1]:
-        shown += [segment, WAIT]
-    return problem, shown, segments[-1]
+    for number in range(waits + 1):
+        if number > 0:
+            shown += [answer, WAIT]
+            habit = None
+        habit = habit or ("skim" if rng.random() < SKIM_SHARE else "trace")
+        answer = skim(rng, steps, a, b) if habit == "skim" else trace(rng, steps, a, b, x)
+    return problem, shown, answer
 
 
-def drill(rng):
-    """Traces alone of three lists, without a task: steps on lists are the hard part, and this is dense in them."""
-    steps = draw_steps(rng, rng.choice((2, 3)), rng.random() < 0.7)
-    at = rng.randrange(len(steps))
-    other = slip(steps, at) if rng.random() < 0.7 else length_error(rng, steps)
-    a, b = (steps, other) if rng.random() < 0.5 else (other, steps)
-    shown = judge_prompt({"prompt": "Drill."}, STARTER + body(a), STARTER + body(b))
-    texts = []
-    for _ in range(3):
-        x = [rng.randrange(10) for _ in range(LENGTH)]
-        texts.append(trace(steps, a, b, x)[0])
-    return [shown], "".join(texts)
-
-
-def solution(rng, policy):
-    """One policy example: (prompt, program), wrong in the policy's own way."""
-    steps, examples = draw_task(rng, rng.choice((2, 3)), rng.random() < 0.6)
-    shown = solution_prompt({"prompt": prompt(steps, examples), "starter_code": STARTER})
-    return [shown], body(policy(rng, steps))
+def solution(rng, error, share):
+    """One policy example: (prompt, program), wrong in the policy's own way in `share` of the cases."""
+    steps, x = draw_task(rng, rng.choice((1, 2, 2, 3, 3, 4, 4)))
+    program = error(rng, steps) if rng.random() < share else steps
+    return [solution_prompt({"prompt": prompt(steps, x), "starter_code": STARTER})], body(program)
 
 
 def make_tokenizer():
-    """A byte-level BPE of about 600 tokens: a line of code is one piece, a digit is one piece."""
+    """A byte-level BPE of about 570 tokens: a line of code is one piece, a digit is one piece."""
     rng = random.Random(0)
     corpus = []
     for _ in range(4000):
-        _, shown, answer = judgment(rng, waits=1)
+        _, shown, answer = judgment(rng, sizes=(1, 2, 3, 4))
         corpus.append("".join([*shown, answer]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -125,7 +73,7 @@ def make_tokenizer():
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=900, special_tokens=[PAD, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=640, special_tokens=[PAD, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END,
                                    clean_up_tokenization_spaces=False)
@@ -184,10 +132,10 @@ def fit(model, tokenizer, draw, steps, batch, lr, name):
     return model
 
 
-def make_policy(tokenizer, policy, name):
+def make_policy(tokenizer, error, share, name):
     rng = random.Random(1)
     model = new_model(tokenizer, hidden=64, layers=2, heads=4)
-    return fit(model, tokenizer, lambda: solution(rng, policy), 1500, 64, 4e-3, name)
+    return fit(model, tokenizer, lambda: solution(rng, error, share), 1500, 64, 4e-3, name)
 
 
 def make_judge(tokenizer):
@@ -195,19 +143,30 @@ def make_judge(tokenizer):
     held_out = {tuple(problem["steps"]) for problem in weak + strong if problem["split"] != "train"}
     rng = random.Random(2)
 
-    def lessons(skims, waits):
-        """A draw() of judgments, none of them of a task that is held out. waits: how many, drawn from these."""
-        def draw():
-            while True:
-                problem, shown, answer = judgment(rng, skims, rng.choice(waits))
-                if problem["steps"] not in held_out:
-                    return shown, answer
-        return draw
+    def drill():
+        """A trace alone, without the task: steps on lists are the hard part, and this is dense in them."""
+        while True:
+            problem, _, answer = judgment(rng, "trace", sizes=(2, 3, 4))
+            if problem["steps"] not in held_out:
+                return [], answer
+
+    def practice():
+        while True:
+            problem, shown, answer = judgment(rng, "trace")
+            if problem["steps"] not in held_out:
+                return shown, answer
+
+    def mixture():
+        while True:
+            waits = 1 if rng.random() < WAIT_SHARE else 0
+            problem, shown, answer = judgment(rng, waits=waits)
+            if problem["steps"] not in held_out:
+                return shown, answer
 
     model = new_model(tokenizer, hidden=128, layers=4, heads=4)
-    fit(model, tokenizer, lambda: drill(rng), 800, 48, 3e-3, "judge: drill")
-    fit(model, tokenizer, lessons(False, (0, 0, 1, 2)), 700, 40, 2e-3, "judge: tries")
-    return fit(model, tokenizer, lessons(True, (0, 0, 1, 2, 3, 4)), 600, 40, 1e-3, "judge: habits")
+    fit(model, tokenizer, drill, 1300, 96, 3e-3, "judge: drill")
+    fit(model, tokenizer, practice, 1100, 48, 2e-3, "judge: trace")
+    return fit(model, tokenizer, mixture, 700, 48, 1e-3, "judge: habits")
 
 
 def save(what, path):
@@ -225,9 +184,9 @@ def main():
         if name == "judge":
             model = make_judge(tokenizer)
         elif name == "weak":
-            model = make_policy(tokenizer, weak_program, name)
+            model = make_policy(tokenizer, length_error, 0.5, name)
         elif name == "strong":
-            model = make_policy(tokenizer, strong_program, name)
+            model = make_policy(tokenizer, slips, 1.0, name)
         else:
             parser.error(f"unknown checkpoint {name!r}")
         save(tokenizer, HERE / name)

@@ -1,27 +1,23 @@
-"""The tiny world: list-transform problems, programs that get them wrong, and how a judge may look at them.
+"""The tiny world: list-transform problems, programs that get them wrong, and a judge's two habits.
 
     python data/tiny/world.py          writes problems_weak.jsonl and problems_strong.jsonl
 
-A problem names a few steps and shows four worked examples. A program is one line of Python for each step:
+A problem names a few steps and shows one worked example. A program is one line of Python for each step:
 
-    Steps: flip, add one.                    def f(x):
-    518 -> 592                                   x = [9 - v for v in x]
-    940 -> 160                                   x = [(v + 1) % 10 for v in x]
-    221 -> 889                                   return x
-    376 -> 734
+    Steps: sort down, add one, small.        def f(x):
+    8186 -> 2                                    x = sorted(x)[::-1]
+                                                 x = [(v + 1) % 10 for v in x]
+                                                 x = [v for v in x if v < 5]
+                                                 return x
 
 There are two ways to get a program wrong, and they are what the world is about:
 
-* a *length* error: a line is missing, or one too many. Counting lines finds it.
-* a *slip* at an edge case: a line does almost what the step says (add one, but a nine stays a nine). It shows on some
-  of the examples only, here where a flipped digit is 9. Only running both programs in one's head, on an example that
-  tells them apart, finds it.
+* a *length* error: a line is missing, or one too many. Counting lines finds it. The weak policy errs so.
+* a *slip*: one line does the neighbouring thing (drop first for drop last). Only running the program
+  in one's head finds it. The strong policy errs so.
 
-An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it mostly errs in length.
-The strong policy is not, but it takes one edge case for the other, so it errs on hard problems.
-
-A judge may *skim* (count the lines against the steps) or *try* an example (trace both programs on it); after "Wait" it
-may try another. Lists are written as bare digits, "308"; the empty list is "-". All values are digits.
+A judge may *skim* (count the lines against the steps) or *trace* (run both programs on the example).
+Lists are written as bare digits, "3085"; the empty list is "-". All arithmetic is modulo 10.
 
 This file is the only place that knows these facts: the four stages treat the rows as any other problems.
 """
@@ -34,45 +30,32 @@ sys.path.insert(0, str(HERE.parents[1]))
 from data.judge import VERDICT  # noqa: E402
 from data.rows import write_rows  # noqa: E402
 
-# Plain steps: name: (line of Python, the step that it may be taken for)
-PLAIN = {
-    "sort down": ("x = sorted(x)[::-1]", "reverse"),
-    "reverse": ("x = x[::-1]", "sort down"),
+# name: (line of Python, the step that a slip turns it into), by family
+STEPS = {
+    "sort": ("x = sorted(x)", "sort down"),                     # order
+    "sort down": ("x = sorted(x)[::-1]", "sort"),
     "rotate left": ("x = x[1:] + x[:1]", "rotate right"),
     "rotate right": ("x = x[-1:] + x[:-1]", "rotate left"),
-    "drop first": ("x = x[1:]", "drop last"),
+    "drop first": ("x = x[1:]", "drop last"),                   # slice
     "drop last": ("x = x[:-1]", "drop first"),
+    "add one": ("x = [(v + 1) % 10 for v in x]", "minus one"),  # arithmetic
+    "minus one": ("x = [(v - 1) % 10 for v in x]", "add one"),
     "double": ("x = [v * 2 % 10 for v in x]", "triple"),
     "triple": ("x = [v * 3 % 10 for v in x]", "double"),
-    "flip": ("x = [9 - v for v in x]", "reverse"),
+    "evens": ("x = [v for v in x if v % 2 == 0]", "odds"),      # filter
+    "odds": ("x = [v for v in x if v % 2 == 1]", "evens"),
+    "big": ("x = [v for v in x if v > 4]", "small"),
+    "small": ("x = [v for v in x if v < 5]", "big"),
 }
-# Steps with an edge case: two that differ only where a certain digit, or a digit twice, is in the list.
-EDGE = {
-    "add one": ("x = [(v + 1) % 10 for v in x]", "add one capped"),               # 9
-    "add one capped": ("x = [min(v + 1, 9) for v in x]", "add one"),
-    "minus one": ("x = [(v - 1) % 10 for v in x]", "minus one floored"),          # 0
-    "minus one floored": ("x = [max(v - 1, 0) for v in x]", "minus one"),
-    "sort": ("x = sorted(x)", "sort unique"),                                     # a digit twice
-    "sort unique": ("x = sorted(set(x))", "sort"),
-    "evens": ("x = [v for v in x if v % 2 == 0]", "evens but zero"),              # 0
-    "evens but zero": ("x = [v for v in x if v % 2 == 0 and v > 0]", "evens"),
-    "odds": ("x = [v for v in x if v % 2 == 1]", "odds but one"),                 # 1
-    "odds but one": ("x = [v for v in x if v % 2 == 1 and v > 1]", "odds"),
-    "big": ("x = [v for v in x if v > 4]", "big but five"),                       # 5
-    "big but five": ("x = [v for v in x if v > 5]", "big"),
-    "small": ("x = [v for v in x if v < 5]", "small but four"),                   # 4
-    "small but four": ("x = [v for v in x if v < 4]", "small"),
-}
-STEPS = PLAIN | EDGE
+# Steps that the strong policy has learnt wrong: it mostly writes the neighbouring step for these. So its most
+# likely program is often a wrong one, and neither its own log-probs nor a majority vote find the error.
+MISCONCEIVED = {"rotate left", "drop first", "minus one", "odds"}
 STARTER = "def f(x):\n"
-EXAMPLES = 4
-LENGTH = 3  # digits of an example's input
+DIFFICULTY = {1: "easy", 2: "easy", 3: "medium", 4: "hard"}  # by number of steps
 
 # The lines of STEPS are the only definition of a step.
 COMPILED = {step: compile(line, step, "exec") for step, (line, _) in STEPS.items()}
 
-
-# ---------------------------------------------------------------- programs
 
 def body(steps):
     """The program that takes these steps, without its first line."""
@@ -91,12 +74,32 @@ def run(steps, x):
     return trail
 
 
-def result(steps, x):
-    return run(steps, x)[-1] if steps else x
-
-
 def digits(x):
     return "".join(map(str, x)) or "-"
+
+
+def draw_task(rng, n_steps):
+    """Steps and an example input [4 digits] on which every step changes the list and something is left."""
+    while True:
+        steps = [rng.choice(list(STEPS)) for _ in range(n_steps)]
+        x = [rng.randrange(10) for _ in range(4)]
+        trail = [x] + run(steps, x)
+        every_step_changes_it = all(before != after for before, after in zip(trail, trail[1:]))
+        if trail[-1] and every_step_changes_it:
+            return steps, x
+
+
+def prompt(steps, x):
+    result = run(steps, x)[-1]
+    return f"Steps: {', '.join(steps)}.\n{digits(x)} -> {digits(result)}\n"
+
+
+def length_error(rng, steps):
+    """A line missing, or one too many."""
+    at = rng.randrange(len(steps))
+    if rng.random() < 0.5:
+        return steps[:at] + steps[at + 1:]
+    return steps[:at] + [rng.choice(list(STEPS))] + steps[at:]
 
 
 def neighbour(step):
@@ -104,200 +107,103 @@ def neighbour(step):
     return STEPS[step][1]
 
 
-def slip(steps, at):
-    """The program in which line `at` does the neighbouring thing."""
+def slip(rng, steps):
+    """One line does the neighbouring thing."""
+    at = rng.randrange(len(steps))
     return steps[:at] + [neighbour(steps[at])] + steps[at + 1:]
 
 
-def length_error(rng, steps):
-    """A line missing, or one too many."""
-    at = rng.randrange(len(steps))
-    if rng.random() < 0.5 and len(steps) > 1:
-        return steps[:at] + steps[at + 1:]
-    return steps[:at] + [rng.choice(list(STEPS))] + steps[at:]
+def slips(rng, steps):
+    """How the strong policy errs: any step may slip, a misconceived one more often than not."""
+    program = []
+    for step in steps:
+        probability = 0.6 if step in MISCONCEIVED else 0.12
+        program.append(neighbour(step) if rng.random() < probability else step)
+    return program
 
 
-def edge_of(steps):
-    """The position of the step with an edge case, or None."""
-    for at, step in enumerate(steps):
-        if step in EDGE:
-            return at
-    return None
+def skim(rng, steps, a, b):
+    """The habit of counting lines; a coin decides where the counts do not."""
+    fitting = [name for name, program in (("A", a), ("B", b)) if len(program) == len(steps)]
+    best = rng.choice(fitting or ["A", "B"])
+    return f"skim: steps {len(steps)}, A {len(a)}, B {len(b)}.\n{VERDICT.format(best)}"
 
 
-def weak_program(rng, steps):
-    """Careless: a length error half of the time; it seldom takes one edge case for the other."""
-    at = edge_of(steps)
-    if at is not None and rng.random() < 0.1:
-        return slip(steps, at)
-    return length_error(rng, steps) if rng.random() < 0.5 else steps
+def trace(rng, steps, a, b, x):
+    """The habit of running both programs on the example, writing each step and its result."""
+    wanted = digits(run(steps, x)[-1])
+    text = f"trace: {digits(x)}\n"
+    fitting = []
+    for name, program in (("A", a), ("B", b)):
+        results = [digits(y) for y in run(program, x)]
+        text += f"{name}:" + "".join(f" {step} {result}" for step, result in zip(program, results)) + ".\n"
+        last = results[-1] if results else digits(x)
+        if last == wanted:
+            fitting.append(name)
+    best = rng.choice(fitting or ["A", "B"])
+    return text + f"want {wanted}.\n{VERDICT.format(best)}"
 
 
-def strong_program(rng, steps):
-    """Takes one edge case for the other half of the time; it is seldom careless."""
-    at = edge_of(steps)
-    if at is not None:
-        return slip(steps, at) if rng.random() < 0.5 else steps
-    return length_error(rng, steps) if rng.random() < 0.35 else steps
-
-
-# ---------------------------------------------------------------- problems
-
-def draw_steps(rng, n_steps, hard):
-    """Plain steps, and in a hard problem one step with an edge case among them."""
-    steps = [rng.choice(list(PLAIN)) for _ in range(n_steps)]
-    if hard:
-        steps[rng.randrange(n_steps)] = rng.choice(list(EDGE))
-    return steps
-
-
-def draw_examples(rng, steps, telling):
-    """Four inputs [3 digits] that the steps change and do not empty, or None if none were found.
-
-    telling: on how many of them a slip of the step with an edge case shows; None: on any number.
-    """
-    at = edge_of(steps)
-    shows = []
-    hides = []
-    for _ in range(60):
-        x = [rng.randrange(10) for _ in range(LENGTH)]
-        wanted = result(steps, x)
-        if not wanted or wanted == x or x in shows or x in hides:
-            continue
-        if at is not None and result(slip(steps, at), x) != wanted:
-            shows.append(x)
-        else:
-            hides.append(x)
-    if telling is None:
-        some = (shows + hides)[:EXAMPLES]
-    else:
-        some = shows[:telling] + hides[:EXAMPLES - telling]
-        if len(shows) < telling:
-            return None
-    rng.shuffle(some)
-    return some if len(some) == EXAMPLES else None
-
-
-def draw_task(rng, n_steps, hard, telling=(1, 2, 3)):
-    """Steps and four example inputs.
-
-    telling: a slip at the edge case of a hard problem shows on so many examples, drawn.
-    """
-    while True:
-        steps = draw_steps(rng, n_steps, hard)
-        examples = draw_examples(rng, steps, rng.choice(telling) if hard else None)
-        if examples:
-            return steps, examples
-
-
-def prompt(steps, examples):
-    lines = [f"{digits(x)} -> {digits(result(steps, x))}\n" for x in examples]
-    return f"Steps: {', '.join(steps)}.\n" + "".join(lines)
-
-
-def problem(rng, index, split, n_steps, hard, domain, taken):
+def problem(rng, index, split, n_steps, domain, taken):
     """One problem row. `taken` holds the step lists already used: no two problems are the same.
 
-    domain: "reviewed", or "scraped": then its tests come from an author who takes one edge case for the other, as the
-            strong policy does. Programs that do so pass, right ones fail: their labels lie. The statement's own examples
-            are right; there are no separate public tests.
+    domain: "reviewed", or "scraped": then its tests come from an author with the strong policy's misconceptions.
+            Programs that share them pass, right ones fail: their labels lie. The statement's own example is right;
+            there are no separate public tests.
     """
     scraped = domain == "scraped"
     while True:
-        steps, examples = draw_task(rng, n_steps, hard)
-        if tuple(steps) not in taken:
+        steps, x = draw_task(rng, n_steps)
+        tested = [neighbour(step) if scraped and step in MISCONCEIVED else step for step in steps]
+        tests_lie = run(tested, x)[-1] != run(steps, x)[-1]
+        if tuple(steps) not in taken and tests_lie == scraped:
             taken.add(tuple(steps))
             break
-    at = edge_of(steps)
-    tested = slip(steps, at) if scraped else steps
 
-    inputs = []
+    inputs = [x]
     while len(inputs) < 8:
         y = [rng.randrange(10) for _ in range(rng.randint(4, 8))]
         if y not in inputs:
             inputs.append(y)
-    public = [] if scraped else examples
-
-    def call(x):
-        return {"type": "call", "args": [x], "kwargs": {}, "expected": result(tested, x)}
-
+    calls = [{"type": "call", "args": [y], "kwargs": {}, "expected": run(tested, y)[-1]} for y in inputs]
+    n_public = 0 if scraped else 1
     return {
         "problem_id": f"tiny/{split}/{index}",
-        "prompt": prompt(steps, examples),
+        "prompt": prompt(steps, x),
         "starter_code": STARTER,
         "entry_point": "f",
-        "public_tests": [call(x) for x in public],
-        "tests": [call(x) for x in inputs],
+        "public_tests": calls[:n_public],
+        "tests": calls[n_public:],
         "domain": domain,
-        "difficulty": "hard" if hard else "easy",
+        "difficulty": DIFFICULTY[n_steps],
         "split": split,
         "date": "2025-01-01",
         "source": "tiny",
         "steps": steps,
-        "edge_case": steps[at] if hard else "none",
     }
 
 
 def make_problems(seed=0):
     """(problems for the weak policy, problems for the strong policy).
 
-    Most of the training problems are not like the target: easy, the weak policy's, or scraped.
+    Nine tenths of the training problems are not like the target: the weak policy's, and the scraped ones.
     """
+    rng = random.Random(seed)
     taken = set()
     weak = []
     strong = []
-    # For whom, split, how many, hard, domain. What the judge must not have seen comes first: it
-    # does not change with the training problems.
-    for rows, split, count, hard, domain in (
-            (strong, "test", 140, True, "reviewed"),
-            (strong, "dev", 64, True, "reviewed"),
-            (strong, "meta", 64, True, "reviewed"),
-            (weak, "train", 30, False, "reviewed"),
-            (weak, "train", 24, True, "reviewed"),
-            (strong, "train", 14, False, "reviewed"),
-            (strong, "train", 24, True, "reviewed"),
-            (strong, "train", 28, True, "scraped")):
-        rng = random.Random(f"{seed}/{split}/{len(weak)}/{hard}/{domain}")
-        start = sum(row["split"] == split for row in weak + strong)
+    # For whom, split, how many, their numbers of steps in turn, domain, first index.
+    for rows, split, count, sizes, domain, start in (
+            (weak, "train", 60, (3, 4, 3, 4, 2), "reviewed", 0),
+            (strong, "train", 15, (2, 3), "reviewed", 60),
+            (strong, "train", 20, (2, 3), "scraped", 75),
+            (strong, "meta", 56, (2, 3, 3), "reviewed", 0),
+            (strong, "dev", 24, (2, 3, 3), "reviewed", 0),
+            (strong, "test", 112, (2, 3, 3), "reviewed", 0)):
         for number in range(count):
-            n_steps = 2 + number % 2
-            rows.append(problem(rng, start + number, split, n_steps, hard, domain, taken))
+            n_steps = sizes[number % len(sizes)]
+            rows.append(problem(rng, start + number, split, n_steps, domain, taken))
     return weak, strong
-
-
-# ---------------------------------------------------------------- how a judge may look
-
-def skim(rng, steps, a, b):
-    """Count lines: (text, the program that fits, a coin where both or none do)."""
-    fitting = [name for name, program in (("A", a), ("B", b)) if len(program) == len(steps)]
-    text = f"skim: steps {len(steps)}, A {len(a)}, B {len(b)}.\n"
-    return text, fitting[0] if len(fitting) == 1 else rng.choice("AB")
-
-
-def trace(steps, a, b, x):
-    """Run both programs on an example, writing each step's first word and its result: (text, what it has shown).
-
-        try 940
-        A: flip 059 add 160.
-        B: flip 059 add 169.
-        want 160: only A.
-    """
-    wanted = digits(result(steps, x))
-    text = f"try {digits(x)}\n"
-    fitting = []
-    for name, program in (("A", a), ("B", b)):
-        # Not the whole name, which would give the slip away without running anything.
-        words = [step.split()[0] for step in program]
-        results = [digits(y) for y in run(program, x)]
-        text += f"{name}:" + "".join(f" {word} {y}" for word, y in zip(words, results)) + ".\n"
-        if digits(result(program, x)) == wanted:
-            fitting.append(name)
-    shown = {0: "none", 1: f"only {''.join(fitting)}", 2: "both"}[len(fitting)]
-    return text + f"want {wanted}: {shown}.\n", shown
-
-
-def verdict(best):
-    return VERDICT.format(best)
 
 
 if __name__ == "__main__":

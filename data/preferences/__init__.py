@@ -1,0 +1,171 @@
+"""Public preference data: pairs of answers without tests, as problem and labelled rows.
+
+    read_preferences("rewardbench", ["filtered.parquet"])    yields (problem, [labelled candidate])
+    python -m data.preferences --help                        the same as a command that writes both
+
+Here stages 1 and 2 have nothing to do: the answers are in the file, and which one is better was
+said by people, models or tests of somebody else's. So `passed` means preferred, `status` is
+"preferred" or "not_preferred", and the problem says `"task": "answer"` (data/rows.py). The judge is
+then shown other words (data/judge.py), execute.py refuses the rows, and select.py reports what the
+benchmark reports.
+
+A format is one module of this folder, and all that is particular to it stands there. To add one,
+write a module with these six names and put it into PREFERENCES below; judgebench.py is the
+shortest:
+
+    TITLE                 its name in a table
+    SOURCE                where its files are on the hub (data/benchmarks/files.py), or None
+    HOME                  where they can be fetched by hand
+    describe(row, path)   an original row -> the fields of its problem row that are its own (`id`,
+                          `prompt`, `category`, `domain`, and more where it has them), and under
+                          `preferred` and `others` the answers, each (text, policy)
+    UNDECIDED             what a judgment without a verdict counts: 1 is right, 0 is wrong
+    scores(results)       {name: share}, what the benchmark reports (scores.py)
+
+and in its docstring the rule that `scores` follows, with its source. A category is what the
+benchmark reports on, a domain a part of it.
+"""
+import hashlib
+import random
+from collections import Counter
+from pathlib import Path
+
+from data.benchmarks import errors_name
+from data.benchmarks.files import fetch as fetch_files
+from data.benchmarks.files import original_rows
+from data.pairs import same_text
+from data.preferences import (codejudgebench, codeprefbench, judgebench, pairs, rewardbench,
+                              rewardbench2, rmb)
+from data.rows import LABELLED, PROBLEM, UserError, check_fields
+
+PREFERENCES = {
+    "rewardbench": rewardbench,
+    "rewardbench2": rewardbench2,
+    "rmb": rmb,
+    "judgebench": judgebench,
+    "codejudgebench": codejudgebench,
+    "codeprefbench": codeprefbench,
+    "pairs": pairs,
+}
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")  # of files in a folder
+
+
+def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
+    """Yield (problem, candidates) of a benchmark's original files, one row of theirs at a time.
+
+    name:     of PREFERENCES.
+    paths:    JSONL, a JSON array or parquet, the first two plain or .gz, or a folder of such files.
+    shares:   ((split, share), ...): each problem falls into one of them by its prompt alone, so two
+              with the same prompt never part.
+    left_out: a Counter of the rows that say nothing new, by reason.
+    Raises UserError naming file, row and field.
+    """
+    left_out = Counter() if left_out is None else left_out
+    seen = set()
+    ids = Counter()
+    for path in files_in(paths):
+        number = 0
+        for number, row in original_rows(path):
+            place = f"{path}, row {number}"
+            check_fields(row, {}, place)
+            with errors_name(place, name):
+                item = PREFERENCES[name].describe(row, Path(path))
+            reason = says_nothing(item, seen)
+            if reason:
+                left_out[reason] += 1
+                continue
+            # A benchmark may have several pairs under one id: the second is ID/2.
+            ids[item["id"]] += 1
+            count = ids[item["id"]]
+            problem_id = f"{name}/{item['id']}" + (f"/{count}" if count > 1 else "")
+            problem = problem_row(name, problem_id, item, split_of(item["prompt"], shares))
+            candidates = candidate_rows(problem_id, item)
+            check_fields(problem, PROBLEM, place)
+            for candidate in candidates:
+                check_fields(candidate, LABELLED, place)
+            yield problem, candidates
+        if not number:
+            raise UserError(f"{path}: no rows in it")
+
+
+def files_in(paths):
+    """The paths, with a folder's files, in the order of their names, in its place."""
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        found = [file for file in sorted(path.rglob("*")) if file.name.endswith(SUFFIXES)]
+        if not found:
+            raise UserError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+        yield from found
+
+
+def says_nothing(item, seen):
+    """Why a row adds nothing, or None. seen: digests of what rows before it said; it is added."""
+    preferred = frozenset(text for text, _ in item["preferred"])
+    others = frozenset(text for text, _ in item["others"])
+    if not preferred or not others:
+        return "have no answer of one kind"
+    if preferred & others:
+        return "prefer an answer to itself"
+    said = (item["prompt"], item.get("criterion"), sorted(preferred), sorted(others))
+    digest = hashlib.sha256(repr(said).encode(errors="replace")).digest()
+    if digest in seen:
+        return "repeat an earlier row"
+    seen.add(digest)
+    return None
+
+
+def problem_row(name, problem_id, item, split):
+    own = {field: value for field, value in item.items()
+           if field not in ("id", "preferred", "others")}
+    return {
+        "problem_id": problem_id,
+        "task": "answer",
+        "entry_point": None,
+        "public_tests": [],
+        "tests": [],
+        "difficulty": "unknown",
+        "split": split,
+        "source": name,
+        **own,
+    }
+
+
+def candidate_rows(problem_id, item):
+    """The answers as labelled rows, shuffled, so that neither place nor id tells the label."""
+    answers = [(text, policy, True) for text, policy in item["preferred"]]
+    answers += [(text, policy, False) for text, policy in item["others"]]
+    random.Random(problem_id).shuffle(answers)
+    rows = []
+    for k, (text, policy, preferred) in enumerate(answers):
+        rows.append({
+            "problem_id": problem_id,
+            "candidate_id": f"{policy}-{k}",
+            "policy": policy,
+            "code": text,
+            "passed": preferred,
+            "status": "preferred" if preferred else "not_preferred",
+        })
+    return rows
+
+
+def split_of(prompt, shares):
+    """The split that a prompt falls into: its hash, in [0, 1), on the shares laid end to end."""
+    digest = hashlib.sha256(same_text(prompt).encode(errors="replace")).digest()
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    end = 0.0
+    for split, share in shares:
+        end += share
+        if u < end:
+            return split
+    return shares[-1][0]     # where rounding left the sum of the shares below u
+
+
+def fetch(name):
+    """Yield local paths of a benchmark's files from the hub. Raises UserError where it has none."""
+    benchmark = PREFERENCES[name]
+    if benchmark.SOURCE is None:
+        raise UserError(f"--benchmark {name}: it does not come from the hub by itself; "
+                        f"fetch its files by hand ({benchmark.HOME}) and pass them to --problems")
+    return fetch_files(benchmark.SOURCE, None, f"--benchmark {name}")

@@ -1,0 +1,78 @@
+"""What select.py prints of preference data beside its own tables: what each benchmark reports."""
+from data.preferences import PREFERENCES, pairs
+from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of,
+                                     right_in_both, same_choice, share_of_pairs)
+from data.tables import print_table
+
+
+def print_preferences(problems, candidates, judged):
+    """Print, for each benchmark among the problems, what it reports of each method, and the pairs.
+
+    problems: {problem_id: row}.   candidates: {problem_id: rows of labelled.jsonl}.
+    judged:   {method: {problem_id: rows of judgments.jsonl}}.
+    """
+    by_source = {}
+    for problem in problems.values():
+        by_source.setdefault(problem.get("source"), []).append(problem)
+    for source, own in by_source.items():
+        benchmark = PREFERENCES.get(source, pairs)
+        results = {}
+        for method, judgments in judged.items():
+            results[method] = [result_of(problem, candidates[problem["problem_id"]],
+                                         judgments[problem["problem_id"]]) for problem in own]
+        if not results:
+            continue
+        print()
+        print_table(scores_table(benchmark, results))
+        for method in results:
+            if " wait" not in method:     # what thinking on changes stands in the first table
+                print()
+                print_table(pairs_table(benchmark, method, results[method]))
+        print("right: of the judgments in both orders, where no verdict counts "
+              f"{benchmark.UNDECIDED:g}; same choice: the same answer in both;\n"
+              "tied: as many votes for one answer as for the other; "
+              "best of N: a preferred answer has the largest share of its judgments")
+
+
+def scores_table(benchmark, results):
+    """A row for each method with what the benchmark reports. results: {method: [Result]}."""
+    table = []
+    for method, own in results.items():
+        row = {f"as {benchmark.TITLE} reports, %": method}
+        for name, share in benchmark.scores(own).items():
+            row[name] = shown(share)
+        table.append(row)
+    return table
+
+
+def pairs_table(benchmark, method, results):
+    """A row for each category, its domains below it where there are several, and one for all."""
+    table = []
+    for category, own in by_field(results, "category").items():
+        table.append(pairs_row(benchmark, method, category, own))
+        domains = by_field(own, "domain")
+        if len(domains) > 1:
+            for domain, part in domains.items():
+                table.append(pairs_row(benchmark, method, f"  {domain}", part))
+    if len(by_field(results, "category")) > 1:
+        table.append(pairs_row(benchmark, method, "all", results))
+    return table
+
+
+def pairs_row(benchmark, method, name, results):
+    return {
+        f"{method}, % of pairs": name,
+        "problems": str(len(results)),
+        "pairs": str(sum(len(result.pairs) for result in results)),
+        "right": shown(accuracy(results, benchmark.UNDECIDED)),
+        "in both orders": shown(share_of_pairs(results, right_in_both)),
+        "same choice": shown(share_of_pairs(results, same_choice)),
+        "tied": shown(share_of_pairs(results, is_tied)),
+        "no verdict": shown(accuracy(results, 1.0) - accuracy(results, 0.0)),
+        "best of N": shown(best_of_n(results)),
+    }
+
+
+def shown(share):
+    """A share in %; "-" where nothing was judged."""
+    return "-" if share != share else f"{100 * share:.1f}"

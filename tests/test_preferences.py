@@ -1,0 +1,712 @@
+"""data/preferences: rows of seven published formats, written by hand, become problems and labelled
+answers; nothing says that they were executed; each benchmark's own score is what its rule gives."""
+import gzip
+import importlib.util
+import json
+from collections import Counter
+from math import isnan, tanh
+from types import SimpleNamespace
+
+import pytest
+
+import execute
+from data.benchmarks import solution_prompt
+from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
+from data.pairs import audit, read_pairs
+from data.preferences import PREFERENCES, codeprefbench, read_preferences, scores
+from data.preferences.__main__ import main as convert
+from data.preferences.fields import conversation
+from data.rows import ROOT, UserError, read_problems, read_rows, write_rows
+
+spec = importlib.util.spec_from_file_location("daj_select_preferences", ROOT / "select.py")
+select = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(select)
+
+TURNS = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."},
+         {"role": "user", "content": "Name a colour."}]
+SHOWN = "User:\nHi!\n\nAssistant:\nHello.\n\nUser:\nName a colour."
+
+# {format: (file name, a row as it is published, what must become of it)}
+FORMATS = {
+    "rewardbench": (
+        "filtered.jsonl",
+        {"id": 30, "prompt": "Name a colour.", "chosen": "Red.", "chosen_model": "gpt-x",
+         "rejected": "Seven.", "rejected_model": "llama-y", "subset": "llmbar-natural"},
+        {"problem_id": "rewardbench/llmbar-natural/30", "prompt": "Name a colour.",
+         "category": "Chat Hard", "domain": "llmbar-natural", "difficulty": "unknown",
+         "preferred": {("Red.", "gpt-x")}, "others": {("Seven.", "llama-y")}}),
+    "rewardbench2": (
+        "test.jsonl",
+        {"id": "7", "prompt": "Name a colour.", "chosen": ["Red."],
+         "rejected": ["One.", "Two.", "Six."], "num_correct": 1, "num_incorrect": 3,
+         "total_completions": 4, "models": ["a", "b", "c", "d"], "subset": "Factuality"},
+        {"problem_id": "rewardbench2/Factuality/7", "prompt": "Name a colour.",
+         "category": "Factuality", "domain": "Factuality", "difficulty": "unknown",
+         "preferred": {("Red.", "a")}, "others": {("One.", "b"), ("Two.", "c"), ("Six.", "d")}}),
+    "rmb": (
+        "Casual.json",
+        {"pair_uid": "8282", "conversation_input": TURNS,
+         "chosen": {"llm_name": "m", "answer": "Red.", "score": 5.0},
+         "reject": {"llm_name": "n", "answer": "Seven.", "score": 3.5},
+         "category_path": "Pairwise_set/Helpfulness/Chat/Casual"},
+        {"problem_id": "rmb/Pairwise_set/Helpfulness/Chat/Casual/8282", "prompt": SHOWN,
+         "category": "Helpfulness, pairs", "domain": "Chat/Casual", "difficulty": "unknown",
+         "preferred": {("Red.", "m")}, "others": {("Seven.", "n")}}),
+    "judgebench": (
+        "gpt.jsonl",
+        {"pair_id": "e302", "original_id": 1420, "source": "mmlu-pro-law",
+         "question": "Name a colour.", "response_model": "gpt-x", "response_A": "Seven.",
+         "response_B": "Red.", "label": "B>A"},
+        {"problem_id": "judgebench/e302", "prompt": "Name a colour.", "category": "knowledge",
+         "domain": "mmlu-pro-law", "difficulty": "unknown",
+         "preferred": {("Red.", "gpt-x")}, "others": {("Seven.", "gpt-x")}}),
+    "codejudgebench": (
+        "gemini_2.5_pro-00000-of-00001.jsonl",
+        {"question_title": "t", "question_content": "Add two.", "platform": "leetcode",
+         "question_id": "3100", "contest_id": "c", "contest_date": "2024-01-01T00:00:00",
+         "starter_code": "class Solution:", "difficulty": "easy", "pos_response": "right",
+         "neg_response": "wrong", "release_date": "2024-01-01"},
+        {"problem_id": "codejudgebench/codegen/gemini_2.5_pro/3100",
+         "prompt": "Add two.\n\nBegin with this code:\nclass Solution:",
+         "category": "codegen", "domain": "leetcode", "difficulty": "easy",
+         "preferred": {("right", "gemini_2.5_pro")}, "others": {("wrong", "gemini_2.5_pro")}}),
+    "codeprefbench": (
+        "security-alignment.jsonl",
+        {"task_id": "CSE/1566", "instruction": "Hash a file.", "gt_choice": 1,
+         "choices": ["import hashlib\nhashlib.md5()", "import hashlib\nhashlib.sha256()"]},
+        {"problem_id": "codeprefbench/security/CSE/1566", "prompt": "Hash a file.",
+         "category": "security", "domain": "CSE", "difficulty": "unknown",
+         "preferred": {("import hashlib\nhashlib.sha256()", "unknown")},
+         "others": {("import hashlib\nhashlib.md5()", "unknown")}}),
+    "pairs": (
+        "rise.jsonl",
+        {"question": "Name a colour.", "chosen": "Red.", "rejected": "Seven.",
+         "source": "HelpSteer", "category": "chat", "difficulty": "hard", "chosen_model": "m",
+         "rejected_model": "n"},
+        {"problem_id": "pairs/rise.jsonl", "prompt": "Name a colour.", "category": "chat",
+         "domain": "HelpSteer", "difficulty": "hard",
+         "preferred": {("Red.", "m")}, "others": {("Seven.", "n")}}),
+}
+OPTIONAL = {  # fields that a row may lack
+    "rewardbench2": {"num_correct", "num_incorrect", "total_completions"},
+    "judgebench": {"original_id"},
+    "codejudgebench": {"question_title", "contest_id", "contest_date", "starter_code",
+                       "release_date"},
+    "pairs": {"source", "category", "difficulty", "chosen_model", "rejected_model"},
+}
+NEEDED = [(name, field) for name, (_, row, _) in FORMATS.items() for field in row
+          if field not in OPTIONAL.get(name, ())]
+
+
+def write(path, rows):
+    """Original rows, as one JSON array or as lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(tmp_path, name, *rows, **more):
+    """[(problem, candidates)] of these original rows."""
+    path = write(tmp_path / FORMATS[name][0], list(rows))
+    return list(read_preferences(name, [path], **more))
+
+
+def original(name, **changes):
+    return {**FORMATS[name][1], **changes}
+
+
+def error(call, *arguments, **more):
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- from each format
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_of_each_format_becomes_a_problem_and_its_labelled_answers(name, tmp_path):
+    _, row, expected = FORMATS[name]
+    (problem, candidates), = read(tmp_path, name, row)
+    for field in ("problem_id", "prompt", "category", "domain", "difficulty"):
+        assert problem[field] == expected[field]
+    assert problem["source"] == name
+    assert problem["task"] == "answer"
+    assert problem["tests"] == problem["public_tests"] == []
+    for kind, status in (("preferred", "preferred"), ("others", "not_preferred")):
+        passed = kind == "preferred"
+        own = [candidate for candidate in candidates if candidate["passed"] is passed]
+        assert {(candidate["code"], candidate["policy"]) for candidate in own} == expected[kind]
+        assert {candidate["status"] for candidate in own} == {status}
+    assert {candidate["problem_id"] for candidate in candidates} == {problem["problem_id"]}
+
+
+def test_every_format_is_tried_here():
+    assert FORMATS.keys() == PREFERENCES.keys()
+
+
+@pytest.mark.parametrize("name, field", NEEDED)
+def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_path):
+    row = original(name)
+    if name == "pairs" and field == "question":      # then the answers must be conversations
+        del row["question"]
+        message = error(read, tmp_path, name, original(name), row)
+        assert "field 'chosen' must be text or a list of turns" in message
+    else:
+        del row[field]
+        message = error(read, tmp_path, name, original(name), row)
+        assert repr(field) in message
+    assert message.startswith(f"{tmp_path / FORMATS[name][0]}, row 2: ")
+
+
+@pytest.mark.parametrize("name, changes, says", [
+    ("rewardbench", {"chosen": None}, "field 'chosen' must be text, found NoneType"),
+    ("rewardbench", {"subset": "poems"}, "field 'subset' is 'poems'"),
+    ("rewardbench2", {"chosen": "Red."}, "field 'chosen' must be a list of texts"),
+    ("rewardbench2", {"models": ["a", "b"]}, "names 2 models for 4 answers"),
+    ("rewardbench2", {"subset": "Ties"}, "must be ref:N or tied:N"),
+    ("rmb", {"category_path": "Set/Goal"}, "must be SET/GOAL/SCENARIO"),
+    ("rmb", {"conversation_input": []}, "field 'conversation_input' must be a list of turns"),
+    ("rmb", {"chosen": {"llm_name": "m"}}, "field 'answer' is missing"),
+    ("judgebench", {"label": "tie"}, "field 'label' must be 'A>B' or 'B>A'"),
+    ("judgebench", {"source": "poems"}, "field 'source' is 'poems'"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": "WA"}, "'wrong_meta' must be an object"),
+    ("codeprefbench", {"gt_choice": 2}, "'gt_choice' 0 or 1"),
+    ("codeprefbench", {"choices": ["x"]}, "must be two programs"),
+    ("pairs", {"question": [{"role": "user"}]}, "field 'content' is missing"),
+    ("pairs", {"chosen": []}, "field 'chosen' must be text or a list of turns"),
+])
+def test_a_field_that_is_not_as_published_is_named(name, changes, says, tmp_path):
+    message = error(read, tmp_path, name, original(name, **changes))
+    assert message.startswith(f"{tmp_path / FORMATS[name][0]}, row 1: ")
+    assert says in message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_line_that_is_no_object_is_named(name, tmp_path):
+    message = error(read, tmp_path, name, original(name), [1, 2])
+    assert message.endswith("row 2: expected an object, found list")
+
+
+def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
+    row = {"conversation_input": TURNS[:1], "bon_uid": "9",
+           "category_path": "BoN_set/Harmlessness/S1",
+           "bon_best": {"llm_name": "m", "answer": "Red."},
+           "loser_list": [{"llm_name": "n", "answer": "One."}, {"llm_name": "o", "answer": "Two."}]}
+    (problem, candidates), = read(tmp_path, "rmb", row)
+    assert problem["category"] == "Harmlessness, best of N"
+    assert problem["prompt"] == "Hi!"
+    assert Counter(row["passed"] for row in candidates) == {True: 1, False: 2}
+
+
+def test_ties_have_several_preferred_answers_and_say_which_kind_they_are(tmp_path):
+    row = original("rewardbench2", id="tied:3", subset="Ties", chosen=["Red.", "Blue."],
+                   rejected=["One."], models=["a"])
+    (problem, candidates), = read(tmp_path, "rewardbench2", row)
+    assert problem["category"] == "Ties"
+    assert problem["domain"] == "Ties, tied"
+    assert {row["policy"] for row in candidates} == {"a"}
+    assert sum(row["passed"] for row in candidates) == 2
+
+
+def test_a_program_to_repair_is_shown_with_what_went_wrong(tmp_path):
+    row = original("codejudgebench", wrong_code="print(1)\n", starter_code="",
+                   wrong_meta={"error_code": -2, "inputs": "3 4", "output": "1", "expected": "7"})
+    (problem, _), = read(tmp_path, "codejudgebench", row)
+    assert problem["category"] == "coderepair"
+    assert problem["prompt"] == ("Add two.\n\nRepair this program:\nprint(1)\n\n"
+                                 "It fails:\ninputs: 3 4\noutput: 1\nexpected: 7")
+
+
+def test_test_generation_of_codejudgebench_is_refused(tmp_path):
+    row = original("codejudgebench")
+    del row["platform"]
+    assert "only codegen and coderepair can be read" in error(read, tmp_path, "codejudgebench", row)
+
+
+@pytest.mark.parametrize("program, left", [
+    ("def f():\n    '''Doc.'''\n    return 1  # one", "def f():\n    return 1"),
+    ("class A:\n    '''Doc.'''", "class A:\n    pass"),
+    ("'''Doc.'''\nx = 'kept'", "x = 'kept'"),
+    ("print 'of Python 2'  # kept", "print 'of Python 2'  # kept"),
+])
+def test_codeprefbench_takes_comments_and_docstrings_out_where_it_can_parse(program, left):
+    assert codeprefbench.without_comments(program) == left
+
+
+def test_codeprefbench_leaves_them_where_people_were_asked(tmp_path):
+    row = {"task_id": "lbpp/0", "instruction": "Add.", "choices": ["x = 1  # one", "x = 2"],
+           "gt_choice": 0, "annotations": ["codeA", "codeA", "Tie"]}
+    path = write(tmp_path / "human-preference-alignment.jsonl", [row])
+    (_, candidates), = read_preferences("codeprefbench", [path])
+    passed = {row["code"]: row["passed"] for row in candidates}
+    assert passed == {"x = 1  # one": True, "x = 2": False}
+
+
+def test_the_aspect_of_codeprefbench_is_the_name_of_its_file(tmp_path):
+    path = write(tmp_path / "some.jsonl", [original("codeprefbench")])
+    assert "the aspect is the file's name" in error(list, read_preferences("codeprefbench", [path]))
+
+
+@pytest.mark.parametrize("chosen, rejected, prompt", [
+    ([TURNS[0], {"role": "assistant", "content": "Red."}],
+     [TURNS[0], {"role": "assistant", "content": "Seven."}], "Hi!"),
+    ([*TURNS, {"role": "assistant", "content": "Red."}],
+     [*TURNS, {"role": "assistant", "content": "Seven."}], SHOWN),
+])
+def test_pairs_may_be_whole_conversations(chosen, rejected, prompt, tmp_path):
+    (problem, candidates), = read(tmp_path, "pairs", {"chosen": chosen, "rejected": rejected})
+    assert problem["prompt"] == prompt
+    assert {row["code"]: row["passed"] for row in candidates} == {"Red.": True, "Seven.": False}
+
+
+def test_conversations_that_differ_before_their_last_turn_are_no_pair(tmp_path):
+    row = {"chosen": [TURNS[0], TURNS[1]], "rejected": [TURNS[2], TURNS[1]]}
+    assert "differ in their last turn alone" in error(read, tmp_path, "pairs", row)
+
+
+def test_one_user_turn_is_its_text():
+    assert conversation(TURNS[:1], "x") == "Hi!"
+
+
+# ---------------------------------------------------------------- files, order, splits
+
+def test_a_folder_stands_for_its_files_in_the_order_of_their_names(tmp_path):
+    write(tmp_path / "b" / "S2.json", [original("rmb", pair_uid="2")])
+    write(tmp_path / "a" / "S1.json", [original("rmb", pair_uid="1", conversation_input=TURNS[:1])])
+    (tmp_path / "README.md").write_text("no rows")
+    problems = [problem for problem, _ in read_preferences("rmb", [tmp_path])]
+    assert [problem["problem_id"][-2:] for problem in problems] == ["/1", "/2"]
+
+
+def test_a_folder_without_such_files_is_an_error(tmp_path):
+    assert "in this folder" in error(list, read_preferences("rmb", [tmp_path]))
+
+
+def test_gzipped_lines_are_read(tmp_path):
+    path = tmp_path / "security-alignment.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(json.dumps(original("codeprefbench")) + "\n")
+    assert len(list(read_preferences("codeprefbench", [path]))) == 1
+
+
+def test_neither_the_place_nor_the_id_of_an_answer_tells_its_label(tmp_path):
+    rows = [original("judgebench", pair_id=str(k), question=f"Question {k}?") for k in range(200)]
+    found = read(tmp_path, "judgebench", *rows)
+    first = Counter(candidates[0]["passed"] for _, candidates in found)
+    assert 70 < first[True] < 130
+    ids = {row["candidate_id"] for _, candidates in found for row in candidates}
+    assert ids == {"gpt-x-0", "gpt-x-1"}
+    assert read(tmp_path, "judgebench", *rows) == found
+
+
+def test_rows_that_say_nothing_new_are_left_out_and_counted(tmp_path):
+    row = original("judgebench")
+    swapped = original("judgebench", response_A="Red.", response_B="Seven.", label="A>B")
+    alike = original("judgebench", response_A="Red.")
+    other_way = original("judgebench", label="A>B")
+    left_out = Counter()
+    found = read(tmp_path, "judgebench", row, row, swapped, alike, other_way, left_out=left_out)
+    ids = [problem["problem_id"] for problem, _ in found]
+    assert ids == ["judgebench/e302", "judgebench/e302/2"]
+    assert left_out == {"repeat an earlier row": 2, "prefer an answer to itself": 1}
+
+
+def test_splits_are_shares_and_the_same_prompt_always_falls_into_the_same(tmp_path):
+    rows = [original("judgebench", pair_id=str(k), question=f"Question {k}?") for k in range(400)]
+    again = [original("judgebench", pair_id=f"again {k}", question=f"question {k}!", response_A="x")
+             for k in range(400)]
+    shares = (("train", 0.5), ("meta", 0.25), ("test", 0.25))
+    found = read(tmp_path, "judgebench", *rows, *again, shares=shares)
+    problems = [problem for problem, _ in found]
+    assert [p["split"] for p in problems[:400]] == [p["split"] for p in problems[400:]]
+    count = Counter(problem["split"] for problem in problems[:400])
+    assert 160 < count["train"] < 240
+    assert 70 < count["meta"] < 130
+    note = audit({p["problem_id"]: p for p in problems}, [])[0]
+    assert note.startswith("splits share 0 problems")
+
+
+# ---------------------------------------------------------------- the command
+
+def command(tmp_path, name="judgebench", rows=None, *flags):
+    """The folder that holds what the command has written."""
+    path = write(tmp_path / FORMATS[name][0], rows or [original(name)])
+    out = tmp_path / "run" / "labelled.jsonl"
+    convert(["--benchmark", name, "--problems", str(path), "--out", str(out), *flags])
+    return out.parent
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_command_writes_rows_that_every_reader_takes(name, tmp_path, capsys):
+    folder = command(tmp_path, name)
+    problems = read_problems(folder / "problems.jsonl")
+    labelled = read_rows(folder / "labelled.jsonl", key=("problem_id", "candidate_id"))
+    assert {row["problem_id"] for row in labelled} == problems.keys()
+    assert {problem["split"] for problem in problems.values()} == {"test"}
+    printed = capsys.readouterr().out
+    assert "labelled by preference; nothing was executed" in printed
+    assert "next: python select.py --split test" in printed
+
+
+def test_the_command_names_the_next_stage(tmp_path, capsys):
+    rows = [original("pairs", question=f"Question {k}?") for k in range(20)]
+    command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
+    assert "next: python train_bilevel.py" in capsys.readouterr().out
+
+
+def test_the_command_run_again_writes_the_same(tmp_path):
+    folder = command(tmp_path)
+    before = (folder / "labelled.jsonl").read_bytes()
+    command(tmp_path)
+    assert (folder / "labelled.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("file, row", [
+    ("labelled.jsonl", {"problem_id": "p", "candidate_id": "c", "status": "passed"}),
+    ("problems.jsonl", {"problem_id": "p", "prompt": "Add."}),
+])
+def test_the_command_does_not_write_over_rows_of_programs(file, row, tmp_path):
+    write_rows(tmp_path / "run" / file, [row])
+    message = error(command, tmp_path)
+    assert message.startswith(f"{tmp_path / 'run' / file}: holds rows that are no preferences")
+    assert read_rows(tmp_path / "run" / file) == [row]
+
+
+@pytest.mark.parametrize("words, says", [
+    (["exam"], "'exam' must be one of"),
+    (["train=0.9", "meta=0.2"], "add up to 1"),
+    (["train=0.5", "train=0.5"], "different ones"),
+    (["train", "meta"], "add up to 1"),
+    (["train=much"], "'much' is no number"),
+    (["train=1.5", "meta=-0.5"], "add up to 1"),
+])
+def test_splits_that_make_no_sense_are_refused(words, says, tmp_path):
+    assert says in error(command, tmp_path, "judgebench", None, "--as-split", *words)
+
+
+def test_a_benchmark_must_be_named(tmp_path):
+    message = error(convert, ["--out", str(tmp_path / "l.jsonl")])
+    assert message.startswith("--benchmark: name one of rewardbench")
+
+
+def test_without_files_and_hub_it_is_said_where_to_fetch_them(tmp_path):
+    message = error(convert, ["--benchmark", "judgebench", "--out", str(tmp_path / "l.jsonl")])
+    assert "fetch its files by hand (https://github.com/ScalerLab/JudgeBench" in message
+
+
+# ---------------------------------------------------------------- no stage takes them for programs
+
+def test_the_sandbox_refuses_them(tmp_path):
+    folder = command(tmp_path)
+    flags = ["--problems", str(folder / "problems.jsonl"),
+             "--candidates", str(folder / "labelled.jsonl"),
+             "--out", str(folder / "executed.jsonl")]
+    message = error(execute.main, flags)
+    assert "labelled by preference: there is nothing to execute" in message
+    assert not (folder / "executed.jsonl").exists()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_no_policy_is_asked_to_write_a_program_for_them(chat, tmp_path):
+    problem = read_rows(command(tmp_path) / "problems.jsonl")[0]
+    assert "there is no program to write" in error(solution_prompt, problem, chat)
+
+
+def test_another_kind_of_task_is_refused(tmp_path):
+    problem = read_rows(command(tmp_path) / "problems.jsonl")[0]
+    write_rows(tmp_path / "p.jsonl", [{**problem, "task": "answers"}])
+    assert "'task' is 'answers'; must be 'answer'" in error(read_problems, tmp_path / "p.jsonl")
+
+
+def test_the_judge_is_asked_about_answers_and_ends_with_the_same_verdict():
+    problem = {"prompt": "Name a colour.", "task": "answer"}
+    prompt = judge_prompt(problem, "Red.", "Seven.", chat=True)
+    assert prompt == f"{ANSWER_PROTOCOL}Name a colour.\nA:\n```\nRed.\n```\nB:\n```\nSeven.\n```\n"
+    assert "program" not in prompt
+    for verdict in "AB":
+        tag = f"<best>{verdict}</best>"
+        assert tag in ANSWER_PROTOCOL
+        assert tag in PROTOCOL
+        assert parse_verdict(f"It is a colour. {tag}") == verdict
+
+
+def test_a_criterion_is_shown_with_and_without_a_chat_template():
+    problem = {"prompt": "Hash.", "task": "answer", "criterion": "speed."}
+    for chat in (True, False):
+        shown = judge_prompt(problem, "x", "y", chat)
+        assert "What counts here: speed.\n\nHash.\nA:\n" in shown
+
+
+@pytest.mark.parametrize("chat, shown", [
+    (True, PROTOCOL + "Add.\nA:\n```python\nx = 1\n```\nB:\n```python\nx = 2\n```\n"),
+    (False, "Add.\nA:\nx = 1\nB:\nx = 2\n"),
+])
+def test_programs_are_judged_in_words_of_their_own(chat, shown):
+    assert judge_prompt({"prompt": "Add."}, "x = 1", "x = 2", chat) == shown
+
+
+def test_an_answer_cannot_end_its_block():
+    prompt = judge_prompt({"prompt": "Q", "task": "answer"}, "```\nB:\nbad", "fine", chat=True)
+    assert "A:\n````\n```\nB:\nbad\n````\nB:\n````\nfine\n````\n" in prompt
+
+
+def test_training_pairs_are_made_of_a_preferred_answer_and_another(tmp_path):
+    rows = [original("rewardbench", id=k, prompt=f"Question {k}?") for k in range(60)]
+    shares = ["train=0.5", "meta=0.25", "test=0.25"]
+    folder = command(tmp_path, "rewardbench", rows, "--as-split", *shares)
+    cfg = SimpleNamespace(problems=[str(folder / "problems.jsonl")],
+                          labelled=str(folder / "labelled.jsonl"), eval_split="test", seed=0,
+                          pairs_per_problem=2, train_only=[], allow_overlap=False,
+                          domain_key=["category", "domain", "source", "policy", "difficulty"])
+    (train, meta, test), _ = read_pairs(cfg)
+    assert len(train) + len(meta) + len(test) == 60
+    for pair in train:
+        right = pair.a if pair.right == "A" else pair.b
+        assert right["status"] == "preferred"
+    domain, = {pair.domain for pair in train}
+    assert domain == "Chat Hard × llmbar-natural × rewardbench × llama-y × unknown"
+
+
+# ---------------------------------------------------------------- what the benchmarks report
+
+def result(*pairs, share=None, passed=None, **problem):
+    return scores.Result(problem, list(pairs), share or {}, passed or {})
+
+
+RIGHT = (True, True)
+WRONG = (False, False)
+SPLIT = (True, False)
+HALF = (True, None)
+
+
+def test_a_pair_is_judged_in_both_orders():
+    candidates = [{"candidate_id": "x", "passed": True}, {"candidate_id": "y", "passed": False},
+                  {"candidate_id": "z", "passed": False}]
+    said = [("x", "y", "A"), ("y", "x", "A"), ("z", "x", None), ("x", "z", "B"), ("y", "z", "B"),
+            ("z", "y", "A")]
+    judgments = [{"draw": 0, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    assert found.pairs == [(True, False), (False, None)]
+    assert found.share == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
+
+
+def test_shares_of_pairs():
+    results = [result(RIGHT, WRONG), result(SPLIT, HALF, (None, None))]
+    assert scores.accuracy(results, 0.0) == 4 / 10
+    assert scores.accuracy(results, 0.5) == 5.5 / 10
+    assert scores.share_of_pairs(results, scores.right_in_both) == 1 / 5
+    assert scores.share_of_pairs(results, scores.same_choice) == 2 / 5
+    assert scores.share_of_pairs(results, scores.is_tied) == 2 / 5
+    assert scores.share_of_pairs(results, scores.more_right_than_wrong) == 2 / 5
+
+
+def test_nothing_judged_has_no_share():
+    assert isnan(scores.accuracy([], 0.5))
+
+
+def test_best_of_n_shares_the_first_place():
+    four = dict(w=True, x=False, y=False, z=False)
+    alone = result(share=dict(w=1.0, x=0.5, y=0.5, z=0.0), passed=four)
+    shared = result(share=dict(w=0.5, x=0.5, y=0.0, z=0.0), passed=four)
+    lost = result(share=dict(w=0.0, x=1.0, y=0.5, z=0.5), passed=four)
+    assert scores.best_of_n([alone, shared, lost]) == 0.5
+
+
+def rewardbench_result(subset, *pairs):
+    return result(*pairs, domain=subset)
+
+
+def test_rewardbench_weights_subsets_by_their_pairs_and_maths_like_all_code():
+    results = [rewardbench_result("alpacaeval-easy", RIGHT)] * 3
+    results += [rewardbench_result("mt-bench-med", WRONG)]
+    results += [rewardbench_result("math-prm", WRONG)]
+    results += [rewardbench_result("hep-python", RIGHT)] * 2
+    results += [rewardbench_result("hep-cpp", RIGHT)] * 2
+    found = PREFERENCES["rewardbench"].scores(results)
+    assert found == {"Chat": 0.75, "Reasoning": 0.5, "score": 0.625}
+
+
+def test_rewardbench_counts_no_verdict_half():
+    found = PREFERENCES["rewardbench"].scores([rewardbench_result("donotanswer", HALF)])
+    assert found["Safety"] == 0.75
+
+
+def test_rewardbench2_is_the_mean_of_its_subsets():
+    passed = dict(w=True, x=False)
+    won = result(share=dict(w=1.0, x=0.0), passed=passed, category="Math")
+    lost = result(share=dict(w=0.0, x=1.0), passed=passed, category="Focus")
+    found = PREFERENCES["rewardbench2"].scores([won, won, won, lost])
+    assert found == {"Math": 1.0, "Focus": 0.0, "score": 0.5}
+
+
+def ties(number, right, wrong):
+    """A row of the subset Ties with these shares."""
+    share = {f"r{k}": value for k, value in enumerate(right)}
+    share |= {f"w{k}": value for k, value in enumerate(wrong)}
+    return result(share=share, passed={name: name[0] == "r" for name in share},
+                  problem_id=f"rewardbench2/Ties/{number}", category="Ties")
+
+
+def test_the_ties_of_rewardbench2_ask_for_a_gap_wider_than_the_spread_of_the_right_answers():
+    results = [
+        ties("ref:1", [1.0], [0.5]),            # gap 0.5
+        ties("tied:1", [0.75, 0.5], [0.125]),   # spread 0.25, gap 0.375
+        ties("ref:2", [0.5], [0.75]),           # gap -0.25: not accurate
+        ties("tied:2", [0.75, 0.5], [0.25]),    # spread 0.25, gap 0.25: not wider
+    ]
+    # accurate: both tied rows, one of the two ref rows; wider than its spread: of each kind one
+    margin = (tanh(0.375 / 0.25 - 1) + tanh(-0.25 / 0.25 - 1)) / 2
+    expected = 0.3 * 1 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * margin
+    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(expected)
+
+
+def test_right_answers_without_any_spread_have_the_widest_margin():
+    results = [ties("ref:1", [1.0], [0.0]), ties("tied:1", [0.75, 0.75], [0.0])]
+    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(1.01)
+
+
+def test_judgebench_counts_pairs_with_more_right_than_wrong_judgments():
+    results = [result(pair, category="math") for pair in (RIGHT, HALF, SPLIT, WRONG)]
+    results += [result((None, False), category="coding")]
+    found = PREFERENCES["judgebench"].scores(results)
+    assert found == {"math": 0.5, "coding": 0.0, "overall": 2 / 5}
+
+
+def test_codejudgebench_counts_judgments_of_both_orders_by_difficulty():
+    results = [result(RIGHT, category="codegen", difficulty="easy"),
+               result(HALF, category="codegen", difficulty="hard")]
+    found = PREFERENCES["codejudgebench"].scores(results)
+    assert found == {"codegen, easy": 1.0, "codegen, hard": 0.5, "codegen": 0.75}
+
+
+def test_codeprefbench_is_the_mean_of_its_aspects_with_and_without_people():
+    results = [result(RIGHT, category="correctness")] * 3
+    results += [result(HALF, category="security"), result(WRONG, category="human-preference")]
+    found = PREFERENCES["codeprefbench"].scores(results)
+    assert found["security"] == 0.75
+    assert found["score"] == pytest.approx(1.75 / 3)
+    assert found["without human preference"] == 0.875
+
+
+def test_rmb_asks_the_best_to_be_preferred_to_each_other_answer():
+    results = [result(RIGHT, category="Helpfulness, pairs"),
+               result(SPLIT, category="Helpfulness, pairs"),
+               result(RIGHT, HALF, category="Helpfulness, best of N"),
+               result(RIGHT, SPLIT, category="Helpfulness, best of N")]
+    found = PREFERENCES["rmb"].scores(results)
+    assert found == {"Helpfulness, pairs": 0.75, "Helpfulness, best of N": 0.5, "score": 0.625}
+
+
+def test_pairs_of_your_own_are_counted_by_judgment():
+    assert PREFERENCES["pairs"].scores([result(RIGHT), result((None, False))]) == {"right": 0.5}
+
+
+# ---------------------------------------------------------------- in select.py
+
+class Judge:
+    """Says what `says` says of two answers, and of one alone P(Yes) = 1/2."""
+    settings = "0"
+
+    def __init__(self, says):
+        self.says = says
+        self.name = "scripted"
+
+    def compare(self, calls):
+        for call in calls:
+            text = f"<best>{self.says(call.a['code'], call.b['code'])}</best>"
+            yield {"text": text, "tokens": 3, "finished": True, "seconds": 0.0}
+
+    def rate(self, calls):
+        for call in calls:
+            yield {"text": "", "tokens": 0, "finished": True, "seconds": 0.0, "yes": 0.5}
+
+
+def shorter(a, b):
+    return "A" if len(a) < len(b) else "B"
+
+
+def chosen(folder, *flags, says=shorter, label="judge, trained"):
+    files = ["--problems", str(folder / "problems.jsonl"),
+             "--labelled", str(folder / "labelled.jsonl"), "--out", str(folder / "s.jsonl")]
+    select.main([*files, *flags], {label: Judge(says)})
+
+
+def line_of(printed, beginning):
+    return next(line for line in printed.splitlines() if line.startswith(beginning)).split()
+
+
+@pytest.fixture
+def judged_pairs(tmp_path):
+    """Pairs of RewardBench, three where the shorter answer is preferred and one where it is not."""
+    rows = [original("rewardbench", id=k, prompt=f"Question {k}?") for k in range(3)]
+    rows += [original("rewardbench", id=9, subset="donotanswer", prompt="Question 9?",
+                      chosen="I will not.", rejected="Yes.")]
+    return command(tmp_path, "rewardbench", rows)
+
+
+def test_select_reports_what_the_benchmark_does_and_the_pairs_by_category(judged_pairs, capsys):
+    chosen(judged_pairs, "--aggregate", "round-robin")
+    printed = capsys.readouterr().out
+    name = "judge, trained, round-robin"
+    reported = printed[printed.index("as RewardBench reports, %"):]
+    header, row, *_ = reported.splitlines()
+    assert header.split()[-4:] == ["Chat", "Hard", "Safety", "score"]
+    assert row.split()[-3:] == ["100.0", "0.0", "50.0"]
+    pairs = reported[reported.index(f"{name}, % of pairs"):]
+    #                                        problems, pairs, right, in both, same, tied, none, best
+    all_right = ["3", "3", "100.0", "100.0", "100.0", "0.0", "0.0", "100.0"]
+    assert line_of(pairs, "Chat Hard")[2:] == all_right
+    assert line_of(pairs, "Safety")[1:] == ["1", "1", "0.0", "0.0", "100.0", "0.0", "0.0", "0.0"]
+    assert line_of(pairs, "all")[1:] == ["4", "4", "75.0", "75.0", "100.0", "0.0", "0.0", "75.0"]
+
+
+def test_select_says_nowhere_that_an_answer_passed_or_is_a_program(judged_pairs, capsys):
+    chosen(judged_pairs, "--rounds", "1", "--waits", "0", "1", label="judge, untrained")
+    chosen(judged_pairs, "--explain", "rewardbench/llmbar-natural/0")
+    printed = capsys.readouterr().out
+    for word in ("pass@1", "passed", "passing", "failed", "failing", "program", "execut"):
+        assert word not in printed
+    assert "; preferred" in printed
+    assert "; not preferred" in printed
+
+
+def test_ways_that_need_tests_or_log_probs_are_dashes(judged_pairs, capsys):
+    chosen(judged_pairs, "--rounds", "1")
+    printed = capsys.readouterr().out
+    for name in ("mean log-prob", "self-certainty", "public tests", "majority", "MBR"):
+        assert set(line_of(printed, name)[len(name.split()):]) == {"-"}
+    assert "which 8 of 8 candidates" not in printed
+
+
+def test_a_position_bias_is_a_tie_in_every_pair(judged_pairs, capsys):
+    chosen(judged_pairs, "--rounds", "1", says=lambda a, b: "A")
+    row = line_of(capsys.readouterr().out.partition("% of pairs")[2], "all")
+    assert row[3:8] == ["50.0", "0.0", "0.0", "100.0", "0.0"]
+
+
+def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):
+    problem = {"problem_id": "p", "prompt": "Add.", "entry_point": None, "public_tests": [],
+               "tests": [], "domain": "d", "difficulty": "easy", "split": "test"}
+    row = {"problem_id": "p", "candidate_id": "c", "policy": "m", "code": "", "passed": True,
+           "status": "passed"}
+    for file, more in (("problems.jsonl", problem), ("labelled.jsonl", row)):
+        write_rows(judged_pairs / file, [more, *read_rows(judged_pairs / file)])
+    assert "choose among each in a run of its own" in error(chosen, judged_pairs)
+
+
+def test_rows_of_a_source_of_your_own_are_reported_as_pairs(judged_pairs, capsys):
+    rows = read_rows(judged_pairs / "problems.jsonl")
+    write_rows(judged_pairs / "problems.jsonl", [{**row, "source": "mine"} for row in rows])
+    chosen(judged_pairs, "--rounds", "1")
+    assert "as pairs reports, %" in capsys.readouterr().out
+
+
+def test_a_single_answer_is_rated_as_an_answer():
+    call = select.Call({"prompt": "Name a colour.", "task": "answer"}, {"code": "Red."}, None)
+    prompt = select.pointwise_prompt(call)
+    assert prompt == "Name a colour.\nRed.\nIs this a good answer? Answer Yes or No.\n"
