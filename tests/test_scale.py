@@ -266,3 +266,22 @@ def test_a_pair_in_several_packs_has_the_same_gradient(small_judge):
         assert found_loss == pytest.approx(loss, rel=1e-5)
         assert torch.allclose(found, gradients, atol=1e-5 * float(gradients.norm()))
         assert torch.allclose(found_g, g, atol=1e-5 * float(g.norm()))
+
+
+# ---------------------------------------------------------------- flags that save memory
+
+@pytest.mark.parametrize("flags", [
+    {"checkpoint_gradients": True}, {"rollout_rows": 5}, {"micro_tokens": 80},
+], ids=str)
+def test_a_flag_that_saves_memory_changes_no_step(trainer, flags):
+    plain = trainer(weights="instance")
+    saving = trainer(weights="instance", **flags)
+    expected = plain.train_step(0)
+    found = saving.train_step(0)
+    assert found["reward"] == expected["reward"]
+    assert found["tokens"] == expected["tokens"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    norm = float(plain.adam.raw_grad.norm())
+    assert norm > 0
+    assert torch.allclose(saving.adam.raw_grad, plain.adam.raw_grad, atol=1e-5 * norm)
+    assert found["meta_grad_norm"] == pytest.approx(expected["meta_grad_norm"], rel=1e-3)
