@@ -35,6 +35,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -73,54 +74,69 @@ class Completion:
 
 
 @torch.no_grad()
-def generate(model, prompts, uniforms, temperature, ends, pad):
+def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
     """Sample n = len(uniforms) / len(prompts) completions of every prompt.
 
-    prompts:  P lists of token ids.
-    uniforms: [P·n, max_new_tokens] in [0, 1), the only randomness: token = inverse CDF at u.
-              Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
-    ends:     ids of which any one ends a sample.
-    pad:      fills up what is shorter; it is never looked at.
+    prompts:   P lists of token ids.
+    uniforms:  [P·n, max_new_tokens] in [0, 1), the only randomness: token = inverse CDF at u.
+               Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
+    ends:      ids of which any one ends a sample.
+    pad:       fills up what is shorter; it is never looked at.
+    most_rows: most samples that are written at once, or the n of one prompt if that is more; 0: all.
+               Those of the next prompts take the places of finished ones.
     Returns P·n Completions in that order.
     Raises UserError where a prompt does not fit or the logits are NaN.
     """
     uniforms = uniforms.to(model.device)
     samples, limit = uniforms.shape
+    n = samples // len(prompts)
     for prompt in prompts:
         must_fit(model, prompt, limit)
-    batch = prefill(model, prompts, samples // len(prompts), pad)
+    at_once = max(1, (most_rows or samples) // n)  # prompts
+    batch = prefill(model, prompts[:at_once], n, pad)
+    waiting = prompts[at_once:]
 
     # What is known of each of the P·n samples, in their order.
     tokens = torch.full((samples, limit), pad, device=model.device)
-    length = torch.full((samples,), limit, device=model.device)
+    length = torch.zeros(samples, dtype=torch.long, device=model.device)
     finished = torch.zeros(samples, dtype=torch.bool, device=model.device)
     sums = torch.zeros(3, samples, dtype=torch.float64, device=model.device)  # of `measures`
     ends = torch.tensor(ends, device=model.device)
 
-    for t in range(limit):
+    active = torch.ones_like(batch.sample, dtype=torch.bool)                # [rows]
+    while True:
+        t = length[batch.sample].clamp(max=limit - 1)                       # [rows]
         logits = logits_of(model, batch.hidden)                             # [rows, V]
         token = draw(logits, temperature, uniforms[batch.sample, t])        # [rows]
-        # A finished sample may stay in the batch for a while, but says nothing any more.
-        active = ~finished[batch.sample]
         measured = measures(logits, temperature, token)                     # [3, rows]
-        if (measured[0].isnan() & active).any():
-            raise UserError(f"the model's logits are NaN at token {t + 1} of an answer: "
-                            "try --dtype float32 or another checkpoint")
+        wrong = measured[0].isnan() & active
+        if wrong.any():
+            raise UserError(f"the model's logits are NaN at token {int(t[wrong].min()) + 1} of an "
+                            "answer: try --dtype float32 or another checkpoint")
+        # A sample that is over may stay in the batch for a while, but says nothing any more.
         sums[:, batch.sample] += torch.where(active, measured, 0.0)
-        tokens[batch.sample, t] = token
+        tokens[batch.sample, t] = torch.where(active, token, tokens[batch.sample, t])
+        finished[batch.sample] |= active & torch.isin(token, ends)
+        length[batch.sample] += active
 
-        just_finished = batch.sample[active & torch.isin(token, ends)]
-        finished[just_finished] = True
-        length[just_finished] = t + 1
-        active = ~finished[batch.sample]
-        if t + 1 == limit or not active.any():
+        active = ~finished[batch.sample] & (length[batch.sample] < limit)
+        if not waiting and not active.any():
             break
-        # A finished row costs as much as an active one: drop them whenever they are a quarter of
-        # the batch.
+        # Its row costs as much as an active one: drop them whenever they are a quarter of the batch.
         if int((~active).sum()) * 4 >= len(active):
             batch.keep(active.nonzero()[:, 0])
             token = token[active]
-        step(model, batch, token)
+            active = active[active]
+        if len(token):
+            step(model, batch, token, active)
+        places = at_once * n - len(token)
+        if waiting and places >= n:
+            count = places // n
+            first = samples - n * len(waiting)
+            new = prefill(model, waiting[:count], n, pad, first)
+            waiting = waiting[count:]
+            active = torch.cat([active, torch.ones_like(new.sample, dtype=torch.bool)])
+            batch = batch.joined(new) if len(token) else new
 
     lists = zip(tokens.tolist(), length.tolist(), finished.tolist(), sums.T.tolist())
     return [Completion(ids[:count], logprob, ended, logprob_sampled, self_certainty)
@@ -170,9 +186,43 @@ class Batch:
         for layer in self.cache.layers:
             layer.keep(rows)
 
+    def joined(self, other):
+        """These rows and below them those of another batch.
 
-def prefill(model, prompts, n, pad):
-    """Read each prompt once, for all of its n samples.
+        Padding moves to the end of each row, and columns that are nothing else go. (A key knows its
+        position without its column: it has been rotated by it, or its embedding was added.)
+
+            this   p q . a     other   p q r s t     joined   p q a . .
+                   p q r b                                    p q r b .
+                                                              p q r s t
+        """
+        used = [int(batch.visible.sum(1).max()) for batch in (self, other)]
+        width = max(used)
+        for batch in (self, other):
+            own = min(width, batch.visible.shape[1])
+            first = batch.visible.byte().argsort(dim=1, descending=True, stable=True)[:, :own]
+            batch.visible = pad_columns(batch.visible.gather(1, first), width)
+            for layer in batch.cache.layers:
+                layer.take_columns(first, width)
+        for mine, theirs in zip(self.cache.layers, other.cache.layers):
+            mine.keys = torch.cat([mine.keys, theirs.keys])
+            mine.values = torch.cat([mine.values, theirs.values])
+        return Batch(
+            sample=torch.cat([self.sample, other.sample]),
+            hidden=torch.cat([self.hidden, other.hidden]),
+            position=torch.cat([self.position, other.position]),
+            visible=torch.cat([self.visible, other.visible]),
+            cache=self.cache,
+        )
+
+
+def pad_columns(x, width):
+    """x [rows, columns] with zeros behind its columns, so that it has `width` of them."""
+    return nn.functional.pad(x, (0, width - x.shape[1]))
+
+
+def prefill(model, prompts, n, pad, first=0):
+    """Read each prompt once, for all of its n samples, which are numbered from `first` on.
 
     Padding is on the right: causal attention hides it from the prompt itself, and `visible` from
     what follows.
@@ -196,7 +246,7 @@ def prefill(model, prompts, n, pad):
         layer.keep(prompt_of)
     position = lengths[prompt_of]
     return Batch(
-        sample=torch.arange(len(prompt_of), device=device),
+        sample=torch.arange(first, first + len(prompt_of), device=device),
         hidden=hidden[prompt_of, position - 1],
         position=position,
         visible=torch.arange(width, device=device)[None] < position[:, None],
@@ -204,8 +254,8 @@ def prefill(model, prompts, n, pad):
     )
 
 
-def step(model, batch, token):
-    """Let the model read one more token [rows] of each row."""
+def step(model, batch, token, active=True):
+    """Let the model read one more token [rows] of each row; the position of an active row moves on."""
     batch.visible = torch.cat([batch.visible, batch.visible.new_ones(len(token), 1)], 1)
     batch.hidden = model.base_model(
         input_ids=token[:, None],
@@ -214,7 +264,7 @@ def step(model, batch, token):
         use_cache=True,
         **{CACHE: batch.cache},
     ).last_hidden_state[:, -1]
-    batch.position = batch.position + 1
+    batch.position = batch.position + active
 
 
 class RoomyLayer(DynamicLayer):
@@ -247,6 +297,14 @@ class RoomyLayer(DynamicLayer):
     def keep(self, rows):
         self.keys = self.keys[rows]
         self.values = self.values[rows]
+        self.room = None
+
+    def take_columns(self, columns, width):
+        """Of each row these columns [rows, columns], and behind them zeros up to `width`."""
+        index = columns[:, None, :, None]                                   # [rows, 1, columns, 1]
+        behind = (0, 0, 0, width - columns.shape[1])
+        self.keys = nn.functional.pad(self.keys.take_along_dim(index, 2), behind)
+        self.values = nn.functional.pad(self.values.take_along_dim(index, 2), behind)
         self.room = None
 
 

@@ -96,7 +96,9 @@ from pathlib import Path
 
 import torch
 from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
@@ -112,7 +114,9 @@ from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_id
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
 # Settings that may change when a killed run goes on.
-MAY_CHANGE = ("steps", "save_every", "micro_tokens", "device")
+MAY_CHANGE = (
+    "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "device"
+)
 
 
 @dataclass
@@ -216,6 +220,13 @@ class Settings:
     heading("machine")
     micro_tokens: int = flag(
         16384, "most tokens in one forward pass; lower it where memory runs out", least=1
+    )
+    rollout_rows: int = flag(
+        0, "most judgments that are sampled at once; 0: all of a step; lower it where the cache of "
+        "keys and values runs out of memory", least=0
+    )
+    checkpoint_gradients: bool = flag(
+        False, "compute each layer once more for the way back instead of keeping what is in it"
     )
     kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
     dtype: str = flag(
@@ -492,7 +503,7 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
     """Groups and their advantages [B, G] as a Batch.
 
     A judgment without advantage has no gradient: it is not scored.
-    pair_by_pair: a pack holds the judgments of one pair.
+    pair_by_pair: no pack holds judgments of two pairs.
     """
     cfg = judge.cfg
     prompts = [group.prompt for group in groups]
@@ -501,8 +512,9 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
         prompts,
         [completion.ids for completion in completions],
         judge.pad,
-        most_tokens=1 if pair_by_pair else cfg.micro_tokens,  # a row, a pair, is never split
+        most_tokens=cfg.micro_tokens,
         device=cfg.device,
+        one_row=pair_by_pair,
         keep=advantage != 0,
         forced=[completion.forced for completion in completions],
     )
@@ -565,8 +577,8 @@ def pair_gradients(judge, parameters, batch, a):
         loss = pair_losses(judge, pack, batch)[i]
         parameters.grad.zero_()
         loss.backward()
-        gradients[i] = parameters.grad
-        losses[i] = loss.detach()
+        gradients[i] += parameters.grad  # a pair of many long judgments has several packs
+        losses[i] += loss.detach()
     parameters.grad.copy_(a_here @ gradients / batch.n_all)
     all_sum(parameters.grad)
     total = all_sum(a_here @ losses / batch.n_all)
@@ -1086,6 +1098,8 @@ class Judge:
             raise UserError(str(error)) from None
         if cfg.lora_rank:
             print0(add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed))
+        if cfg.checkpoint_gradients:
+            checkpoint_layers(self.model)
 
     def prompt_ids(self, pair):
         chat = bool(self.tokenizer.chat_template)
@@ -1124,6 +1138,7 @@ class Judge:
             self.cfg.temperature,
             self.ends,
             self.pad,
+            self.cfg.rollout_rows,
         )
         groups = []
         for k, (pair, prompt) in enumerate(zip(pairs, prompts)):
@@ -1308,6 +1323,7 @@ def go_on(judge, chosen):
         cfg.temperature,
         judge.ends,
         judge.pad,
+        cfg.rollout_rows,
     )
     for (group, k), prompt, second in zip(fitting, prompts, more):
         first = group.completions[k]
@@ -1921,6 +1937,39 @@ def merge_lora(model):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoRALinear):
                 setattr(parent, name, child.merge())
+
+
+# ---------------------------------------------------------------- gradient checkpointing (1604.06174)
+
+def checkpoint_layers(model):
+    """Keep only the input of each layer for the backward pass, which computes the layer once more.
+
+    The gradient is the same. Memory falls by about the number of layers, and a forward pass is
+    added to each backward pass.
+    Raises UserError for a model that the library cannot do this with.
+    """
+    layers = []
+    for module in model.base_model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            layers.append(module)
+    if not layers or not model.supports_gradient_checkpointing:
+        raise UserError(f"--checkpoint-gradients: {type(model).__name__} has no layers that can be "
+                        "computed twice; leave the flag out, or take another judge")
+    for layer in layers:
+        layer.forward = computed_twice(layer.forward)
+
+
+def computed_twice(forward):
+    """A layer's forward pass, checkpointed where there will be a backward pass."""
+    def twice(*inputs, **named):
+        if not torch.is_grad_enabled():
+            return forward(*inputs, **named)
+        # Not reentrant, so under frozen weights it works for inputs that need no gradient, too.
+        # There is no dropout, so no random numbers to draw again.
+        return checkpoint(
+            forward, *inputs, **named, use_reentrant=False, preserve_rng_state=False
+        )
+    return twice
 
 
 # ---------------------------------------------------------------- several processes (torchrun)

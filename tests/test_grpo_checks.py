@@ -162,12 +162,12 @@ def test_01_aggregation_is_a_constant_denominator(lab):
 
 
 def test_02_gradient_does_not_depend_on_micro_batches(lab):
-    """--micro-tokens cuts the batch into 4, 3, 2 or 1 packs, ragged ones among them: one gradient,
-    one set of ℓ_i."""
+    """--micro-tokens cuts the batch into a pack for each judgment, or into 3, 2 or 1, ragged ones
+    among them: one gradient, one set of ℓ_i."""
     here = lab()
     a = torch.tensor([0.5, 2.0, 1.0, 0.25])
     batches = [here.batch(micro_tokens=limit) for limit in (1, 40, 75, 10000)]
-    assert [len(batch.packs) for batch in batches] == [4, 3, 2, 1]
+    assert [len(batch.packs) for batch in batches] == [12, 3, 2, 1]
     whole = here.gradient(a, batches[-1])
     losses = here.losses(batches[-1])
     for batch in batches[:-1]:

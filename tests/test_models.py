@@ -8,7 +8,9 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import sample
+import train_bilevel
 from data.rows import ROOT, TINY, UserError, read_rows
+from kernels.packing import make_packs
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -87,6 +89,98 @@ def test_the_sampler_gives_a_composite_model_s_own_log_probs(name):
 def test_the_end_tokens_of_a_composite_model_are_known(tiny_tokenizer):
     model = gemma3_with_images(eos_token_id=[2, 9])
     assert sample.end_ids(model, tiny_tokenizer) == sorted({2, 9, tiny_tokenizer.eos_token_id})
+
+
+# ---------------------------------------------------------------- layers computed twice
+
+def gradient_of_two_answers(model):
+    """Of the log-probs of two answers that share a prompt and their first word: {name: gradient}."""
+    (pack,) = make_packs([[5, 9, 11, 30]], [[7, 8, 21, 2], [7, 22, 23, 24, 2]], 0, 10**6, "cpu")
+    model.zero_grad(set_to_none=True)
+    hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+                              use_cache=False).last_hidden_state[pack.row, pack.column]
+    logp = sample.logits_of(model, hidden).log_softmax(-1).gather(-1, pack.target[:, None])
+    logp.sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["all parameters", "adapters"])
+@pytest.mark.parametrize("name", [name for name in RIGHT if name != "gpt2"])
+def test_checkpointed_layers_give_the_same_gradient_to_the_bit(name, rank):
+    model = RIGHT[name]()
+    if rank:
+        train_bilevel.add_lora(model, rank, 8.0, seed=0)
+    plain = gradient_of_two_answers(model)
+    train_bilevel.checkpoint_layers(model)
+    found = gradient_of_two_answers(model)
+    assert plain
+    assert list(found) == list(plain)
+    for parameter, gradient in found.items():
+        assert torch.equal(gradient, plain[parameter]), parameter
+
+
+def test_checkpointed_layers_have_no_dropout_either():
+    model = build("GPT2", n_inner=48)
+    assert model.config.resid_pdrop > 0
+    plain = gradient_of_two_answers(model)
+    train_bilevel.checkpoint_layers(model)
+    found = gradient_of_two_answers(model)
+    for parameter, gradient in found.items():
+        assert torch.equal(gradient, plain[parameter]), parameter
+
+
+def test_checkpointed_layers_sample_as_before():
+    model = build("Llama")
+    before, = sample.generate(model, [[5, 9, 11]], numbers(1, 12), 1.0, [], 0)
+    train_bilevel.checkpoint_layers(model)
+    after, = sample.generate(model, [[5, 9, 11]], numbers(1, 12), 1.0, [], 0)
+    assert after == before
+
+
+def test_a_model_whose_layers_cannot_be_computed_twice_is_refused_in_one_line():
+    model = build("Llama")
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="--checkpoint-gradients: LlamaForCausalLM .* another judge"):
+        train_bilevel.checkpoint_layers(model)
+
+
+# ---------------------------------------------------------------- places of finished samples
+
+WAITING = [[5, 9, 11, 30], [7], [8, 21, 22, 23, 24, 25, 26, 27, 28], [9, 10], [30, 31, 32], [12, 13, 14, 15, 16]]
+MANY_ENDS = [2, 11, 20, 29, 38, 47, 56]
+
+
+@pytest.mark.parametrize("most_rows", [1, 3, 5, 11])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "gemma 3 with capped logits"])
+def test_samples_in_the_places_of_finished_ones_are_the_same(name, most_rows):
+    model = RIGHT[name]()
+    uniforms = numbers(2 * len(WAITING), 20)
+    at_once = sample.generate(model, WAITING, uniforms, 1.0, MANY_ENDS, 0)
+    found = sample.generate(model, WAITING, uniforms, 1.0, MANY_ENDS, 0, most_rows)
+    assert len({len(completion.ids) for completion in at_once}) > 4
+    for mine, theirs in zip(found, at_once):
+        assert mine.ids == theirs.ids
+        assert mine.finished == theirs.finished
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+        assert mine.self_certainty == pytest.approx(theirs.self_certainty, abs=1e-3)
+
+
+def test_no_more_samples_are_written_at_once_and_places_are_taken():
+    model = build("Llama")
+    rows = []  # of each turn
+
+    def look(module, arguments, named):
+        ids = named["input_ids"]
+        if ids.shape[1] == 1:
+            rows.append(len(ids))
+
+    model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+    prompts = [prompt for prompt in WAITING if len(prompt) > 1]
+    completions = sample.generate(model, prompts, numbers(2 * len(prompts), 20), 1.0, MANY_ENDS, 0, 4)
+    assert max(rows) == 4
+    lengths = [len(completion.ids) for completion in completions]
+    two_prompts_at_a_time = sum(max(lengths[start:start + 4]) for start in range(0, len(lengths), 4))
+    assert len(rows) < two_prompts_at_a_time
 
 
 # ---------------------------------------------------------------- refused
