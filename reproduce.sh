@@ -44,8 +44,8 @@ sizes() { # how large must the meta set be? Learned weights beside training on t
     train "size-$size-meta" "$1" $few --weights uniform --train-split meta
     train "size-$size-both" "$1" $few --weights uniform --train-split train meta
   done
-  train size-56-meta "$1" --eval-every 0 --weights uniform --train-split meta
-  train size-56-both "$1" --eval-every 0 --weights uniform --train-split train meta
+  train size-51-meta "$1" --eval-every 0 --weights uniform --train-split meta
+  train size-51-both "$1" --eval-every 0 --weights uniform --train-split train meta
 }
 export -f train choose one all waits sizes
 echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'all {}'
