@@ -142,7 +142,7 @@ class Settings:
     )
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
     meta_batch: int = flag(
-        48, "M: meta pairs in a step, half of them in the other order", least=2 * WORLD_SIZE
+        48, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
     meta_every: int = flag(4, "steps for which judgments of meta pairs are kept", least=1)
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
