@@ -234,7 +234,7 @@ class Settings:
         "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
         choices=["auto", "float32", "bfloat16", "float64"],
     )
-    seed: int = flag(0, "of pairs, batches and judgments")
+    seed: int = flag(3, "of pairs, batches and judgments")
     device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
