@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number and figure of the README's tiny-world results, remade: under an hour on 2 cores.
+# Every number and figure of the README's tiny-world results, remade: an hour and a half or two on 2 cores.
 #   bash reproduce.sh            training runs, selections, J1's waits, then the tables and the figures
 #   SEEDS="0 1" bash reproduce.sh
 # A killed run goes on where it stopped. The tiny world itself (problems, checkpoints, stage files) is remade by
