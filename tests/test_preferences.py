@@ -461,6 +461,7 @@ def test_training_pairs_are_made_of_a_preferred_answer_and_another(tmp_path):
     folder = command(tmp_path, "rewardbench", rows, "--as-split", *shares)
     cfg = SimpleNamespace(problems=[str(folder / "problems.jsonl")],
                           labelled=str(folder / "labelled.jsonl"), eval_split="test", seed=0,
+                          train_split=["train"], meta_problems=0,
                           pairs_per_problem=2, train_only=[], allow_overlap=False,
                           domain_key=["category", "domain", "source", "policy", "difficulty"])
     (train, meta, test), _ = read_pairs(cfg)
