@@ -36,8 +36,9 @@ would have made the step better for the meta set, and the weight grows. By defau
 a factor of the loss but the chance of being drawn (see --apply below). Then s is taken at a_i = 1
 for the pairs that were drawn, and is the reward for having drawn them.
 
-This "hypergradient" is cheap. v is one backward pass over the meta judgments. Adam works coordinate
-by coordinate, so, but for its clip, ∂U/∂g is a vector of factors. The inner step sums up the ∇ℓ_i(θ)
+This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
+and a backward pass for each training pair instead of one for all. Adam works coordinate by
+coordinate, so, but for its clip, ∂U/∂g is a vector of factors. The inner step sums up the ∇ℓ_i(θ)
 anyway; it keeps them, a matrix of [B, P] numbers for P trained parameters, and s is that matrix
 times ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...)
 compares s with brute force: nudge a weight, step again, measure L_meta again.
@@ -61,8 +62,10 @@ from the textbook's bilevel step:
   * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
     factor 1. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
     most a factor of 2 by itself, and judgments are spent on those that sink. --uniform-share of the
-    draws stays uniform, so that no pair is lost for good.
-  * s is divided by its running mean magnitude and clamped to ±3; learned logits stay within ±3.
+    draws stays uniform, so that no pair is lost for good. The B pairs of a step are all different,
+    so p_i is the chance of the first draw alone.
+  * s is divided by its running mean magnitude and clamped to ±3; every learned logit stays
+    within ±3 (the sum of two, for `instance`, within ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
   * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ
     times at θ'. If that leaves less than half of them as an effective sample, the weights stay
@@ -160,7 +163,8 @@ class Settings:
     batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
     group: int = flag(6, "G: judgments of each pair", least=2)
     max_new_tokens: int = flag(
-        72, "most tokens of a judgment; also the constant denominator", least=1
+        72, "most tokens of a judgment, with --waits of each of its thoughts; also the constant "
+        "denominator", least=1
     )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
     reward: str = flag(
@@ -169,7 +173,8 @@ class Settings:
         choices=["right", "consistent"],
     )
     waits: int = flag(
-        0, "most forced Waits in a judgment (J1): each pair draws 0 to so many at every visit",
+        0, "most forced Waits in a judgment (J1): each pair draws 0 to so many at every visit; "
+        "evaluations have none",
         least=0,
     )
     cold_start: int = flag(
@@ -367,16 +372,15 @@ class Trainer:
         meta = here([(f"meta {k}", pair) for k, pair in enumerate(meta_pairs)])
         named = train + meta  # (name of the random stream, Pair)
         streams = [stream(cfg.seed, "rollout", step, name) for name, _ in named]
+        waits = [draw_waits(stream(cfg.seed, "waits", step, name), cfg.waits) for name, _ in named]
         groups = self.judge.rollout([pair for _, pair in named], streams, cfg.group)
-        if cfg.waits:
-            waits = [draw_waits(generator, cfg.waits) for generator in streams]
-            groups = think_further(self.judge, groups, streams, waits)
+        groups = think_further(self.judge, groups, streams, waits)
         if cfg.reward == "consistent":
-            groups = self.rewarded_in_both_orders(groups, step, named)
+            groups = self.rewarded_in_both_orders(groups, step, named, waits)
         n_train = len(train)
         return groups[:n_train], groups[n_train:]
 
-    def rewarded_in_both_orders(self, groups, step, named):
+    def rewarded_in_both_orders(self, groups, step, named, waits):
         """The groups, paying judgment k only if judgment k of the other order is right as well.
 
         The judgments of the other order are only asked for; those of this order are trained on,
@@ -385,9 +389,10 @@ class Trainer:
         flipped = [group.pair.flipped() for group in groups]
         streams = [stream(self.cfg.seed, "other order", step, name) for name, _ in named]
         others = self.judge.rollout(flipped, streams, self.cfg.group)
+        others = think_further(self.judge, others, streams, waits)
         rewarded = []
         for group, other in zip(groups, others):
-            both = [min(here, there) for here, there in zip(group.rewards, other.rewards)]
+            both = [min(this, that) for this, that in zip(group.rewards, other.rewards)]
             rewarded.append(replace(group, rewards=both))
         return rewarded
 
@@ -410,8 +415,8 @@ class Trainer:
         }
         for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens"):
             metrics[name] = float(stats[name].mean())
-        # The mean of −log π over sampled tokens estimates the entropy without bias (not for a cold
-        # start's older judgments).
+        # The mean of −log π over sampled tokens estimates the entropy without bias. (Not for a cold
+        # start's older judgments, and with --waits the ends that were taken back are in the sum.)
         tokens = stats["tokens"]
         nll = (stats["nll"] * tokens).sum()
         metrics["entropy"] = float(nll / tokens.sum())
@@ -648,6 +653,7 @@ class MetaJudgments:
                 "instance_id": group.pair.instance_id,
                 "right": group.pair.right,
                 "completions": [asdict(completion) for completion in group.completions],
+                "rewards": group.rewards,
                 "logprob": self.logprob[k * n:(k + 1) * n].tolist(),
             })
         return {"step": self.step, "rows": gather(rows)}
@@ -665,7 +671,8 @@ class MetaJudgments:
             if pair.right != row["right"]:
                 pair = pair.flipped()
             completions = [Completion(**fields) for fields in row["completions"]]
-            groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
+            group = judge.as_group(pair, judge.prompt_ids(pair), completions)
+            groups.append(replace(group, rewards=row["rewards"]))
             logprob += row["logprob"]
         meta = cls.of(judge, groups, state["step"])
         meta.logprob = torch.tensor(logprob, dtype=torch.float64, device=meta.logprob.device)
@@ -675,11 +682,12 @@ class MetaJudgments:
 def meta_loss_of_pack(judge, pack, batch, logprob):
     """What one pack adds to L_meta, and the importance w [M·G] of its judgments.
 
-        L_meta(θ') = −(1/M) Σ_i Σ_k w_k A_k / (G · max_new_tokens)
-        w_k = π_θ'(judgment k) / π_θ(judgment k)
+        L_meta(θ') = −(1/M) Σ_i Σ_k w_ik A_ik / (G · max_new_tokens)
+        w_ik = π_θ'(judgment k of pair i) / π_θ(judgment k of pair i)
 
-    The expected reward of the judge at θ', estimated from judgments of θ: w makes up for who has
-    sampled them, and is 0 for those of other packs. The gradient is the policy gradient,
+    Minus the expected reward of the judge at θ', but for a baseline (A is r − that) and the factor
+    1/max_new_tokens, estimated from judgments of θ: w makes up for who has sampled them, and is 0
+    for those of other packs. The gradient is the policy gradient,
     ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
     """
     now = judge.judgment_logprobs(pack, len(logprob))  # [M·G]
@@ -858,7 +866,8 @@ class DataWeights:
         scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
                    2σ(z_i) over its mean (instance, net)
 
-    with f = --uniform-share. They start uniform. Every learned number stays within ±BOUND; that of
+    with f = --uniform-share. They start uniform. Every learned logit (for net
+    its output) stays within ±BOUND; that of
     a pair or a domain that was not visited stays where it is. (With --shuffle-weights, the weights
     of another run take the place of a_i = 1.)
     """
@@ -1112,7 +1121,7 @@ class Judge:
         Says which do not. Raises UserError if none does.
         """
         context = context_length(self.model)
-        room = context - self.cfg.max_new_tokens
+        room = context - self.cfg.max_new_tokens * (self.cfg.waits + 1)
         too_long = [pair.instance_id for pair in pairs if len(self.prompt_ids(pair)) > room]
         if not too_long:
             return pairs
@@ -1235,7 +1244,7 @@ def judgment_statistics(groups, judge):
     truncated = []
     has_verdict = []
     for group in groups:
-        tokens.append([len(completion.ids) for completion in group.completions])
+        tokens.append([len(one.ids) - len(one.forced) for one in group.completions])
         logprob.append([completion.logprob_sampled for completion in group.completions])
         truncated.append([not completion.finished for completion in group.completions])
         has_verdict.append([verdict is not None for verdict in group.verdicts])
@@ -1281,9 +1290,13 @@ def draw_waits(generator, most):
 def think_further(judge, groups, streams, waits):
     """The groups [B], in which all judgments of group i have gone on after a WAIT waits[i] times.
 
+    Whether they had ended or were cut off: so does select.py --waits.
+
     Each thought may have --max-new-tokens. Only the last verdict of a judgment counts, and its
     reward is that of all of its thoughts.
     """
+    if not any(waits):
+        return groups
     for number in range(max(waits)):
         chosen = []
         for group, generator, n_waits in zip(groups, streams, waits):
@@ -1359,7 +1372,7 @@ def check_hypergradient(trainer, theta, v, gradients):
     number = here(torch.arange(meta_batch.n_all, device=theta.device))  # of the pairs here
     number = number.repeat_interleave(meta_batch.group)                 # of their judgments' pairs
     for half in (0, 1):
-        in_half = number % 2 == half
+        in_half = number // 2 % 2 == half  # both orders of a pair in one half
         advantage = 2 * meta_batch.advantage * in_half  # twice: the mean is still over all pairs
         half_batch = replace(meta_batch, advantage=advantage)
         v_half, _ = meta_gradient(judge, parameters, half_batch, meta_logprob)

@@ -4,14 +4,14 @@
      "weight": 5.3, "visits": 7, "informed": 5, (all else of its row of weights.jsonl)
      "right": "A", "fields": {"steps": ["drop last", "sort down"], "source": "tiny"},
      "failed": "wrong_answer: public test 1: expected [6, 5, 0], got [0, 5, 6]",
-     "moved": [{"step": 12, "s": 2.31, "right": "B", "rewards": [1.0, 0.0, 0.0, 0.0],
+     "moved": [{"step": 22, "s": 2.31, "right": "B", "rewards": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
                 "best": {"reward": 1.0, "text": "trace: ..."},
                 "worst": {"reward": 0.0, "text": "skim: ..."}}, ...]}
 
 `moved` holds the two visits with the largest |s|, the largest first. s is what the step told the
 weight: normalised, within ±3, and positive where learning from these judgments made the judge
-better for the meta pairs. It is a sum over the judgments of the visit, of which the best paid one
-and the worst paid one are kept: this is what the step made more likely, and this less.
+better for the meta pairs. All judgments of the visit have a part in it; the best paid one and the
+worst paid one are kept: this is what the step would make more likely, and this less.
 """
 from data.rows import UserError, read_rows
 

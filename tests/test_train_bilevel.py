@@ -629,6 +629,21 @@ def test_meta_judgments_serve_for_as_many_steps_as_told(trainer):
     assert here.meta.step == 5
 
 
+def test_kept_meta_judgments_come_back_from_a_checkpoint_as_they_were(trainer):
+    """With what they have earned, which --reward consistent cannot see in their texts alone."""
+    here = trainer(reward="consistent", waits=1, meta_batch=8, max_new_tokens=40)
+    _, groups = here.judge_pairs([], here.draw_meta_pairs(0), 0)
+    meta = tb.MetaJudgments.of(here.judge, groups, 0)
+    again = tb.MetaJudgments.load(here.judge, meta.state(), here.meta_pairs)
+    assert again.step == meta.step
+    assert again.reward == meta.reward
+    assert [group.rewards for group in again.groups] == [group.rewards for group in groups]
+    assert torch.equal(again.batch.advantage, meta.batch.advantage)
+    assert torch.equal(again.logprob, meta.logprob)
+    pairs = [(group.pair.instance_id, group.pair.right) for group in groups]
+    assert [(group.pair.instance_id, group.pair.right) for group in again.groups] == pairs
+
+
 def test_meta_pairs_are_judged_in_both_orders(trainer):
     here = trainer(meta_batch=4)
     pairs = here.draw_meta_pairs(0)

@@ -81,7 +81,8 @@ def ties_score(results):
     for result in results:
         if result.share.keys() != result.passed.keys():
             continue      # an answer was never judged
-        kind, _, number = result.problem["problem_id"].split("/")[2].partition(":")
+        own_id = result.problem["problem_id"].split("/", 2)[2]  # a repeated one ends in "/2"
+        kind, _, number = own_id.partition(":")
         right = [share for name, share in result.share.items() if result.passed[name]]
         wrong = [share for name, share in result.share.items() if not result.passed[name]]
         spread[kind][number] = max(right) - min(right)
