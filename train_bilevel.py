@@ -2000,6 +2000,13 @@ def join_processes(device):
     return device
 
 
+def part_processes():
+    """Wait for the one that writes, then end together: who leaves early may be aborted."""
+    if WORLD_SIZE > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def here(items):
     """This process's share of a list or tensor that is the same everywhere.
 
@@ -2051,6 +2058,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} "
                  f"(every {cfg.save_every} steps)")
+    part_processes()
 
 
 if __name__ == "__main__":

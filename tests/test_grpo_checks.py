@@ -878,7 +878,7 @@ def recorded_updates(here):
 
     def record(index, s, informed):
         told.append((index, s, informed))
-        update(index, s, informed)
+        return update(index, s, informed)
     here.weights.update = record
     return told
 
@@ -956,12 +956,12 @@ def test_18_a_whole_step_is_wired_that_way(exact_trainer):
 
 
 def slopes_by_halves(here, theta, inner, meta, sampled):
-    """s [2, B] from the meta pairs 0, 2, ... alone and from 1, 3, ... alone. The parameters are
-    θ'."""
+    """s [2, B] from every other meta pair, in both of its orders, and from the rest. The parameters
+    are θ'."""
     pair = torch.arange(len(meta.advantage)) // here.cfg.group
     directions = []
     for half in (0, 1):
-        own = torch.where(pair % 2 == half, 2 * meta.advantage, 0.0)
+        own = torch.where(pair // 2 % 2 == half, 2 * meta.advantage, 0.0)
         loss = meta_loss(here.judge, replace(meta, advantage=own), sampled)
         directions.append(here.adam.jacobian_transpose(flat_gradient(loss, here.parameters)))
     here.parameters.set(theta)
