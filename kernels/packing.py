@@ -18,7 +18,7 @@ column 2.
 
     column      0  1  2  3  4        x stands in column 4, behind b, and must not see it:
     token       p  q  a  b  x        row 4 of the mask is row 2 (what a sees) and itself
-    position    0  1  2  3  3
+    position    0  1  2  3  3        b and x are both predicted at 2, c at 3, d at 4
 
     mask        p  q  a  b  x
       p         1
