@@ -21,8 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import TINY, read_problems, read_rows, write_rows  # noqa: E402
+from data.rows import TINY, UserError, read_problems, read_rows, write_rows  # noqa: E402
 from train_bilevel import Settings, Trainer  # noqa: E402
+
+
+def error(call, *arguments, **more):
+    """The message of the UserError that this call ends with: a single line."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 import execute
+from conftest import error
 from data.benchmarks import solution_prompt
 from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
 from data.pairs import audit, read_pairs
 from data.preferences import PREFERENCES, codeprefbench, read_preferences, scores
 from data.preferences.__main__ import main as convert
 from data.preferences.fields import conversation
-from data.rows import ROOT, UserError, read_problems, read_rows, write_rows
+from data.rows import ROOT, read_problems, read_rows, write_rows
 
 spec = importlib.util.spec_from_file_location("daj_select_preferences", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -116,14 +117,6 @@ def read(tmp_path, name, *rows, **more):
 
 def original(name, **changes):
     return {**FORMATS[name][1], **changes}
-
-
-def error(call, *arguments, **more):
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **more)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # ---------------------------------------------------------------- from each format

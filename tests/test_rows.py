@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, UserError, read_problems, read_rows, write_rows
+from conftest import error
+from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, read_problems, read_rows, write_rows
 
 KEY = ("problem_id", "candidate_id")
 GOOD = {"problem_id": "p", "candidate_id": "c", "policy": "weak", "code": "x = 1\n"}
@@ -18,14 +19,6 @@ def lines(path, *rows):
     """A file of these rows; a str stands as it is."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def error(call, *arguments, **more):
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **more)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # ---------------------------------------------------------------- reading
