@@ -109,6 +109,7 @@ from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.page import write_page
 from data.pairs import Pair, read_pairs
 from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
+from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
 from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate,
@@ -367,29 +368,31 @@ class Trainer:
         Only of the pairs of this process. In one go: decoding a batch twice as large costs less
         than decoding twice. Every pair has a random stream of its own.
         """
-        cfg = self.cfg
         train = here(list(enumerate(pairs)))
         meta = here([(f"meta {k}", pair) for k, pair in enumerate(meta_pairs)])
         named = train + meta  # (name of the random stream, Pair)
-        streams = [stream(cfg.seed, "rollout", step, name) for name, _ in named]
-        waits = [draw_waits(stream(cfg.seed, "waits", step, name), cfg.waits) for name, _ in named]
-        groups = self.judge.rollout([pair for _, pair in named], streams, cfg.group)
-        groups = think_further(self.judge, groups, streams, waits)
-        if cfg.reward == "consistent":
-            groups = self.rewarded_in_both_orders(groups, step, named, waits)
+        groups = self.sample_judgments("rollout", named, step)
+        if self.cfg.reward == "consistent":
+            groups = self.rewarded_in_both_orders(groups, named, step)
         n_train = len(train)
         return groups[:n_train], groups[n_train:]
 
-    def rewarded_in_both_orders(self, groups, step, named, waits):
+    def sample_judgments(self, purpose, named, step):
+        """G judgments of each (name, Pair), with the Waits that its name draws at this step."""
+        cfg = self.cfg
+        streams = [stream(cfg.seed, purpose, step, name) for name, _ in named]
+        waits = [draw_waits(stream(cfg.seed, "waits", step, name), cfg.waits) for name, _ in named]
+        groups = self.judge.rollout([pair for _, pair in named], streams, cfg.group)
+        return think_further(self.judge, groups, streams, waits)
+
+    def rewarded_in_both_orders(self, groups, named, step):
         """The groups, paying judgment k only if judgment k of the other order is right as well.
 
         The judgments of the other order are only asked for; those of this order are trained on,
         and which order that is changes from visit to visit.
         """
-        flipped = [group.pair.flipped() for group in groups]
-        streams = [stream(self.cfg.seed, "other order", step, name) for name, _ in named]
-        others = self.judge.rollout(flipped, streams, self.cfg.group)
-        others = think_further(self.judge, others, streams, waits)
+        flipped = [(name, pair.flipped()) for name, pair in named]
+        others = self.sample_judgments("other order", flipped, step)
         rewarded = []
         for group, other in zip(groups, others):
             both = [min(this, that) for this, that in zip(group.rewards, other.rewards)]
@@ -717,13 +720,18 @@ def logprob_of_judgments(judge, groups, batch):
     forward pass. In half precision they do not: over 1,024 tokens the difference alone would halve
     the effective sample.
     """
-    device = batch.advantage.device
     exact = judge.model.dtype in (torch.float32, torch.float64)
     if exact and not judge.cfg.waits:  # the sampler's sums hold end tokens that were taken back
         completions = [completion for group in groups for completion in group.completions]
         sampled = [completion.logprob_sampled for completion in completions]
-        return torch.tensor(sampled, dtype=torch.float64, device=device)
-    total = torch.zeros(len(batch.advantage), dtype=torch.float64, device=device)
+        return torch.tensor(sampled, dtype=torch.float64, device=batch.advantage.device)
+    return scored_logprob(judge, batch)
+
+
+@torch.no_grad()
+def scored_logprob(judge, batch):
+    """log π of each whole judgment of a batch by a forward pass, [M·G] fp64; 0 if not scored."""
+    total = torch.zeros_like(batch.advantage, dtype=torch.float64)
     for pack in batch.packs:
         total += judge.judgment_logprobs(pack, len(total))
     return total
@@ -1797,6 +1805,14 @@ def accuracy_of(rows):
 
 # ---------------------------------------------------------------- the report
 
+FIGURES = (  # of an evaluation: title, name in metrics.jsonl, how it is printed
+    ("accuracy", "eval_accuracy", ".1%"),
+    ("right in both orders", "eval_both_orders", ".1%"),
+    ("verdict parsed", "eval_parse_rate", ".1%"),
+    ("tokens a judgment", "eval_tokens", ".1f"),
+)
+
+
 def report(cfg, metrics, weight_rows, n_pairs):
     """Print how the run went, and what to run next.
 
@@ -1805,13 +1821,7 @@ def report(cfg, metrics, weight_rows, n_pairs):
     evaluations = [row for row in metrics if "eval_accuracy" in row]
     checks = [row for row in metrics if "split_half_cosine" in row]
     print(f"\njudge on {n_pairs} {cfg.eval_split} pairs, both orders{'':14}before   after")
-    lines = (
-        ("accuracy", "eval_accuracy", ".1%"),
-        ("right in both orders", "eval_both_orders", ".1%"),
-        ("verdict parsed", "eval_parse_rate", ".1%"),
-        ("tokens a judgment", "eval_tokens", ".1f"),
-    )
-    for title, name, form in lines:
+    for title, name, form in FIGURES:
         before = evaluations[0][name]
         after = evaluations[-1][name]
         print(f"  {title:<44}{before:>9{form}}{after:>8{form}}")
@@ -1841,10 +1851,7 @@ def report(cfg, metrics, weight_rows, n_pairs):
 
 
 def report_weights(cfg, weight_rows):
-    """A line for each domain, the heaviest first.
-
-    Effective size: (Σa)²/Σa², how many pairs of equal weight it amounts to.
-    """
+    """A line for each domain, the heaviest first."""
     by_domain = {}
     for row in weight_rows:
         by_domain.setdefault(row["group"], []).append(row)
@@ -1856,9 +1863,7 @@ def report_weights(cfg, weight_rows):
     print(f"\n{' × '.join(cfg.domain_key):<34}pairs  mean weight  effective size  visits  informed")
     for name in heaviest_first:
         rows = by_domain[name]
-        total = sum(row["weight"] for row in rows)
-        squares = sum(row["weight"] ** 2 for row in rows)
-        size = total ** 2 / max(squares, 1e-30)
+        size = effective_size([row["weight"] for row in rows])
         weight = mean_of(rows, "weight")
         visits = mean_of(rows, "visits")
         informed = mean_of(rows, "informed")

@@ -131,8 +131,8 @@ def print_row(row):
         print(f"  {name}: {in_words(value)}")
     print(f"  the wrong candidate: {row['failed']}")
     for visit in row["moved"]:
-        print(f"  step {visit['step']}, s {visit['s']:+.2f}, {visit['right']} is right; its judgments earned "
-              f"{in_words(visit['rewards'])}")
+        print(f"  step {visit['step']}, s {visit['s']:+.2f}, {visit['right']} is right; "
+              f"its judgments earned {in_words(visit['rewards'])}")
         for judgment in (visit["best"], visit["worst"]):
             text = cut(judgment["text"].strip(), PRINTED_CHARACTERS, "which is in explained.jsonl")
             text = text.replace("\n", "\n      ")

@@ -30,6 +30,7 @@ from data.chart import Frame, Line, doubling_ticks, even_ticks, line_chart
 from data.explain import in_words
 from data.flags import run as run_command
 from data.page_data import first_and_last, payload, read_run, safe_json
+from data.statistics import effective_size
 
 HERE = Path(__file__).resolve().parent
 NARROW = "\u202f"  # a space at which no line breaks
@@ -296,12 +297,11 @@ def kinds_section(run):
     for kind in run.kinds:
         members = groups[kind]
         weights = np.array([row["weight"] for row in members])
-        effective = weights.sum() ** 2 / max((weights ** 2).sum(), 1e-30)
         cells = (
             str(len(members)),
             f"{len(members) / len(run.explained):.0%}",
             f"{weights.sum() / max(total, 1e-30):.0%}",
-            f"{effective:.1f}",
+            f"{effective_size(weights):.1f}",
             f"{np.mean([row['visits'] for row in members]):.1f}",
             f"{np.mean([row['informed'] for row in members]):.1f}",
         )

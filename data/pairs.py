@@ -42,8 +42,8 @@ class Pair:
 def read_pairs(cfg):
     """The training, meta and evaluation pairs of a run, and what its user should be told: ([Pair] × 3, [text]).
 
-    cfg: problems, labelled, train_split, meta_problems, eval_split, seed, pairs_per_problem, domain_key, train_only and allow_overlap of
-    train_bilevel.Settings. Raises UserError where a split has no pair, or two splits share a problem.
+    cfg: problems, labelled, train_split, meta_problems, eval_split, seed, pairs_per_problem, domain_key, train_only and
+    allow_overlap of train_bilevel.Settings. Raises UserError where a split has no pair, or two splits share a problem.
     """
     problems = read_problems(cfg.problems)
     labelled = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
@@ -52,7 +52,7 @@ def read_pairs(cfg):
     if nulls:
         notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
     of_split = {}
-    for split in (*cfg.train_split, "meta", cfg.eval_split):
+    for split in dict.fromkeys((*cfg.train_split, "meta", cfg.eval_split)):  # each once
         of_split[split] = make_pairs(problems, labelled, split, cfg)
     of_split["meta"] = first_problems(of_split["meta"], cfg.meta_problems)
     train = []

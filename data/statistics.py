@@ -1,7 +1,17 @@
-"""How sure a comparison is: a paired bootstrap, the exact McNemar test, Holm's correction."""
+"""How sure a comparison is: a paired bootstrap, the exact McNemar test, Holm's correction.
+
+And to how many pairs of equal weight some weights amount.
+"""
 from math import comb
 
 import numpy as np
+
+
+def effective_size(weights):
+    """(Σa)²/Σa²: how many pairs of equal weight these amount to."""
+    total = sum(weights)
+    squares = sum(weight ** 2 for weight in weights)
+    return total ** 2 / max(squares, 1e-30)
 
 
 def bootstrap(score, resampled, seed, draws=2000):

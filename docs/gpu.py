@@ -348,10 +348,7 @@ class SignalOf:
     def v(self, groups):
         """∇L_meta(θ) [P], and the importance of the scored judgments, 1 but for rounding."""
         batch = tb.make_batch(self.judge, groups, tb.leave_one_out(tb.rewards_of(groups)))
-        logprob = torch.zeros_like(batch.advantage, dtype=torch.float64)
-        with torch.no_grad():
-            for pack in batch.packs:
-                logprob += self.judge.judgment_logprobs(pack, len(logprob))
+        logprob = tb.scored_logprob(self.judge, batch)
         v, importance = tb.meta_gradient(self.judge, self.parameters, batch, logprob)
         return v, importance[batch.advantage != 0]
 
@@ -483,14 +480,8 @@ def training_run(cfg, name, flags):
     (out / "state.pt").unlink()  # the next call is a new run
 
     evaluations = [row for row in metrics if "eval_accuracy" in row]
-    figures = {
-        "accuracy": "eval_accuracy",
-        "right in both orders": "eval_both_orders",
-        "verdict parsed": "eval_parse_rate",
-        "tokens a judgment": "eval_tokens",
-    }
     rows = []
-    for title, figure in figures.items():
+    for title, figure, _ in tb.FIGURES:
         before = evaluations[0][figure]
         after = evaluations[-1][figure]
         rows.append({"judge": title, "before": before, "after": after})
