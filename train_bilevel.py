@@ -88,6 +88,7 @@ answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train
 shares the batch between K processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
 """
+import contextlib
 import json
 import math
 import os
@@ -95,6 +96,7 @@ import random
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -298,7 +300,7 @@ class Trainer:
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
-        batch = make_batch(judge, groups, advantage, pair_by_pair=learns)
+        batch = make_batch(judge, groups, advantage, pair_by_pair=learns and not judge.rows_apart)
         if learns:
             # ∇ℓ_i(θ) [B, P]; leaves g in parameters.grad
             loss, gradients = pair_gradients(judge, parameters, batch, a)
@@ -573,24 +575,37 @@ def pair_gradients(judge, parameters, batch, a):
 
     Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
 
-    batch: made pair by pair; a: [B] the weights of the pairs of all processes. A backward pass for
-    each pair instead of one for many, and B·P numbers kept: that is all that the hypergradient
-    costs at θ.
+    batch: made pair by pair, unless the gradients of a pack's rows come apart (Judge.rows_apart);
+    a: [B] the weights of the pairs of all processes. A backward pass for each pair instead of one
+    for many, or a few products more in it, and B·P numbers kept: that is all that the
+    hypergradient costs at θ.
     """
     a_here = here(a).to(parameters.theta)  # of its dtype and on its device
     losses = torch.zeros_like(a_here)
     gradients = parameters.theta.new_zeros(batch.n_pairs, len(parameters.theta))
     for pack in batch.packs:
-        i = int(pack.sample[0]) // batch.group  # its pair
-        loss = pair_losses(judge, pack, batch)[i]
+        pair = pairs_of_rows(pack, batch)  # [R]; a pair may have several rows, and packs
         parameters.grad.zero_()
-        loss.backward()
-        gradients[i] += parameters.grad  # a pair of many long judgments has several packs
-        losses[i] += loss.detach()
+        with rows_kept(judge.model, len(pair) > 1):
+            of_pack = pair_losses(judge, pack, batch)  # [B]
+            of_pack.sum().backward()
+            losses += of_pack.detach()
+            if len(pair) == 1:
+                gradients[pair[0]] += parameters.grad
+            else:
+                add_gradients_of_rows(judge.model, pair, gradients)
     parameters.grad.copy_(a_here @ gradients / batch.n_all)
     all_sum(parameters.grad)
     total = all_sum(a_here @ losses / batch.n_all)
     return float(total), gradients
+
+
+def pairs_of_rows(pack, batch):
+    """Which pair, of this process, the judgments in each row of a pack are of: [R]."""
+    n_rows = len(pack.ids)
+    pair = torch.zeros(n_rows, dtype=torch.long, device=pack.row.device)
+    pair[pack.row] = pack.sample // batch.group  # all tokens of a row say the same
+    return pair
 
 
 def batch_gradient(judge, parameters, batch, a):
@@ -1115,6 +1130,10 @@ class Judge:
             raise UserError(str(error)) from None
         if cfg.lora_rank:
             print0(add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed))
+        # Does one backward pass give the gradient of each of its rows?
+        self.rows_apart = False
+        if cfg.lora_rank and cfg.weights != "uniform" and not cfg.checkpoint_gradients:
+            self.rows_apart = rows_come_apart(self.model, cfg.device)
         if cfg.checkpoint_gradients:
             checkpoint_layers(self.model)
 
@@ -1895,12 +1914,30 @@ class LoRALinear(nn.Module):
         a = torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)
         self.a = nn.Parameter(a.to(device))
         self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+        self.keeps_rows = False
+        self.of_rows = None  # of the last backward pass
 
     def forward(self, x):
         y = self.linear(x)
         x = x.to(self.a.dtype)
-        adapted = self.scale * (x @ self.a.T @ self.b.T)
+        low = x @ self.a.T                       # [R, W, r]
+        adapted = self.scale * (low @ self.b.T)  # [R, W, out]
+        if self.keeps_rows and adapted.requires_grad:
+            adapted.register_hook(partial(self.keep_rows, x.detach(), low.detach()))
         return y + adapted.to(y.dtype)
+
+    def keep_rows(self, x, low, d_adapted):
+        """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row: self.of_rows [R, r·in + out·r].
+
+        x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(its output): [R, W, out].
+        """
+        if x.dim() != 3:
+            return  # tokens without their rows
+        d = self.scale * d_adapted
+        d_low = d @ self.b                       # [R, W, r]
+        d_a = d_low.transpose(1, 2) @ x          # [R, r, in]
+        d_b = d.transpose(1, 2) @ low            # [R, out, r]
+        self.of_rows = torch.cat([d_a.flatten(1), d_b.flatten(1)], 1)
 
     @torch.no_grad()
     def merge(self):
@@ -1948,6 +1985,71 @@ def without_adapter(model):
             parts = [part for part in name.split(".") if not part.isdigit()]  # all layers as one
             names.add(".".join(parts))
     return sorted(names)
+
+
+@contextlib.contextmanager
+def rows_kept(model, wanted=True):
+    """In here a backward pass leaves in each adapter the gradient of every row of the batch."""
+    adapters = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    for adapter in adapters:
+        adapter.keeps_rows = wanted
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.keeps_rows = False
+            adapter.of_rows = None
+
+
+def add_gradients_of_rows(model, pair, gradients):
+    """gradients[pair[r]] += the gradient of row r of the last backward pass, for each of R rows.
+
+    Their sum is what autograd gives: a linear layer's gradient is a sum over rows, so that a row's
+    own costs one more product and no further pass. pair: [R]; gradients: [B, P].
+    """
+    start = 0
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            end = start + module.of_rows.shape[1]
+            gradients[:, start:end].index_add_(0, pair, module.of_rows)
+            start = end
+
+
+def rows_come_apart(model, device):
+    """Do the adapters see the rows of a batch, so that they can tell their gradients apart?
+
+    Not where a layer sees tokens without their rows, as a router of experts does. So it is tried
+    on two rows: the gradient of each must be what it is when the other one has no loss.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    adapters = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    ids = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], device=device)
+
+    def gradient_of(loss):  # [P]
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    def outputs():  # [2] a number for each row
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float().sum(1)
+
+    for adapter in adapters:
+        nn.init.constant_(adapter.b, 1e-3)  # with 0, the gradient of A would be 0
+    found = torch.zeros(2, sum(p.numel() for p in parameters), device=device)
+    with rows_kept(model):
+        gradient_of(outputs().sum())
+        apart = all(has_rows(adapter.of_rows, 2) for adapter in adapters)
+        if apart:
+            add_gradients_of_rows(model, torch.arange(2, device=device), found)
+    for row in range(2):
+        exact = gradient_of(outputs()[row])
+        apart = apart and bool((found[row] - exact).norm() <= 0.01 * exact.norm())
+    for adapter in adapters:
+        nn.init.zeros_(adapter.b)
+    return apart
+
+
+def has_rows(of_rows, count):
+    return of_rows is not None and len(of_rows) == count
 
 
 def merge_lora(model):

@@ -3,6 +3,8 @@
 s_i = ⟨∇ℓ_i(θ), ṽ⟩ in fp32 and in bf16 against float64, with the same weights, judgments and ṽ. And the
 importance of meta judgments, whose two log-probs must come from one scorer.
 """
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -150,6 +152,47 @@ def test_s_is_that_of_float64(checkpoint, dtype, most):
     clear = informed & (exact.abs() > 0.1 * exact[informed].square().mean().sqrt())
     assert int(clear.sum()) >= 8
     assert torch.equal(found[clear].sign(), exact[clear].sign())
+
+
+def gradients_of(judge, groups, rows_apart, **settings):
+    """∇ℓ_i(θ) [B, P], the packs, and g [P]."""
+    judge.cfg = replace(judge.cfg, **settings)
+    advantage = tb.group_advantage(tb.rewards_of(groups))
+    parameters = tb.FlatParameters(judge.model)
+    batch = tb.make_batch(judge, groups, advantage, pair_by_pair=not rows_apart)
+    _, gradients = tb.pair_gradients(judge, parameters, batch, torch.ones(len(groups)))
+    return gradients, batch.packs, parameters.grad.clone()
+
+
+@pytest.mark.parametrize("micro_tokens", [16384, 150])  # 150: several rows a pair
+def test_the_gradients_of_rows_are_those_of_pairs_one_by_one(checkpoint, micro_tokens):
+    judge = judge_in(torch.float32, checkpoint)
+    groups = random_groups(6, seed=3)
+    exact, one_by_one, exact_g = gradients_of(judge, groups, False, micro_tokens=micro_tokens)
+    found, together, g = gradients_of(judge, groups, True, micro_tokens=micro_tokens)
+    assert len(together) < len(one_by_one)
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+    assert (g - exact_g).norm() < 1e-5 * exact_g.norm()
+
+
+def test_adapters_that_see_rows_are_known(checkpoint):
+    assert judge_in(torch.float32, checkpoint).rows_apart
+
+
+def test_a_layer_that_mixes_rows_is_found(checkpoint):
+    """Its tokens come as one long row, as those of a router of experts do."""
+    judge = judge_in(torch.float32, checkpoint)
+    layer = judge.model.model.layers[0].self_attn.o_proj
+    forward = layer.forward
+    layer.forward = lambda x: forward(x.flatten(0, 1)[None]).view(*x.shape[:2], -1)
+    assert not tb.rows_come_apart(judge.model, "cpu")
+
+
+def test_looking_for_rows_leaves_the_adapters_as_they_are(checkpoint):
+    judge = judge_in(torch.float32, checkpoint)
+    fresh = tb.Judge(judge.cfg.judge, judge.cfg)
+    assert all(p.grad is None for p in fresh.model.parameters())
+    assert all(not p.any() for name, p in fresh.model.named_parameters() if name.endswith(".b"))
 
 
 def test_a_judge_that_has_not_moved_counts_every_meta_judgment_once(checkpoint):
