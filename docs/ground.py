@@ -24,6 +24,7 @@ Intervals: 95 %, bootstrap over problems.
 """
 import importlib.util
 import json
+import math
 import random
 import sys
 from collections import defaultdict
@@ -39,7 +40,7 @@ import train_bilevel as tb  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.judge import VERDICT  # noqa: E402
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import ROOT, TINY, TINY_PROBLEMS  # noqa: E402
+from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError  # noqa: E402
 from data.tables import print_table  # noqa: E402
 from kernels import sum_by_sample  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
@@ -256,6 +257,9 @@ def teach(judge, train_pairs, cfg, check):
         weight = torch.full((len(pairs),), 1 / len(pairs), device=judge.cfg.device)
         loss = tb.gradient_of_sum(
             parameters, (judge.weighted_loss(pack, weight, None)[0][None] for pack in packs))
+        if not math.isfinite(loss + float(parameters.grad.norm())):
+            raise UserError(f"step {step}: the loss or its gradient is not finite; "
+                            "try a smaller --lr")
         adam.step()
         print(f"step {step}: loss {loss:.3f}", flush=True)
         if step % cfg.check_every == 0 or step == cfg.steps:

@@ -1,0 +1,85 @@
+"""docs/ground.py: what a judge can do before it is trained, and whether it can learn the task."""
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from data.pairs import Pair
+from data.rows import ROOT, TINY, read_rows, write_rows
+
+sys.path.insert(0, str(ROOT / "docs"))
+spec = importlib.util.spec_from_file_location("daj_ground", ROOT / "docs" / "ground.py")
+ground = importlib.util.module_from_spec(spec)
+sys.modules["daj_ground"] = ground
+spec.loader.exec_module(ground)
+
+
+def pair(number, right):
+    a = {"candidate_id": f"a{number}", "code": "x"}
+    b = {"candidate_id": f"b{number}", "code": "xyz"}
+    return Pair(str(number), {"problem_id": str(number // 2)}, a, b, right, "")
+
+
+def test_a_judge_that_always_says_a_is_right_half_of_the_time_and_never_in_both_orders():
+    pairs = [pair(k, "AB"[k % 2]) for k in range(8)]
+    found = ground.figures(pairs, ["A"] * 16)
+    assert found["right"] == [50, 50, 50]
+    assert found["both"] == [0, 0, 0]
+    assert found["says A"] == 100
+
+
+def test_no_verdict_is_a_wrong_one():
+    pairs = [pair(k, "A") for k in range(4)]
+    found = ground.figures(pairs, ["A", None] * 4)
+    assert found["right"][0] == 50
+    assert found["both"][0] == 0
+    assert found["no verdict"] == 50
+
+
+def test_the_interval_is_over_problems():
+    pairs = [pair(k, "A") for k in range(8)]  # two a problem
+    right = ["A", "B"] * 2 + ["B", "A"] * 2
+    found = ground.figures(pairs, right * 2)
+    assert found["both"][:2] == [50, 0]
+
+
+def test_the_shortest_does_not_depend_on_the_order():
+    assert ground.shortest([pair(0, "A")]) == ["A", "B"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A run of a few supervised steps on few problems."""
+    folder = tmp_path_factory.mktemp("ground")
+    rows = read_rows(TINY / "labelled.jsonl")
+    few = []
+    for split in ("train", "meta", "test"):
+        names = sorted({row["problem_id"] for row in rows if f"/{split}/" in row["problem_id"]})
+        few += [row for row in rows if row["problem_id"] in names[:6]]
+    write_rows(folder / "labelled.jsonl", few)
+    ground.main(["--labelled", str(folder / "labelled.jsonl"), "--reason", "8", "--steps", "6",
+                 "--lr", "1e-2", "--batch", "4", "--check-every", "3", "--device", "cpu",
+                 "--out", str(folder)])
+    return folder
+
+
+def test_every_way_to_judge_has_its_row(out):
+    rows = json.loads((out / "ground.json").read_text())
+    found = {(row["judge"], row["way"]) for row in rows if row["split"] == "test"}
+    assert {way for judge, way in found if judge == "untrained"} == {
+        "pointwise", "at once", "at once, both", "reasoned"}
+    assert {judge for judge, way in found if way == "at once"} == {"untrained", "3 steps", "6 steps"}
+
+
+def logprob_of_verdict(judge):
+    """Of "<best>A</best>" as a whole answer to some prompt."""
+    judge = ground.tb.Judge(str(judge), ground.Settings(device="cpu").training())
+    answers = [ground.verdict_ids(judge, "A")]
+    (pack,) = ground.make_packs([[5, 6, 7]], answers, judge.pad, 10**6, "cpu")
+    with ground.torch.no_grad():
+        return float(judge.score(pack).sum())
+
+
+def test_a_judge_that_was_taught_verdicts_is_saved(out):
+    assert logprob_of_verdict(out / "judge") > logprob_of_verdict(TINY / "judge") + 1
