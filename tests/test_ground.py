@@ -58,8 +58,8 @@ def out(tmp_path_factory):
         names = sorted({row["problem_id"] for row in rows if f"/{split}/" in row["problem_id"]})
         few += [row for row in rows if row["problem_id"] in names[:6]]
     write_rows(folder / "labelled.jsonl", few)
-    ground.main(["--labelled", str(folder / "labelled.jsonl"), "--reason", "8", "--steps", "6",
-                 "--lr", "1e-2", "--batch", "4", "--check-every", "3", "--device", "cpu",
+    ground.main(["--labelled", str(folder / "labelled.jsonl"), "--reason", "8", "--steps", "12",
+                 "--lr", "2e-3", "--batch", "8", "--check-every", "6", "--device", "cpu",
                  "--out", str(folder)])
     return folder
 
@@ -69,17 +69,21 @@ def test_every_way_to_judge_has_its_row(out):
     found = {(row["judge"], row["way"]) for row in rows if row["split"] == "test"}
     assert {way for judge, way in found if judge == "untrained"} == {
         "pointwise", "at once", "at once, both", "reasoned"}
-    assert {judge for judge, way in found if way == "at once"} == {"untrained", "3 steps", "6 steps"}
+    assert {judge for judge, way in found if way == "at once"} == {"untrained", "6 steps", "12 steps"}
 
 
-def logprob_of_verdict(judge):
-    """Of "<best>A</best>" as a whole answer to some prompt."""
+def logprob_of_verdict(judge, pair):
+    """Of "<best>A</best>" as a whole answer."""
     judge = ground.tb.Judge(str(judge), ground.Settings(device="cpu").training())
     answers = [ground.verdict_ids(judge, "A")]
-    (pack,) = ground.make_packs([[5, 6, 7]], answers, judge.pad, 10**6, "cpu")
+    packs = ground.make_packs([judge.prompt_ids(pair)], answers, judge.pad, 10**6, "cpu")
     with ground.torch.no_grad():
-        return float(judge.score(pack).sum())
+        return float(judge.score(packs[0]).sum())
 
 
 def test_a_judge_that_was_taught_verdicts_is_saved(out):
-    assert logprob_of_verdict(out / "judge") > logprob_of_verdict(TINY / "judge") + 1
+    settings = ground.Settings(labelled=str(out / "labelled.jsonl"), device="cpu").training()
+    (train, _, _), _ = ground.read_pairs(settings)
+    before = logprob_of_verdict(TINY / "judge", train[0])
+    after = logprob_of_verdict(out / "judge", train[0])
+    assert after > before + 1
