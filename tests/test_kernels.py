@@ -101,20 +101,33 @@ def evaluate(function, p, frozen_head=False, **settings):
 
 
 def check(kernel, device, p, **settings):
-    """log-probs within 1e-5 and gradients within 1e-4 of float64."""
+    """log-probs within 1e-5, or float32's roundings of large logits, and gradients within 1e-4 of float64."""
     truth = evaluate(plain, p.to("cpu").to(torch.float64), **settings)
     found = evaluate(token_logprob, p.to(device), kernel=kernel, **settings)
     assert found["logp"].dtype == torch.float32
     assert found.keys() == truth.keys()
     for name, expected in truth.items():
-        tolerance = 1e-5 if name == "logp" else 1e-4
-        assert_close(found[name], expected, tolerance, name)
+        if name == "logp":
+            assert_close(found[name], expected, 1e-5, name, atol=max(1e-5, roundings(p, **settings)))
+        else:
+            assert_close(found[name], expected, 1e-4, name)
     return found
 
 
-def assert_close(found, expected, tolerance, name="result"):
+def roundings(p, frozen_head=False, **settings):
+    """Four steps of float32 at the size of the largest logit.
+
+    y and log Σ exp(y) are of that size, and logp, their difference, keeps their errors. y is rounded as a sum of
+    products, at the softcap and at the temperature, and the logarithm once more. At 185 a step is 2.2e-5.
+    """
+    exact = p.to("cpu").to(torch.float64)
+    largest = plain_logits(exact.hidden, exact.head, exact.bias, **settings).abs()
+    return 4 * torch.finfo(torch.float32).eps * float(largest[largest.isfinite()].max())
+
+
+def assert_close(found, expected, tolerance, name="result", atol=None):
     torch.testing.assert_close(found.detach().double().cpu(), expected.detach().double().cpu(), rtol=tolerance,
-                               atol=tolerance, msg=lambda message: f"{name}: {message}")
+                               atol=atol or tolerance, msg=lambda message: f"{name}: {message}")
 
 
 def assert_same(found, expected):
@@ -293,9 +306,9 @@ def upstream_gradients_of_0_and_1e3_and_1e_minus_6_all_count(kernel, device):
 @case
 def many_chunks_change_nothing(kernel, device):
     p = problem(70, 32, 300, bias=True)
-    with constants(WORKSPACE_BYTES=3 * 4 * 70 * 37):
+    with constants(WORKSPACE_BYTES=3 * 4 * 70 * 37, KEEP_BYTES=0):
         # 37 words at a time for the torch path, 111 for the kernel; 8 tokens forward, 27 where gradients are kept
-        columns = module._vocab_chunks(p.hidden, p.head, kernel)[0].stop
+        columns = module._vocab_chunks(p.hidden, p.head, None, kernel)[0].stop
         assert 1 < columns < 300
         assert 300 % columns != 0
         for frozen_head in (False, True):
@@ -424,8 +437,8 @@ def tangents_agree_with_float64(kernel, device):
     settings = {"temperature": 0.7, "softcap": 3.0}
     for moved in (["hidden"], ["head"], ["bias"], ["hidden", "head"], ["hidden", "head", "bias"]):
         truth = tangents_of(plain, p.to(torch.float64), moved, exact_directions, **settings)
-        for workspace in (2**28, 3 * 4 * 21 * 37):  # one chunk, many chunks
-            with constants(WORKSPACE_BYTES=workspace):
+        for workspace, keep in ((2**28, 2**28), (3 * 4 * 21 * 37, 4 * 21 * 100)):  # one chunk; many, the first kept
+            with constants(WORKSPACE_BYTES=workspace, KEEP_BYTES=keep):
                 found = tangents_of(token_logprob, p.to(device), moved, own_directions, kernel=kernel, **settings)
             assert_close(found[0], truth[0], 1e-5, "logp")
             assert_close(found[1], truth[1], 1e-5, f"tangent of {moved}")
@@ -614,7 +627,7 @@ def test_gradients_and_tangents_are_those_of_small_differences_in_float64(settin
     monkeypatch.setattr(module, "WORKSPACE_BYTES", workspace)
     p = problem(9, 5, 11, bias=True).to(torch.float64)
     inputs = [x.requires_grad_() for x in (p.hidden, p.head, p.bias)]
-    chunks = module._vocab_chunks(p.hidden, p.head, "torch")
+    chunks = module._vocab_chunks(p.hidden, p.head, None, "torch")
     assert (len(chunks) > 1) == (workspace == 700)
     assert torch.autograd.gradcheck(lambda h, w, b: token_logprob(h, w, p.target, bias=b, **settings), inputs,
                                     check_forward_ad=True)
@@ -900,7 +913,8 @@ def test_memory_at_full_size_is_outputs_and_workspace(path, dtype, frozen_head, 
     # A kernel writes only to tensors that it is given, so the tensors that torch makes are all there are. They have
     # sizes here and no storage.
     monkeypatch.setattr(module, "_launch", lambda *tensors, **more: None)
-    options = module.Options(path, temperature=0.7, softcap=30.0, statistics=False, keep_gradient=frozen_head)
+    options = module.Options(path, temperature=0.7, softcap=30.0, statistics=False, keep_gradient=frozen_head,
+                             keep_exponentials=path == "triton" and not frozen_head)
     with FakeTensorMode():
         hidden = torch.empty(8192, 2048, dtype=dtype, requires_grad=True)
         head = torch.empty(151936, 2048, dtype=dtype, requires_grad=not frozen_head)
