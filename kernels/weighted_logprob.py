@@ -15,44 +15,60 @@ copies. Here a few tiles exist at a time.
 
 Forward: the online log-sum-exp
 -------------------------------
-s = Σ_u exp(y_u − m), with m the largest logit, can be built tile by tile over the vocabulary: when a
-tile raises m to m', what was summed so far is multiplied by exp(m − m'). Two numbers for each token
-replace its V logits. m starts at −inf and every exponent is at most 0, so nothing overflows.
+s_t = Σ_u exp(y_tu − m_t) can be summed tile by tile over the vocabulary, for any reference m_t near the
+logits: it keeps exp from overflowing, and log Σ_u exp(y_tu) = m_t + log s_t whatever it is. When a tile
+raises m to m', what was summed so far is multiplied by exp(m − m').
 
 Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s) to
 its own cell. torch combines the [splits, T] partial results. There are no locks and no atomics, so
 the bits repeat.
 
-Backward: the logits once more
-------------------------------
-∂logp_t/∂y_v = [v = target_t] − exp(y_v − m_t − log s_t) needs the logits again. Keeping them costs the
-memory that this file exists to save; computing them again costs 2THV operations. The backward pass
-goes over the vocabulary in chunks: one kernel turns each tile of logits into its gradient before it
-leaves the registers, and torch.mm makes the products with the head and with the hidden states.
-Chunks of vocabulary rather than of tokens, because each slice of the head's gradient is then written
-once, instead of read, added to and written for each chunk.
+The reference: the target's own logit
+-------------------------------------
+The usual m is the largest logit, which nobody knows before the last tile. Here it is y_t,target(t): one
+dot product for each token, made before the pass. So all tiles of a token share their m, and what they
+store, e_tv = exp(y_tv − m_t), is the softmax but for one factor for each token, 1 / s_t. No pass over
+[T, V] has to bring tiles to a common m or to divide by s: the factor goes to the rows of a [T, H].
+bfloat16 has the exponents of float32, so e keeps its relative precision at any size.
+
+A target may be very unlikely. Where a logit lies above m by more than HEADROOM, m is raised to it as
+above, and afterwards the exponentials of that block of tokens are made again with the last m. At
+64 factors of 2 this happens to targets with a probability below 1e-19.
+
+Backward: exponentials, kept or made again
+------------------------------------------
+    ∂logp_t/∂z_tv = −e_tv / s_t      and at the target  −(e_tv − s_t) / s_t      (temperature 1, no softcap)
+
+so the gradients are products with e, scaled on the side of [T, H]:
+
+    ∂L/∂hidden_t = f_t · Σ_v e_tv · head_v        ∂L/∂head_v = Σ_t e_tv · (f_t · hidden_t)
+    f_t = −∂L/∂logp_t / s_t
+
+torch.mm makes them. The forward pass keeps e for as many words as KEEP_BYTES holds; for the others the
+backward pass multiplies once more, a chunk of the vocabulary at a time. Words rather than tokens,
+because each slice of the head's gradient is then written once, instead of read, added to and written.
 
 A frozen head: nothing twice
 ----------------------------
 If only the hidden states need a gradient, what arrives from above is a factor for each token:
-∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed while the logits
-are there, in the forward pass, and the backward pass is one multiplication. u is also all that
+∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed in the forward pass,
+for a few tokens at a time, and the backward pass is one multiplication. u is also all that
 forward-mode differentiation needs: the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
 
 What it costs
 -------------
-b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens:
+b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens, K words kept of V:
 
-    pass                        operations   bytes to and from memory, at best
-    forward                     2THV         b·TH + n_g·b·VH (the head, once a group) + 12·T·splits
-    backward, logits again      2THV         n_c·b·TH + n_g·b·VH + b·TV (their gradient, written)
-    backward, hidden gradient   2THV         b·TV + b·VH + n_c·(2b + 8)·TH (summed in float32)
-    backward, head gradient     2THV         b·TV + n_c·b·TH + b·VH
-    frozen head, all of it      4THV         forward, and 4·b·TV (exponentials: written, read and
-                                             written to be scaled, read)
+    pass                        operations       bytes to and from memory, at best
+    forward                     2THV             b·TH + n_g·b·VH (the head, once a group)
+    e, in the same pass         0                b·TK (written; for a frozen head K = V)
+    e, made again               2TH(V − K)       n_c·b·TH + n_g·b·(V − K)H + b·T(V − K)
+    hidden gradient             2THV             b·TV + b·VH + n_c·(2b + 8)·TH (summed in float32)
+    head gradient, if wanted    2THV             b·TV + n_c·b·TH + b·VH
 
-At T = 8192, H = 2048, V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s.
-All [T, V] traffic of a backward pass is 7.5 GB, 2.5 ms at 3 TB/s. Arithmetic binds, not memory.
+A frozen head costs 4THV, a trained one 6THV, and 8THV with nothing kept. At T = 8192, H = 2048,
+V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s. Writing and reading e
+once is 5 GB, 1.7 ms at 3 TB/s, much of it beside the products. Arithmetic binds, not memory.
 
 Why tiles of 128 x 256, in steps of 64
 --------------------------------------
@@ -65,8 +81,9 @@ steps are under way at once, in 144 of the 227 KiB of shared memory.
 So one program fills a processor, and no second one is there to use the tensor cores while the first
 turns its tile into exponentials. Every instruction behind the product counts. That is why the kernels
 work in base 2 (exp2 is one instruction; exp is a multiplication more), mask only the last tile, look
-for a target only where one lies, and leave the gradient at the target to torch.
-`python -m kernels.compiled` counts these instructions.
+for a target only where one lies, and leave the gradient at the target to torch. For the same reason
+the blocks come by *tensor descriptors* where rows are aligned: a copy engine fetches them, and no
+thread computes an address. `python -m kernels.compiled` counts these instructions.
 
 Why GRPO's mathematics stays outside
 ------------------------------------
@@ -117,6 +134,10 @@ BLOCKS = {
     # Exact products, which the tensor cores do not have.
     torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},
 }
+
+# Matrices of these dtypes are read by tensor descriptors. float32's exact products take numbers from
+# registers, not from the shared memory that the copy engine fills: a thread would spill 460 bytes.
+DESCRIBED = {torch.bfloat16}
 
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # stands for −inf where it is multiplied by 0
@@ -701,13 +722,13 @@ def launch_arguments(hidden, head, bias, exponential, options):
 def _can_describe(x):
     """Whether the copy engine of a Hopper GPU (or a later one) can read this matrix: rows begin at 16 bytes.
 
-    torch.compile, which cannot ask for an address, gets kernels that read by pointers.
+    torch.compile cannot ask for an address and gets kernels that read by pointers.
     """
-    if torch.compiler.is_compiling() or x.stride(0) * x.element_size() % 16 != 0:
+    if x.dtype not in DESCRIBED or torch.compiler.is_compiling():
         return False
     if x.is_cuda and torch.cuda.get_device_capability(x.device)[0] < 9:
         return False
-    return x.data_ptr() % 16 == 0
+    return x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
 
 
 def with_descriptors(arguments):
@@ -781,10 +802,8 @@ if triton is not None:
         if bias is not None:
             z += tl.load(bias + c).to(tl.float32)[None, :]
         if SOFTCAP is not None:
-            # tanh |x| = 1 − 2 / (1 + exp(2|x|)); not all backends have a tanh
-            e = tl.exp2(tl.abs(z) * (2 * KERNEL_LOG2_E / SOFTCAP))
-            tanh = 1 - 2 / (1 + e)
-            z = tl.where(z < 0, -SOFTCAP * tanh, SOFTCAP * tanh)
+            # tanh x = 1 − 2 / (1 + exp(2x)); not all backends have a tanh
+            z = SOFTCAP - 2 * SOFTCAP / (1 + tl.exp2(z * (2 * KERNEL_LOG2_E / SOFTCAP)))
         return z * SCALE
 
     @triton.jit
