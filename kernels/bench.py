@@ -42,6 +42,7 @@ import torch.nn.functional as F
 
 from data.flags import check_bounds, flag, heading, parse, run
 from data.rows import UserError
+from kernels import weighted_logprob
 from kernels.weighted_logprob import resolve_kernel, token_logprob, triton
 
 
@@ -109,11 +110,14 @@ class Contender:
     mean: object = None
     per_token: object = None
     missing: str = ""      # why there is neither
+    only_trained: bool = False  # as another row in the modes that do not train the head
 
     def loss(self, mode):
         """A function of (hidden, head, target, weight), or a string that says why there is none."""
         if self.missing:
             return self.missing
+        if self.only_trained and not mode.train_head:
+            return "the same as ours: the head is not trained"
         if mode.weighted:
             if self.per_token is None:
                 return "knows only a mean or a sum over tokens"
@@ -136,8 +140,27 @@ def contenders(kernel):
         # Its default skips blocks of vocabulary whose gradient is below the dtype's epsilon / 32.
         "Cut Cross-Entropy exact": cut_cross_entropy(filter_eps=None),
         "QuACK": quack(),
-        "ours": Contender(per_token=lambda hidden, head, target: -token_logprob(hidden, head, target, kernel=kernel)),
+        "ours": Contender(per_token=lambda hidden, head, target: our_loss(hidden, head, target, kernel)),
+        "ours, all kept": all_kept(kernel),
     }
+
+
+def our_loss(hidden, head, target, kernel):
+    return -token_logprob(hidden, head, target, kernel=kernel)
+
+
+def all_kept(kernel):
+    """Ours with room for all exponentials of a trained head (in bfloat16, as much as the logits take)."""
+
+    def per_token(hidden, head, target):
+        before = weighted_logprob.KEEP_BYTES
+        weighted_logprob.KEEP_BYTES = 2**40
+        try:
+            return our_loss(hidden, head, target, kernel)
+        finally:
+            weighted_logprob.KEEP_BYTES = before
+
+    return Contender(per_token=per_token, only_trained=True)
 
 
 def eager_mean(hidden, head, target):
