@@ -64,7 +64,7 @@ MODES = {
 COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error",
            "note")
 FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936,
-        "repeats": 30}
+        "repeats": 20}
 TOY = {"dtype": "float32", "tokens": [64], "hidden": [32], "vocab": 1000, "repeats": 3}
 
 
@@ -82,7 +82,7 @@ class Settings:
     kernel: str = flag("auto", "path of our own row", choices=["auto", "triton", "torch"])
     dtype: str = flag(None, "bfloat16 (default on a GPU) or float32 (default on a CPU)", type=str,
                       choices=["bfloat16", "float32"])
-    repeats: int = flag(None, "timed repeats of each row (on a GPU 30, on a CPU 3)", type=int, least=1)
+    repeats: int = flag(None, "timed repeats of each row (on a GPU 20, on a CPU 3)", type=int, least=1)
     peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
     heading("output")
     json: str = flag(None, "also write everything to this file", type=str)
