@@ -13,6 +13,9 @@ loss; the operations are those of the definition:
     frozen-weighted     4THV   as frozen, of a sum with a random weight for each token
     trained-weighted    6THV   as trained, of a sum with a random weight for each token
 
+"ours" keeps KEEP_BYTES of a trained head's exponentials for its backward pass, and "ours, all kept"
+all of them, which in bfloat16 take as much memory as the logits would.
+
 The weighted modes are what reinforcement learning asks for: contenders that know only a mean fall out.
 Extra work (logits computed again) is not counted, so TFLOP/s compare across contenders.
 
@@ -36,6 +39,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +86,8 @@ class Settings:
     kernel: str = flag("auto", "path of our own row", choices=["auto", "triton", "torch"])
     dtype: str = flag(None, "bfloat16 (default on a GPU) or float32 (default on a CPU)", type=str,
                       choices=["bfloat16", "float32"])
-    repeats: int = flag(None, "timed repeats of each row (on a GPU 20, on a CPU 3)", type=int, least=1)
+    repeats: int = flag(None, "timed repeats of each row (on a GPU 20, on a CPU 3)", type=int,
+                        least=1)
     peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
     heading("output")
     json: str = flag(None, "also write everything to this file", type=str)
@@ -110,7 +115,7 @@ class Contender:
     mean: object = None
     per_token: object = None
     missing: str = ""      # why there is neither
-    only_trained: bool = False  # as another row in the modes that do not train the head
+    only_trained: bool = False  # in other modes it would repeat another row
 
     def loss(self, mode):
         """A function of (hidden, head, target, weight), or a string that says why there is none."""
@@ -140,27 +145,19 @@ def contenders(kernel):
         # Its default skips blocks of vocabulary whose gradient is below the dtype's epsilon / 32.
         "Cut Cross-Entropy exact": cut_cross_entropy(filter_eps=None),
         "QuACK": quack(),
-        "ours": Contender(per_token=lambda hidden, head, target: our_loss(hidden, head, target, kernel)),
-        "ours, all kept": all_kept(kernel),
+        "ours": ours(kernel),
+        "ours, all kept": ours(kernel, keep_bytes=2**40, only_trained=True),
     }
 
 
-def our_loss(hidden, head, target, kernel):
-    return -token_logprob(hidden, head, target, kernel=kernel)
-
-
-def all_kept(kernel):
-    """Ours with room for all exponentials of a trained head (in bfloat16, as much as the logits take)."""
+def ours(kernel, keep_bytes=weighted_logprob.KEEP_BYTES, **more):
+    """With room for so many bytes of a trained head's exponentials."""
 
     def per_token(hidden, head, target):
-        before = weighted_logprob.KEEP_BYTES
-        weighted_logprob.KEEP_BYTES = 2**40
-        try:
-            return our_loss(hidden, head, target, kernel)
-        finally:
-            weighted_logprob.KEEP_BYTES = before
+        with mock.patch.object(weighted_logprob, "KEEP_BYTES", keep_bytes):
+            return -token_logprob(hidden, head, target, kernel=kernel)
 
-    return Contender(per_token=per_token, only_trained=True)
+    return Contender(per_token=per_token, **more)
 
 
 def eager_mean(hidden, head, target):

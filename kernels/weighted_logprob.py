@@ -4,60 +4,62 @@
     sum_by_sample         sums over the tokens of each sample, the same bits on every run
     weighted_logprob_loss  the loss ℓ_i of every sample and the weighted total Σ_i a_i ℓ_i
 
-The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what can
-be called, the two derivatives, the torch path, and last the launches and the two kernels.
+The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what
+can be called, the two derivatives, the torch path, and last the launches and the two kernels.
 
 The problem
 -----------
 log π(v) = y_v − log Σ_u exp(y_u) needs a row of V logits for each token. At T = 8192 tokens and
 V = 151936 words these are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several
-copies. Here a few tiles exist at a time.
+copies. Here a few tiles exist at a time, and as many kept ones as a declared budget holds.
 
 Forward: the online log-sum-exp
 -------------------------------
-s_t = Σ_u exp(y_tu − m_t) can be summed tile by tile over the vocabulary, for any reference m_t near the
-logits: it keeps exp from overflowing, and log Σ_u exp(y_tu) = m_t + log s_t whatever it is. When a tile
-raises m to m', what was summed so far is multiplied by exp(m − m').
+s_t = Σ_u exp(y_tu − m_t) can be summed tile by tile over the vocabulary, for any reference m_t near
+the logits: it keeps exp from overflowing, and log Σ_u exp(y_tu) = m_t + log s_t whatever it is.
+When a tile raises m to m', what was summed so far is multiplied by exp(m − m').
 
-Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s) to
-its own cell. torch combines the [splits, T] partial results. There are no locks and no atomics, so
-the bits repeat.
+Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s)
+to its own cell. torch combines the [splits, T] partial results. There are no locks and no atomics,
+so the bits repeat.
 
 The reference: the target's own logit
 -------------------------------------
-The usual m is the largest logit, which nobody knows before the last tile. Here it is y_t,target(t): one
-dot product for each token, made before the pass. So all tiles of a token share their m, and what they
-store, e_tv = exp(y_tv − m_t), is the softmax but for one factor for each token, 1 / s_t. No pass over
-[T, V] has to bring tiles to a common m or to divide by s: the factor goes to the rows of a [T, H].
-bfloat16 has the exponents of float32, so e keeps its relative precision at any size.
+The usual m is the largest logit, which nobody knows before the last tile. Here it is y_t,target(t):
+one dot product for each token, made before the pass. So all tiles of a token share their m, and
+what they store, e_tv = exp(y_tv − m_t), is the softmax but for one factor for each token, 1 / s_t.
+No pass over [T, V] has to bring tiles to a common m or to divide by s: the factor goes to the rows
+of a [T, H]. bfloat16 has the exponents of float32, so e keeps its relative precision at any size.
 
-A target may be very unlikely. Where a logit lies above m by more than HEADROOM, m is raised to it as
-above, and afterwards the exponentials of that block of tokens are made again with the last m. At
+A target may be very unlikely. Where a logit lies above m by more than HEADROOM, m is raised to it
+as above, and afterwards the exponentials of that block of tokens are made again with the last m. At
 64 factors of 2 this happens to targets with a probability below 1e-19.
 
 Backward: exponentials, kept or made again
 ------------------------------------------
-    ∂logp_t/∂z_tv = −e_tv / s_t      and at the target  −(e_tv − s_t) / s_t      (temperature 1, no softcap)
+    ∂logp_t/∂z_tv = −e_tv / s_t          and at the target  −(e_tv − s_t) / s_t
 
+(at temperature 1 and without softcap). In memory e_tv − s_t takes the place of e_tv at the target,
 so the gradients are products with e, scaled on the side of [T, H]:
 
     ∂L/∂hidden_t = f_t · Σ_v e_tv · head_v        ∂L/∂head_v = Σ_t e_tv · (f_t · hidden_t)
     f_t = −∂L/∂logp_t / s_t
 
-torch.mm makes them. The forward pass keeps e for as many words as KEEP_BYTES holds; for the others the
-backward pass multiplies once more, a chunk of the vocabulary at a time. Words rather than tokens,
-because each slice of the head's gradient is then written once, instead of read, added to and written.
+torch.mm makes them. The forward pass keeps e for as many words as KEEP_BYTES holds; for the others
+the backward pass multiplies once more, a chunk of the vocabulary at a time. Words rather than
+tokens, because each slice of the head's gradient is then written once, instead of read, added to
+and written.
 
 A frozen head: nothing twice
 ----------------------------
 If only the hidden states need a gradient, what arrives from above is a factor for each token:
-∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed in the forward pass,
-for a few tokens at a time, and the backward pass is one multiplication. u is also all that
+∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So u [T, H] is computed in the forward
+pass, for a few tokens at a time, and the backward pass is one multiplication. u is also all that
 forward-mode differentiation needs: the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
 
 What it costs
 -------------
-b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens, K words kept of V:
+b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tokens, K kept words:
 
     pass                        operations       bytes to and from memory, at best
     forward                     2THV             b·TH + n_g·b·VH (the head, once a group)
@@ -67,8 +69,8 @@ b bytes an element, n_c chunks of vocabulary, n_g groups of GROUP · BLOCK_T tok
     head gradient, if wanted    2THV             b·TV + n_c·b·TH + b·VH
 
 A frozen head costs 4THV, a trained one 6THV, and 8THV with nothing kept. At T = 8192, H = 2048,
-V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s. Writing and reading e
-once is 5 GB, 1.7 ms at 3 TB/s, much of it beside the products. Arithmetic binds, not memory.
+V = 151936 in bfloat16 one product is 5.1e12 operations, 6.5 ms at 790 TFLOP/s. Writing and reading
+e once is 5 GB, 1.7 ms at 3 TB/s, much of it beside the products. Arithmetic binds, not memory.
 
 Why tiles of 128 x 256, in steps of 64
 --------------------------------------
@@ -79,11 +81,11 @@ processor, which does 2 · 128 · 256 · 64 = 4.2e6 operations with them: 85 for
 steps are under way at once, in 144 of the 227 KiB of shared memory.
 
 So one program fills a processor, and no second one is there to use the tensor cores while the first
-turns its tile into exponentials. Every instruction behind the product counts. That is why the kernels
-work in base 2 (exp2 is one instruction; exp is a multiplication more), mask only the last tile, look
-for a target only where one lies, and leave the gradient at the target to torch. For the same reason
-the blocks come by *tensor descriptors* where rows are aligned: a copy engine fetches them, and no
-thread computes an address. `python -m kernels.compiled` counts these instructions.
+turns its tile into exponentials. Every instruction behind the product counts. That is why the
+kernels work in base 2 (exp2 is one instruction; exp is a multiplication more), mask only the last
+tile, look for a target only where one lies, and leave the gradient at the target to torch. For the
+same reason the blocks come by *tensor descriptors* where rows are aligned: a copy engine fetches
+them, and no thread computes an address. `python -m kernels.compiled` counts these instructions.
 
 Why GRPO's mathematics stays outside
 ------------------------------------
@@ -108,17 +110,17 @@ except ImportError:  # macOS and Windows: the torch path needs none of it
 
 IGNORE = -100  # target or sample id of a token that is not scored
 
-# The most memory for tiles of logits and of their gradients. With T = 8192 tokens in bfloat16, a chunk of
-# the kernel's backward pass has 256 MiB / (2 bytes · 8192) = 16384 words: 10 chunks for V = 151936.
-# The torch path holds up to three float32 tiles: 256 MiB / (12 bytes · 8192) = 2730 words, cut to 2560.
+# The most memory for tiles that are used at once. With T = 8192 tokens in bfloat16, a chunk of the
+# kernels' backward pass has 256 MiB / (2 bytes · 8192) = 16384 words: 10 chunks for V = 151936.
+# The torch path holds up to three float32 tiles: 256 MiB / (12 bytes · 8192) = 2730 words, or 2560.
 WORKSPACE_BYTES = 256 * 2**20
 
-# The most memory for exponentials of a trained head that wait for its backward pass: words whose do not
-# fit are multiplied once more, 2TH operations each. With T = 8192 in bfloat16, 65536 words fit; all of
-# V = 151936 would need 2.5 GB. 0 keeps none.
+# The most memory for exponentials of a trained head, which each call keeps until its backward pass.
+# A word that does not fit is multiplied once more: 2TH operations. With T = 8192 in bfloat16, 65536
+# words fit; all of V = 151936 would need 2.5 GB. 0 keeps none.
 KEEP_BYTES = 2**30
 
-# How far, in base 2, a logit may lie above the reference: 2^64 · V is far below float32's largest number.
+# How far, in base 2, a logit may lie above the reference: 2^64 · V is far from float32's largest.
 HEADROOM = 64.0
 
 TABLE_CELLS = 2**24  # of sum_by_sample's tables: 64 MiB in float32
@@ -135,8 +137,9 @@ BLOCKS = {
     torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},
 }
 
-# Matrices of these dtypes are read by tensor descriptors. float32's exact products take numbers from
-# registers, not from the shared memory that the copy engine fills: a thread would spill 460 bytes.
+# Matrices of these dtypes are read by tensor descriptors. float32's exact products take numbers
+# from registers, not from the shared memory that the copy engine fills: a thread would spill
+# 460 bytes.
 DESCRIBED = {torch.bfloat16}
 
 LOG2_E = math.log2(math.e)
@@ -373,7 +376,8 @@ class _TokenLogprob(torch.autograd.Function):
         output = Output(*output)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[x for x in output[1:] if x is not None])
-        saved = (hidden, head, bias, target, output.numbers, output.exponentials, output.dlogp_dhidden)
+        saved = (hidden, head, bias, target, output.numbers, output.exponentials,
+                 output.dlogp_dhidden)
         ctx.save_for_forward(*saved)  # until jvp, which follows at once
         if output.dlogp_dhidden is not None:  # all that the backward pass will need
             saved = (None, None, None, None, None, None, output.dlogp_dhidden)
@@ -399,13 +403,14 @@ class _TokenLogprob(torch.autograd.Function):
         total = torch.zeros_like(hidden, dtype=numbers.dtype) if wants_hidden else None  # [T, H]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, kept, ctx.options.path):
-                e = _exponentials(hidden, head, bias, target, numbers, kept, chunk, ctx.options)  # [T, C]
+                e = _exponentials(hidden, head, bias, target, numbers, kept, chunk,
+                                  ctx.options)                              # [T, C]
                 if wants_bias:    # ∂L/∂bias_v = Σ_t factor_t · e_tv
                     d_bias[chunk] = e.T @ factor.to(e.dtype)
                 e = e.to(hidden.dtype)
                 if wants_hidden:  # Σ over chunks of e · head, summed in float32
                     total += e @ head[chunk]
-                if wants_head:    # ∂L/∂head_v = Σ_t e_tv · factor_t · hidden_t is complete in its chunk
+                if wants_head:    # ∂L/∂head_v = Σ_t e_tv · factor_t · hidden_t, whole in its chunk
                     torch.mm(e.T, scaled, out=d_head[chunk])
                 del e  # before the next one is made: the workspace holds one chunk
         d_hidden = None
@@ -433,7 +438,8 @@ class _Tangent(torch.autograd.Function):
         tangent = torch.zeros_like(numbers[0])                              # [T]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
             for chunk in _vocab_chunks(hidden, head, kept, options.path):
-                e = _exponentials(hidden, head, bias, target, numbers, kept, chunk, options)  # [T, C]
+                e = _exponentials(hidden, head, bias, target, numbers, kept, chunk,
+                                  options)                                  # [T, C]
                 if bias_tangent is not None:
                     tangent += e @ bias_tangent[chunk].to(e.dtype)
                 e = e.to(hidden.dtype)
@@ -472,7 +478,7 @@ def _dlogp_de(numbers, options):
 
 
 def _vocab_chunks(hidden, head, kept, path):
-    """Slices of the vocabulary: the words that are kept, then such whose [T, C] fit into WORKSPACE_BYTES."""
+    """Slices of the vocabulary: the words that are kept, then such as fit into WORKSPACE_BYTES."""
     if path == "triton":
         bytes_per_cell = hidden.element_size()
     else:
@@ -546,7 +552,7 @@ def _forward_torch(hidden, head, bias, target, options):
         shifted = y - m[:, None] if needed_again else y.sub_(m[:, None])    # [C, V]
         e = shifted.exp_()                                                  # [C, V]
         s = e.sum(1)                                                        # [C]
-        below = torch.zeros_like(s)                                         # [C] Σ_v e_v · (y_v − m)
+        below = torch.zeros_like(s)                                         # [C] Σ_v e (y_v − m)
         if options.statistics:
             depth = (y - m[:, None]).clamp_(min=LOWEST)                     # [C, V]
             below = depth.mul_(e).sum(1)
@@ -613,7 +619,7 @@ def _forward_triton(hidden, head, bias, target, options):
             factor = _dlogp_de(part[1:4], options)                          # [C]
             gradients.append(_scale_rows(e[:, :len(head)] @ head, factor))  # [C, H]
             e = None  # before the next one is made: the workspace holds one
-    y_target, e_target, m, s, below, highest = torch.cat(parts, 1)          # each [T], y's in base 2
+    y_target, e_target, m, s, below, highest = torch.cat(parts, 1)          # each [T], in base 2
     log_s = s.log2()                                                        # [T]
     return Output(
         logp=(y_target - m - log_s) / LOG2_E,
@@ -628,8 +634,8 @@ def _forward_triton(hidden, head, bias, target, options):
 def _whole_tiles(head):
     """Words of the vocabulary, and what its last tile lacks.
 
-    For V = 50257, say, rows of that length would begin at odd addresses: a store could write one number
-    at a time, not eight.
+    For V = 50257, say, rows of that length would begin at odd addresses: a store could write one
+    number at a time, not eight.
     """
     block_v = BLOCKS[head.dtype]["BLOCK_V"]
     return -(-len(head) // block_v) * block_v
@@ -654,7 +660,7 @@ def _target_logits(hidden, head, bias, target, options):
 
 
 def _forward_rows(hidden, head, bias, target, reference, e, options):
-    """(y_target, e_target, m, s, below, highest) of C tokens: [6, C]; fills e, if it is not None."""
+    """(y_target, e_target, m, s, below, highest) of C tokens, [6, C]; fills e, if there is one."""
     splits = -(-len(head) // SPLIT)
     quantities = 4 if options.statistics else 2
     partial = reference.new_empty(splits, quantities, len(hidden))          # [splits, 2 or 4, C]
@@ -664,16 +670,17 @@ def _forward_rows(hidden, head, bias, target, reference, e, options):
     m, s, below, highest = _combine(partial)                                # each [C]
     e_target = _times_slope((y_target - m).exp2_() - s, y_target / LOG2_E, options)  # [C]
     if e is not None:
-        words = slice(0, min(e.shape[1], len(head)))
+        words = min(e.shape[1], len(head))
+        bias = None if bias is None else bias[:words]
         # Where a logit lay far above the reference, some exponentials were made with another one.
-        _launch(_exponential_kernel, hidden, head[words], None if bias is None else bias[words], options,
-                exponential=e, reference=m, made_with=reference)
+        _launch(_exponential_kernel, hidden, head[:words], bias, options, exponential=e,
+                reference=m, made_with=reference)
         _write_targets(e, target, e_target)
     return torch.stack([y_target, e_target, m, s, below, highest])
 
 
 def _combine(partial):
-    """(m, s, below, highest) [C] of the whole vocabulary from those of its splits [splits, 2 or 4, C].
+    """(m, s, below, highest) [C] of the vocabulary from those of its splits [splits, 2 or 4, C].
 
         m     = max_k m_k
         s     = Σ_k s_k · 2^(m_k − m)
@@ -720,7 +727,7 @@ def launch_arguments(hidden, head, bias, exponential, options):
 
 
 def _can_describe(x):
-    """Whether the copy engine of a Hopper GPU (or a later one) can read this matrix: rows begin at 16 bytes.
+    """Whether the copy engine of a Hopper GPU or a later one can read x: rows begin at 16 bytes.
 
     torch.compile cannot ask for an address and gets kernels that read by pointers.
     """
@@ -732,7 +739,7 @@ def _can_describe(x):
 
 
 def with_descriptors(arguments):
-    """The matrices as (address, sizes, strides, block), from which the copy engine fetches whole blocks.
+    """The matrices as (address, sizes, strides, block): the copy engine then moves whole blocks.
 
     The threads then compute no addresses, and what lies outside of a matrix reads as 0.
     """
@@ -774,10 +781,11 @@ if triton is not None:
         return first + place % size, place // size
 
     @triton.jit
-    def _logits_tile(hidden, head, bias, block, tile, n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+    def _logits_tile(hidden, head, bias, block, tile,
+                     n_tokens, n_hidden, n_vocab, hidden_row, head_row,
                      SCALE: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr,
                      BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """y · log₂e for the tokens from `block` and the words from `tile` on: [BLOCK_T, BLOCK_V] float32."""
+        """y · log₂e of the tokens from `block` and the words from `tile` on: [BLOCK_T, BLOCK_V]."""
         c = tl.minimum(tile + tl.arange(0, BLOCK_V), n_vocab - 1)           # [BLOCK_V]
         z = tl.zeros([BLOCK_T, BLOCK_V], dtype=tl.float32)                  # [BLOCK_T, BLOCK_V]
         if DESCRIPTORS:
@@ -786,7 +794,7 @@ if triton is not None:
                 w = head.load([tile, start])                                # [BLOCK_V, BLOCK_H]
                 z = tl.dot(h, w.T, z, input_precision="ieee")
         else:
-            # Rows and columns past the end read the last one, which is cheaper than a mask in the loop.
+            # Rows and columns past the end read the last one: cheaper than a mask in the loop.
             # int64: row · stride passes 2³¹ for long batches, column · stride for large heads.
             r = tl.minimum(block + tl.arange(0, BLOCK_T), n_tokens - 1).to(tl.int64)  # [BLOCK_T]
             k = tl.arange(0, BLOCK_H)                                       # [BLOCK_H]
@@ -830,8 +838,8 @@ if triton is not None:
                         SCALE: tl.constexpr, SOFTCAP: tl.constexpr, STATISTICS: tl.constexpr,
                         DESCRIPTORS: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr,
                         BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """(m, s) and perhaps (below, highest) of one split, the target's logit if it lies there, and the
-        exponentials of the words before n_kept."""
+        """(m, s) and perhaps (below, highest) of one split, the target's logit if it lies there,
+        and the exponentials of the words before n_kept."""
         tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
         block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
         block *= BLOCK_T
@@ -843,8 +851,9 @@ if triton is not None:
         highest = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)       # [BLOCK_T]
         y_found = tl.zeros([BLOCK_T], dtype=tl.float32)                     # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
-            y = _logits_tile(hidden, head, bias, block, tile, n_tokens, n_hidden, n_vocab, hidden_row,
-                             head_row, SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V, BLOCK_H)
+            y = _logits_tile(hidden, head, bias, block, tile,
+                             n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                             SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V, BLOCK_H)
             col = tile + tl.arange(0, BLOCK_V)                              # [BLOCK_V]
             if tile + BLOCK_V > n_vocab:
                 # After bias, softcap and temperature: they would turn −inf back into a number.
@@ -855,7 +864,8 @@ if triton is not None:
             if tl.max(target_is_here.to(tl.int32), 0) > 0:
                 y_found += tl.sum(tl.where(col[None, :] == target_id[:, None], y, 0.0), 1)
 
-            # m' = max_v y_v if that is far above m, else m      s' = s · 2^(m − m') + Σ_v 2^(y_v − m')
+            # m' = max_v y_v if that is far above m, else m
+            # s' = s · 2^(m − m') + Σ_v 2^(y_v − m')
             top = tl.max(y, 1)                                              # [BLOCK_T]
             m_new = tl.where(top > m + KERNEL_HEADROOM, top, m)             # [BLOCK_T]
             shrink = tl.exp2(m - m_new)                                     # [BLOCK_T]
@@ -869,8 +879,8 @@ if triton is not None:
             m = m_new
             if exponential is not None:
                 if tile < n_kept:
-                    _store(exponential, e, y, block, tile, n_tokens, n_kept, SCALE, SOFTCAP, DESCRIPTORS,
-                           BLOCK_T, BLOCK_V)
+                    _store(exponential, e, y, block, tile, n_tokens, n_kept,
+                           SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V)
 
         quantities: tl.constexpr = 4 if STATISTICS else 2
         cell = partial + split.to(tl.int64) * quantities * n_tokens + row
@@ -889,7 +899,7 @@ if triton is not None:
                             SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
                             DESCRIPTORS: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr,
                             BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
-        """2^(y − reference) · (1 − tanh²(z / softcap)), unless all are there, made with this reference."""
+        """2^(y − reference) · (1 − tanh²(z / softcap)), unless this block has them already."""
         tl.static_assert(SPLIT % BLOCK_V == 0, "a tile must not reach into the next split")
         block, split = _place(n_tokens, n_vocab, GROUP, SPLIT, BLOCK_T)
         block *= BLOCK_T
@@ -899,9 +909,10 @@ if triton is not None:
         if tl.max(differs.to(tl.int32), 0) == 0:
             return
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
-            y = _logits_tile(hidden, head, bias, block, tile, n_tokens, n_hidden, n_vocab, hidden_row,
-                             head_row, SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V, BLOCK_H)
+            y = _logits_tile(hidden, head, bias, block, tile,
+                             n_tokens, n_hidden, n_vocab, hidden_row, head_row,
+                             SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V, BLOCK_H)
             e = tl.exp2(y - m[:, None])                                     # [BLOCK_T, BLOCK_V]
-            # Columns past the vocabulary are written too: there is room for them, and nobody reads them.
-            _store(exponential, e, y, block, tile, n_tokens, n_kept, SCALE, SOFTCAP, DESCRIPTORS,
-                   BLOCK_T, BLOCK_V)
+            # Columns past the vocabulary are written too: there is room, and nobody reads them.
+            _store(exponential, e, y, block, tile, n_tokens, n_kept,
+                   SCALE, SOFTCAP, DESCRIPTORS, BLOCK_T, BLOCK_V)
