@@ -13,6 +13,9 @@ loss; the operations are those of the definition:
     frozen-weighted     4THV   as frozen, of a sum with a random weight for each token
     trained-weighted    6THV   as trained, of a sum with a random weight for each token
 
+"ours" keeps KEEP_BYTES of a trained head's exponentials for its backward pass, and "ours, all kept"
+all of them, which in bfloat16 take as much memory as the logits would.
+
 The weighted modes are what reinforcement learning asks for: contenders that know only a mean fall out.
 Extra work (logits computed again) is not counted, so TFLOP/s compare across contenders.
 
@@ -36,12 +39,14 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
 from data.flags import check_bounds, flag, heading, parse, run
 from data.rows import UserError
+from kernels import weighted_logprob
 from kernels.weighted_logprob import resolve_kernel, token_logprob, triton
 
 
@@ -63,7 +68,7 @@ MODES = {
 COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error",
            "note")
 FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936,
-        "repeats": 30}
+        "repeats": 20}
 TOY = {"dtype": "float32", "tokens": [64], "hidden": [32], "vocab": 1000, "repeats": 3}
 
 
@@ -81,7 +86,8 @@ class Settings:
     kernel: str = flag("auto", "path of our own row", choices=["auto", "triton", "torch"])
     dtype: str = flag(None, "bfloat16 (default on a GPU) or float32 (default on a CPU)", type=str,
                       choices=["bfloat16", "float32"])
-    repeats: int = flag(None, "timed repeats of each row (on a GPU 30, on a CPU 3)", type=int, least=1)
+    repeats: int = flag(None, "timed repeats of each row (on a GPU 20, on a CPU 3)", type=int,
+                        least=1)
     peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
     heading("output")
     json: str = flag(None, "also write everything to this file", type=str)
@@ -109,11 +115,14 @@ class Contender:
     mean: object = None
     per_token: object = None
     missing: str = ""      # why there is neither
+    only_trained: bool = False  # in other modes it would repeat another row
 
     def loss(self, mode):
         """A function of (hidden, head, target, weight), or a string that says why there is none."""
         if self.missing:
             return self.missing
+        if self.only_trained and not mode.train_head:
+            return "the same as ours: the head is not trained"
         if mode.weighted:
             if self.per_token is None:
                 return "knows only a mean or a sum over tokens"
@@ -136,8 +145,19 @@ def contenders(kernel):
         # Its default skips blocks of vocabulary whose gradient is below the dtype's epsilon / 32.
         "Cut Cross-Entropy exact": cut_cross_entropy(filter_eps=None),
         "QuACK": quack(),
-        "ours": Contender(per_token=lambda hidden, head, target: -token_logprob(hidden, head, target, kernel=kernel)),
+        "ours": ours(kernel),
+        "ours, all kept": ours(kernel, keep_bytes=2**40, only_trained=True),
     }
+
+
+def ours(kernel, keep_bytes=weighted_logprob.KEEP_BYTES, **more):
+    """With room for so many bytes of a trained head's exponentials."""
+
+    def per_token(hidden, head, target):
+        with mock.patch.object(weighted_logprob, "KEEP_BYTES", keep_bytes):
+            return -token_logprob(hidden, head, target, kernel=kernel)
+
+    return Contender(per_token=per_token, **more)
 
 
 def eager_mean(hidden, head, target):

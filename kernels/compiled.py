@@ -50,20 +50,30 @@ class Binary:
 
 
 def launches(dtype, n_tokens=8192, n_hidden=2048, n_vocab=151936, bias=False, softcap=None, frozen_head=False,
-             statistics=False):
-    """The launches of a forward and a backward pass at these sizes, noted instead of made."""
+             statistics=False, keep_exponentials=False, descriptors=True):
+    """The launches of a forward and a backward pass at these sizes, noted instead of made.
+
+    `descriptors`: whether the matrices lie at addresses that the copy engine can read.
+    """
     noted = []
 
-    def note(kernel, hidden, head, bias, options, **arguments):
-        noted.append(Launch(kernel, weighted_logprob.launch_arguments(hidden, head, bias, options) | arguments))
+    def note(kernel, hidden, head, bias, options, exponential, **arguments):
+        shared = weighted_logprob.launch_arguments(hidden, head, bias, exponential, options)
+        noted.append(Launch(kernel, arguments | shared))
 
-    with FakeTensorMode(), mock.patch.object(weighted_logprob, "_launch", note):
+    def rows_are_aligned(x):  # a fake tensor has no address
+        described = descriptors and x.dtype in weighted_logprob.DESCRIBED
+        return described and x.stride(0) * x.element_size() % 16 == 0
+
+    with (FakeTensorMode(), mock.patch.object(weighted_logprob, "_launch", note),
+          mock.patch.object(weighted_logprob, "_can_describe", rows_are_aligned)):
         hidden = torch.empty(n_tokens, n_hidden, dtype=dtype, requires_grad=True)
         head = torch.empty(n_vocab, n_hidden, dtype=dtype, requires_grad=not frozen_head)
         bias = torch.empty(n_vocab, dtype=dtype) if bias else None
         target = torch.empty(n_tokens, dtype=torch.int64)
         options = weighted_logprob.Options("triton", temperature=0.7, softcap=softcap, statistics=statistics,
-                                           keep_gradient=frozen_head)
+                                           keep_gradient=frozen_head,
+                                           keep_exponentials=keep_exponentials)
         logp = weighted_logprob._TokenLogprob.apply(hidden, head, bias, target, options)[0]
         logp.sum().backward()
     return noted
@@ -96,7 +106,10 @@ def compile_launch(launch, folder):
     """A Launch as a Binary. `folder` is for the machine code while it is read."""
     arguments = {}
     for name, value in launch.arguments.items():
-        arguments[name] = MockTensor(value.dtype) if isinstance(value, torch.Tensor) else value
+        is_tensor = isinstance(value, torch.Tensor)
+        arguments[name] = MockTensor(value.dtype, list(value.shape)) if is_tensor else value
+    if arguments["DESCRIPTORS"]:
+        arguments = weighted_logprob.with_descriptors(arguments)
     with compiling_for_hopper():
         compiled = launch.kernel.warmup(grid=(1,), **arguments)
     cubin = folder / "kernel.cubin"
@@ -178,8 +191,9 @@ def shortest_way(instructions, labels, start, end):
 PROGRAMS = {
     "forward": {},
     "forward, with entropy": {"statistics": True},
-    "forward, frozen head": {"frozen_head": True},
-    "gradient": {},
+    "forward, exponentials written": {"frozen_head": True},
+    "exponentials again": {},
+    "forward, without descriptors": {"descriptors": False},
 }
 
 
@@ -193,7 +207,9 @@ def count(dtype, **settings):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, own in PROGRAMS.items():
-            launch = launches(dtype, **own, **settings)[1 if name == "gradient" else 0]
+            if "descriptors" in own and dtype not in weighted_logprob.DESCRIBED:
+                continue  # as the first
+            launch = launches(dtype, **own, **settings)[1 if name == "exponentials again" else 0]
             binary = compile_launch(launch, Path(folder))
             rows.append({
                 "program": name,
