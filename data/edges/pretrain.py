@@ -259,7 +259,7 @@ def fit(model, pool, name, steps, batch, lr, device):
         ids = pool.ids[at, :width].long()        # [batch, width]
         labels = pool.labels[at, :width].long()  # [batch, width]
         # Padding is on the right: causal attention never sees it.
-        logits = model(input_ids=ids[:, :-1]).logits
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
