@@ -72,7 +72,7 @@ STARTER = "def f(x):\n"
 EXAMPLES = 4
 NAMES = "pqrs"  # of the examples
 LENGTH = 3  # digits of an example's input
-TELLING = (1, 2, 3)  # on how many examples of a hard problem a slip shows: one of these
+TELLING = (1, 2)  # on how many examples of a hard problem a slip shows: one of these
 
 # The lines of STEPS are the only definition of a step.
 COMPILED = {step: compile(line, step, "exec") for step, (line, _) in STEPS.items()}
@@ -269,11 +269,11 @@ def make_problems(seed=0):
             (strong, "test", 140, True, "reviewed"),
             (strong, "dev", 64, True, "reviewed"),
             (strong, "meta", 64, True, "reviewed"),
-            (weak, "train", 30, False, "reviewed"),
-            (weak, "train", 24, True, "reviewed"),
-            (strong, "train", 14, False, "reviewed"),
+            (weak, "train", 50, False, "reviewed"),
+            (weak, "train", 10, True, "reviewed"),
+            (strong, "train", 24, False, "reviewed"),
             (strong, "train", 24, True, "reviewed"),
-            (strong, "train", 28, True, "scraped")):
+            (strong, "train", 48, True, "scraped")):
         start = sum(row["split"] == split for row in weak + strong)
         for number in range(count):
             n_steps = 2 if number % 3 == 0 else 3
