@@ -1,0 +1,170 @@
+"""What a judge of the world of edge cases thinks: accuracy after forced Waits, votes, which example it tries.
+
+    python docs/thinking.py JUDGE --out runs/results/thinking-NAME.jsonl
+
+Writes a row for each pair of the split in each order:
+
+    {"instance_id": "edges/test/3:strong-1>strong-4", "right": "A",
+     "waits":   [{"verdict": "B", "tokens": 38, "text": "try p 518 -> 592\\n..."}, ...],    thought on 0, 1, ... times
+     "votes":   [{"verdict": "A", "tokens": 36}, ...],                            judgments of their own
+     "natural": {"verdict": "A", "tokens": 71, "text": "..."},                    as long as it likes
+     "cut":     {"verdict": "B", "tokens": 36, "text": "..."},                    that, cut after one look
+     "examples": {"p": true, "q": false, ...}}                                which tell A from B
+
+docs/figures.py makes tables and figures of these files.
+"""
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data import flags  # noqa: E402
+from data.flags import check_bounds, flag, heading, parse  # noqa: E402
+from data.judge import VERDICT, parse_verdict  # noqa: E402
+from data.pairs import read_pairs  # noqa: E402
+from data.rows import ROOT, write_rows  # noqa: E402
+from data.edges import world  # noqa: E402
+from sample import generate, stream  # noqa: E402
+from train_bilevel import Judge, go_on  # noqa: E402
+from train_bilevel import Settings as TrainSettings  # noqa: E402
+
+from dataclasses import dataclass  # noqa: E402
+
+EDGES = ROOT / "data" / "edges"
+AT_ONCE = 64  # judgments in one batch
+STEP_OF = {line: step for step, (line, _) in world.STEPS.items()}
+
+
+@dataclass
+class Settings:
+    heading("what to ask")
+    judge: str = flag(str(EDGES / "judge"), "folder of the judge")
+    out: str = flag("runs/results/thinking.jsonl", "rows, one for each pair and order")
+    split: str = flag("test", "split of the pairs")
+    waits: int = flag(4, "most forced Waits", least=0)
+    votes: int = flag(9, "judgments of their own", least=1)
+    max_new_tokens: int = flag(56, "most tokens of a thought", least=1)
+    natural_tokens: int = flag(224, "most tokens where it may think as long as it likes", least=1)
+    seed: int = flag(0, "of the judgments")
+
+    def __post_init__(self):
+        check_bounds(self)
+
+
+def main(argv=None):
+    cfg = parse(Settings, __doc__, argv)
+    problems = [str(EDGES / f"problems_{policy}.jsonl") for policy in ("weak", "strong")]
+    settings = TrainSettings(judge=cfg.judge, problems=problems, seed=0, eval_split=cfg.split,
+                             labelled=str(EDGES / "labelled.jsonl"),
+                             max_new_tokens=cfg.max_new_tokens)
+    (_, _, pairs), _ = read_pairs(settings)
+    judge = Judge(cfg.judge, settings)
+    both_orders = []
+    for pair in pairs:
+        both_orders += [pair, pair.flipped()]
+    rows = []
+    for start in tqdm(range(0, len(both_orders), AT_ONCE), desc=cfg.judge, disable=None):
+        some = both_orders[start:start + AT_ONCE]
+        columns = [
+            thoughts_of(judge, some, cfg, start),
+            votes_of(judge, some, cfg, start),
+            natural_and_cut(judge, some, cfg, start),
+        ]
+        for pair, waits, votes, (natural, cut) in zip(some, *columns):
+            rows.append({
+                "instance_id": pair.instance_id,
+                "right": pair.right,
+                "edge_case": pair.problem["edge_case"],
+                "waits": waits,
+                "votes": votes,
+                "natural": natural,
+                "cut": cut,
+                "examples": telling_examples(pair),
+            })
+    write_rows(Path(cfg.out), rows)
+
+
+def thoughts_of(judge, pairs, cfg, start):
+    """For each pair what the judge says after 0, 1, ... forced Waits."""
+    streams = [stream(cfg.seed, "waits", start + k) for k in range(len(pairs))]
+    groups = judge.rollout(pairs, streams, 1)
+    said = [[as_row(judge, group.completions[0])] for group in groups]
+    for _ in range(cfg.waits):
+        go_on(judge, [(group, 0, generator) for group, generator in zip(groups, streams)])
+        for rows, group in zip(said, groups):
+            rows.append(as_row(judge, group.completions[0]))
+    return said
+
+
+def votes_of(judge, pairs, cfg, start):
+    """For each pair a number of judgments that do not know of each other."""
+    streams = [stream(cfg.seed, "votes", start + k) for k in range(len(pairs))]
+    groups = judge.rollout(pairs, streams, cfg.votes)
+    return [[as_row(judge, completion) for completion in group.completions] for group in groups]
+
+
+def natural_and_cut(judge, pairs, cfg, start):
+    """For each pair a judgment as long as the judge likes, and what it says if cut after one look.
+
+    The cut one is made to give its verdict at once.
+    """
+    prompts = [judge.prompt_ids(pair) for pair in pairs]
+    streams = [stream(cfg.seed, "natural", start + k) for k in range(len(pairs))]
+    uniforms = torch.stack([torch.rand(cfg.natural_tokens, generator=g) for g in streams])
+    natural = generate(judge.model, prompts, uniforms, 1.0, judge.ends, judge.pad)
+
+    begin_verdict = judge.tokenizer(VERDICT.split("{")[0], add_special_tokens=False).input_ids
+    look_ends = [i for i in judge.tokenizer.get_vocab().values()
+                 if judge.tokenizer.decode([i]) == "Wait\n"]
+    firsts = []
+    for completion in natural:
+        waits_at = [t for t, token in enumerate(completion.ids) if token in look_ends]
+        first = completion.ids[:waits_at[0]] + begin_verdict if waits_at else None
+        firsts.append(first)
+    cut = [prompt + first for prompt, first in zip(prompts, firsts) if first]
+    ends = iter(())
+    if cut:
+        few = torch.stack([torch.rand(4, generator=g) for g, f in zip(streams, firsts) if f])
+        ends = iter(generate(judge.model, cut, few, 1.0, judge.ends, judge.pad))
+    rows = []
+    for completion, first in zip(natural, firsts):
+        row = as_row(judge, completion)
+        if first:
+            end = next(ends)
+            whole = type(end)(first + end.ids, 0.0, end.finished)
+            rows.append((row, as_row(judge, whole)))
+        else:
+            rows.append((row, row))
+    return rows
+
+
+def as_row(judge, completion):
+    text = judge.decode(completion)
+    return {
+        "verdict": parse_verdict(text, completion.finished),
+        "tokens": len(completion.ids) - len(completion.forced),
+        "text": text,
+    }
+
+
+def telling_examples(pair):
+    """{letter of an example of the statement: does it tell the two programs apart?}"""
+    a, b = (steps_of(candidate["code"]) for candidate in (pair.a, pair.b))
+    told = {}
+    for line in pair.problem["prompt"].splitlines()[1:]:
+        name, shown = line.partition(" ->")[0].split()
+        x = tuple(int(digit) for digit in shown)
+        told[name] = world.result(a, x) != world.result(b, x)
+    return told
+
+
+def steps_of(code):
+    """The steps that a program takes; lines that the world does not know are left out."""
+    lines = [line.strip() for line in code.splitlines()]
+    return [STEP_OF[line] for line in lines if line in STEP_OF]
+
+
+if __name__ == "__main__":
+    flags.run(main)
