@@ -48,8 +48,8 @@ def mcnemar(a, b):
 
         p = min(1, 2 Σ_{k <= min(b, c)} C(n, k) / 2^n)
     """
-    only_a = sum(x and not y for x, y in zip(a, b))
-    only_b = sum(y and not x for x, y in zip(a, b))
+    only_a = sum(bool(x) and not y for x, y in zip(a, b))  # of Python's integers: 2^n is large
+    only_b = sum(bool(y) and not x for x, y in zip(a, b))
     n = only_a + only_b
     tail = sum(comb(n, k) for k in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / 2**n)
