@@ -201,7 +201,7 @@ class Settings:
 
     heading("controls of the evidence")
     train_split: list = flag(
-        lambda: ["train"], "splits whose pairs are trained on: train, meta, or both"
+        lambda: ["train"], "splits whose pairs are trained on", choices=["train", "meta"]
     )
     meta_problems: int = flag(
         0, "use the first so many of the meta problems that have pairs; 0: all", least=0
@@ -441,7 +441,7 @@ class Trainer:
         pairs = ", ".join(self.train_pairs[i].instance_id for i in index)
         checkpoint = Path(self.cfg.out) / "state.pt"
         raise UserError(
-            f"step {step}: the loss, its gradient or the hypergradient is not finite, on {pairs}; "
+            f"step {step + 1}: the loss, its gradient or the hypergradient is not finite, on {pairs}; "
             f"the last good checkpoint, if there is one, is {checkpoint}: "
             "try a smaller --lr or --clip-grad"
         )
@@ -450,7 +450,7 @@ class Trainer:
 def warn_of_small_share(step, share):
     if RANK == 0:
         tqdm.write(
-            f"step {step}: the weights learn nothing, θ' judges too differently from θ "
+            f"step {step + 1}: the weights learn nothing, θ' judges too differently from θ "
             f"(effective share {share:.2f} of the meta judgments, "
             f"less than {MIN_EFFECTIVE_SHARE}); if this goes on, try a smaller --lr"
         )

@@ -216,5 +216,5 @@ def test_a_run_says_when_its_weights_learn_nothing(settings, capsys, monkeypatch
     run = tb.Run(settings(lr=1.0, weights="instance", group=6, steps=1, adam_eps=1e-3))
     row = run.trainer.train_step(0)
     assert row["meta_effective_share"] < tb.MIN_EFFECTIVE_SHARE
-    assert "step 0: the weights learn nothing" in capsys.readouterr().out
+    assert "step 1: the weights learn nothing" in capsys.readouterr().out
     assert run.trainer.weights.weights().std() == 0

@@ -392,6 +392,12 @@ def test_mcnemar_is_the_two_sided_binomial_tail_of_the_problems_on_which_they_di
     assert statistics.mcnemar([1] * 6, [0] * 6) == pytest.approx(2 / 2**6)
 
 
+def test_mcnemar_counts_beyond_64_bits():
+    """A comparison of arrays gives numpy's numbers, of which 2^100 would be 0."""
+    a = np.ones(100, dtype=bool)
+    assert statistics.mcnemar(a, ~a) == pytest.approx(2 / 2**100)
+
+
 def test_mcnemar_is_at_most_one():
     assert statistics.mcnemar([1, 0], [1, 0]) == 1
     assert statistics.mcnemar([1], [0]) == 1

@@ -212,6 +212,12 @@ def test_the_meta_set_can_be_trained_on_in_part_or_beside_the_training_set(setti
     assert [pair.instance_id for pair in both] == [pair.instance_id for pair in train] + ids
 
 
+def test_what_is_evaluated_cannot_be_trained_on(capsys):
+    with pytest.raises(SystemExit):
+        parse(tb.Settings, tb.__doc__, ["--train-split", "test"])
+    assert "--train-split: invalid choice: 'test'" in capsys.readouterr().err
+
+
 def test_thinking_longer_gains_where_longer_judgments_are_right():
     rewards = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     tokens = torch.tensor([[30, 10, 30, 10]] * 3)
@@ -354,7 +360,7 @@ def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(sett
     assert set(run.trainer.weights.weights().tolist()) == {1.0}
     assert int(run.trainer.weights.informed.sum()) == 0
     printed = capsys.readouterr().out
-    assert "step 0: the weights learn nothing" in printed
+    assert "step 1: the weights learn nothing" in printed
     assert "in 1 of 1 steps the weights learned nothing" in printed
 
 
