@@ -699,8 +699,8 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
                         f"{reason}") from None
     model = model.to(device).eval()
-    # cuDNN's attention makes a plan for every new length, which takes longer than the pass itself:
-    # 0.4 s on an H200.
+    # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
+    # makes a plan for every new length, which takes longer than the pass (docs/RESULTS-gpu.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
     check_model(model, f"{flag} {name}")
     check_tokenizer(tokenizer, model, f"{flag} {name}")

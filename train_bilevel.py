@@ -37,7 +37,8 @@ a factor of the loss but the chance of being drawn (see --apply below). Then s i
 for the pairs that were drawn, and is the reward for having drawn them.
 
 This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
-and a backward pass for each training pair instead of one for all. Adam works coordinate by
+and a backward pass for each training pair instead of one for all (with adapters, one for all and a
+product for each). Adam works coordinate by
 coordinate, so, but for its clip, ∂U/∂g is a vector of factors. The inner step sums up the ∇ℓ_i(θ)
 anyway; it keeps them, a matrix of [B, P] numbers for P trained parameters, and s is that matrix
 times ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...)
@@ -584,16 +585,16 @@ def pair_gradients(judge, parameters, batch, a):
     losses = torch.zeros_like(a_here)
     gradients = parameters.theta.new_zeros(batch.n_pairs, len(parameters.theta))
     for pack in batch.packs:
-        pair = pairs_of_rows(pack, batch)  # [R]; a pair may have several rows, and packs
+        pair_of_row = pairs_of_rows(pack, batch)  # [R]; a pair may have several rows, and packs
         parameters.grad.zero_()
-        with rows_kept(judge.model, len(pair) > 1):
+        with rows_kept(judge.model, len(pair_of_row) > 1):
             of_pack = pair_losses(judge, pack, batch)  # [B]
             of_pack.sum().backward()
             losses += of_pack.detach()
-            if len(pair) == 1:
-                gradients[pair[0]] += parameters.grad
+            if len(pair_of_row) == 1:
+                gradients[pair_of_row[0]] += parameters.grad
             else:
-                add_gradients_of_rows(judge.model, pair, gradients)
+                add_gradients_of_rows(judge.model, pair_of_row, gradients)
     parameters.grad.copy_(a_here @ gradients / batch.n_all)
     all_sum(parameters.grad)
     total = all_sum(a_here @ losses / batch.n_all)
@@ -602,10 +603,9 @@ def pair_gradients(judge, parameters, batch, a):
 
 def pairs_of_rows(pack, batch):
     """Which pair, of this process, the judgments in each row of a pack are of: [R]."""
-    n_rows = len(pack.ids)
-    pair = torch.zeros(n_rows, dtype=torch.long, device=pack.row.device)
-    pair[pack.row] = pack.sample // batch.group  # all tokens of a row say the same
-    return pair
+    pair_of_row = torch.zeros(len(pack.ids), dtype=torch.long, device=pack.row.device)
+    pair_of_row[pack.row] = pack.sample // batch.group  # all tokens of a row say the same
+    return pair_of_row
 
 
 def batch_gradient(judge, parameters, batch, a):
@@ -1130,10 +1130,14 @@ class Judge:
             raise UserError(str(error)) from None
         if cfg.lora_rank:
             print0(add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed))
-        # Does one backward pass give the gradient of each of its rows?
+        # Does one backward pass give the gradient of each of its rows? (Not asked where layers are
+        # computed twice: what the rows keep is what that saves.)
         self.rows_apart = False
         if cfg.lora_rank and cfg.weights != "uniform" and not cfg.checkpoint_gradients:
             self.rows_apart = rows_come_apart(self.model, cfg.device)
+            if not self.rows_apart:
+                print0("note: its adapters cannot tell the rows of a batch apart: "
+                       "a backward pass for each pair")
         if cfg.checkpoint_gradients:
             checkpoint_layers(self.model)
 
@@ -2001,17 +2005,21 @@ def rows_kept(model, wanted=True):
             adapter.of_rows = None
 
 
-def add_gradients_of_rows(model, pair, gradients):
-    """gradients[pair[r]] += the gradient of row r of the last backward pass, for each of R rows.
+def add_gradients_of_rows(model, pair_of_row, gradients):
+    """gradients[pair of row r] += the gradient of row r of the last backward pass, for R rows.
 
     Their sum is what autograd gives: a linear layer's gradient is a sum over rows, so that a row's
-    own costs one more product and no further pass. pair: [R]; gradients: [B, P].
+    own costs one more product and no further pass. pair_of_row: [R]; gradients: [B, P], whose
+    columns are in the order of model.parameters(), as the adapters are in model.modules().
     """
+    n_pairs = len(gradients)
+    # [B, R], 1 where the row is of the pair. A product, as index_add_ adds in any order on a GPU.
+    is_of = nn.functional.one_hot(pair_of_row, n_pairs).T.to(gradients.dtype)
     start = 0
     for module in model.modules():
         if isinstance(module, LoRALinear):
             end = start + module.of_rows.shape[1]
-            gradients[:, start:end].index_add_(0, pair, module.of_rows)
+            gradients[:, start:end] += is_of @ module.of_rows
             start = end
 
 
@@ -2021,6 +2029,7 @@ def rows_come_apart(model, device):
     Not where a layer sees tokens without their rows, as a router of experts does. So it is tried
     on two rows: the gradient of each must be what it is when the other one has no loss.
     """
+    generator = torch.Generator().manual_seed(0)
     parameters = [p for p in model.parameters() if p.requires_grad]
     adapters = [module for module in model.modules() if isinstance(module, LoRALinear)]
     ids = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], device=device)
@@ -2029,11 +2038,15 @@ def rows_come_apart(model, device):
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in found])
 
-    def outputs():  # [2] a number for each row
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float().sum(1)
+    def outputs():  # [2] a number for each row; not the sum, which is constant behind a LayerNorm
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # [2, 5, H]
+        direction = torch.randn(hidden.shape[-1], generator=torch.Generator().manual_seed(1))
+        return hidden[:, -1].float() @ direction.to(device)
 
     for adapter in adapters:
-        nn.init.constant_(adapter.b, 1e-3)  # with 0, the gradient of A would be 0
+        # With 0, the gradient of A would be 0.
+        b = 1e-3 * torch.randn(adapter.b.shape, generator=generator)
+        adapter.b.data.copy_(b)
     found = torch.zeros(2, sum(p.numel() for p in parameters), device=device)
     with rows_kept(model):
         gradient_of(outputs().sum())
@@ -2042,7 +2055,8 @@ def rows_come_apart(model, device):
             add_gradients_of_rows(model, torch.arange(2, device=device), found)
     for row in range(2):
         exact = gradient_of(outputs()[row])
-        apart = apart and bool((found[row] - exact).norm() <= 0.01 * exact.norm())
+        difference = (found[row] - exact).norm()
+        apart = apart and bool(0 < exact.norm()) and bool(difference <= 0.01 * exact.norm())
     for adapter in adapters:
         nn.init.zeros_(adapter.b)
     return apart

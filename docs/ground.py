@@ -5,11 +5,11 @@
 Pairs as train_bilevel.py makes them, each asked in both orders. Printed, and written to
 OUT/ground.json, for the meta and the test pairs:
 
-    shortest        the shorter program is taken
-    pointwise       the program that the judge more likely calls correct, each seen alone
-    at once         the verdict that is more likely as the whole answer
-    at once, both   the same, by the sum over both orders: a liking for "A" cancels
-    reasoned        the verdict at the end of a sampled judgment of up to --reason tokens
+    shortest          the shorter program is taken
+    pointwise         the program that the judge more likely calls correct, each seen alone
+    at once           the verdict that is more likely as the whole answer
+    at once, summed   the same, by the sum over both orders: a liking for "A" cancels
+    reasoned          the verdict at the end of a sampled judgment of up to --reason tokens
 
 and then the first question to ask before any reinforcement learning: --steps supervised steps on
 whole answers "<best>A</best>", which need no reasoning. Does accuracy leave 50 %, how fast, and also
@@ -85,6 +85,7 @@ class Settings:
             judge=self.judge,
             pairs_per_problem=self.pairs_per_problem,
             max_new_tokens=self.reason or 1,
+            weights="uniform",
             lr=self.lr,
             beta2=0.999,
             lora_rank=self.lora_rank,
@@ -138,7 +139,7 @@ def at_once(judge, pairs):
     summed = []
     for value in of_first.tolist():
         summed += ["A", "B"] if value > 0 else ["B", "A"]
-    return {"at once": verdicts, "at once, both": summed}
+    return {"at once": verdicts, "at once, summed": summed}
 
 
 @torch.no_grad()
@@ -150,9 +151,9 @@ def pointwise(judge, pairs):
     for pair in pairs:
         for row in (pair.a, pair.b):
             call = select.Call(pair.problem, row, None)
-            asked[row["candidate_id"]] = encode(judge.tokenizer, select.pointwise_prompt(call))
+            asked[program_of(pair, row)] = encode(judge.tokenizer, select.pointwise_prompt(call))
     names = sorted(asked, key=lambda name: len(asked[name]))
-    p_yes = {}
+    leads = {}  # log P(Yes) − log P(No)
     for start in range(0, len(names), 32):
         some = [asked[name] for name in names[start:start + 32]]
         last = torch.tensor([len(ids) - 1 for ids in some])
@@ -162,12 +163,18 @@ def pointwise(judge, pairs):
         hidden = judge.model.base_model(input_ids=padded.to(judge.cfg.device)).last_hidden_state
         logits = logits_of(judge.model, hidden[torch.arange(len(some)), last])
         lead = (logits[:, yes] - logits[:, no]).tolist()
-        p_yes |= dict(zip(names[start:start + 32], lead))
+        leads |= dict(zip(names[start:start + 32], lead))
     verdicts = []
     for pair in in_both_orders(pairs):
-        a, b = (p_yes[row["candidate_id"]] for row in (pair.a, pair.b))
+        a = leads[program_of(pair, pair.a)]
+        b = leads[program_of(pair, pair.b)]
         verdicts.append("A" if a > b else "B")
     return verdicts
+
+
+def program_of(pair, row):
+    """What names a candidate: ids are unique in a problem only."""
+    return pair.problem["problem_id"], row["candidate_id"]
 
 
 def stage_four():
@@ -181,11 +188,11 @@ def stage_four():
 
 def reasoned(judge, pairs, seed):
     """One sampled judgment for each order: its verdict, or None; and texts."""
-    both = in_both_orders(pairs)
+    shown = in_both_orders(pairs)
     verdicts = []
     texts = []
-    for start in range(0, len(both), 256):
-        some = both[start:start + 256]
+    for start in range(0, len(shown), 256):
+        some = shown[start:start + 256]
         streams = [stream(seed, "ground", start + k) for k in range(len(some))]
         for group in judge.rollout(some, streams, 1):
             verdicts += group.verdicts

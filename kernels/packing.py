@@ -38,8 +38,8 @@ from dataclasses import dataclass
 import torch
 
 # Tokens of padding that cost about as much as one more pass: on a CPU for the tiny world's judge; on
-# an H200 a pass of a judge of half a billion parameters takes 0.17 s for 64 tokens and for 6,400, all
-# of it the launching of its 6,300 kernels.
+# an H200 a pass of a judge of half a billion parameters takes 0.17 s for 64 tokens and for 6,400,
+# most of it the launching of its 6,300 kernels (docs/RESULTS-gpu.md).
 PADDING = {"cpu": 64, "cuda": 2048}
 
 
@@ -66,7 +66,11 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=Non
     forced:  B·G lists of positions in the answers whose tokens are seen but not scored (default
              none).
     one_row: a pack holds a single row, and so answers to one prompt.
+    Raises ValueError where the answers do not go round, or a prompt is empty.
     """
+    if len(answers) % len(prompts) or not all(prompts):
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts: expected as many for each, "
+                         "and no empty prompt")
     group = len(answers) // len(prompts)
     forced = forced or [[]] * len(answers)
     keep = [True] * len(answers) if keep is None else keep.flatten().tolist()

@@ -48,6 +48,12 @@ def test_the_shortest_does_not_depend_on_the_order():
     assert ground.shortest([pair(0, "A")]) == ["A", "B"]
 
 
+def test_a_program_is_known_by_its_problem_too():
+    """Two problems have candidates of one name."""
+    row = {"candidate_id": "weak-0"}
+    assert ground.program_of(pair(0, "A"), row) != ground.program_of(pair(2, "A"), row)
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """A run of a few supervised steps on few problems."""
@@ -68,8 +74,17 @@ def test_every_way_to_judge_has_its_row(out):
     rows = json.loads((out / "ground.json").read_text())
     found = {(row["judge"], row["way"]) for row in rows if row["split"] == "test"}
     assert {way for judge, way in found if judge == "untrained"} == {
-        "pointwise", "at once", "at once, both", "reasoned"}
+        "pointwise", "at once", "at once, summed", "reasoned"}
     assert {judge for judge, way in found if way == "at once"} == {"untrained", "6 steps", "12 steps"}
+
+
+def test_pointwise_does_not_depend_on_which_pairs_are_asked_together(out):
+    settings = ground.Settings(labelled=str(out / "labelled.jsonl"), device="cpu").training()
+    judge = ground.tb.Judge(str(TINY / "judge"), settings)
+    (_, _, test), _ = ground.read_pairs(settings)
+    together = ground.pointwise(judge, test[:6])
+    alone = [verdict for one in test[:6] for verdict in ground.pointwise(judge, [one])]
+    assert together == alone
 
 
 def logprob_of_verdict(judge, pair):

@@ -219,6 +219,12 @@ def small_judge(settings, random_judge):
     return tb.Judge(cfg.judge, cfg)
 
 
+@pytest.mark.parametrize("prompts, answers", [([[1], [2], [3]], [[4]] * 4), ([[1], []], [[4]] * 2)])
+def test_answers_that_do_not_go_round_are_refused(prompts, answers):
+    with pytest.raises(ValueError, match="answers to"):
+        make_packs(prompts, answers, 0, 100, "cpu")
+
+
 @pytest.mark.parametrize("limit", [1, 8, 12, 16, 10000])
 def test_rows_that_are_split_have_the_same_log_probs(small_judge, limit):
     whole = log_probs(small_judge, packed(10000))
