@@ -38,11 +38,11 @@ for the pairs that were drawn, and is the reward for having drawn them.
 
 This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
 and a backward pass for each training pair instead of one for all (with adapters, one for all and a
-product for each). Adam works coordinate by
-coordinate, so, but for its clip, ∂U/∂g is a vector of factors. The inner step sums up the ∇ℓ_i(θ)
-anyway; it keeps them, a matrix of [B, P] numbers for P trained parameters, and s is that matrix
-times ṽ. Nothing second-order passes through the model. tests/test_grpo_checks.py (test_18_...)
-compares s with brute force: nudge a weight, step again, measure L_meta again.
+product for each). Adam works coordinate by coordinate, so, but for its clip, ∂U/∂g is a vector of
+factors. The inner step sums up the ∇ℓ_i(θ) anyway; it keeps them, a matrix of [B, P] numbers for P
+trained parameters, and s is that matrix times ṽ. Nothing second-order passes through the model.
+tests/test_grpo_checks.py (test_18_...) compares s with brute force: nudge a weight, step again,
+measure L_meta again.
 
 What deviates, on purpose
 -------------------------
