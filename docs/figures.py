@@ -506,13 +506,16 @@ WEAK = {"policy": "weak"}
 HARD = {"difficulty": "hard"}
 EASY = {"difficulty": "easy"}
 SCRAPED = {"domain": "scraped"}
-SIGNS = {  # of the weights: (pairs that the papers expect to weigh more, pairs that weigh less)
+# Signs of the weights: (pairs that are expected to weigh more, pairs that are to weigh less).
+# Scraped pairs are all hard and the strong policy's: they stand aside where these are compared.
+SIGNS = {
     "hard above easy": (REVIEWED | HARD, REVIEWED | EASY),
-    "… strong policy": (REVIEWED | HARD | STRONG, REVIEWED | EASY | STRONG),
+    "hard above easy, strong policy alone": (REVIEWED | HARD | STRONG, REVIEWED | EASY | STRONG),
     "strong above weak": (REVIEWED | STRONG, REVIEWED | WEAK),
-    "… hard": (REVIEWED | HARD | STRONG, REVIEWED | HARD | WEAK),
+    "strong above weak, hard alone": (REVIEWED | HARD | STRONG, REVIEWED | HARD | WEAK),
     "reviewed above scraped": (REVIEWED, SCRAPED),
-    "… hard, strong policy": (REVIEWED | HARD | STRONG, SCRAPED | HARD | STRONG),
+    "reviewed above scraped, hard and strong alone": (
+        REVIEWED | HARD | STRONG, SCRAPED | HARD | STRONG),
 }
 
 
@@ -558,14 +561,16 @@ def finished_runs(folder):
     return runs
 
 
-def by_seed(values, digits=0):
-    """Values in the order of the seeds, as text."""
-    return ", ".join(f"{value:.{digits}f}" for value in values)
+def by_seed(values, spec=".0f"):
+    """Values in the order of the seeds, as text; a missing one (NaN) as a dash."""
+    return ", ".join("–" if np.isnan(value) else format(value, spec) for value in values)
 
 
 def with_seeds(name, of_seeds):
     """A row's name, and how many seeds it rests on if they are not all."""
-    return name if len(of_seeds) == len(SEEDS) else f"{name} ({len(of_seeds)} of {len(SEEDS)} seeds)"
+    if len(of_seeds) == len(SEEDS):
+        return name
+    return f"{name} ({len(of_seeds)} of {len(SEEDS)} seeds)"
 
 
 def edges_table(folder, runs):
@@ -640,19 +645,20 @@ def group_weights(runs):
 
 
 def signs_table(runs):
-    """On how many seeds a sign holds, and how many times as heavy the favoured pairs are on each."""
+    """On how many seeds a sign holds, and how many times as heavy the favoured pairs are."""
+    learned = [method for method in LEARNED if runs[method]]
     rows = []
     for sign, (favoured, other) in SIGNS.items():
         row = {"sign": sign}
-        for method in LEARNED:
+        for method in learned:
             ratios = []
             for run in runs[method].values():
                 ratios.append(mean_weight(run, favoured) / mean_weight(run, other))
             held = sum(ratio > 1 for ratio in ratios)
-            row[method] = f"{held} of {len(ratios)} (× {by_seed(ratios, 1)})"
+            row[method] = f"{held} of {len(ratios)} (× {by_seed(ratios, '.2f')})"
         rows.append(row)
     row = {"sign": "lying labels at the bottom"}
-    for method in LEARNED:
+    for method in learned:
         held = sum(lying_at_the_bottom(run) for run in runs[method].values())
         row[method] = f"{held} of {len(runs[method])}"
     return rows + [row]
@@ -706,10 +712,12 @@ def by_votes(rows):
 def votes_at(tokens, rows):
     """Share right of votes that cost as many tokens, on the line between two numbers of votes.
 
-    NaN where that is more than all votes cost.
+    All votes stand for up to 5 % more tokens than they cost; NaN beyond.
     """
     shares, costs = by_votes(rows)
-    return float(np.interp(tokens, costs, shares, right=float("nan")))
+    if tokens > 1.05 * costs[-1]:
+        return float("nan")
+    return float(np.interp(tokens, costs, shares))
 
 
 def interval_or_none(shares):
@@ -733,10 +741,10 @@ def thinking_table(found):
             for of_seed, (_, tokens) in zip(seeds.values(), curves):
                 equal.append(votes_at(tokens[n], of_seed))
             voted[column] = interval_or_none(equal)
-        for kind, column in (("natural", "as long as it likes"), ("cut", "that, cut after one look")):
+        for kind, name in (("natural", "as long as it likes"), ("cut", "that, cut after one look")):
             right, tokens = said_right(kind, seeds)
-            thought[column] = f"{mean_interval(right)} ({np.mean(tokens):.0f})"
-            voted[column] = ""
+            thought[name] = f"{mean_interval(right)} ({np.mean(tokens):.0f})"
+            voted[name] = ""
         rows += [thought, voted]
     return rows
 
@@ -768,16 +776,12 @@ def second_looks_table(found):
             above = f"{sum(value >= 0 for value in over_votes)} of {len(seeds)}"
         rows.append({
             "judge": with_seeds(EDGES_JUDGES[judge][0], seeds),
-            "two Waits over none, points, by seed": signed(rise),
+            "two Waits over none, points, by seed": by_seed(rise, "+.1f"),
             "≥ 5": f"{sum(value >= 5 for value in rise)} of {len(seeds)}",
-            "two Waits over votes at equal tokens": signed(over_votes),
+            "two Waits over votes at equal tokens": by_seed(over_votes, "+.1f"),
             "no worse": above,
         })
     return rows
-
-
-def signed(values):
-    return ", ".join("–" if np.isnan(value) else f"{value:+.1f}" for value in values)
 
 
 def looks_table(found):
@@ -848,7 +852,7 @@ def waits_help(row):
 # ---------------------------------------------------------------- edges.png
 
 def draw_edges(runs, found, out=HERE / "edges.png"):
-    """Left: accuracy by tokens, Waits and votes. Right: accuracy by step under every kind of weights."""
+    """Left: accuracy by tokens, Waits and votes. Right: accuracy by step under all weights."""
     plt.rcParams.update(STYLE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(5, 4))
     for judge, seeds in found.items():
@@ -870,7 +874,7 @@ def draw_edges(runs, found, out=HERE / "edges.png"):
             curves.append([100 * row["eval_accuracy"] for row in evaluations(run)])
         draw_seeds(right, steps, curves, colour, with_seeds(name.partition(":")[0], seeds))
 
-    left.set_title("target pairs right, %: Waits (dots, 0 to 4), votes (dotted, 1 to 5)", loc="left")
+    left.set_title("target pairs right, %: 0 to 4 Waits (dots), 1 to 5 votes (dotted)", loc="left")
     left.set_xlabel("tokens of the judge a pair and order")
     right.set_title("target pairs right, %", loc="left")
     right.set_xlabel("step")
