@@ -829,24 +829,27 @@ def print_found_by_waiting(found, most=4):
 
     The trained judge's first look tells nothing; an example that it tries after a Wait does.
     """
-    printed = 0
+    helped = []    # (judge, seed, row of the base judge, row of this one)
     for judge in ("coldrl", "rl"):
         for seed in sorted(found[judge].keys() & found["base"].keys()):
             for before, after in zip(found["base"][seed], found[judge][seed]):
                 was_wrong = before["waits"][1]["verdict"] not in (after["right"], None)
-                if printed < most and was_wrong and waits_help(after):
-                    printed += 1
-                    print(f"\n{after['instance_id']}, right is {after['right']}, seed {seed}")
-                    print(f"--- base, one Wait\n{before['waits'][1]['text']}")
-                    print(f"--- {EDGES_JUDGES[judge][0]}, one Wait\n{after['waits'][1]['text']}")
+                if was_wrong and waits_help(after):
+                    helped.append((judge, seed, before, after))
+    for judge, seed, before, after in helped[:most]:
+        print(f"\n{after['instance_id']}, right is {after['right']}, seed {seed}")
+        print(f"--- base, one Wait\n{before['waits'][1]['text']}")
+        print(f"--- {EDGES_JUDGES[judge][0]}, one Wait\n{after['waits'][1]['text']}")
 
 
 def waits_help(row):
-    """Wrong without a Wait, right after one that found out which program is right."""
+    """Wrong without a Wait, right after one, for it tried an example that tells A from B."""
     first = row["waits"][0]
     second = row["waits"][1]
-    found_out = f"only {row['right']}." in second["text"]
-    return first["verdict"] != row["right"] and second["verdict"] == row["right"] and found_out
+    more = second["text"].removeprefix(first["text"])
+    tried = [line.split()[1] for line in more.splitlines() if line.startswith("try ")]
+    told = any(row["examples"].get(name) for name in tried) and f"only {row['right']}." in more
+    return first["verdict"] != row["right"] and second["verdict"] == row["right"] and told
 
 
 # ---------------------------------------------------------------- edges.png
