@@ -43,7 +43,7 @@ JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)",
           "waiting": "RL-trained with Waits"}   # of the waits
 WAITS = (0, 1, 2, 4)
 # Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 # ---------------------------------------------------------------- numbers
@@ -51,7 +51,7 @@ T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31,
 def mean_interval(shares):
     """Mean of shares over seeds with its 95 % t-interval, in percent, as text."""
     values = 100 * np.array(shares)
-    if len(values) not in T_95:    # one value has no interval
+    if len(values) not in T_95:    # two are too few for an interval
         return f"{values.mean():.1f}"
     half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():.1f} ± {half:.1f}"
