@@ -360,10 +360,10 @@ def draw_training(runs, out=HERE / "training.png"):
     save(figure, out)
 
 
-def draw_seeds(axis, x, curves, colour, label):
+def draw_seeds(axis, x, curves, colour, label, line="-"):
     for curve in curves:
         axis.plot(x, curve, color=colour, alpha=0.2, lw=0.8)
-    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label)
+    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label, ls=line)
 
 
 def tracing(run, steps):
@@ -875,7 +875,8 @@ def draw_edges(runs, found, out=HERE / "edges.png"):
         curves = []
         for run in seeds.values():
             curves.append([100 * row["eval_accuracy"] for row in evaluations(run)])
-        draw_seeds(right, steps, curves, colour, with_seeds(name.partition(":")[0], seeds))
+        line = "--" if method in ("meta", "both") else "-"
+        draw_seeds(right, steps, curves, colour, with_seeds(name.partition(":")[0], seeds), line)
 
     left.set_title("target pairs right, %: 0 to 4 Waits (dots), 1 to 5 votes (dotted)", loc="left")
     left.set_xlabel("tokens of the judge a pair and order")
