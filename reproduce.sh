@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every number and figure of the README's results in the two small worlds, remade on 2 cores.
 #   bash reproduce.sh            the tiny world: training runs, selections, J1's waits, tables, figures; an hour and a half or two
-#   bash reproduce.sh edges      the world of edge cases: the same; EDGES_TIME
+#   bash reproduce.sh edges      the world of edge cases: the same; an hour and a quarter
 #   SEEDS="0 1" bash reproduce.sh [edges]
 # A killed run goes on where it stopped. The tiny world itself (problems, checkpoints, stage files) is remade by
 #   python data/tiny/world.py && python data/tiny/pretrain.py && python sample.py && python execute.py
