@@ -1,12 +1,17 @@
-"""The results from the files of reproduce.sh: tables on the terminal, two figures in docs/.
+"""The results from the files of reproduce.sh: tables on the terminal, figures in docs/.
 
-    python docs/figures.py runs/results                     all tables and both figures
+    python docs/figures.py runs/results                     the tiny world: its tables, two figures
     python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
+    python docs/figures.py --edges runs/edges               the world of edge cases, edges.png
 
 The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl,
-waits-JUDGE-SEED/selections.jsonl and size-PROBLEMS-METHOD-SEED/metrics.jsonl; the second what `python select.py --aggregate rounds round-robin
---waits 1 2 4 --n 1 2 4 8` wrote, one file or one for each seed. Needs matplotlib.
+waits-JUDGE-SEED/selections.jsonl and size-PROBLEMS-METHOD-SEED/metrics.jsonl; the second what
+`python select.py --aggregate rounds round-robin --waits 1 2 4 --n 1 2 4 8` wrote, one file or one
+for each seed; the third METHOD-SEED/{settings.json,metrics.jsonl,weights.jsonl,selections.jsonl}
+and thinking-JUDGE-SEED.jsonl: it says which runs are missing and makes do with the others.
+Needs matplotlib.
 """
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -38,7 +43,7 @@ JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)",
           "waiting": "RL-trained with Waits"}   # of the waits
 WAITS = (0, 1, 2, 4)
 # Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 # ---------------------------------------------------------------- numbers
@@ -46,9 +51,9 @@ T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31,
 def mean_interval(shares):
     """Mean of shares over seeds with its 95 % t-interval, in percent, as text."""
     values = 100 * np.array(shares)
-    half = float("nan")
-    if len(values) in T_95:
-        half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values))
+    if len(values) not in T_95:    # two are too few for an interval
+        return f"{values.mean():.1f}"
+    half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():.1f} ± {half:.1f}"
 
 
@@ -355,10 +360,10 @@ def draw_training(runs, out=HERE / "training.png"):
     save(figure, out)
 
 
-def draw_seeds(axis, x, curves, colour, label):
+def draw_seeds(axis, x, curves, colour, label, line="-"):
     for curve in curves:
         axis.plot(x, curve, color=colour, alpha=0.2, lw=0.8)
-    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label)
+    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label, ls=line)
 
 
 def tracing(run, steps):
@@ -475,11 +480,422 @@ def draw_selection(paths, out=HERE / "selection.png"):
     save(figure, out)
 
 
+# ---------------------------------------------------------------- the world of edge cases
+
+SEEDS = range(5)
+EDGES_METHODS = {  # name in the table, colour
+    "uniform": ("uniform", "#888888"),
+    "shuffled": ("shuffled: the weights of `instance`, dealt to other pairs", "#bbbbbb"),
+    "net": ("net", "#b07aa1"),
+    "domain": ("domain", "#4e79a7"),
+    "instance": ("instance", "#e15759"),
+    "oracle": ("oracle: only the reviewed, hard pairs of the strong policy", "#59a14f"),
+    "meta": ("uniform, on the meta set alone", "#edc948"),
+    "both": ("uniform, on training and meta set", "#f28e2b"),
+}
+EDGES_JUDGES = {  # whose thinking: name in the table, colour
+    "base": ("base", "#888888"),
+    "cold": ("cold start alone", "#edc948"),
+    "plain": ("RL without Waits in training", "#4e79a7"),
+    "rl": ("RL", "#f28e2b"),
+    "coldrl": ("cold start, then RL", "#e15759"),
+}
+REVIEWED = {"domain": "reviewed"}
+STRONG = {"policy": "strong"}
+WEAK = {"policy": "weak"}
+HARD = {"difficulty": "hard"}
+EASY = {"difficulty": "easy"}
+SCRAPED = {"domain": "scraped"}
+# Signs of the weights: (pairs that are expected to weigh more, pairs that are to weigh less).
+# Scraped pairs are all hard and the strong policy's: they stand aside where these are compared.
+SIGNS = {
+    "hard above easy": (REVIEWED | HARD, REVIEWED | EASY),
+    "hard above easy, strong policy alone": (REVIEWED | HARD | STRONG, REVIEWED | EASY | STRONG),
+    "strong above weak": (REVIEWED | STRONG, REVIEWED | WEAK),
+    "strong above weak, hard alone": (REVIEWED | HARD | STRONG, REVIEWED | HARD | WEAK),
+    "reviewed above scraped": (REVIEWED, SCRAPED),
+    "reviewed above scraped, hard and strong alone": (
+        REVIEWED | HARD | STRONG, SCRAPED | HARD | STRONG),
+}
+
+
+def print_edges(folder):
+    """Print the tables of the finished runs in a folder, say which are missing, draw edges.png."""
+    runs = finished_runs(folder)
+    found = thinking(folder)
+    if not any(runs.values()) and not any(found.values()):
+        raise UserError(f"{folder}: no finished run of the world of edge cases; "
+                        "make them with bash reproduce.sh edges")
+    if any(runs.values()):
+        print_markdown(edges_table(folder, runs))
+    if any(runs[method] for method in LEARNED):
+        print_markdown(group_weights(runs))
+        print_markdown(signs_table(runs))
+    if any(found.values()):
+        print_markdown(thinking_table(found))
+        print_markdown(second_looks_table(found))
+        print_markdown(looks_table(found))
+    draw_edges(runs, found)
+    print_found_by_waiting(found)
+
+    missing = [f"{method}-{seed}" for method in EDGES_METHODS
+               for seed in SEEDS if seed not in runs[method]]
+    missing += [f"thinking-{judge}-{seed}" for judge in EDGES_JUDGES
+                for seed in SEEDS if seed not in found[judge]]
+    print("\nmissing: " + (", ".join(missing) or "nothing"))
+
+
+def finished_runs(folder):
+    """{method: {seed: run}}, of those that trained to the end and chose; a run is {file: rows}."""
+    runs = {method: {} for method in EDGES_METHODS}
+    for method in EDGES_METHODS:
+        for seed in SEEDS:
+            path = folder / f"{method}-{seed}"
+            if not (path / "selections.jsonl").exists():
+                continue    # it is written last
+            run = {name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "weights")}
+            run["selections"] = selections(path / "selections.jsonl")
+            steps = json.loads((path / "settings.json").read_text())["steps"]
+            if evaluations(run)[-1]["step"] == steps:
+                runs[method][seed] = run
+    return runs
+
+
+def by_seed(values, spec=".0f"):
+    """Values in the order of the seeds, as text; a missing one (NaN) as a dash."""
+    return ", ".join("–" if np.isnan(value) else format(value, spec) for value in values)
+
+
+def with_seeds(name, of_seeds):
+    """A row's name, and how many seeds it rests on if they are not all."""
+    if len(of_seeds) == len(SEEDS):
+        return name
+    return f"{name} ({len(of_seeds)} of {len(SEEDS)} seeds)"
+
+
+def edges_table(folder, runs):
+    """Target pairs and Best-of-8 of every method that has finished runs."""
+    every = [seeds for seeds in runs.values() if seeds]
+    some = next(iter(every[0].values()))["selections"]
+    mixed = mixed_problems(some)
+    first = {}    # {seed: the evaluation before training}, the same for all methods of a seed
+    for seeds in every:
+        for seed, run in seeds.items():
+            first[seed] = evaluations(run)[0]
+    before = folder / "untrained" / "selections.jsonl"
+    chosen = "–"
+    if before.exists():
+        passed = passed_by("judge, trained", selections(before), mixed)
+        chosen = f"{100 * np.mean(passed):.1f}"
+    rows = [edges_row(with_seeds("untrained", first), list(first.values()), chosen, "")]
+    for method, seeds in runs.items():
+        if not seeds:
+            continue
+        passed = {}    # {seed: [problems]}
+        for seed, run in seeds.items():
+            passed[seed] = passed_by("judge, trained", run["selections"], mixed)
+        of_uniform = {}
+        for seed, run in runs["uniform"].items():
+            of_uniform[seed] = passed_by("judge, trained", run["selections"], mixed)
+        over = ""
+        shared = sorted(passed.keys() & of_uniform.keys())
+        if method != "uniform" and shared:
+            over = paired_bootstrap([passed[s] for s in shared], [of_uniform[s] for s in shared])
+        last = [evaluations(run)[-1] for run in seeds.values()]
+        chosen = mean_interval([np.mean(values) for values in passed.values()])
+        name = with_seeds(EDGES_METHODS[method][0], seeds)
+        rows.append(edges_row(name, last, chosen, over))
+    simple = {}
+    for method in ("random", "mean log-prob", "majority", "public tests"):
+        simple[method] = 100 * np.mean(passed_by(method, some, mixed))
+    print(f"{len(mixed)} test problems with passing and failing programs: "
+          + ", ".join(f"{method} {value:.1f}" for method, value in simple.items()))
+    return rows
+
+
+def edges_row(name, evaluated, chosen, over):
+    """A row of edges_table. evaluated: a row of metrics.jsonl for each seed."""
+    right = [row["eval_accuracy"] for row in evaluated]
+    both = [row["eval_both_orders"] for row in evaluated]
+    return {
+        "weights": name,
+        "target pairs right, %": f"{mean_interval(right)} ({by_seed(100 * np.array(right))})",
+        "right in both orders, %": mean_interval(both),
+        "Best-of-8, %": chosen,
+        "Best-of-8 over uniform": over,
+        "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in evaluated]):.0f}",
+    }
+
+
+def mean_weight(run, kind):
+    """The mean weight of the pairs with these fields, {"difficulty": "hard"} for example."""
+    return np.mean([row["weight"] for row in run["weights"] if kind.items() <= row.items()])
+
+
+def group_weights(runs):
+    """The mean weight of each domain × difficulty × policy, for every seed and learned kind."""
+    rows = []
+    for method in LEARNED:
+        for seed, run in runs[method].items():
+            row = {"weights": method, "seed": str(seed)}
+            for group in sorted({pair["group"] for pair in run["weights"]}):
+                row[group] = f"{mean_weight(run, {'group': group}):.2f}"
+            rows.append(row)
+    return rows
+
+
+def signs_table(runs):
+    """On how many seeds a sign holds, and how many times as heavy the favoured pairs are."""
+    learned = [method for method in LEARNED if runs[method]]
+    rows = []
+    for sign, (favoured, other) in SIGNS.items():
+        row = {"sign": sign}
+        for method in learned:
+            ratios = []
+            for run in runs[method].values():
+                ratios.append(mean_weight(run, favoured) / mean_weight(run, other))
+            held = sum(ratio > 1 for ratio in ratios)
+            row[method] = f"{held} of {len(ratios)} (× {by_seed(ratios, '.2f')})"
+        rows.append(row)
+    row = {"sign": "lying labels at the bottom"}
+    for method in learned:
+        held = sum(lying_at_the_bottom(run) for run in runs[method].values())
+        row[method] = f"{held} of {len(runs[method])}"
+    return rows + [row]
+
+
+def lying_at_the_bottom(run):
+    """Is the mean weight of the scraped pairs below that of every other group?"""
+    groups = {row["group"] for row in run["weights"] if row["domain"] != "scraped"}
+    lowest = min(mean_weight(run, {"group": group}) for group in groups)
+    return mean_weight(run, SCRAPED) < lowest
+
+
+# ---------------------------------------------------------------- Waits, votes, looks
+
+def thinking(folder):
+    """{judge: {seed: rows of docs/thinking.py}}"""
+    found = {judge: {} for judge in EDGES_JUDGES}
+    for judge in EDGES_JUDGES:
+        for seed in SEEDS:
+            path = folder / f"thinking-{judge}-{seed}.jsonl"
+            if path.exists():
+                found[judge][seed] = read_rows(path)
+    return found
+
+
+def after_waits(rows):
+    """[waits + 1] shares right, and mean tokens, after 0, 1, ... forced Waits."""
+    right = [[said["verdict"] == row["right"] for said in row["waits"]] for row in rows]
+    tokens = [[said["tokens"] for said in row["waits"]] for row in rows]
+    return np.mean(right, 0), np.mean(tokens, 0)
+
+
+def by_votes(rows):
+    """[votes] shares right of the majority of 1, 2, ... judgments, a tie counting half; tokens."""
+    shares = []
+    tokens = []
+    for n in range(1, len(rows[0]["votes"]) + 1):
+        outcomes = []
+        spent = []
+        for row in rows:
+            votes = row["votes"][:n]
+            right = sum(vote["verdict"] == row["right"] for vote in votes)
+            wrong = sum(vote["verdict"] not in (row["right"], None) for vote in votes)
+            outcomes.append(0.5 + 0.5 * np.sign(right - wrong))
+            spent.append(sum(vote["tokens"] for vote in votes))
+        shares.append(np.mean(outcomes))
+        tokens.append(np.mean(spent))
+    return np.array(shares), np.array(tokens)
+
+
+def votes_at(tokens, rows):
+    """Share right of votes that cost as many tokens, on the line between two numbers of votes.
+
+    All votes stand for up to 5 % more tokens than they cost; NaN beyond.
+    """
+    shares, costs = by_votes(rows)
+    if tokens > 1.05 * costs[-1]:
+        return float("nan")
+    return float(np.interp(tokens, costs, shares))
+
+
+def interval_or_none(shares):
+    return "–" if np.isnan(shares).any() else mean_interval(shares)
+
+
+def thinking_table(found):
+    """J1's table: accuracy on target pairs (tokens) after Waits, beside votes at equal tokens."""
+    rows = []
+    for judge, seeds in found.items():
+        if not seeds:
+            continue
+        thought = {"judge": with_seeds(EDGES_JUDGES[judge][0], seeds), "": "thinking on"}
+        voted = {"judge": "", "": "as many tokens in votes"}
+        curves = [after_waits(of_seed) for of_seed in seeds.values()]
+        for n in WAITS:
+            column = waits_name(n) if n else "0 waits"
+            tokens = np.mean([tokens[n] for _, tokens in curves])
+            thought[column] = f"{mean_interval([right[n] for right, _ in curves])} ({tokens:.0f})"
+            equal = []
+            for of_seed, (_, tokens) in zip(seeds.values(), curves):
+                equal.append(votes_at(tokens[n], of_seed))
+            voted[column] = interval_or_none(equal)
+        for kind, name in (("natural", "as long as it likes"), ("cut", "that, cut after one look")):
+            right, tokens = said_right(kind, seeds)
+            thought[name] = f"{mean_interval(right)} ({np.mean(tokens):.0f})"
+            voted[name] = ""
+        rows += [thought, voted]
+    return rows
+
+
+def said_right(kind, seeds):
+    """([seeds] shares right, [seeds] mean tokens) of the judgments "natural" or "cut"."""
+    right = []
+    tokens = []
+    for rows in seeds.values():
+        right.append(np.mean([row[kind]["verdict"] == row["right"] for row in rows]))
+        tokens.append(np.mean([row[kind]["tokens"] for row in rows]))
+    return right, tokens
+
+
+def second_looks_table(found):
+    """For each seed what two Waits change, and how far that is above votes at equal tokens."""
+    rows = []
+    for judge, seeds in found.items():
+        if not seeds:
+            continue
+        rise = []
+        over_votes = []
+        for of_seed in seeds.values():
+            right, tokens = after_waits(of_seed)
+            rise.append(100 * (right[2] - right[0]))
+            over_votes.append(100 * (right[2] - votes_at(tokens[2], of_seed)))
+        above = "–"
+        if not np.isnan(over_votes).any():
+            above = f"{sum(value >= 0 for value in over_votes)} of {len(seeds)}"
+        rows.append({
+            "judge": with_seeds(EDGES_JUDGES[judge][0], seeds),
+            "two Waits over none, points, by seed": by_seed(rise, "+.1f"),
+            "≥ 5": f"{sum(value >= 5 for value in rise)} of {len(seeds)}",
+            "two Waits over votes at equal tokens": by_seed(over_votes, "+.1f"),
+            "no worse": above,
+        })
+    return rows
+
+
+def looks_table(found):
+    """How a judge looks when it thinks as long as it likes, and after two forced Waits."""
+    rows = []
+    for judge, seeds in found.items():
+        if not seeds:
+            continue
+        skims = []
+        tries = []
+        tried_later = []
+        tells = []
+        chance = []
+        for of_seed in seeds.values():
+            natural = [row["natural"]["text"] for row in of_seed]
+            skims.append(np.mean([text.startswith("skim") for text in natural]))
+            tries.append(np.mean([text.count("try ") for text in natural]))
+            later = [row["waits"][2]["text"].count("try ") for row in of_seed]
+            tried_later.append(np.mean(later))
+            tells.append(np.mean(first_tells(of_seed)))
+            chance.append(np.mean([np.mean(list(row["examples"].values())) for row in of_seed]))
+        rows.append({
+            "judge": with_seeds(EDGES_JUDGES[judge][0], seeds),
+            "skims at first, %": mean_interval(skims),
+            "examples it tries unasked": f"{np.mean(tries):.2f}",
+            "with two Waits": f"{np.mean(tried_later):.2f}",
+            "the first one tells A from B, %": mean_interval(tells),
+            "a random one": f"{100 * np.mean(chance):.1f}",
+        })
+    return rows
+
+
+def first_tells(rows):
+    """For each judgment that begins with an example of the statement: does it tell A from B?"""
+    told = []
+    for row in rows:
+        words = row["natural"]["text"].split()
+        if words[:1] == ["try"] and words[1] in row["examples"]:
+            told.append(row["examples"][words[1]])
+    return told
+
+
+def print_found_by_waiting(found, most=4):
+    """Pairs that the base judge gets wrong to the end, and on which a Wait helps a trained one.
+
+    The trained judge's first look tells nothing; an example that it tries after a Wait does.
+    """
+    helped = []    # (judge, seed, row of the base judge, row of this one)
+    for judge in ("coldrl", "rl"):
+        for seed in sorted(found[judge].keys() & found["base"].keys()):
+            for before, after in zip(found["base"][seed], found[judge][seed]):
+                was_wrong = before["waits"][1]["verdict"] not in (after["right"], None)
+                if was_wrong and waits_help(after):
+                    helped.append((judge, seed, before, after))
+    for judge, seed, before, after in helped[:most]:
+        print(f"\n{after['instance_id']}, right is {after['right']}, seed {seed}")
+        print(f"--- base, one Wait\n{before['waits'][1]['text']}")
+        print(f"--- {EDGES_JUDGES[judge][0]}, one Wait\n{after['waits'][1]['text']}")
+
+
+def waits_help(row):
+    """Wrong without a Wait, right after one, for it tried an example that tells A from B."""
+    first = row["waits"][0]
+    second = row["waits"][1]
+    more = second["text"].removeprefix(first["text"])
+    tried = [line.split()[1] for line in more.splitlines() if line.startswith("try ")]
+    told = any(row["examples"].get(name) for name in tried) and f"only {row['right']}." in more
+    return first["verdict"] != row["right"] and second["verdict"] == row["right"] and told
+
+
+# ---------------------------------------------------------------- edges.png
+
+def draw_edges(runs, found, out=HERE / "edges.png"):
+    """Left: accuracy by tokens, Waits and votes. Right: accuracy by step under all weights."""
+    plt.rcParams.update(STYLE)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(5, 4))
+    for judge, seeds in found.items():
+        if not seeds:
+            continue
+        name, colour = EDGES_JUDGES[judge]
+        waits = np.mean([after_waits(rows) for rows in seeds.values()], 0)    # [2, waits + 1]
+        votes = np.mean([by_votes(rows) for rows in seeds.values()], 0)       # [2, votes]
+        left.plot(waits[1], 100 * waits[0], color=colour, marker="o", lw=2,
+                  label=with_seeds(name, seeds))
+        left.plot(votes[1], 100 * votes[0], color=colour, lw=1, ls=":")
+    for method, seeds in runs.items():
+        if not seeds:
+            continue
+        name, colour = EDGES_METHODS[method]
+        steps = [row["step"] for row in evaluations(next(iter(seeds.values())))]
+        curves = []
+        for run in seeds.values():
+            curves.append([100 * row["eval_accuracy"] for row in evaluations(run)])
+        line = "--" if method in ("meta", "both") else "-"
+        draw_seeds(right, steps, curves, colour, with_seeds(name.partition(":")[0], seeds), line)
+
+    left.set_title("target pairs right, %: 0 to 4 Waits (dots), 1 to 5 votes (dotted)", loc="left")
+    left.set_xlabel("tokens of the judge a pair and order")
+    right.set_title("target pairs right, %", loc="left")
+    right.set_xlabel("step")
+    for axis in (left, right):
+        axis.axhline(50, color="black", lw=0.5, ls=":")
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    save(figure, out)
+
+
+
 def main():
     paths = sys.argv[1:]
     if not paths:
         sys.exit(__doc__)
-    if Path(paths[0]).is_dir():
+    if paths[0] == "--edges":
+        print_edges(Path(paths[1]))
+    elif Path(paths[0]).is_dir():
         print_results(Path(paths[0]))
     else:
         draw_selection(paths)

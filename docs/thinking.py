@@ -1,19 +1,25 @@
-"""What a judge of the world of edge cases thinks: accuracy after forced Waits, votes, which example it tries.
+"""What a judge of the world of edge cases thinks: after forced Waits, in votes, by itself.
 
-    python docs/thinking.py JUDGE --out runs/results/thinking-NAME.jsonl
+    python docs/thinking.py --judge runs/edges/rl-0/judge --out runs/edges/thinking-rl-0.jsonl
 
 Writes a row for each pair of the split in each order:
 
     {"instance_id": "edges/test/3:strong-1>strong-4", "right": "A",
-     "waits":   [{"verdict": "B", "tokens": 38, "text": "try p 518 -> 592\\n..."}, ...],    thought on 0, 1, ... times
-     "votes":   [{"verdict": "A", "tokens": 36}, ...],                            judgments of their own
-     "natural": {"verdict": "A", "tokens": 71, "text": "..."},                    as long as it likes
-     "cut":     {"verdict": "B", "tokens": 36, "text": "..."},                    that, cut after one look
-     "examples": {"p": true, "q": false, ...}}                                which tell A from B
+     "waits":    [{"verdict": "B", "tokens": 38, "text": "try p 518 -> 592\\n..."}, ...],
+     "votes":    [{"verdict": "A", "tokens": 36, "text": ...}, ...],
+     "natural":  {"verdict": "A", "tokens": 71, "text": ...},
+     "cut":      {"verdict": "B", "tokens": 36, "text": ...},
+     "examples": {"p": true, "q": false, ...}, ...}
+
+waits:    thought on 0, 1, ... times; tokens and text are those of all its looks.
+votes:    judgments that do not know of each other.
+natural:  as long as the judge likes; cut: the same, cut after one look.
+examples: of the statement: does it tell A from B?
 
 docs/figures.py makes tables and figures of these files.
 """
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,10 +33,8 @@ from data.pairs import read_pairs  # noqa: E402
 from data.rows import ROOT, write_rows  # noqa: E402
 from data.edges import world  # noqa: E402
 from sample import generate, stream  # noqa: E402
-from train_bilevel import Judge, go_on  # noqa: E402
+from train_bilevel import DEVICE, Judge, go_on  # noqa: E402
 from train_bilevel import Settings as TrainSettings  # noqa: E402
-
-from dataclasses import dataclass  # noqa: E402
 
 EDGES = ROOT / "data" / "edges"
 AT_ONCE = 64  # judgments in one batch
@@ -41,13 +45,14 @@ STEP_OF = {line: step for step, (line, _) in world.STEPS.items()}
 class Settings:
     heading("what to ask")
     judge: str = flag(str(EDGES / "judge"), "folder of the judge")
-    out: str = flag("runs/results/thinking.jsonl", "rows, one for each pair and order")
+    out: str = flag("runs/edges/thinking.jsonl", "rows, one for each pair and order")
     split: str = flag("test", "split of the pairs")
     waits: int = flag(4, "most forced Waits", least=0)
     votes: int = flag(9, "judgments of their own", least=1)
     max_new_tokens: int = flag(56, "most tokens of a thought", least=1)
     natural_tokens: int = flag(224, "most tokens where it may think as long as it likes", least=1)
     seed: int = flag(0, "of the judgments")
+    device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
         check_bounds(self)
@@ -58,7 +63,7 @@ def main(argv=None):
     problems = [str(EDGES / f"problems_{policy}.jsonl") for policy in ("weak", "strong")]
     settings = TrainSettings(judge=cfg.judge, problems=problems, seed=0, eval_split=cfg.split,
                              labelled=str(EDGES / "labelled.jsonl"),
-                             max_new_tokens=cfg.max_new_tokens)
+                             max_new_tokens=cfg.max_new_tokens, device=cfg.device)
     (_, _, pairs), _ = read_pairs(settings)
     judge = Judge(cfg.judge, settings)
     both_orders = []
@@ -106,38 +111,36 @@ def votes_of(judge, pairs, cfg, start):
 
 
 def natural_and_cut(judge, pairs, cfg, start):
-    """For each pair a judgment as long as the judge likes, and what it says if cut after one look.
-
-    The cut one is made to give its verdict at once.
-    """
+    """For each pair a judgment as long as the judge likes, and the same cut after one look."""
     prompts = [judge.prompt_ids(pair) for pair in pairs]
     streams = [stream(cfg.seed, "natural", start + k) for k in range(len(pairs))]
     uniforms = torch.stack([torch.rand(cfg.natural_tokens, generator=g) for g in streams])
     natural = generate(judge.model, prompts, uniforms, 1.0, judge.ends, judge.pad)
+    cut = cut_after_one_look(judge, prompts, natural, streams)
+    return [(as_row(judge, whole), as_row(judge, one)) for whole, one in zip(natural, cut)]
 
+
+def cut_after_one_look(judge, prompts, completions, streams):
+    """The completions, cut where the judge says "Wait" first, and made to give a verdict there.
+
+    One without a Wait stays as it is.
+    """
     begin_verdict = judge.tokenizer(VERDICT.split("{")[0], add_special_tokens=False).input_ids
-    look_ends = [i for i in judge.tokenizer.get_vocab().values()
-                 if judge.tokenizer.decode([i]) == "Wait\n"]
-    firsts = []
-    for completion in natural:
-        waits_at = [t for t, token in enumerate(completion.ids) if token in look_ends]
-        first = completion.ids[:waits_at[0]] + begin_verdict if waits_at else None
-        firsts.append(first)
-    cut = [prompt + first for prompt, first in zip(prompts, firsts) if first]
-    ends = iter(())
-    if cut:
-        few = torch.stack([torch.rand(4, generator=g) for g, f in zip(streams, firsts) if f])
-        ends = iter(generate(judge.model, cut, few, 1.0, judge.ends, judge.pad))
-    rows = []
-    for completion, first in zip(natural, firsts):
-        row = as_row(judge, completion)
-        if first:
-            end = next(ends)
-            whole = type(end)(first + end.ids, 0.0, end.finished)
-            rows.append((row, as_row(judge, whole)))
-        else:
-            rows.append((row, row))
-    return rows
+    waits = [token for token in judge.tokenizer.get_vocab().values()
+             if judge.tokenizer.decode([token]) == "Wait\n"]
+    looks = {}    # {number of a completion: its first look, the verdict begun}
+    for k, completion in enumerate(completions):
+        at = [t for t, token in enumerate(completion.ids) if token in waits]
+        if at:
+            looks[k] = completion.ids[:at[0]] + begin_verdict
+    cut = list(completions)
+    if looks:
+        thought = [prompts[k] + look for k, look in looks.items()]
+        uniforms = torch.stack([torch.rand(4, generator=streams[k]) for k in looks])
+        ends = generate(judge.model, thought, uniforms, 1.0, judge.ends, judge.pad)
+        for (k, look), end in zip(looks.items(), ends):
+            cut[k] = replace(end, ids=look + end.ids)
+    return cut
 
 
 def as_row(judge, completion):

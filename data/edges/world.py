@@ -2,8 +2,8 @@
 
     python data/edges/world.py          writes problems_weak.jsonl and problems_strong.jsonl
 
-A problem names a few steps and shows four worked examples, each with a letter. A program is one line
-of Python for each step:
+A problem names a few steps and shows four worked examples, each with a letter. A program is one
+line of Python for each step:
 
     Steps: flip, add one.                    def f(x):
     p 518 -> 592                                 x = [9 - v for v in x]
@@ -18,13 +18,13 @@ There are two ways to get a program wrong, and they are what the world is about:
   nine). It shows on some of the examples only, here where a flipped digit is 9. Only running both
   programs in one's head, on an example that tells them apart, finds it.
 
-An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it mostly
-errs in length. The strong policy is not, but it takes one edge case for the other, so it errs on hard
-problems.
+An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it
+mostly errs in length. The strong policy is not, but it takes one edge case for the other, so it
+errs on hard problems.
 
 A judge may *skim* (count the lines against the steps) or *try* an example (trace both programs on
-it); after "Wait" it may try another. Lists are written as bare digits, "308"; the empty list is "_".
-All values are digits.
+it); after "Wait" it may try another. Lists are written as bare digits, "308"; the empty list is
+"_". All values are digits.
 
 This file is the only place that knows these facts: the four stages treat the rows as any others.
 """
@@ -50,7 +50,8 @@ PLAIN = {
     "triple": ("x = [v * 3 % 10 for v in x]", "double"),
     "flip": ("x = [9 - v for v in x]", "reverse"),
 }
-# Steps with an edge case: two that differ only where a certain digit, or a digit twice, is in the list.
+# Steps with an edge case: two that differ only where a certain digit, or a digit twice, is in the
+# list.
 EDGE = {
     "add one": ("x = [(v + 1) % 10 for v in x]", "add one capped"),               # 9
     "add one capped": ("x = [min(v + 1, 9) for v in x]", "add one"),
@@ -108,6 +109,7 @@ def result(steps, x):
 
 
 def digits(x):
+    """The list (3, 0, 8) as "308"."""
     return "".join(map(str, x)) or "_"
 
 
@@ -164,7 +166,7 @@ def draw_steps(rng, n_steps, hard):
 
 
 def draw_task(rng, n_steps, hard):
-    """(steps, inputs on which a slip shows, inputs on which it does not), 4 inputs of each [3 digits].
+    """(steps, inputs on which a slip shows, inputs on which it does not); 4 inputs of 3 digits.
 
     The steps change every input and empty none. In an easy problem there is nothing to show: all
     inputs are of the second kind.
@@ -236,7 +238,8 @@ def problem(index, split, n_steps, hard, domain, seed, taken):
     public = [] if scraped else examples
 
     def call(x):
-        return {"type": "call", "args": [list(x)], "kwargs": {}, "expected": list(result(tested, x))}
+        expected = list(result(tested, x))
+        return {"type": "call", "args": [list(x)], "kwargs": {}, "expected": expected}
 
     return {
         "problem_id": f"edges/{split}/{index}",
@@ -298,7 +301,8 @@ def trace(steps, a, b, examples, x):
         B: flip 059 add 169.
         only A.
 
-    A step is named by its first word: the whole name would give a slip away without running anything.
+    A step is named by its first word: its whole name would give a slip away, and nobody would have
+    to run anything.
     """
     name = NAMES[examples.index(x)]
     text = "try " + example_line(name, steps, x)
@@ -323,4 +327,4 @@ if __name__ == "__main__":
     weak, strong = make_problems()
     write_rows(HERE / "problems_weak.jsonl", weak)
     write_rows(HERE / "problems_strong.jsonl", strong)
-    print(f"{len(weak)} problems for the weak policy, {len(strong)} for the strong policy, in {HERE}")
+    print(f"{len(weak)} problems for the weak policy, {len(strong)} for the strong one, in {HERE}")
