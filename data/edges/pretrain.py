@@ -1,16 +1,18 @@
 """Makes the checkpoints of the world of edge cases: one tokenizer, two policies, one base judge.
 
     python data/edges/pretrain.py --device cuda   all of them, into data/edges/
-    python data/edges/pretrain.py weak strong     some of them: weak, strong, practice, judge
+    python data/edges/pretrain.py weak strong     some of them: weak, strong, practice, judge;
+                                                  judge goes on from practice, in the same --out
 
 The defaults are the settings of the shipped checkpoints. Those were made on an H200, beside four
 other trainings, in four and a half minutes: 70 s for the examples, 60 s for the policies, 135 s for
 the judge. One busy CPU core takes 1.5 s for a step of practice, 0.8 s for one of habits and 0.09 s
-for one of a policy: about an hour on two free cores, not measured whole. The same seed gives
-the same examples, however many processes draw them; the weights differ a little by device.
+for one of a policy: about an hour on two free cores, not measured whole. The examples are the same
+however many processes draw them; the weights differ a little by device.
 
-All are small Llamas in Hugging Face format. The policies see programs that go wrong in one way half
-of the time, and so learn to write such programs. The judge learns in two phases: *practice* (try
+All are small Llamas in Hugging Face format. The policies see programs that go wrong as weak_program
+and strong_program say (data/edges/world.py), and so learn to write such programs; sampled at
+temperature 0.7, as here, the weak one errs in a fifth of its easy programs, not in half. The judge learns in two phases: *practice* (try
 examples, one after the other, no verdict; its checkpoint is not shipped), then *habits* (judgments
 of which most skim and some try an example, as real judges mostly do). Which of its habits pays is
 left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
@@ -44,13 +46,18 @@ SKIM_SHARE = 0.75        # of first looks
 SKIM_AFTER_WAIT = 0.65   # it has met "Wait", as any real model has, but mostly not to its good
 WAIT_UNDECIDED = 0.15    # how often it says "Wait" by itself where no example has told yet
 WAIT_DECIDED = 0.02      # and where one has
+POLICY_BATCH = 64
 CHUNK = 512              # examples that are drawn from one random stream
 
 
 # ---------------------------------------------------------------- judgments
 
 def draw_pair(rng, held_out=frozenset()):
-    """Steps, examples, and a right and a wrong program as A and B, in random order."""
+    """Steps, examples, and a right and a wrong program as A and B, in random order.
+
+    About one wrong program in fifty does the same as the right one: a line too many or too few
+    changed nothing.
+    """
     hard = rng.random() < 0.65
     while True:
         steps, shows, hides = draw_task(rng, rng.choice((2, 3, 3)), hard)
@@ -221,7 +228,12 @@ class Pool:
         self.labels = self.labels.to(device)
 
     def batches(self, batch, rng):
-        """Rows of batches without end; those of a batch are about equally long."""
+        """Rows of batches without end; those of a batch are about equally long.
+
+        Raises ValueError where there are fewer than 8 batches.
+        """
+        if len(self.lengths) < 8 * batch:
+            raise ValueError(f"--pool: {len(self.lengths)} examples are fewer than 8 batches of {batch}")
         while True:
             order = rng.permutation(len(self.lengths))
             for start in range(0, len(order) - batch * 8 + 1, batch * 8):
@@ -310,6 +322,9 @@ def main():
     cfg = parser.parse_args()
     if set(cfg.what) - set(every):
         parser.error(f"checkpoints are {', '.join(every)}")
+    if "judge" in cfg.what and "practice" not in cfg.what and not (cfg.out / "practice").exists():
+        parser.error(f"judge goes on from {cfg.out / 'practice'}, which is not there: "
+                     "name practice, too")
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -338,7 +353,7 @@ def main():
             steps, batch, lr = cfg.habits_steps, cfg.batch, cfg.habits_lr
         else:
             model = new_model(hidden=64, layers=2, heads=4, intermediate=192)
-            steps, batch, lr = cfg.policy_steps, 64, 4e-3
+            steps, batch, lr = cfg.policy_steps, POLICY_BATCH, 4e-3
         print(f"{name}: {sum(p.numel() for p in model.parameters())} parameters", flush=True)
         save(fit(model, pools[name], name, steps, batch, lr, cfg.device), cfg.out / name)
 

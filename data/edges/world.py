@@ -18,9 +18,9 @@ There are two ways to get a program wrong, and they are what the world is about:
   nine). It shows on some of the examples only, here where a flipped digit is 9. Only running both
   programs in one's head, on an example that tells them apart, finds it.
 
-An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it
-mostly errs in length. The strong policy is not, but it takes one edge case for the other, so it
-errs on hard problems.
+An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it errs
+in length, seldom by a slip. The strong policy errs by a slip on half of the hard problems, and in
+length on a third of the easy ones.
 
 A judge may *skim* (count the lines against the steps) or *try* an example (trace both programs on
 it); after "Wait" it may try another. Lists are written as bare digits, "308"; the empty list is
@@ -148,7 +148,8 @@ def weak_program(rng, steps):
 
 
 def strong_program(rng, steps):
-    """Takes one edge case for the other half of the time; it is seldom careless."""
+    """Takes one edge case for the other half of the time; where there is none, it errs in length
+    a third of the time."""
     at = edge_of(steps)
     if at is not None:
         return slip(steps, at) if rng.random() < 0.5 else steps
