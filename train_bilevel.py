@@ -2023,6 +2023,7 @@ def add_gradients_of_rows(model, pair_of_row, gradients):
             start = end
 
 
+@torch.enable_grad()
 def rows_come_apart(model, device):
     """Do the adapters see the rows of a batch, so that they can tell their gradients apart?
 

@@ -24,8 +24,9 @@ def measure(folder, *pieces):
 
 
 def block(text, number):
-    """What the file says between the markers of a piece."""
-    markers = rf"<!-- piece {number}, .*? -->\n(.*?)<!-- end of piece {number}, .*? -->\n"
+    """What the file says between the markers of a piece that ran here; others may be of a GPU."""
+    here = r"a CPU \(\w+\)"
+    markers = rf"<!-- piece {number}, {here} -->\n(.*?)<!-- end of piece {number}, {here} -->\n"
     (found,) = re.findall(markers, text, re.S)
     return found
 
