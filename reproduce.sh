@@ -48,7 +48,7 @@ waits() { # J1: base, cold-started and RL-trained judge, the latter with and wit
   choose "waits-rl-$1" "runs/results/instance-$1/judge" --seed "$1" --rounds 4 --waits 0 1 2 4 --n 1 2 4 8 --aggregate rounds round-robin
 }
 sizes() { # how large must the meta set be? Learned weights beside training on the meta set itself, alone and mixed in
-  for size in 4 16; do
+  for size in 4 8 16; do
     local few="--meta-problems $size --eval-every 0"
     train "size-$size-instance" "$1" $few --weights instance
     train "size-$size-meta" "$1" $few --weights uniform --train-split meta
@@ -87,9 +87,9 @@ edges_weights() { # SEED: DaJ, every kind of weights, the controls
   edges_one meta "$1" --weights uniform --train-split meta
   edges_one both "$1" --weights uniform --train-split train meta
 }
-think() { # NAME SEED JUDGE: what it says after Waits, in votes, by itself
+think() { # NAME SEED JUDGE flags...: what it says after Waits, in votes, by itself
   local out="runs/edges/thinking-$1-$2.jsonl"
-  [ -e "$out" ] || python docs/thinking.py --judge "$3" --seed "$2" --votes 5 --device cpu --out "$out"
+  [ -e "$out" ] || python docs/thinking.py --judge "$3" --seed "$2" --votes 5 --device cpu --out "$out" "${@:4}"
 }
 edges_waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its rollouts and without, a cold start and then RL
   edges_train cold "$1" data/edges/judge --weights uniform --cold-start 40 --steps 0 --max-new-tokens 112 --eval-every 0 --train-only $TARGET
@@ -100,6 +100,7 @@ edges_waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its r
   for name in cold coldrl rl plain; do
     think $name "$1" "runs/edges/$name-$1/judge"
   done
+  think oracle "$1" "runs/edges/oracle-$1/judge" --max-new-tokens 112   # RL with room for two looks
 }
 export -f edges_train edges_choose edges_one edges_weights think edges_waits
 

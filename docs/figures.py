@@ -497,6 +497,7 @@ EDGES_JUDGES = {  # whose thinking: name in the table, colour
     "base": ("base", "#888888"),
     "cold": ("cold start alone", "#edc948"),
     "plain": ("RL without Waits in training", "#4e79a7"),
+    "oracle": ("RL with room for two looks", "#59a14f"),
     "rl": ("RL", "#f28e2b"),
     "coldrl": ("cold start, then RL", "#e15759"),
 }
@@ -891,7 +892,7 @@ def draw_edges(runs, found, out=HERE / "edges.png"):
 
 def main():
     paths = sys.argv[1:]
-    if not paths:
+    if paths in ([], ["--edges"]):
         sys.exit(__doc__)
     if paths[0] == "--edges":
         print_edges(Path(paths[1]))

@@ -48,7 +48,7 @@ class Settings:
     out: str = flag("runs/edges/thinking.jsonl", "rows, one for each pair and order")
     split: str = flag("test", "split of the pairs")
     waits: int = flag(4, "most forced Waits", least=0)
-    votes: int = flag(9, "judgments of their own", least=1)
+    votes: int = flag(5, "judgments of their own", least=1)
     max_new_tokens: int = flag(56, "most tokens of a thought", least=1)
     natural_tokens: int = flag(224, "most tokens where it may think as long as it likes", least=1)
     seed: int = flag(0, "of the judgments")

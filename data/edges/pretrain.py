@@ -12,7 +12,7 @@ however many processes draw them; the weights differ a little by device.
 
 All are small Llamas in Hugging Face format. The policies see programs that go wrong as weak_program
 and strong_program say (data/edges/world.py), and so learn to write such programs; sampled at
-temperature 0.7, as here, the weak one errs in a fifth of its easy programs, not in half. The judge learns in two phases: *practice* (try
+temperature 0.7, as here, the weak one errs in a sixth of its easy programs, not in half. The judge learns in two phases: *practice* (try
 examples, one after the other, no verdict; its checkpoint is not shipped), then *habits* (judgments
 of which most skim and some try an example, as real judges mostly do). Which of its habits pays is
 left to reinforcement learning. No task of a meta, dev or test problem is shown to it.

@@ -19,8 +19,9 @@ There are two ways to get a program wrong, and they are what the world is about:
   programs in one's head, on an example that tells them apart, finds it.
 
 An *easy* problem has no edge case in it, a *hard* one has one. The weak policy is careless: it errs
-in length, seldom by a slip. The strong policy errs by a slip on half of the hard problems, and in
-length on a third of the easy ones.
+in length, seldom by a slip. The strong policy is taught to err by a slip on half of the hard
+problems, and in length on a third of the easy ones. (What they do at temperature 0.7 is tamer: 16 %
+of the weak and 15 % of the strong programs for easy problems are wrong.)
 
 A judge may *skim* (count the lines against the steps) or *try* an example (trace both programs on
 it); after "Wait" it may try another. Lists are written as bare digits, "308"; the empty list is
