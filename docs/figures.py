@@ -498,7 +498,7 @@ EDGES_JUDGES = {  # whose thinking: name in the table, colour
     "cold": ("cold start alone", "#edc948"),
     "plain": ("RL without Waits in training", "#4e79a7"),
     "oracle": ("RL with room for two looks", "#59a14f"),
-    "rl": ("RL", "#f28e2b"),
+    "rl": ("RL with Waits", "#f28e2b"),
     "coldrl": ("cold start, then RL", "#e15759"),
 }
 REVIEWED = {"domain": "reviewed"}
@@ -885,7 +885,8 @@ def draw_edges(runs, found, out=HERE / "edges.png"):
     right.set_xlabel("step")
     for axis in (left, right):
         axis.axhline(50, color="black", lw=0.5, ls=":")
-        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    left.legend(frameon=False, fontsize=7, loc="lower right")
+    right.legend(frameon=False, fontsize=7, loc="upper left")
     save(figure, out)
 
 
