@@ -425,16 +425,21 @@ class LocalJudge:
 
     def p_yes(self, prompts, yes, no):
         """P(yes) / (P(yes) + P(no)) of the token after each prompt, a list of ids."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)   # [prompts, longest]
-        for row, prompt in enumerate(prompts):
-            ids[row, :len(prompt)] = torch.tensor(prompt)
-        # Causal attention hides the padding, which is to the right of the last token that is read.
-        with torch.no_grad():
-            hidden = self.model.base_model(input_ids=ids.to(self.model.device)).last_hidden_state
-            last = hidden[torch.arange(len(prompts)), lengths - 1]              # [prompts, H]
-            logits = logits_of(self.model, last)                                # [prompts, V]
-        return torch.sigmoid(logits[:, yes] - logits[:, no]).tolist()
+        return torch.sigmoid(lead_of_yes(self.model, prompts, yes, no)).tolist()
+
+
+def lead_of_yes(model, prompts, yes, no):
+    """log P(yes) − log P(no) of the token after each prompt, a list of ids: [prompts]."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)   # [prompts, longest]
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt)
+    # Causal attention hides the padding, which is to the right of the last token that is read.
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=ids.to(model.device)).last_hidden_state
+        last = hidden[torch.arange(len(prompts)), lengths - 1]              # [prompts, H]
+        logits = logits_of(model, last)                                     # [prompts, V]
+    return logits[:, yes] - logits[:, no]
 
 
 class ServedJudge:

@@ -110,7 +110,7 @@ from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.page import write_page
-from data.pairs import Pair, read_pairs
+from data.pairs import Pair, in_both_orders, read_pairs
 from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
@@ -359,11 +359,8 @@ class Trainer:
         """
         generator = stream(self.cfg.seed, "meta", step)
         order = torch.randperm(len(self.meta_pairs), generator=generator)
-        pairs = []
-        for i in order[:(self.cfg.meta_batch + 1) // 2]:
-            pair = self.meta_pairs[i]
-            pairs += [pair, pair.flipped()]
-        return pairs
+        half = order[:(self.cfg.meta_batch + 1) // 2]
+        return in_both_orders([self.meta_pairs[i] for i in half])
 
     def judge_pairs(self, pairs, meta_pairs, step):
         """G judgments of each of these pairs: [Group] of the training and of the meta pairs.
@@ -889,10 +886,9 @@ class DataWeights:
         scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
                    2σ(z_i) over its mean (instance, net)
 
-    with f = --uniform-share. They start uniform. Every learned logit (for net
-    its output) stays within ±BOUND; that of
-    a pair or a domain that was not visited stays where it is. (With --shuffle-weights, the weights
-    of another run take the place of a_i = 1.)
+    with f = --uniform-share. They start uniform. Every learned logit (for net its output) stays
+    within ±BOUND; that of a pair or a domain that was not visited stays where it is. (With
+    --shuffle-weights, the weights of another run take the place of a_i = 1.)
     """
     BOUND = 3.0
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")  # of the network
@@ -1679,10 +1675,7 @@ class Run:
         """
         cfg = self.cfg
         judge = self.trainer.judge
-        both_orders = []
-        for pair in self.eval_pairs:
-            both_orders += [pair, pair.flipped()]
-        numbered = here(list(enumerate(both_orders)))
+        numbered = here(list(enumerate(in_both_orders(self.eval_pairs))))
         size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
         rows = []
         for start in range(0, len(numbered), size):
@@ -1991,10 +1984,15 @@ def without_adapter(model):
     return sorted(names)
 
 
+def adapters_of(model):
+    """In the order in which model.parameters() has theirs."""
+    return [module for module in model.modules() if isinstance(module, LoRALinear)]
+
+
 @contextlib.contextmanager
 def rows_kept(model, wanted=True):
     """In here a backward pass leaves in each adapter the gradient of every row of the batch."""
-    adapters = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    adapters = adapters_of(model)
     for adapter in adapters:
         adapter.keeps_rows = wanted
     try:
@@ -2010,17 +2008,16 @@ def add_gradients_of_rows(model, pair_of_row, gradients):
 
     Their sum is what autograd gives: a linear layer's gradient is a sum over rows, so that a row's
     own costs one more product and no further pass. pair_of_row: [R]; gradients: [B, P], whose
-    columns are in the order of model.parameters(), as the adapters are in model.modules().
+    columns are in the order of model.parameters().
     """
     n_pairs = len(gradients)
     # [B, R], 1 where the row is of the pair. A product, as index_add_ adds in any order on a GPU.
     is_of = nn.functional.one_hot(pair_of_row, n_pairs).T.to(gradients.dtype)
     start = 0
-    for module in model.modules():
-        if isinstance(module, LoRALinear):
-            end = start + module.of_rows.shape[1]
-            gradients[:, start:end] += is_of @ module.of_rows
-            start = end
+    for adapter in adapters_of(model):
+        end = start + adapter.of_rows.shape[1]
+        gradients[:, start:end] += is_of @ adapter.of_rows
+        start = end
 
 
 @torch.enable_grad()
@@ -2032,7 +2029,7 @@ def rows_come_apart(model, device):
     """
     generator = torch.Generator().manual_seed(0)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    adapters = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    adapters = adapters_of(model)
     ids = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], device=device)
 
     def gradient_of(loss):  # [P]

@@ -39,6 +39,14 @@ class Pair:
         }
 
 
+def in_both_orders(pairs):
+    """Every pair, and behind it the same flipped: [2·pairs]."""
+    both = []
+    for pair in pairs:
+        both += [pair, pair.flipped()]
+    return both
+
+
 def read_pairs(cfg):
     """The training, meta and evaluation pairs of a run, and what its user should be told: ([Pair] × 3, [text]).
 

@@ -532,11 +532,12 @@ def print_edges(folder):
     if any(runs[method] for method in LEARNED):
         print_markdown(group_weights(runs))
         print_markdown(signs_table(runs))
-    if any(found.values()):
-        print_markdown(thinking_table(found))
-        print_markdown(second_looks_table(found))
-        print_markdown(looks_table(found))
-    draw_edges(runs, found)
+    asked = {judge: seeds for judge, seeds in found.items() if seeds}
+    if asked:
+        print_markdown(thinking_table(asked))
+        print_markdown(second_looks_table(asked))
+        print_markdown(looks_table(asked))
+    draw_edges(runs, asked)
     print_found_by_waiting(found)
 
     missing = [f"{method}-{seed}" for method in EDGES_METHODS
@@ -589,15 +590,15 @@ def edges_table(folder, runs):
         passed = passed_by("judge, trained", selections(before), mixed)
         chosen = f"{100 * np.mean(passed):.1f}"
     rows = [edges_row(with_seeds("untrained", first), list(first.values()), chosen, "")]
+    of_uniform = {}    # {seed: [problems]}
+    for seed, run in runs["uniform"].items():
+        of_uniform[seed] = passed_by("judge, trained", run["selections"], mixed)
     for method, seeds in runs.items():
         if not seeds:
             continue
         passed = {}    # {seed: [problems]}
         for seed, run in seeds.items():
             passed[seed] = passed_by("judge, trained", run["selections"], mixed)
-        of_uniform = {}
-        for seed, run in runs["uniform"].items():
-            of_uniform[seed] = passed_by("judge, trained", run["selections"], mixed)
         over = ""
         shared = sorted(passed.keys() & of_uniform.keys())
         if method != "uniform" and shared:
@@ -729,8 +730,6 @@ def thinking_table(found):
     """J1's table: accuracy on target pairs (tokens) after Waits, beside votes at equal tokens."""
     rows = []
     for judge, seeds in found.items():
-        if not seeds:
-            continue
         thought = {"judge": with_seeds(EDGES_JUDGES[judge][0], seeds), "": "thinking on"}
         voted = {"judge": "", "": "as many tokens in votes"}
         curves = [after_waits(of_seed) for of_seed in seeds.values()]
@@ -764,8 +763,6 @@ def second_looks_table(found):
     """For each seed what two Waits change, and how far that is above votes at equal tokens."""
     rows = []
     for judge, seeds in found.items():
-        if not seeds:
-            continue
         rise = []
         over_votes = []
         for of_seed in seeds.values():
@@ -789,8 +786,6 @@ def looks_table(found):
     """How a judge looks when it thinks as long as it likes, and after two forced Waits."""
     rows = []
     for judge, seeds in found.items():
-        if not seeds:
-            continue
         skims = []
         tries = []
         tried_later = []
@@ -860,8 +855,6 @@ def draw_edges(runs, found, out=HERE / "edges.png"):
     plt.rcParams.update(STYLE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(5, 4))
     for judge, seeds in found.items():
-        if not seeds:
-            continue
         name, colour = EDGES_JUDGES[judge]
         waits = np.mean([after_waits(rows) for rows in seeds.values()], 0)    # [2, waits + 1]
         votes = np.mean([by_votes(rows) for rows in seeds.values()], 0)       # [2, votes]

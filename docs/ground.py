@@ -39,12 +39,11 @@ import torch  # noqa: E402
 import train_bilevel as tb  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.judge import VERDICT  # noqa: E402
-from data.pairs import read_pairs  # noqa: E402
+from data.pairs import in_both_orders, read_pairs  # noqa: E402
 from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError  # noqa: E402
 from data.tables import print_table  # noqa: E402
-from kernels import sum_by_sample  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
-from sample import encode, logits_of, stream  # noqa: E402
+from sample import encode, stream  # noqa: E402
 
 SPLITS = ("meta", "test")
 
@@ -98,14 +97,6 @@ class Settings:
 
 # ---------------------------------------------------------------- ways to judge
 
-def in_both_orders(pairs):
-    """[2·pairs]: every pair, and behind it the same flipped."""
-    both = []
-    for pair in pairs:
-        both += [pair, pair.flipped()]
-    return both
-
-
 @torch.no_grad()
 def lead_of_a(judge, pairs):
     """log π("<best>A</best>") − log π("<best>B</best>"), each as a whole answer: [pairs]."""
@@ -118,8 +109,7 @@ def lead_of_a(judge, pairs):
         packs = make_packs(prompts, answers * len(some), judge.pad, judge.cfg.micro_tokens,
                            judge.cfg.device)
         for pack in packs:
-            logp = judge.score(pack)
-            total += sum_by_sample(logp, pack.sample, len(total), dtype=torch.float64).cpu()
+            total += judge.judgment_logprobs(pack, len(total)).cpu()
         a, b = total.view(-1, 2).T
         lead.append(a - b)
     return torch.cat(lead)
@@ -142,7 +132,6 @@ def at_once(judge, pairs):
     return {"at once": verdicts, "at once, summed": summed}
 
 
-@torch.no_grad()
 def pointwise(judge, pairs):
     """Verdicts by P(Yes), each program seen alone."""
     select = stage_four()
@@ -156,13 +145,7 @@ def pointwise(judge, pairs):
     leads = {}  # log P(Yes) − log P(No)
     for start in range(0, len(names), 32):
         some = [asked[name] for name in names[start:start + 32]]
-        last = torch.tensor([len(ids) - 1 for ids in some])
-        padded = torch.zeros(len(some), int(last.max()) + 1, dtype=torch.long)
-        for row, ids in enumerate(some):
-            padded[row, :len(ids)] = torch.tensor(ids)
-        hidden = judge.model.base_model(input_ids=padded.to(judge.cfg.device)).last_hidden_state
-        logits = logits_of(judge.model, hidden[torch.arange(len(some)), last])
-        lead = (logits[:, yes] - logits[:, no]).tolist()
+        lead = select.lead_of_yes(judge.model, some, yes, no).tolist()
         leads |= dict(zip(names[start:start + 32], lead))
     verdicts = []
     for pair in in_both_orders(pairs):

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import flags  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse  # noqa: E402
 from data.judge import VERDICT, parse_verdict  # noqa: E402
-from data.pairs import read_pairs  # noqa: E402
+from data.pairs import in_both_orders, read_pairs  # noqa: E402
 from data.rows import ROOT, write_rows  # noqa: E402
 from data.edges import world  # noqa: E402
 from sample import generate, stream  # noqa: E402
@@ -66,9 +66,7 @@ def main(argv=None):
                              max_new_tokens=cfg.max_new_tokens, device=cfg.device)
     (_, _, pairs), _ = read_pairs(settings)
     judge = Judge(cfg.judge, settings)
-    both_orders = []
-    for pair in pairs:
-        both_orders += [pair, pair.flipped()]
+    both_orders = in_both_orders(pairs)
     rows = []
     for start in tqdm(range(0, len(both_orders), AT_ONCE), desc=cfg.judge, disable=None):
         some = both_orders[start:start + AT_ONCE]

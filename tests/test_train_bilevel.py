@@ -661,10 +661,6 @@ def test_meta_pairs_are_judged_in_both_orders(trainer):
 
 # ---------------------------------------------------------------- LoRA
 
-def adapters_of(judge):
-    return [module for module in judge.model.modules() if isinstance(module, tb.LoRALinear)]
-
-
 def some_pack(judge):
     answers = [[8, 9, 10, 1], [11, 12], [22, 1], [23] * 9]
     (pack,) = make_packs([[5, 6, 7], [20, 21]], answers, judge.pad, 10000, "cpu")
@@ -677,7 +673,7 @@ def test_adapters_start_as_no_change_and_alone_are_trained(settings, random_judg
     without = tb.Judge(cfg.judge, settings(judge=str(random_judge)))
     pack = some_pack(judge)
     assert torch.equal(judge.score(pack), without.score(pack))
-    assert len(adapters_of(judge)) == 2 * 7  # layers, linear modules in each
+    assert len(tb.adapters_of(judge.model)) == 2 * 7  # layers, linear modules in each
     assert sum(p.requires_grad for p in judge.model.parameters()) == 2 * 2 * 7
 
 
@@ -688,12 +684,12 @@ def test_merged_and_unmerged_logprobs_agree(settings, random_judge):
     pack = some_pack(judge)
     start = judge.score(pack)
     generator = torch.Generator().manual_seed(0)
-    for adapter in adapters_of(judge):
+    for adapter in tb.adapters_of(judge.model):
         adapter.b.copy_(0.1 * torch.randn(adapter.b.shape, generator=generator))
     adapted = judge.score(pack)
     assert (adapted - start).abs().max() > 0.05
     tb.merge_lora(judge.model)
-    assert not adapters_of(judge)
+    assert not tb.adapters_of(judge.model)
     assert torch.allclose(judge.score(pack), adapted, atol=1e-4, rtol=0)
 
 
