@@ -88,7 +88,9 @@ class Inside:
         tree = ast.parse(request["source"])
         self.names = names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
-        names["__builtins__"] = self.builtins  # which the program cannot patch
+        if "builtins" not in request["source"]:
+            names["__builtins__"] = self.builtins  # which the program cannot patch
+        # Else the test patches them itself, mock's open for example, and has to see that.
         names.asked = bool(ASKS_OTHERWISE.search(request["source"]))
         guarded_tree = ast.fix_missing_locations(Guard().visit(tree))
         program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
@@ -133,9 +135,9 @@ class Inside:
             self.missing = self.missing or missing_module(error)
             return None
         if not self.names.asked or isinstance(error, ModuleNotFoundError):
-            return describe(error)
+            return f"the test cannot run ({describe(error)})"
         if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
-            return describe(error)
+            return f"the test cannot run ({describe(error)})"
         return None
 
     def fair(self, *operands):
