@@ -1,6 +1,6 @@
 """Stage 3: labelled candidates -> a judge. GRPO, and around it a gradient for the weights of its data.
 
-    python train_bilevel.py --weights instance          the tiny world, about a minute on 2 cores
+    python train_bilevel.py --weights instance          the world of edge cases, two minutes on 2 cores
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH \\
         --weights domain --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
@@ -11,8 +11,8 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         (to go on from), weights.jsonl, explained.jsonl (which judgments moved each weight most;
         --explain-weights prints it) and report.html (all of this, to look at):
 
-    {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak",
-     "weight": 0.43, "visits": 10, "informed": 5, ...}
+    {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
+     "weight": 9.30, "visits": 39, "informed": 34, ...}
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -111,7 +111,7 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
-from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
+from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError, read_rows, stage_input, write_rows
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import make_packs
@@ -131,10 +131,10 @@ class Settings:
     """Every flag, its default and what it does."""
 
     heading("data and files")
-    problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
+    problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
-    judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
-    out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
+    judge: str = flag(str(EDGES / "judge"), "causal LM to start from: a name or a folder")
+    out: str = flag("", "folder of this run (default runs/edges-WEIGHTS)")
     pairs_per_problem: int = flag(2, "most pairs made of one problem", least=1)
     allow_overlap: bool = flag(False, "train although splits share problems")
 
@@ -167,7 +167,7 @@ class Settings:
     batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
     group: int = flag(6, "G: judgments of each pair", least=2)
     max_new_tokens: int = flag(
-        72, "most tokens of a judgment, with --waits of each of its thoughts; also the constant "
+        112, "most tokens of a judgment, with --waits of each of its thoughts; also the constant "
         "denominator", least=1
     )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
@@ -186,7 +186,7 @@ class Settings:
     )
 
     heading("optimizer")
-    lr: float = flag(1e-4, "η of the judge", above=0)
+    lr: float = flag(2e-4, "η of the judge", above=0)
     beta1: float = flag(0.9, "β₁ of Adam", least=0, below=1)
     beta2: float = flag(0.99, "β₂ of Adam", least=0, below=1)
     adam_eps: float = flag(1e-8, "ε of Adam", above=0)
@@ -217,7 +217,7 @@ class Settings:
     heading("evaluation and checkpoints")
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
     eval_every: int = flag(
-        10,
+        20,
         "steps between evaluations; 0: only at the start, after a cold start and at the end",
         least=0,
     )
@@ -243,13 +243,13 @@ class Settings:
         "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
         choices=["auto", "float32", "bfloat16", "float64"],
     )
-    seed: int = flag(3, "of pairs, batches and judgments")
+    seed: int = flag(0, "of pairs, batches and judgments")
     device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
         check_bounds(self)
         if not self.out:
-            self.out = str(ROOT / f"runs/tiny-{self.weights}")
+            self.out = str(ROOT / f"runs/edges-{self.weights}")
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:
@@ -1857,8 +1857,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
     print(f"look at the run in a browser: {out / 'report.html'}; "
           "--explain-weights prints why pairs count")
-    tiny_world = (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
-    if cfg.labelled in tiny_world:
+    edges_world = (str(EDGES / "labelled.jsonl"), str(ROOT / "runs/edges/labelled.jsonl"))
+    if cfg.labelled in edges_world:
         print(f"next: python select.py --judge {out / 'judge'}")
     else:
         problems = " ".join(cfg.problems)

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING  
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from data.rows import TINY, UserError  # noqa: E402
+from data.rows import EDGES, UserError  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import end_ids, generate, load_model, logits_of, pad_id  # noqa: E402
 
@@ -159,7 +159,7 @@ def verdict(model_type, **more):
             random_model(small_config(model_type, **more)).save_pretrained(folder)
         except Exception as error:  # this type wants sizes that are not in SMALL
             return f"untried: {type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        AutoTokenizer.from_pretrained(TINY / "judge").save_pretrained(folder)
+        AutoTokenizer.from_pretrained(EDGES / "judge").save_pretrained(folder)
         try:
             error = largest_error(*load_model(folder, flag="the model"))
         except UserError as refusal:

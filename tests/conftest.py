@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import TINY, UserError, read_problems, read_rows, write_rows  # noqa: E402
+from data.rows import EDGES, UserError, read_problems, read_rows, write_rows  # noqa: E402
 from train_bilevel import Settings, Trainer  # noqa: E402
 
 
@@ -38,7 +38,7 @@ def error(call, *arguments, **more):
 def few_rows(tmp_path_factory):
     """problems.jsonl and labelled.jsonl of a few problems that have a passed and a failed
     candidate."""
-    labelled = read_rows(TINY / "labelled.jsonl")
+    labelled = read_rows(EDGES / "labelled.jsonl")
     verdicts = defaultdict(set)
     for row in labelled:
         verdicts[row["problem_id"]].add(row["passed"])
@@ -46,7 +46,7 @@ def few_rows(tmp_path_factory):
     # Of the training split four of each domain and difficulty.
     wanted = defaultdict(lambda: 4, meta=6, dev=2, test=2)
     problems = {}
-    files = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
+    files = [EDGES / "problems_weak.jsonl", EDGES / "problems_strong.jsonl"]
     for problem in read_problems(files).values():
         split = problem["split"]
         kind = (problem["domain"], problem["difficulty"]) if split == "train" else split
@@ -68,7 +68,7 @@ def random_judge(tmp_path_factory):
     float32 whatever the parameters are: this one is float64 throughout where a test asks for it.
     """
     folder = tmp_path_factory.mktemp("judge")
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     config = StableLmConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -89,7 +89,7 @@ def settings(few_rows, tmp_path):
     def make(**changes):
         small = dict(
             problems=[str(few_rows / "problems.jsonl")], labelled=str(few_rows / "labelled.jsonl"),
-            judge=str(TINY / "judge"), out=str(tmp_path / "run"), steps=2, batch=4, group=4,
+            judge=str(EDGES / "judge"), out=str(tmp_path / "run"), steps=2, batch=4, group=4,
             meta_batch=4, max_new_tokens=16, freeze_judge_steps=0, eval_every=2, save_every=1,
             check_hypergradient=0, device="cpu", seed=0)
         return Settings(**{**small, **changes})

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import sample
 import train_bilevel
-from data.rows import ROOT, TINY, UserError, read_rows
+from data.rows import EDGES, ROOT, UserError, read_rows
 from kernels.packing import make_packs
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -49,7 +49,7 @@ def numbers(rows, limit, seed=0):
 
 @pytest.fixture(scope="module")
 def tiny_tokenizer():
-    return hf.AutoTokenizer.from_pretrained(TINY / "judge")
+    return hf.AutoTokenizer.from_pretrained(EDGES / "judge")
 
 
 # ---------------------------------------------------------------- right
@@ -277,10 +277,10 @@ def test_a_prompt_without_tokens_is_refused():
 
 
 def test_problems_that_do_not_fit_are_left_out_and_named(tmp_path, capsys):
-    rows = read_rows(TINY / "problems_weak.jsonl")[:3]
+    rows = read_rows(EDGES / "problems_weak.jsonl")[:3]
     rows[1]["prompt"] *= 200
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = ["--problems", str(tmp_path / "p.jsonl"), "--model", str(TINY / "weak"), "--n", "1", "--max-new-tokens", "24"]
+    run = ["--problems", str(tmp_path / "p.jsonl"), "--model", str(EDGES / "weak"), "--n", "1", "--max-new-tokens", "24"]
     sample.main([*run, "--out", str(tmp_path / "c.jsonl")])
     kept = {row["problem_id"] for row in read_rows(tmp_path / "c.jsonl")}
     assert kept == {rows[0]["problem_id"], rows[2]["problem_id"]}
@@ -312,7 +312,7 @@ def test_a_model_whose_logits_are_nan_is_not_loaded():
 
 
 def test_a_pad_token_beyond_the_embeddings_is_refused(tmp_path, tiny_tokenizer):
-    tokenizer = hf.AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = hf.AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     build("Llama", vocab_size=len(tiny_tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -326,7 +326,7 @@ def test_ids_beyond_the_embeddings_are_refused():
 
 
 def test_a_chat_template_that_cannot_be_applied_is_refused(tmp_path):
-    tokenizer = hf.AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = hf.AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.chat_template = "{{ raise_exception('only tools may speak') }}"
     with pytest.raises(UserError, match="--model x: its chat template cannot be applied: only tools may speak"):
         sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")

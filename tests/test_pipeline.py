@@ -13,7 +13,7 @@ import pytest
 
 import sample
 import train_bilevel
-from data.rows import CANDIDATE, LABELLED, ROOT, TINY, UserError, read_problems, read_rows
+from data.rows import CANDIDATE, EDGES, LABELLED, ROOT, UserError, read_problems, read_rows
 from data.tiny import world
 
 spec = importlib.util.spec_from_file_location("daj_select_in_pipeline", ROOT / "select.py")
@@ -30,7 +30,7 @@ def dump(path, rows):
 
 
 def few(split, count):
-    rows = [p for p in read_rows(TINY / "problems_strong.jsonl") if p["split"] == split and p["domain"] == "reviewed"]
+    rows = [p for p in read_rows(EDGES / "problems_strong.jsonl") if p["split"] == split and p["domain"] == "reviewed"]
     assert len(rows) >= count
     return rows[:count]
 
@@ -41,10 +41,10 @@ def commands(folder):
     candidates = folder / "c.jsonl"
     labelled = folder / "l.jsonl"
     return {
-        "sample": ("sample.py", *problems, "--model", TINY / "strong", "--n", N, "--max-new-tokens", 40,
+        "sample": ("sample.py", *problems, "--model", EDGES / "strong", "--n", N, "--max-new-tokens", 40,
                    "--out", candidates),
         "execute": ("execute.py", *problems, "--candidates", candidates, "--out", labelled),
-        "train": ("train_bilevel.py", *problems, "--labelled", labelled, "--judge", TINY / "judge",
+        "train": ("train_bilevel.py", *problems, "--labelled", labelled, "--judge", EDGES / "judge",
                   "--weights", "instance", "--steps", 2, "--freeze-judge-steps", 1, "--batch", 4, "--meta-batch", 4,
                   "--group", 4, "--eval-every", 0, "--out", folder / "run"),
         "select": ("select.py", *problems, "--labelled", labelled, "--judge", folder / "run" / "judge", "--rounds", 2,
@@ -167,7 +167,7 @@ def test_every_selection_is_a_candidate_with_its_share_of_the_judgments(chain, j
 @linux
 def test_the_trained_judge_is_a_checkpoint_that_moved(chain):
     folder, _ = chain
-    before, _ = sample.load_model(str(TINY / "judge"))
+    before, _ = sample.load_model(str(EDGES / "judge"))
     after, tokenizer = sample.load_model(str(folder / "run" / "judge"))
     moved = [float((a - b).detach().abs().max()) for a, b in zip(after.parameters(), before.parameters(), strict=True)]
     assert 0 < max(moved) < 0.01  # the judge stands still in one step and moves in the other
@@ -307,7 +307,7 @@ def test_a_model_that_is_not_there_is_named_by_its_flag(name, flag, copy, stage)
 
 @pytest.mark.parametrize("script", ["sample.py", "execute.py", "train_bilevel.py", "select.py"])
 def test_a_failing_command_has_an_exit_status_and_one_line_and_no_traceback(script, stage, tmp_path):
-    rest = {"sample.py": ("--model", TINY / "weak"), "select.py": ("--judge", TINY / "judge")}.get(script, ())
+    rest = {"sample.py": ("--model", EDGES / "weak"), "select.py": ("--judge", EDGES / "judge")}.get(script, ())
     run = stage if script == "execute.py" else run_here
     done = run(script, "--problems", tmp_path / "none.jsonl", *rest, "--out", tmp_path / "out")
     assert done.returncode == 1
@@ -319,7 +319,7 @@ def test_a_failing_command_has_an_exit_status_and_one_line_and_no_traceback(scri
 @pytest.fixture(scope="module")
 def tiny():
     """The world's problems as they are in the repository: (weak policy's, strong policy's)."""
-    return [read_rows(TINY / f"problems_{name}.jsonl") for name in ("weak", "strong")]
+    return [read_rows(EDGES / f"problems_{name}.jsonl") for name in ("weak", "strong")]
 
 
 def test_the_problems_in_the_repository_are_what_the_generator_makes(tiny):
@@ -391,9 +391,9 @@ def test_right_programs_pass_unless_the_tests_lie_and_the_labels_in_the_reposito
     problems = tiny[0] + tiny[1]
     candidates = [{"problem_id": p["problem_id"], "candidate_id": "right", "policy": "none",
                    "code": world.STARTER + world.body(p["steps"])} for p in problems]
-    shipped = read_rows(TINY / "labelled.jsonl", LABELLED, key=KEY)[::60]
+    shipped = read_rows(EDGES / "labelled.jsonl", LABELLED, key=KEY)[::60]
     candidates += [{k: row[k] for k in CANDIDATE} for row in shipped]
-    done = stage("execute.py", "--problems", TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl",
+    done = stage("execute.py", "--problems", EDGES / "problems_weak.jsonl", EDGES / "problems_strong.jsonl",
                  "--candidates", dump(tmp_path / "c.jsonl", candidates), "--out", tmp_path / "l.jsonl")
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "l.jsonl", LABELLED, key=KEY)
@@ -412,8 +412,8 @@ def by_key(path, fields):
 
 
 def test_the_stage_files_in_the_repository_join(tiny):
-    candidates = by_key(TINY / "candidates.jsonl", CANDIDATE)
-    labelled = by_key(TINY / "labelled.jsonl", LABELLED)
+    candidates = by_key(EDGES / "candidates.jsonl", CANDIDATE)
+    labelled = by_key(EDGES / "labelled.jsonl", LABELLED)
     assert candidates.keys() == labelled.keys()
     assert set(Counter(pid for pid, _ in candidates).values()) == {8}
     policy = {row["problem_id"]: name for name, rows in zip(("weak", "strong"), tiny) for row in rows}
@@ -428,7 +428,7 @@ def test_counting_lines_finds_the_weak_policy_s_errors_and_not_the_strong_one_s(
     """It is what the world is about: a shortcut that is right on the one policy and wrong on the other."""
     reviewed = {row["problem_id"]: row for row in tiny[0] + tiny[1] if row["domain"] == "reviewed"}
     found = []
-    for row in read_rows(TINY / "labelled.jsonl", LABELLED):
+    for row in read_rows(EDGES / "labelled.jsonl", LABELLED):
         if row["policy"] == policy and not row["passed"] and row["problem_id"] in reviewed:
             lines = row["code"].count("\n") - 2
             found.append(lines != len(reviewed[row["problem_id"]]["steps"]))

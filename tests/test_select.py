@@ -12,7 +12,7 @@ import pytest
 
 from data import servers, statistics, tables
 from data.judge import PROTOCOL, WAIT
-from data.rows import ROOT, TINY, Appender, UserError, read_problems, read_rows
+from data.rows import EDGES, ROOT, Appender, UserError, read_problems, read_rows
 
 spec = importlib.util.spec_from_file_location("daj_select", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -681,8 +681,8 @@ def test_the_untrained_judge_can_be_set_beside_the_trained_one_or_left_out():
 
 
 def test_the_tiny_world_brings_its_untrained_judge():
-    judges = select.judges_of(select.Settings(judge="j", labelled=TINY / "labelled.jsonl"))
-    assert judges["judge, untrained"].path == str(TINY / "judge")
+    judges = select.judges_of(select.Settings(judge="j", labelled=EDGES / "labelled.jsonl"))
+    assert judges["judge, untrained"].path == str(EDGES / "judge")
     other = select.judges_of(select.Settings(judge="j", labelled="other.jsonl"))
     assert "judge, untrained" not in other
 
@@ -879,7 +879,7 @@ def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
 def tiny_judge():
     """The tiny world's judge on the CPU, loaded."""
     cfg = select.Settings(judge="none", batch_size=4, device="cpu")
-    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    judge = select.LocalJudge(str(EDGES / "judge"), cfg)
     judge.load()
     return judge
 
@@ -887,7 +887,7 @@ def tiny_judge():
 @pytest.fixture(scope="module")
 def three_programs():
     """({problem_id: problem} of two test problems, three candidates of each)."""
-    problems = read_problems(TINY / "problems_strong.jsonl")
+    problems = read_problems(EDGES / "problems_strong.jsonl")
     two = [pid for pid in sorted(problems) if problems[pid]["split"] == "test"][:2]
     codes = ["def f(x):\n    return x\n",
              "def f(x):\n    x = sorted(x)\n    return x\n",
@@ -928,11 +928,11 @@ def test_a_checkpoint_thinks_on_from_what_it_said(tiny_judge, three_programs, tm
 
 def test_a_checkpoint_is_not_loaded_where_all_is_known(three_programs, tmp_path):
     cfg = select.Settings(judge="none", batch_size=64, device="cpu")
-    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    judge = select.LocalJudge(str(EDGES / "judge"), cfg)
     assert judge.model is None      # it is loaded when it is first asked
     two_rounds_with_a_wait(judge, *three_programs, tmp_path / "j.jsonl")
     assert judge.model is not None
-    again = select.LocalJudge(str(TINY / "judge"), cfg)
+    again = select.LocalJudge(str(EDGES / "judge"), cfg)
     two_rounds_with_a_wait(again, *three_programs, tmp_path / "j.jsonl")
     assert again.model is None
 
@@ -953,7 +953,7 @@ def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(tiny_judge):
     ({"device": "cpu", "dtype": "auto"}, {"device": "cuda", "dtype": "auto"}),
 ])
 def test_another_precision_is_another_setting(cfg, other):
-    name = str(TINY / "judge")
+    name = str(EDGES / "judge")
     here = select.LocalJudge(name, select.Settings(judge="none", **cfg))
     there = select.LocalJudge(name, select.Settings(judge="none", **other))
     assert here.settings != there.settings
@@ -1228,7 +1228,7 @@ def test_a_served_judge_is_another_with_plain_prompts():
 def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
         three_programs, tmp_path, transformers_serve):
     """Greedy, so that both must agree; a plain model, so /completions; then it thinks on."""
-    name = str(TINY / "judge")
+    name = str(EDGES / "judge")
     with transformers_serve(name) as base:
         cfg = select.Settings(judge="none", temperature=0.0, batch_size=64, device="cpu",
                               api_base=base, api_model=name, api_plain=True, in_flight=4)
