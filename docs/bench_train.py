@@ -123,7 +123,7 @@ def trl(folder):
 
     config = GRPOConfig(
         output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96, num_generations=6,
-        steps_per_generation=1, max_completion_length=72, temperature=1.0, beta=0.0, loss_type="dr_grpo",
+        steps_per_generation=1, max_completion_length=ours.cfg.max_new_tokens, temperature=1.0, beta=0.0, loss_type="dr_grpo",
         scale_rewards="none", learning_rate=1e-6, gradient_checkpointing=False, max_steps=ROUNDS + 1,
         report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
     model, tokenizer = tb.load_model(str(EDGES / "judge"), "cpu", "float32")

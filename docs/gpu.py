@@ -455,7 +455,7 @@ def short_run(cfg):
 
 
 def with_few_test_problems(cfg):
-    """The labelled candidates of the world of edge cases, with few of those test problems that have a pair.
+    """The labelled candidates, with few of those test problems that have a pair.
 
     Returns the file's path.
     """
