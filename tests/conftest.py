@@ -1,4 +1,4 @@
-"""What several test files share: a few of the tiny world's rows, small judges, a stage as a
+"""What several test files share: a few rows of the world of edge cases, small judges, a stage as a
 command, a server."""
 import contextlib
 import os
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import EDGES, UserError, read_problems, read_rows, write_rows  # noqa: E402
+from data.rows import (EDGES, EDGES_PROBLEMS, UserError, read_problems, read_rows,  # noqa: E402
+                       write_rows)
 from train_bilevel import Settings, Trainer  # noqa: E402
 
 
@@ -40,19 +41,21 @@ def few_rows(tmp_path_factory):
     candidate."""
     labelled = read_rows(EDGES / "labelled.jsonl")
     verdicts = defaultdict(set)
+    policy = {}
     for row in labelled:
         verdicts[row["problem_id"]].add(row["passed"])
+        policy[row["problem_id"]] = row["policy"]
 
-    # Of the training split four of each domain and difficulty.
+    # Of the training split four of each domain, difficulty and policy.
     wanted = defaultdict(lambda: 4, meta=6, dev=2, test=2)
     problems = {}
-    files = [EDGES / "problems_weak.jsonl", EDGES / "problems_strong.jsonl"]
-    for problem in read_problems(files).values():
-        split = problem["split"]
-        kind = (problem["domain"], problem["difficulty"]) if split == "train" else split
-        if {True, False} <= verdicts[problem["problem_id"]] and wanted[kind]:
+    for problem_id, problem in read_problems(EDGES_PROBLEMS).items():
+        kind = problem["split"]
+        if kind == "train":
+            kind = (problem["domain"], problem["difficulty"], policy[problem_id])
+        if {True, False} <= verdicts[problem_id] and wanted[kind]:
             wanted[kind] -= 1
-            problems[problem["problem_id"]] = problem
+            problems[problem_id] = problem
 
     folder = tmp_path_factory.mktemp("few")
     write_rows(folder / "problems.jsonl", list(problems.values()))
@@ -62,7 +65,7 @@ def few_rows(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def random_judge(tmp_path_factory):
-    """A folder with two layers of random weights and the tiny world's tokenizer.
+    """A folder with two layers of random weights and the tokenizer of the world of edge cases.
 
     It never reaches a verdict, but it is quick to score. A StableLM, because Llama's norm rounds to
     float32 whatever the parameters are: this one is float64 throughout where a test asks for it.
@@ -82,7 +85,7 @@ def random_judge(tmp_path_factory):
 
 @pytest.fixture
 def settings(few_rows, tmp_path):
-    """settings(**changes): those of a training run of a second, with the tiny world's own judge.
+    """settings(**changes): those of a training run of a second, with the shipped judge.
 
     Some of its verdicts fit into 16 tokens and some do not, some are right and some wrong.
     """
