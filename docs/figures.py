@@ -570,9 +570,9 @@ def draw_training(runs, sizes, path):
     draw_accuracy_by_step(left, runs)
     draw_weights_by_step(middle, runs["instance"])
     draw_accuracy_by_size(right, sizes)
+    right.sharey(left)
     for axis in (left, right):
         axis.set_ylabel("target pairs right, %")
-        axis.set_ylim(40, 90)
         axis.axhline(50, color="black", lw=0.5, ls=":")
     save(figure, path)
 

@@ -658,7 +658,7 @@ def test_a_request_that_the_server_refuses_costs_its_own_candidate(tmp_path, ser
 def test_a_server_that_refuses_everything_ends_the_run_with_its_words(tmp_path, server, capsys):
     server.failures = [400] * 6
     message = failure(served(tmp_path / "c.jsonl", server.base), capsys)
-    assert message.startswith("all 6 requests were refused, the first for problem 'tiny/")
+    assert message.startswith("all 6 requests were refused, the first for problem 'edges/")
     assert "HTTP 400: busy" in message
 
 
