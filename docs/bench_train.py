@@ -140,8 +140,8 @@ def trl(folder):
 
     theirs.training_step = timed_step
     theirs.train()
-    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, at most 72 tokens "
-          "(TRL's optimizer step not counted)")
+    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, "
+          f"at most {ours.cfg.max_new_tokens} tokens (TRL's optimizer step not counted)")
     print(f"   TRL     {spread(seconds_of_theirs[1:])}")
     print(f"   ours    {spread(seconds_of_ours[1:])}")
     print(f"   ratio   {spread(ratios(seconds_of_theirs[1:], seconds_of_ours[1:]))}")
