@@ -668,7 +668,8 @@ def draw_waits(found, path):
         axis.plot(votes[1], 100 * votes[0], color=colour, marker=".", lw=1, ls=":")
     axis.plot([], [], color="black", lw=1, ls=":", marker=".", label="each in 1, 2, ... votes")
     axis.axhline(50, color="black", lw=0.5, ls=":")
-    axis.set_title("accuracy after 0, 1, ... forced Waits (thick lines), and in votes (dotted)", loc="left")
+    axis.set_title("accuracy after 0, 1, ... forced Waits (thick lines), and in votes (dotted)",
+                   loc="left")
     axis.set_xlabel("tokens of the judge for a pair in one order")
     axis.set_ylabel("target pairs right, %")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))

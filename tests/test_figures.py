@@ -86,7 +86,8 @@ def test_the_sizes_of_the_meta_set_with_their_intervals_and_without_what_is_miss
     figures.main(["--runs", str(runs), "--out", str(runs)])
     printed = capsys.readouterr().out
     # 4.30 is Student's t for 3 seeds, which are 10 points apart: 4.30 · 10 / √3 = 24.8.
-    assert cells(printed, "8")[1:] == ["60.0 (1 of 5 seeds)", "–", "70.0 ± 24.8 (3 of 5 seeds)", "–"]
+    assert cells(printed, "8")[1:] == [
+        "60.0 (1 of 5 seeds)", "–", "70.0 ± 24.8 (3 of 5 seeds)", "–"]
     assert cells(printed, "all")[1:] == ["80.0 ± 24.8 (3 of 5 seeds)", "–", "–", "–"]
     assert "| 4 |" not in printed     # its only run was killed
     assert "| 16 |" not in printed

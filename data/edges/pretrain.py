@@ -12,10 +12,11 @@ however many processes draw them; the weights differ a little by device.
 
 All are small Llamas in Hugging Face format. The policies see programs that go wrong as weak_program
 and strong_program say (data/edges/world.py), and so learn to write such programs; sampled at
-temperature 0.7, as here, the weak one errs in a sixth of its easy programs, not in half. The judge learns in two phases: *practice* (try
-examples, one after the other, no verdict; its checkpoint is not shipped), then *habits* (judgments
-of which most skim and some try an example, as real judges mostly do). Which of its habits pays is
-left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
+temperature 0.7, as here, the weak one errs in a sixth of its easy programs, not in half. The judge
+learns in two phases: *practice* (try examples, one after the other, no verdict; its checkpoint is
+not shipped), then *habits* (judgments of which most skim and some try an example, as real judges
+mostly do). Which of its habits pays is left to reinforcement learning. No task of a meta, dev or
+test problem is shown to it.
 """
 import argparse
 import math
@@ -231,7 +232,8 @@ class Pool:
         Raises ValueError where there are fewer than 8 batches.
         """
         if len(self.lengths) < 8 * batch:
-            raise ValueError(f"--pool: {len(self.lengths)} examples are fewer than 8 batches of {batch}")
+            raise ValueError(f"--pool: {len(self.lengths)} examples are fewer than 8 batches "
+                             f"of {batch}")
         while True:
             order = rng.permutation(len(self.lengths))
             for start in range(0, len(order) - batch * 8 + 1, batch * 8):
