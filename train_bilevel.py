@@ -1128,7 +1128,9 @@ class Judge:
         if dtype == "auto" and not cfg.lora_rank:
             dtype = "float32"
         place = shard_layers if cfg.shard_base else nn.Module.to
-        self.model, self.tokenizer = load_model(name, cfg.device, dtype, "--judge", place)
+        self.model, self.tokenizer = load_model(
+            name, cfg.device, dtype, flag="--judge", place=place
+        )
         if self.model.dtype == torch.float16:
             raise UserError(f"--judge {name}: a float16 checkpoint, "
                             "whose small gradients would be 0: add --dtype bfloat16")

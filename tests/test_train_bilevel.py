@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StableLmForCausalLM
 
 import train_bilevel as tb
+from conftest import start_torchrun, torchrun
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
 from data.pairs import Pair, make_pairs, read_pairs
@@ -933,26 +934,6 @@ def guessing_judge(random_judge, few_rows, settings, tmp_path):
     model.save_pretrained(tmp_path / "guessing")
     tokenizer.save_pretrained(tmp_path / "guessing")
     return str(tmp_path / "guessing")
-
-
-def start_torchrun(script, *flags, processes):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
-
-
-def torchrun(script, *flags, processes):
-    """What `torchrun script flags` has printed after a good end; nothing of it is left running
-    after a bad one."""
-    process = start_torchrun(script, *flags, processes=processes)
-    try:
-        printed, errors = process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors[-2000:]
-    return printed
 
 
 def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path):
