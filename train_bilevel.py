@@ -88,6 +88,7 @@ domains (by default a domain is a value of domain × difficulty × policy), P tr
 answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
 shares the batch between K processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
+With --shard-base the processes share the frozen weights under the adapters, too.
 """
 import contextlib
 import json

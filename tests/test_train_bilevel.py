@@ -789,7 +789,7 @@ def test_killed_while_the_judge_is_written_is_no_worse(settings, monkeypatch, tm
     cfg = settings()
     run = tb.Run(cfg)
 
-    def die(folder):
+    def die(folder, **more):
         raise Killed
     monkeypatch.setattr(run.trainer.judge.model, "save_pretrained", die)
     with pytest.raises(Killed):
