@@ -178,6 +178,7 @@ def test_each_process_holds_its_share_of_the_layers(found, kind):
     first, second = found[kind]
     assert first["held"] + second["held"] == first["in all"]
     assert first["held"] == pytest.approx(first["in all"] / 2, rel=0.05)
+    assert second["held"] == pytest.approx(first["in all"] / 2, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", tb.SHARDED)
