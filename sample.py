@@ -671,10 +671,11 @@ def write_problems(path, problems):
 
 # ---------------------------------------------------------------- what a model must be
 
-def load_model(name, device="cpu", dtype="auto", flag="--model"):
+def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module.to):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder or a .gguf file.
 
-    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere.
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. place(model, device) brings
+    the model to its device.
     Raises UserError naming `flag`, also for a model that check_model or check_tokenizer refuses.
     """
     path = Path(name)
@@ -698,7 +699,7 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         reason = first_line(error).partition(". ")[0]
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
                         f"{reason}") from None
-    model = model.to(device).eval()
+    model = place(model, device).eval()
     # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
     # makes a plan for every new length, which takes longer than the pass (docs/RESULTS-gpu.md).
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -330,7 +330,7 @@ def this_machine():
     flops = 2 * 1024 ** 3 / cpu_seconds(lambda: x @ x)
     big = torch.rand(50_000_000)
     bandwidth = big.nbytes / cpu_seconds(big.sum)
-    return scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0)
+    return scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0, link=0)
 
 
 def cpu_seconds(action):

@@ -177,8 +177,13 @@ def pack_rows(trees, pad, device):
         ids=ids.to(device),
         position=position.to(device),
         mask=mask[:, None].to(device),
-        row=torch.tensor(row, device=device),
-        column=torch.tensor(column, device=device),
-        target=torch.tensor(target, device=device),
-        sample=torch.tensor(sample, device=device),
+        row=torch.tensor(row, dtype=torch.long, device=device),
+        column=torch.tensor(column, dtype=torch.long, device=device),
+        target=torch.tensor(target, dtype=torch.long, device=device),
+        sample=torch.tensor(sample, dtype=torch.long, device=device),
     )
+
+
+def empty_pack(pad, device):
+    """A pack of a single token, in which nothing is scored: a pass over it is one over nothing."""
+    return pack_rows([Tree([pad])], pad, device)

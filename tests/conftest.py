@@ -118,6 +118,27 @@ def stage():
     return run
 
 
+def start_torchrun(script, *flags, processes):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def torchrun(script, *flags, processes):
+    """What `torchrun script flags` has printed after a good end; nothing of it is left running
+    after a bad one."""
+    process = start_torchrun(script, *flags, processes=processes)
+    try:
+        printed, errors = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun then ends its processes, which have sessions of their own
+            process.wait(60)
+    assert process.returncode == 0, errors[-2000:]
+    return printed
+
+
 @pytest.fixture
 def transformers_serve(tmp_path):
     """transformers_serve(name): a context in which a real server process answers for that
