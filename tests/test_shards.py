@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from conftest import torchrun  # under torchrun, too, this makes the stages importable
 
 import train_bilevel as tb
-from data.rows import TINY, UserError
+from data.rows import EDGES, UserError
 from sample import generate
 
 OTHERWISE = {  # what these need to be small
@@ -29,7 +29,7 @@ OTHERWISE = {  # what these need to be small
 
 def small_judge(kind, folder):
     """Two layers of random weights, of which not all can be halved, and a tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     sizes = dict(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=49, num_hidden_layers=2,
