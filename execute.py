@@ -1,6 +1,6 @@
 """Stage 2: run candidate programs in a sandbox and give each a verdict.
 
-    python execute.py                                    the tiny world
+    python execute.py                                    the world of edge cases
     python execute.py --problems P.jsonl --candidates C.jsonl --out L.jsonl
     python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
     python execute.py --self-check                       what holds on this machine
@@ -8,9 +8,9 @@
 Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates
 with their verdicts:
 
-    {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
-     "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
-     "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
+    {..., "passed": false, "status": "wrong_answer", "tests_passed": 6, "tests_total": 12,
+     "detail": "public test 2: expected [0, 8], got [8]", "seconds": 0.0091, "public_passed": false,
+     "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
 the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
@@ -101,10 +101,10 @@ UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which
 @dataclass
 class Settings:
     heading("what to run")
-    problems: list = flag(list, "problems (JSONL); without it, those of the tiny world")
-    candidates: str = flag(None, "candidates (JSONL); without it, runs/tiny/candidates.jsonl or, "
+    problems: list = flag(list, "problems (JSONL); without it, those of the world of edge cases")
+    candidates: str = flag(None, "candidates (JSONL); without it, runs/edges/candidates.jsonl or, "
                                  "if you have none, the repository's", type=str)
-    out: str = flag(str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl"),
+    out: str = flag(str(rows.ROOT / "runs" / "edges" / "labelled.jsonl"),
                     "labelled rows; a second run adds only what is missing")
     split: list = flag(list, "only problems of these splits")
     shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be "
@@ -607,7 +607,7 @@ def digest_of_tests(problem, cfg):
 
 def read_problems(cfg):
     """Returns ({problem_id: problem} of this shard and these splits, all problems, their files)."""
-    paths = cfg.problems or rows.TINY_PROBLEMS
+    paths = cfg.problems or rows.EDGES_PROBLEMS
     problems = rows.read_problems(paths)
     index, count = shard_of(cfg.shard)
     mine = {name: problems[name] for name in list(problems)[index::count]
