@@ -104,7 +104,7 @@ class Settings:
     problems: list = flag(list, "problems (JSONL); without it, those of the world of edge cases")
     candidates: str = flag(None, "candidates (JSONL); without it, runs/edges/candidates.jsonl or, "
                                  "if you have none, the repository's", type=str)
-    out: str = flag(str(rows.ROOT / "runs" / "edges" / "labelled.jsonl"),
+    out: str = flag(str(rows.EDGES_RUN / "labelled.jsonl"),
                     "labelled rows; a second run adds only what is missing")
     split: list = flag(list, "only problems of these splits")
     shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be "

@@ -45,7 +45,7 @@ from data import servers
 from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
 from data.benchmarks.answers import thoughts_are_open
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
-from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, ROOT, Appender, UserError,
+from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
                        read_problems, read_rows)
 from data.text import answer_text, encode
 from kernels.packing import make_packs
@@ -358,7 +358,7 @@ class Settings(servers.ServerFlags):
     seed: int = flag(0, "of all random streams")
 
     heading("output")
-    out: Path = flag(ROOT / "runs/edges/candidates.jsonl", "candidates file, appended to", type=Path)
+    out: Path = flag(EDGES_RUN / "candidates.jsonl", "candidates file, appended to", type=Path)
     shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with "
                       ".I-of-N before its suffix; the N files can be concatenated. torchrun's "
                       "processes do so by themselves", metavar="I/N")
@@ -457,7 +457,7 @@ def say_what_is_next(cfg):
     if cfg.shard_count > 1:
         shards = f"{cfg.out.with_suffix('')}.*-of-{cfg.shard_count}{cfg.out.suffix}"
         print(f"when all {cfg.shard_count} shards are done: cat {shards} > {cfg.out}")
-    if cfg.out == ROOT / "runs/edges/candidates.jsonl":
+    if cfg.out == EDGES_RUN / "candidates.jsonl":
         print("next: python execute.py")
         return
     files = [cfg.out.with_name("problems.jsonl")] if cfg.benchmark else cfg.problems

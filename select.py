@@ -62,8 +62,9 @@ else:
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, parse_verdict
     from data.preferences.report import print_preferences
-    from data.rows import (CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, LABELLED, ROOT, Appender, UserError,
-                           asks_for_answers, read_problems, read_rows, stage_input, write_rows)
+    from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
+                           ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
+                           stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -94,7 +95,7 @@ else:
                            type=int, least=0)
 
         heading("output")
-        out: Path = flag(ROOT / "runs/edges/selections.jsonl", "selections, judgments beside them")
+        out: Path = flag(EDGES_RUN / "selections.jsonl", "selections, judgments beside them")
         against: str = flag(None, "the method that p compares the others with "
                                   "(default the judge, else random)", type=str, metavar="METHOD")
         explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
@@ -831,8 +832,7 @@ def judges_of(cfg):
                             "--weights instance` first, or name a judge (--judge none shows the "
                             "simple ways alone)")
     untrained = cfg.base_judge
-    edges_world = (EDGES / "labelled.jsonl", ROOT / "runs/edges/labelled.jsonl")
-    if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in edges_world:
+    if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in EDGES_LABELLED:
         untrained = str(EDGES / "judge")
 
     judges = {}

@@ -1,6 +1,6 @@
 """Stage 3: labelled candidates -> a judge. GRPO, and around it a gradient for the weights of its data.
 
-    python train_bilevel.py --weights instance          the world of edge cases, two to three minutes
+    python train_bilevel.py --weights instance          the world of edge cases, about two minutes
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH \\
         --weights domain --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
@@ -115,7 +115,8 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
-from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError, read_rows, stage_input, write_rows
+from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, read_rows, stage_input,
+                       write_rows)
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
@@ -1882,8 +1883,7 @@ def report(cfg, metrics, weight_rows, n_pairs):
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
     print(f"look at the run in a browser: {out / 'report.html'}; "
           "--explain-weights prints why pairs count")
-    edges_world = (str(EDGES / "labelled.jsonl"), str(ROOT / "runs/edges/labelled.jsonl"))
-    if cfg.labelled in edges_world:
+    if cfg.labelled in map(str, EDGES_LABELLED):
         print(f"next: python select.py --judge {out / 'judge'}")
     else:
         problems = " ".join(cfg.problems)

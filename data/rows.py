@@ -61,7 +61,9 @@ except ImportError:  # not on Windows: there nothing keeps two writers apart
 
 ROOT = Path(__file__).resolve().parent.parent
 EDGES = ROOT / "data" / "edges"
+EDGES_RUN = ROOT / "runs" / "edges"  # what the stages make of it
 EDGES_PROBLEMS = [str(EDGES / "problems_weak.jsonl"), str(EDGES / "problems_strong.jsonl")]
+EDGES_LABELLED = (EDGES / "labelled.jsonl", EDGES_RUN / "labelled.jsonl")  # shipped, or one's own
 
 # The fields that a reader may rely on, with their types.
 PROBLEM = {
@@ -193,7 +195,7 @@ def check_test(test, entry_point, place):
 
 def stage_input(name):
     """Default input of a stage: what you made in runs/edges, else the copy that comes with the repository."""
-    mine = ROOT / "runs" / "edges" / name
+    mine = EDGES_RUN / name
     return mine if mine.exists() else EDGES / name
 
 

@@ -195,20 +195,22 @@ def finished_runs(folder):
     for method in METHODS:
         for seed in SEEDS:
             path = folder / f"{method}-{seed}"
+            run = trained_run(path)
             # The selections are written last.
-            if is_finished(path) and (path / "selections.jsonl").exists():
-                run = {name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "weights")}
+            if run and (path / "selections.jsonl").exists():
+                run["weights"] = read_rows(path / "weights.jsonl")
                 run["selections"] = selections(path / "selections.jsonl")
                 runs[method][seed] = run
     return runs
 
 
-def is_finished(path):
-    """Did the training run of this folder come to its last evaluation?"""
+def trained_run(path):
+    """{"metrics": rows} of a folder whose training came to its last evaluation, else None."""
     if not (path / "metrics.jsonl").exists():
-        return False
+        return None
+    run = {"metrics": read_rows(path / "metrics.jsonl")}
     steps = json.loads((path / "settings.json").read_text())["steps"]
-    return evaluations({"metrics": read_rows(path / "metrics.jsonl")})[-1]["step"] == steps
+    return run if evaluations(run)[-1]["step"] == steps else None
 
 
 def accuracy_by_size(folder, runs):
@@ -218,12 +220,12 @@ def accuracy_by_size(folder, runs):
         for method in WITH_META_SET:
             found[size, method] = {}
             for seed in SEEDS:
-                path = folder / f"size-{size}-{method}-{seed}"
-                if size and is_finished(path):
-                    metrics = read_rows(path / "metrics.jsonl")
-                    found[size, method][seed] = last_accuracy({"metrics": metrics})
-                elif not size and seed in runs[method]:
-                    found[size, method][seed] = last_accuracy(runs[method][seed])
+                if size:
+                    run = trained_run(folder / f"size-{size}-{method}-{seed}")
+                else:
+                    run = runs[method].get(seed)
+                if run:
+                    found[size, method][seed] = last_accuracy(run)
     return found
 
 
@@ -588,8 +590,7 @@ def draw_accuracy_by_step(axis, runs):
         for run in seeds.values():
             curves.append([100 * row["eval_accuracy"] for row in evaluations(run)])
         label = with_seeds(name.partition(":")[0], seeds)
-        line = "--" if method in ("meta", "both") else "-"
-        draw_seeds(axis, steps, curves, colour, label=label, ls=line, marker=marker)
+        draw_seeds(axis, steps, curves, colour, label=label, ls=line_of(method), marker=marker)
     axis.set_title("accuracy by kind of weights", loc="left")
     axis.set_xlabel("training step")
     legend_below(axis)
@@ -625,13 +626,17 @@ def draw_accuracy_by_size(axis, sizes):
                 points.append([position + beside, accuracy.mean(), half_interval(accuracy)])
         if points:
             x, mean, half = np.transpose(points)
-            line = "--" if method in ("meta", "both") else "-"
-            axis.errorbar(x, mean, half, color=colour, marker=marker, ls=line, lw=2, capsize=3,
-                          elinewidth=1, label=name)
+            axis.errorbar(x, mean, half, color=colour, marker=marker, ls=line_of(method), lw=2,
+                          capsize=3, elinewidth=1, label=name)
     axis.set_xticks(range(len(SIZES)), labels=[size_name(size) for size in SIZES])
     axis.set_title("accuracy after training", loc="left")
     axis.set_xlabel("problems in the meta set")
     legend_below(axis)
+
+
+def line_of(method):
+    """Dashed where the meta set itself is trained on."""
+    return "--" if method in ("meta", "both") else "-"
 
 
 def draw_seeds(axis, x, curves, colour, **line):

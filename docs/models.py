@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from data.rows import EDGES, UserError  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import end_ids, generate, load_model, logits_of, pad_id  # noqa: E402
+from train_bilevel import SHARDED  # noqa: E402
 
 VOCABULARY = 600
 MOST_PARAMETERS = 4_000_000
@@ -194,8 +195,8 @@ causal LM that transformers has, loaded, sampled from and scored as the stages d
 means that the sampler's and the scorer's log-probs are the plain ones to {TOLERANCE:g} a token in fp32. What would not be right
 is refused in one line, most of it when the model is loaded: the loader tries cache and masks on a few tokens.
 
-`train_bilevel.py --shard-base` was compared with the whole model for `gemma3_text`, `llama`, `mistral`, `mixtral`, `olmo2`,
-`phi3`, `qwen2`, `qwen3`, `qwen3_moe` and `stablelm` (`tests/test_shards.py`); it refuses all others.
+`train_bilevel.py --shard-base` was compared with the whole model (`tests/test_shards.py`) for the following, and refuses all others:
+{", ".join(f"`{name}`" for name in SHARDED)}.
 
 ## Right ({len(right)})
 

@@ -50,10 +50,10 @@ import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value
-from data.sandbox.inside import is_unknown
+from data.sandbox.inside import cannot_run
 from data.sandbox.wire import (
-    DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe, pack, shown,
-    unpack)
+    DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
+    pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -342,12 +342,10 @@ class Grader:
         """A test that ended with an exception."""
         if any(error is one for one in raised):
             return Verdict("runtime_error", getattr(error, "detail", describe(error)))
-        if not self.touched or isinstance(error, ModuleNotFoundError):
+        if cannot_run(error, self.touched, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         if isinstance(error, AssertionError):
             return Verdict("wrong_answer", describe(error))
-        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
-            return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
 
     def call_session(self, key):

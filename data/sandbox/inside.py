@@ -127,16 +127,14 @@ class Inside:
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
 
     def fault(self, error):
-        """What is wrong with the test itself: a module, a name, or all that came before the program.
+        """What is wrong with the test itself, if it is (see cannot_run).
 
         Takes note of what the program itself lacks.
         """
         if any(file == PROGRAM for file, _ in places(error)):
             self.missing = self.missing or missing_module(error)
             return None
-        if not self.names.asked or isinstance(error, ModuleNotFoundError):
-            return f"the test cannot run ({describe(error)})"
-        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
+        if cannot_run(error, self.names.asked, self.entry_point, self.prompt):
             return f"the test cannot run ({describe(error)})"
         return None
 
@@ -492,6 +490,16 @@ def flat(suite, unittest):
 
 def name_of(test):
     return getattr(test, "_description", None) or ".".join(test.id().split(".")[-2:])
+
+
+def cannot_run(error, asked, entry_point, prompt):
+    """Did a test end for a reason of its own: a module, a name, or all that came before the program?
+
+    asked: had the test asked for anything of the program's by then?
+    """
+    if not asked or isinstance(error, ModuleNotFoundError):
+        return True
+    return isinstance(error, NameError) and is_unknown(error.name, entry_point, prompt)
 
 
 def is_unknown(name, entry_point, prompt):
