@@ -1,6 +1,6 @@
 """Stage 2: run candidate programs in a sandbox and give each a verdict.
 
-    python execute.py                                    the tiny world
+    python execute.py                                    the world of edge cases
     python execute.py --problems P.jsonl --candidates C.jsonl --out L.jsonl
     python execute.py --check-problems --problems P.jsonl    can these tests tell right from wrong?
     python execute.py --self-check                       what holds on this machine
@@ -8,9 +8,9 @@
 Reads problems (their tests) and candidates (their `code`, a whole program). Writes the candidates
 with their verdicts:
 
-    {..., "passed": false, "status": "wrong_answer", "tests_passed": 0, "tests_total": 8,
-     "detail": "public test 1: expected [2], got [0]", "seconds": 0.016, "public_passed": false,
-     "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
+    {..., "passed": false, "status": "wrong_answer", "tests_passed": 6, "tests_total": 12,
+     "detail": "public test 2: expected [0, 8], got [8]", "seconds": 0.0091, "public_passed": false,
+     "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
 the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
@@ -39,7 +39,8 @@ NOT protected against, even so:
 - An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes
   it. So does a test that compares two objects of one class of the candidate's, whose == is then the
   program's own.
-- A program that imports what does not exist, to have no label rather than a bad one.
+- A program that imports what does not exist, or ends as if its problem were at fault, to have no
+  label rather than a bad one.
 - Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and
   memory size, which can be read, as can the Python library and /usr.
 - Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB);
@@ -48,7 +49,6 @@ NOT protected against, even so:
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
   stays in the temporary folder.
 """
-import ast
 import collections
 import functools
 import hashlib
@@ -66,6 +66,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ from data.flags import check_bounds, flag, heading, parse, shard_of
 from data.flags import run as run_command
 from data.rows import UserError
 from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
-from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING
+from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES
 from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
@@ -100,10 +101,10 @@ UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which
 @dataclass
 class Settings:
     heading("what to run")
-    problems: list = flag(list, "problems (JSONL); without it, those of the tiny world")
-    candidates: str = flag(None, "candidates (JSONL); without it, runs/tiny/candidates.jsonl or, "
+    problems: list = flag(list, "problems (JSONL); without it, those of the world of edge cases")
+    candidates: str = flag(None, "candidates (JSONL); without it, runs/edges/candidates.jsonl or, "
                                  "if you have none, the repository's", type=str)
-    out: str = flag(str(rows.ROOT / "runs" / "tiny" / "labelled.jsonl"),
+    out: str = flag(str(rows.EDGES_RUN / "labelled.jsonl"),
                     "labelled rows; a second run adds only what is missing")
     split: list = flag(list, "only problems of these splits")
     shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be "
@@ -137,7 +138,7 @@ def how_it_ended(code):
     if -code in set(signal.Signals):
         return "runtime_error", f"killed by {signal.Signals(-code).name}"
     known = {EXIT_COMPILE: "compile_error", EXIT_MEMORY: "memory_limit",
-             EXIT_MISSING: "missing_dependency"}
+             EXIT_MISSING: "missing_dependency", EXIT_SETUP: "broken_test"}
     return known.get(code, "runtime_error"), f"exit status {code}"
 
 
@@ -209,7 +210,7 @@ class Tests:
         for test in self.tests:
             if test["type"] in ("assert", "unittest"):
                 try:
-                    parsed(test["source"])
+                    check_source(test["source"])
                 except (SyntaxError, ValueError) as error:
                     return "broken_test", f"the test cannot run ({describe(error)})"
         return None
@@ -458,8 +459,8 @@ def rule_of(problem):
 
 
 @functools.lru_cache(64)
-def parsed(source):
-    return ast.parse(source)
+def check_source(source):
+    compile(source, "<test>", "exec", dont_inherit=True)
 
 
 def is_installed(name, site_packages):
@@ -585,6 +586,7 @@ def prepare_this_process(cfg):
                             "get a folder of their own; use a Python elsewhere, or --unsafe")
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = MAX_STACK if hard == resource.RLIM_INFINITY else min(MAX_STACK, hard)
+    warnings.simplefilter("ignore", SyntaxWarning)  # of the tests' sources
     # zygotes inherit it; it counts when a program is started
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
     if cfg.unsafe:
@@ -605,7 +607,7 @@ def digest_of_tests(problem, cfg):
 
 def read_problems(cfg):
     """Returns ({problem_id: problem} of this shard and these splits, all problems, their files)."""
-    paths = cfg.problems or rows.TINY_PROBLEMS
+    paths = cfg.problems or rows.EDGES_PROBLEMS
     problems = rows.read_problems(paths)
     index, count = shard_of(cfg.shard)
     mine = {name: problems[name] for name in list(problems)[index::count]

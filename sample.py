@@ -1,6 +1,6 @@
 """Stage 1: problems -> candidates. A language model writes N programs for each problem.
 
-    python sample.py                                             the tiny world, both of its policies
+    python sample.py                                             the world of edge cases, both policies
     python sample.py --problems P.jsonl --model NAME_OR_PATH --n 8 --out C.jsonl
     python sample.py --preset daj-test --api-base http://127.0.0.1:8000/v1 --api-model NAME --out C.jsonl
     torchrun --nproc-per-node 8 -- sample.py --problems P.jsonl --model NAME_OR_PATH --out C.jsonl
@@ -9,9 +9,9 @@
 Reads   problems (data/rows.py has the fields), or a benchmark: its own files, or without --problems
         those on the hub. A benchmark's rows are written to problems.jsonl beside --out.
 Writes  candidates, a row for each program (a server's have `seconds` in place of probabilities):
-        {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong",
-         "code": "def f(x):\\n    ...", "text": (what the model wrote), "n_tokens": 5,
-         "mean_logprob": -0.437, "self_certainty": 13.9, "finish_reason": "stop", ...}
+        {"problem_id": "edges/test/3", "candidate_id": "strong-0", "policy": "strong",
+         "code": "def f(x):\\n    ...", "text": (what the model wrote), "n_tokens": 4,
+         "mean_logprob": -0.178, "self_certainty": 14.7, "finish_reason": "stop", ...}
 
 The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from
 the exact softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so
@@ -45,7 +45,7 @@ from data import servers
 from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
 from data.benchmarks.answers import thoughts_are_open
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
-from data.rows import (CANDIDATE, CANDIDATE_KEY, ROOT, TINY, TINY_PROBLEMS, Appender, UserError,
+from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
                        read_problems, read_rows)
 from data.text import answer_text, encode
 from kernels.packing import make_packs
@@ -323,8 +323,8 @@ def day(text):
 @dataclass
 class Settings(servers.ServerFlags):
     heading("problems")
-    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the tiny "
-                          "world's two; a benchmark's come from the hub)", metavar="P.jsonl")
+    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the two of "
+                          "the world of edge cases; a benchmark's come from the hub)", metavar="P.jsonl")
     benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded",
                           type=str, choices=list(BENCHMARKS))
     preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or "
@@ -345,7 +345,7 @@ class Settings(servers.ServerFlags):
 
     heading("a model that runs here")
     model: list = flag(list, "causal LM: one for all problem files or one for each, in order (default: "
-                       "the tiny world's weak and strong policy)", metavar="M")
+                       "the weak and the strong policy of the world of edge cases)", metavar="M")
     batch_size: int = flag(64, "sequences at once; lower it where memory runs out", least=1)
     device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu",
                        "where it runs: cpu, cuda, cuda:1")
@@ -353,12 +353,12 @@ class Settings(servers.ServerFlags):
 
     heading("sampling")
     n: int = flag(8, "candidates for each problem", least=1)
-    temperature: float = flag(1.0, "0 is greedy", least=0)
+    temperature: float = flag(0.7, "0 is greedy", least=0)
     max_new_tokens: int = flag(512, "most tokens of a candidate", least=1)
     seed: int = flag(0, "of all random streams")
 
     heading("output")
-    out: Path = flag(ROOT / "runs/tiny/candidates.jsonl", "candidates file, appended to", type=Path)
+    out: Path = flag(EDGES_RUN / "candidates.jsonl", "candidates file, appended to", type=Path)
     shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with "
                       ".I-of-N before its suffix; the N files can be concatenated. torchrun's "
                       "processes do so by themselves", metavar="I/N")
@@ -389,18 +389,18 @@ class Settings(servers.ServerFlags):
             raise UserError("--as-split is for a --benchmark: other problems have their own splits")
 
     def take_model(self):
-        """The tiny world's problems and models, where nothing is named."""
+        """Problems and models of the world of edge cases, where nothing is named."""
         if self.api_base and self.model:
             raise UserError("--model is for models that run here, --api-model for those behind "
                             "--api-base: name one of them")
         if not (self.problems or self.model or self.benchmark or self.api_base):
-            self.problems = list(TINY_PROBLEMS)
-            self.model = [str(TINY / "weak"), str(TINY / "strong")]
+            self.problems = list(EDGES_PROBLEMS)
+            self.model = [str(EDGES / "weak"), str(EDGES / "strong")]
         if self.api_base:
             self.model = [self.api_model]
         if not (self.problems or self.benchmark) or not self.model:
             raise UserError("--problems and --model go together (or --api-base in its place): "
-                            "name both, or neither for the tiny world")
+                            "name both, or neither for the world of edge cases")
         if self.benchmark and len(self.model) > 1:
             raise UserError("--benchmark takes one --model; "
                             "run it once for each, with the same --out")
@@ -457,7 +457,7 @@ def say_what_is_next(cfg):
     if cfg.shard_count > 1:
         shards = f"{cfg.out.with_suffix('')}.*-of-{cfg.shard_count}{cfg.out.suffix}"
         print(f"when all {cfg.shard_count} shards are done: cat {shards} > {cfg.out}")
-    if cfg.out == ROOT / "runs/tiny/candidates.jsonl":
+    if cfg.out == EDGES_RUN / "candidates.jsonl":
         print("next: python execute.py")
         return
     files = [cfg.out.with_name("problems.jsonl")] if cfg.benchmark else cfg.problems
@@ -671,10 +671,11 @@ def write_problems(path, problems):
 
 # ---------------------------------------------------------------- what a model must be
 
-def load_model(name, device="cpu", dtype="auto", flag="--model"):
+def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module.to):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder or a .gguf file.
 
-    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere.
+    dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. place(model, device) brings
+    the model to its device.
     Raises UserError naming `flag`, also for a model that check_model or check_tokenizer refuses.
     """
     path = Path(name)
@@ -698,7 +699,7 @@ def load_model(name, device="cpu", dtype="auto", flag="--model"):
         reason = first_line(error).partition(". ")[0]
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
                         f"{reason}") from None
-    model = model.to(device).eval()
+    model = place(model, device).eval()
     # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
     # makes a plan for every new length, which takes longer than the pass (docs/RESULTS-gpu.md).
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,6 +1,6 @@
 """Stage 4: pick one of N candidates with the judge, beside every simple way of picking one.
 
-    python select.py                                     the tiny world, after train_bilevel.py
+    python select.py                                     the world of edge cases, after train_bilevel.py
     python select.py --explain PROBLEM_ID                why the judge chose what it chose
     python select.py --problems P.jsonl --labelled L.jsonl --judge runs/NAME/judge --out S.jsonl
     python select.py --api-base http://127.0.0.1:8000/v1 --api-model NAME ...
@@ -10,9 +10,9 @@
 Reads   problems and labelled candidates. A candidate's label scores a choice; it never makes one.
 Writes  selections.jsonl, a row for each problem, method and N:
 
-    {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8, "candidate_id": "strong-1",
-     "passed": 1.0, "votes": {"strong-0": [2, 4], "strong-1": [4, 4], "strong-7": [0, 4]},
-     "judge_calls": 6, "judge_tokens": 240, "judge_seconds": 0.0674, "transcript": "trace: ...", ...}
+    {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8, "candidate_id": "strong-2",
+     "passed": 1.0, "votes": {"strong-0": [0, 4], "strong-2": [4, 4]}, "judge_calls": 4,
+     "judge_tokens": 240, "judge_seconds": 0.0508, "transcript": "try q 830 -> 08...", ...}
 
         and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and
         pair. So a killed run goes on, and all methods draw on the same judgments. What a judge
@@ -62,8 +62,9 @@ else:
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, parse_verdict
     from data.preferences.report import print_preferences
-    from data.rows import (CANDIDATE_KEY, LABELLED, ROOT, TINY, TINY_PROBLEMS, Appender, UserError,
-                           asks_for_answers, read_problems, read_rows, stage_input, write_rows)
+    from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
+                           ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
+                           stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -72,18 +73,19 @@ else:
     @dataclass
     class Settings(ServerFlags):
         heading("candidates")
-        problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
+        problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
         labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
         split: str = flag("test", "the split to choose on")
         n: list = flag(list, "choose among the first so many candidates, too", type=int, least=1)
 
         heading("judge")
         judge: str = flag(None, "trained judge, or none: the simple ways alone "
-                                "(default runs/tiny-instance/judge)", type=str)
+                                "(default runs/edges-instance/judge)", type=str)
         base_judge: str = flag(None, "untrained judge to set beside it, or none "
-                                     "(default the tiny world's, for its own files)", type=str)
+                                     "(default that of the world of edge cases, for its own "
+                                     "files)", type=str)
         temperature: float = flag(1.0, "of the judge", least=0)
-        max_new_tokens: int = flag(72, "most tokens of a judgment", least=1)
+        max_new_tokens: int = flag(112, "most tokens of a judgment", least=1)
 
         heading("choosing")
         aggregate: list = flag(lambda: ["rounds"], "which pairs are judged",
@@ -93,7 +95,7 @@ else:
                            type=int, least=0)
 
         heading("output")
-        out: Path = flag(ROOT / "runs/tiny/selections.jsonl", "selections, judgments beside them")
+        out: Path = flag(EDGES_RUN / "selections.jsonl", "selections, judgments beside them")
         against: str = flag(None, "the method that p compares the others with "
                                   "(default the judge, else random)", type=str, metavar="METHOD")
         explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
@@ -824,15 +826,14 @@ def judges_of(cfg):
     """{label: judge} of those that the flags name. Raises UserError if the default is missing."""
     trained = cfg.judge
     if trained is None and not cfg.api_base:
-        trained = str(ROOT / "runs/tiny-instance/judge")
+        trained = str(ROOT / "runs/edges-instance/judge")
         if not Path(trained).exists():
             raise UserError(f"--judge: {trained} is not there yet: run `python train_bilevel.py "
                             "--weights instance` first, or name a judge (--judge none shows the "
                             "simple ways alone)")
     untrained = cfg.base_judge
-    tiny_world = (TINY / "labelled.jsonl", ROOT / "runs/tiny/labelled.jsonl")
-    if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in tiny_world:
-        untrained = str(TINY / "judge")
+    if untrained is None and trained != "none" and Path(cfg.labelled).resolve() in EDGES_LABELLED:
+        untrained = str(EDGES / "judge")
 
     judges = {}
     if untrained not in (None, "none"):

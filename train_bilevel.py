@@ -1,6 +1,6 @@
 """Stage 3: labelled candidates -> a judge. GRPO, and around it a gradient for the weights of its data.
 
-    python train_bilevel.py --weights instance          the tiny world, about a minute on 2 cores
+    python train_bilevel.py --weights instance          the world of edge cases, about two minutes
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH \\
         --weights domain --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
@@ -11,8 +11,8 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         (to go on from), weights.jsonl, explained.jsonl (which judgments moved each weight most;
         --explain-weights prints it) and report.html (all of this, to look at):
 
-    {"instance_id": "tiny/train/0:weak-0>weak-7", "group": "reviewed × medium × weak",
-     "weight": 0.43, "visits": 10, "informed": 5, ...}
+    {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
+     "weight": 9.30, "visits": 39, "informed": 34, ...}
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -92,6 +92,7 @@ domains (by default a domain is a value of domain × difficulty × policy), P tr
 answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
 shares the batch between K processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
+With --shard-base the processes share the frozen weights under the adapters, too.
 """
 import contextlib
 import json
@@ -106,6 +107,9 @@ from pathlib import Path
 
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -115,10 +119,11 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
 from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
-from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError, read_rows, stage_input, write_rows
+from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, read_rows, stage_input,
+                       write_rows)
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
-from kernels.packing import make_packs
+from kernels.packing import empty_pack, make_packs
 from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_ids, generate,
                     load_model, pad_id, softcap_of, stream)
 
@@ -126,7 +131,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
 # Settings that may change when a killed run goes on.
 MAY_CHANGE = (
-    "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "device"
+    "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "shard_base",
+    "device",
 )
 
 
@@ -135,10 +141,10 @@ class Settings:
     """Every flag, its default and what it does."""
 
     heading("data and files")
-    problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
+    problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
     labelled: str = flag(lambda: str(stage_input("labelled.jsonl")), "labelled candidates")
-    judge: str = flag(str(TINY / "judge"), "causal LM to start from: a name or a folder")
-    out: str = flag("", "folder of this run (default runs/tiny-WEIGHTS)")
+    judge: str = flag(str(EDGES / "judge"), "causal LM to start from: a name or a folder")
+    out: str = flag("", "folder of this run (default runs/edges-WEIGHTS)")
     pairs_per_problem: int = flag(2, "most pairs made of one problem", least=1)
     allow_overlap: bool = flag(False, "train although splits share problems")
 
@@ -174,7 +180,7 @@ class Settings:
     batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
     group: int = flag(6, "G: judgments of each pair", least=2)
     max_new_tokens: int = flag(
-        72, "most tokens of a judgment, with --waits of each of its thoughts; also the constant "
+        112, "most tokens of a judgment, with --waits of each of its thoughts; also the constant "
         "denominator", least=1
     )
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
@@ -193,7 +199,7 @@ class Settings:
     )
 
     heading("optimizer")
-    lr: float = flag(1e-4, "η of the judge", above=0)
+    lr: float = flag(2e-4, "η of the judge", above=0)
     beta1: float = flag(0.9, "β₁ of Adam", least=0, below=1)
     beta2: float = flag(0.99, "β₂ of Adam", least=0, below=1)
     adam_eps: float = flag(1e-8, "ε of Adam", above=0)
@@ -224,7 +230,7 @@ class Settings:
     heading("evaluation and checkpoints")
     eval_split: str = flag("test", "split of the evaluation pairs; nothing is chosen by it")
     eval_every: int = flag(
-        10,
+        20,
         "steps between evaluations; 0: only at the start, after a cold start and at the end",
         least=0,
     )
@@ -244,24 +250,32 @@ class Settings:
     checkpoint_gradients: bool = flag(
         False, "compute each layer once more for the way back instead of keeping what is in it"
     )
+    shard_base: bool = flag(
+        False, "under torchrun with --lora-rank, for a judge that is too large for one GPU: each "
+        "process keeps its part of every layer's frozen weights, and a layer is gathered while it "
+        "is computed"
+    )
     kernel: str = flag("auto", "log-prob kernel", choices=["auto", "triton", "torch"])
     dtype: str = flag(
         "auto",
         "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
         choices=["auto", "float32", "bfloat16", "float64"],
     )
-    seed: int = flag(3, "of pairs, batches and judgments")
+    seed: int = flag(0, "of pairs, batches and judgments")
     device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
         check_bounds(self)
         if not self.out:
-            self.out = str(ROOT / f"runs/tiny-{self.weights}")
+            self.out = str(ROOT / f"runs/edges-{self.weights}")
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:
             raise UserError("--dtype bfloat16: what is trained must be fp32, "
                             "so it goes with --lora-rank, whose adapters are")
+        if self.shard_base and not (self.lora_rank and WORLD_SIZE > 1):
+            raise UserError("--shard-base: what is frozen is shared out between processes, so it "
+                            "goes with --lora-rank and torchrun --nproc-per-node 2 or more")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -378,9 +392,10 @@ class Trainer:
         train = here(list(enumerate(pairs)))
         meta = here([(f"meta {k}", pair) for k, pair in enumerate(meta_pairs)])
         named = train + meta  # (name of the random stream, Pair)
-        groups = self.sample_judgments("rollout", named, step)
-        if self.cfg.reward == "consistent":
-            groups = self.rewarded_in_both_orders(groups, named, step)
+        with in_step(self.judge):
+            groups = self.sample_judgments("rollout", named, step)
+            if self.cfg.reward == "consistent":
+                groups = self.rewarded_in_both_orders(groups, named, step)
         n_train = len(train)
         return groups[:n_train], groups[n_train:]
 
@@ -533,6 +548,9 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
         keep=advantage != 0,
         forced=[completion.forced for completion in completions],
     )
+    if cfg.shard_base:  # as many in all processes
+        most = max(gather([len(packs)]))
+        packs += [empty_pack(judge.pad, cfg.device)] * (most - len(packs))
     n_judgments = advantage.shape[1]
     token_weight = 1 / (n_judgments * cfg.max_new_tokens)
     return Batch(
@@ -1130,7 +1148,10 @@ class Judge:
         dtype = cfg.dtype
         if dtype == "auto" and not cfg.lora_rank:
             dtype = "float32"
-        self.model, self.tokenizer = load_model(name, cfg.device, dtype, flag="--judge")
+        place = shard_layers if cfg.shard_base else nn.Module.to
+        self.model, self.tokenizer = load_model(
+            name, cfg.device, dtype, flag="--judge", place=place
+        )
         if self.model.dtype == torch.float16:
             raise UserError(f"--judge {name}: a float16 checkpoint, "
                             "whose small gradients would be 0: add --dtype bfloat16")
@@ -1274,9 +1295,10 @@ class Judge:
             encoded = self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False)
             verdicts.append(encoded.input_ids)
         total = torch.zeros(len(pairs))
-        for pack in make_packs(prompts, verdicts, self.pad, cfg.micro_tokens, cfg.device):
-            logp = self.score(pack)
-            total -= sum_by_sample(logp, pack.sample, len(pairs)).cpu()
+        with in_step(self):
+            for pack in make_packs(prompts, verdicts, self.pad, cfg.micro_tokens, cfg.device):
+                logp = self.score(pack)
+                total -= sum_by_sample(logp, pack.sample, len(pairs)).cpu()
         return total
 
 
@@ -1523,8 +1545,9 @@ def read_or_make_traces(trainer, path):
         rows = read_rows(path)
     else:
         numbered = list(enumerate(trainer.train_pairs))
-        rows_of_pairs = gather(make_traces(judge, here(numbered)))
-        rows = sum(rows_of_pairs, [])
+        with in_step(judge):
+            rows_of_pairs = make_traces(judge, here(numbered))
+        rows = sum(gather(rows_of_pairs), [])
         if RANK == 0:
             write_rows(path, rows)
     groups = []
@@ -1654,8 +1677,8 @@ class Run:
                 self.one_step()
                 bar.set_postfix(self.progress(), refresh=False)
                 bar.update()
+        self.save_judge()
         if RANK == 0:
-            self.save_judge()
             report(cfg, self.metrics, self.weight_rows(), len(self.eval_pairs))
             write_page(self.out)
 
@@ -1697,12 +1720,13 @@ class Run:
         numbered = here(list(enumerate(in_both_orders(self.eval_pairs))))
         size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
         rows = []
-        for start in range(0, len(numbered), size):
-            some = numbered[start:start + size]
-            pairs = [pair for _, pair in some]
-            streams = [stream(cfg.seed, "evaluate", self.step, number) for number, _ in some]
-            for group in judge.rollout(pairs, streams, 1):
-                rows.append(self.transcript(group))
+        with in_step(judge):
+            for start in range(0, len(numbered), size):
+                some = numbered[start:start + size]
+                pairs = [pair for _, pair in some]
+                streams = [stream(cfg.seed, "evaluate", self.step, number) for number, _ in some]
+                for group in judge.rollout(pairs, streams, 1):
+                    rows.append(self.transcript(group))
         rows = gather(rows)
         self.transcripts += rows
         figures = accuracy_of(rows)
@@ -1800,11 +1824,13 @@ class Run:
         return {name: [pair.instance_id for pair in pairs] for name, pairs in splits.items()}
 
     def save_judge(self):
-        """A plain checkpoint: adapters become part of the weights."""
+        """A plain checkpoint: adapters become part of the weights, and shards whole again."""
         judge = self.trainer.judge
         merge_lora(judge.model)
-        judge.model.save_pretrained(self.out / "judge")
-        judge.tokenizer.save_pretrained(self.out / "judge")
+        weights = whole_weights(judge.model)
+        if RANK == 0:
+            judge.model.save_pretrained(self.out / "judge", state_dict=weights)
+            judge.tokenizer.save_pretrained(self.out / "judge")
 
 
 class Timer:
@@ -1876,8 +1902,7 @@ def report(cfg, metrics, weight_rows, n_pairs):
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
     print(f"look at the run in a browser: {out / 'report.html'}; "
           "--explain-weights prints why pairs count")
-    tiny_world = (str(TINY / "labelled.jsonl"), str(ROOT / "runs/tiny/labelled.jsonl"))
-    if cfg.labelled in tiny_world:
+    if cfg.labelled in map(str, EDGES_LABELLED):
         print(f"next: python select.py --judge {out / 'judge'}")
     else:
         problems = " ".join(cfg.problems)
@@ -1958,8 +1983,13 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merge(self):
         """W + (α/r) B A as a plain linear layer."""
-        adapted = self.scale * self.b @ self.a
-        self.linear.weight += adapted.to(self.linear.weight.dtype)
+        weight = self.linear.weight
+        adapted = (self.scale * self.b @ self.a).to(weight.dtype)
+        if isinstance(weight, DTensor):  # with --shard-base: this process's rows of it
+            adapted = distribute_tensor(
+                adapted, weight.device_mesh, weight.placements, src_data_rank=None
+            )
+        weight += adapted
         return self.linear
 
 
@@ -2099,15 +2129,18 @@ def checkpoint_layers(model):
     added to each backward pass.
     Raises UserError for a model that the library cannot do this with.
     """
-    layers = []
-    for module in model.base_model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            layers.append(module)
+    layers = layers_of(model)
     if not layers or not model.supports_gradient_checkpointing:
         raise UserError(f"--checkpoint-gradients: {type(model).__name__} has no layers that can be "
                         "computed twice; leave the flag out, or take another judge")
     for layer in layers:
         layer.forward = computed_twice(layer.forward)
+
+
+def layers_of(model):
+    """The modules that the library itself computes as a whole: its decoder layers."""
+    modules = model.base_model.modules()
+    return [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
 
 
 def computed_twice(forward):
@@ -2181,6 +2214,80 @@ def print0(text):
     """Print in one process only."""
     if RANK == 0:
         print(text)
+
+
+# ---------------------------------------------------------------- a base in shards (FSDP, 2304.11277)
+# With --shard-base a layer is gathered from all processes whenever one of them computes it. So all
+# of them compute equally often: who has less to do makes passes over nothing.
+
+# Architectures whose shards were compared with the whole model (tests/test_shards.py).
+SHARDED = (
+    "gemma3_text", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe",
+    "stablelm",
+)
+
+
+def shard_layers(model, device):
+    """The model on a device, with this process's 1/K of the rows of each weight in its layers.
+
+    Embedding, head and last norm are whole everywhere: sampler and kernel ask for them by
+    themselves. So will be the adapters, of which nothing here knows.
+    Raises UserError for an architecture with which this was not tested.
+    """
+    kind = model.config.model_type
+    if kind not in SHARDED:
+        raise UserError(f"--shard-base: it was not tested with this architecture ({kind}), only "
+                        f"with {', '.join(SHARDED)}: leave it out, or take another judge")
+    model.requires_grad_(False)
+    mesh = init_device_mesh(torch.device(device).type, (WORLD_SIZE,))
+    whole = set(model.parameters())
+    for layer in layers_of(model):
+        whole -= set(layer.parameters())
+        fully_shard(layer, mesh=mesh)
+    # Around the layers, with no weight of its own: it has a layer gathered while the one before
+    # is computed.
+    fully_shard(model.base_model, mesh=mesh, ignored_params=whole)
+    return model.to(device)
+
+
+def whole_weights(model):
+    """{name: weight} of a model. Shards are gathered, one weight at a time, on the CPU of rank 0.
+
+    For all processes to call.
+    """
+    weights = model.state_dict()
+    for name, weight in weights.items():
+        if isinstance(weight, DTensor):
+            gathered = weight.full_tensor()
+            weights[name] = gathered.cpu() if RANK == 0 else None
+    return weights
+
+
+@contextlib.contextmanager
+def in_step(judge):
+    """In here, each process makes as many passes (without gradients) as it has to.
+
+    Before each of them it says so to the others, and at the end it makes passes over nothing until
+    no one else makes another. An error in one process ends it, and torchrun ends the others.
+    """
+    if not judge.cfg.shard_base:
+        yield
+        return
+    backbone = judge.model.base_model
+
+    def going_on(number):
+        return float(all_sum(torch.tensor(number, device=judge.cfg.device)))
+
+    def say_so(*_):
+        going_on(1.0)
+
+    saying_so = backbone.register_forward_pre_hook(say_so)
+    yield
+    saying_so.remove()
+    nothing = torch.tensor([[judge.pad]], device=judge.cfg.device)
+    while going_on(0.0):
+        with torch.no_grad():
+            backbone(input_ids=nothing, use_cache=False)
 
 
 # ---------------------------------------------------------------- the command

@@ -1,12 +1,12 @@
 """Why a training pair counts as much as it does: explained.jsonl, and its words for the terminal.
 
-    {"instance_id": "tiny/train/60:strong-1>strong-3", "group": "reviewed × easy × strong",
-     "weight": 5.3, "visits": 7, "informed": 5, (all else of its row of weights.jsonl)
-     "right": "A", "fields": {"steps": ["drop last", "sort down"], "source": "tiny"},
-     "failed": "wrong_answer: public test 1: expected [6, 5, 0], got [0, 5, 6]",
-     "moved": [{"step": 22, "s": 2.31, "right": "B", "rewards": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-                "best": {"reward": 1.0, "text": "trace: ..."},
-                "worst": {"reward": 0.0, "text": "skim: ..."}}, ...]}
+    {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
+     "weight": 9.3, "visits": 39, "informed": 34, (all else of its row of weights.jsonl)
+     "right": "A", "fields": {"steps": ["drop last", "add one", "triple"], "source": "edges", ...},
+     "failed": "wrong_answer: public test 1: expected [0, 3], got [7, 3]",
+     "moved": [{"step": 20, "s": 3.0, "right": "A", "rewards": [0.0, 1.0, 1.0, 0.0, 1.0, 0.0],
+                "best": {"reward": 1.0, "text": "try r 944 -> 05..."},
+                "worst": {"reward": 0.0, "text": "skim: steps 3, A 3, B 3..."}}, ...]}
 
 `moved` holds the two visits with the largest |s|, the largest first. s is what the step told the
 weight: normalised, within ±3, and positive where learning from these judgments made the judge

@@ -42,8 +42,8 @@ def judge_prompt(problem, code_a, code_b, chat=False):
         B:
         def f(x): ...
 
-    A plain model reads no instructions: it must know the task from its training, as the tiny world's judge does, which was
-    pretrained on exactly these words (data/tiny/pretrain.py).
+    A plain model reads no instructions: it must know the task from its training, as the judge of the world of edge cases
+    does, which was pretrained on exactly these words (data/edges/pretrain.py).
 
     The protocol is PROTOCOL for programs and ANSWER_PROTOCOL where the problem asks for answers.
 

@@ -1,26 +1,27 @@
-"""JSON Lines between the stages: one object a row, UTF-8, new rows at the end. The rows, shortened, from the tiny world:
+"""JSON Lines between the stages: one object a row, UTF-8, new rows at the end. The rows of data/edges, shortened:
 
-    problems.jsonl         {"problem_id": "tiny/test/2", "split": "test", "domain": "reviewed", "difficulty": "medium",
-                            "prompt": "Steps: sort down, add one, small.\\n8186 -> 2\\n", "starter_code": "def f(x):\\n",
-                            "entry_point": "f", "date": "2025-01-01", "source": "tiny",
-                            "public_tests": [{"type": "call", "args": [[8, 1, 8, 6]], "expected": [2]}], "tests": [...]}
+    problems.jsonl         {"problem_id": "edges/test/3", "split": "test", "domain": "reviewed", "difficulty": "hard",
+                            "prompt": "Steps: rotate right, evens.\\np 634 -> 46\\nq 830 -> 08\\n...",
+                            "starter_code": "def f(x):\\n", "entry_point": "f", "date": "2025-01-01", "source": "edges",
+                            "public_tests": [{"type": "call", "args": [[6, 3, 4]], "expected": [4, 6]}, ...],
+                            "tests": [...]}
       sample.py
-    candidates.jsonl       {"problem_id": "tiny/test/2", "candidate_id": "strong-7", "policy": "strong",
-                            "code": "def f(x):\\n    x = sorted(x)[::-1]\\n    x = [(v - 1) % 10 for v in x]\\n...",
-                            "text": (what the model wrote), "n_tokens": 5, "mean_logprob": -0.437,
-                            "self_certainty": 13.9, "finish_reason": "stop", "seed": 0, "sampling": {...}}
+    candidates.jsonl       {"problem_id": "edges/test/3", "candidate_id": "strong-0", "policy": "strong",
+                            "code": "def f(x):\\n    x = x[-1:] + x[:-1]\\n    x = [v for v in x if v % 2 == 0 and v > 0]\\n...",
+                            "text": (what the model wrote), "n_tokens": 4, "mean_logprob": -0.178,
+                            "self_certainty": 14.7, "finish_reason": "stop", "seed": 0, "sampling": {...}}
       execute.py
-    labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 0,
-                            "tests_total": 8, "detail": "public test 1: expected [2], got [0]", "seconds": 0.016,
-                            "public_passed": false, "output_digest": "1ead14516555734d", "tests_digest": "5f4a5af1bb76"}
+    labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 6,
+                            "tests_total": 12, "detail": "public test 2: expected [0, 8], got [8]", "seconds": 0.0091,
+                            "public_passed": false, "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
       train_bilevel.py
-    judge/, weights.jsonl  {"instance_id": "tiny/train/0:weak-0>weak-7", "problem_id": "tiny/train/0",
-                            "candidate_ids": ["weak-0", "weak-7"], "policy": "weak", "weight": 0.43,
-                            "group": "reviewed × medium × weak", "visits": 10, "informed": 5}
+    judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
+                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 9.3,
+                            "group": "reviewed × hard × strong", "visits": 39, "informed": 34}
       select.py
-    selections.jsonl       {"problem_id": "tiny/test/2", "method": "judge, trained", "n": 8,
-                            "candidate_id": "strong-1", "passed": 1.0, "judge_calls": 6, "judge_tokens": 240,
-                            "votes": {"strong-0": [2, 4], "strong-1": [4, 4], "strong-7": [0, 4]}}
+    selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
+                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 240,
+                            "votes": {"strong-0": [0, 4], "strong-2": [4, 4]}}
 
 `passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
 A problem may add
@@ -59,8 +60,10 @@ except ImportError:  # not on Windows: there nothing keeps two writers apart
     fcntl = None
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ROOT / "data" / "tiny"
-TINY_PROBLEMS = [str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl")]
+EDGES = ROOT / "data" / "edges"
+EDGES_RUN = ROOT / "runs" / "edges"  # what the stages make of it
+EDGES_PROBLEMS = [str(EDGES / "problems_weak.jsonl"), str(EDGES / "problems_strong.jsonl")]
+EDGES_LABELLED = (EDGES / "labelled.jsonl", EDGES_RUN / "labelled.jsonl")  # shipped, or one's own
 
 # The fields that a reader may rely on, with their types.
 PROBLEM = {
@@ -191,9 +194,9 @@ def check_test(test, entry_point, place):
 
 
 def stage_input(name):
-    """Default input of a stage: what you made in runs/tiny, else the copy that comes with the repository."""
-    mine = ROOT / "runs" / "tiny" / name
-    return mine if mine.exists() else TINY / name
+    """Default input of a stage: what you made in runs/edges, else the copy that comes with the repository."""
+    mine = EDGES_RUN / name
+    return mine if mine.exists() else EDGES / name
 
 
 # ---------------------------------------------------------------- writing

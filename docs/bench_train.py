@@ -1,4 +1,4 @@
-"""What a training step costs, on the tiny world's judge: python docs/bench_train.py [a b c d]
+"""What a training step costs, on the shipped judge: python docs/bench_train.py [a b c d]
 
     a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where
     the time goes b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group,
@@ -29,7 +29,7 @@ import scale  # noqa: E402  docs/scale.py
 import train_bilevel as tb  # noqa: E402
 from data.judge import judge_prompt, parse_verdict  # noqa: E402
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import TINY  # noqa: E402
+from data.rows import EDGES  # noqa: E402
 from kernels import sum_by_sample  # noqa: E402
 
 ROUNDS = 12
@@ -38,7 +38,7 @@ PARTS = ("rollout", "gradient", "outer")
 
 def make_trainer(**changes):
     """A trainer whose judge and weights hardly move, so that every step is like the first."""
-    settings = dict(labelled=str(TINY / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, meta_batch=16,
+    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, meta_batch=16,
                     lr=1e-6, domain_lr=0.0, instance_lr=0.0)
     cfg = tb.Settings(**{**settings, **changes})
     (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
@@ -123,10 +123,10 @@ def trl(folder):
 
     config = GRPOConfig(
         output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96, num_generations=6,
-        steps_per_generation=1, max_completion_length=72, temperature=1.0, beta=0.0, loss_type="dr_grpo",
+        steps_per_generation=1, max_completion_length=ours.cfg.max_new_tokens, temperature=1.0, beta=0.0, loss_type="dr_grpo",
         scale_rewards="none", learning_rate=1e-6, gradient_checkpointing=False, max_steps=ROUNDS + 1,
         report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
-    model, tokenizer = tb.load_model(str(TINY / "judge"), "cpu", "float32")
+    model, tokenizer = tb.load_model(str(EDGES / "judge"), "cpu", "float32")
     theirs = GRPOTrainer(model=model, processing_class=tokenizer, reward_funcs=reward, args=config,
                          train_dataset=Dataset.from_list(rows), callbacks=[Turns()])
     # For a callback their step begins after the batch was generated: time the whole of training_step instead.
@@ -140,8 +140,8 @@ def trl(folder):
 
     theirs.training_step = timed_step
     theirs.train()
-    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, at most 72 tokens "
-          "(TRL's optimizer step not counted)")
+    print(f"\nb. seconds a plain step, median [quartiles] of {ROUNDS}; 16 prompts x 6 completions, "
+          f"at most {ours.cfg.max_new_tokens} tokens (TRL's optimizer step not counted)")
     print(f"   TRL     {spread(seconds_of_theirs[1:])}")
     print(f"   ours    {spread(seconds_of_ours[1:])}")
     print(f"   ratio   {spread(ratios(seconds_of_theirs[1:], seconds_of_ours[1:]))}")
@@ -330,7 +330,7 @@ def this_machine():
     flops = 2 * 1024 ** 3 / cpu_seconds(lambda: x @ x)
     big = torch.rand(50_000_000)
     bandwidth = big.nbytes / cpu_seconds(big.sum)
-    return scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0)
+    return scale.Machine("this one", flops, bandwidth, memory=0, use=1, launch=0, link=0)
 
 
 def cpu_seconds(action):

@@ -1,19 +1,21 @@
 """The results from the files of reproduce.sh: tables on the terminal, figures in docs/.
 
-    python docs/figures.py runs/results                     the tiny world: its tables, two figures
-    python docs/figures.py runs/tiny/selections.jsonl ...   selection.png alone
-    python docs/figures.py --edges runs/edges               the world of edge cases, edges.png
+    python docs/figures.py                                runs/results, as reproduce.sh makes it
+    python docs/figures.py --runs folder --out folder     other runs, and elsewhere the figures
 
-The first reads METHOD-SEED/{metrics,transcripts,weights,selections}.jsonl,
-waits-JUDGE-SEED/selections.jsonl and size-PROBLEMS-METHOD-SEED/metrics.jsonl; the second what
-`python select.py --aggregate rounds round-robin --waits 1 2 4 --n 1 2 4 8` wrote, one file or one
-for each seed; the third METHOD-SEED/{settings.json,metrics.jsonl,weights.jsonl,selections.jsonl}
-and thinking-JUDGE-SEED.jsonl: it says which runs are missing and makes do with the others.
-Needs matplotlib.
+Reads, in --runs,
+
+    KIND-SEED/{settings.json,metrics.jsonl,weights.jsonl,selections.jsonl}   each kind of weights
+    size-N-KIND-SEED/{settings.json,metrics.jsonl}                  with N problems in the meta set
+    thinking-JUDGE-SEED.jsonl                                                  docs/thinking.py
+    untrained/selections.jsonl                                                 the judge before
+
+says which of them are missing, and makes do with the others. Writes training.png, where there are
+runs of a kind of weights, and waits.png, where there are judges that thought. Needs matplotlib.
 """
 import json
 import sys
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -21,29 +23,112 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import flags  # noqa: E402
-from data.rows import UserError, read_rows  # noqa: E402
+from data.flags import flag, heading, parse  # noqa: E402
+from data.rows import ROOT, UserError, read_rows  # noqa: E402
 from data.tables import waits_name  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-COLOURS = {  # a training method each
-    "uniform": "#888888",
-    "shuffled": "#bbbbbb",
-    "net": "#b07aa1",
-    "domain": "#4e79a7",
-    "instance": "#e15759",
-    "oracle": "#59a14f",
-}
-METHODS = list(COLOURS)
-LEARNED = ("net", "domain", "instance")
-JUDGES = {"base": "base", "cold": "cold-started", "rl": "RL-trained (instance)",
-          "waiting": "RL-trained with Waits"}   # of the waits
+SEEDS = range(5)
 WAITS = (0, 1, 2, 4)
 # Student's t for a two-sided 95 % interval, by the number of values (n − 1 degrees of freedom)
 T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+
+# Kinds of weights: name in the table, colour, marker
+METHODS = {
+    "uniform": ("uniform", "#888888", "o"),
+    "shuffled": ("shuffled: the weights of `instance`, dealt to other pairs", "#bbbbbb", "X"),
+    "net": ("net", "#b07aa1", "P"),
+    "domain": ("domain", "#4e79a7", "s"),
+    "instance": ("instance", "#e15759", "^"),
+    "oracle": ("oracle: only the reviewed, hard pairs of the strong policy", "#59a14f", "D"),
+    "meta": ("meta: uniform, on the meta set alone", "#edc948", "v"),
+    "both": ("both: uniform, on training and meta set", "#f28e2b", "*"),
+}
+LEARNED = ("net", "domain", "instance")
+# What a meta set of any size is good for: name in the table and the figure
+WITH_META_SET = {
+    "instance": "learned weights: instance",
+    "domain": "learned weights: domain",
+    "meta": "trained on the meta set alone",
+    "both": "trained on both, mixed",
+}
+SIZES = (4, 8, 16, 0)  # of the meta set, in problems; 0: all
+# Judges that thought: name in the table, colour, marker
+JUDGES = {
+    "base": ("base", "#888888", "o"),
+    "cold": ("cold start alone", "#edc948", "v"),
+    "plain": ("RL without Waits in training", "#4e79a7", "s"),
+    "oracle": ("RL with room for two looks", "#59a14f", "D"),
+    "rl": ("RL with Waits", "#f28e2b", "*"),
+    "coldrl": ("cold start, then RL", "#e15759", "^"),
+}
+REVIEWED = {"domain": "reviewed"}
+STRONG = {"policy": "strong"}
+WEAK = {"policy": "weak"}
+HARD = {"difficulty": "hard"}
+EASY = {"difficulty": "easy"}
+SCRAPED = {"domain": "scraped"}
+# Signs of the weights: (pairs that are expected to weigh more, pairs that are to weigh less).
+# Scraped pairs are all hard and the strong policy's: they stand aside where these are compared.
+SIGNS = {
+    "hard above easy": (REVIEWED | HARD, REVIEWED | EASY),
+    "hard above easy, strong policy alone": (REVIEWED | HARD | STRONG, REVIEWED | EASY | STRONG),
+    "strong above weak": (REVIEWED | STRONG, REVIEWED | WEAK),
+    "strong above weak, hard alone": (REVIEWED | HARD | STRONG, REVIEWED | HARD | WEAK),
+    "reviewed above scraped": (REVIEWED, SCRAPED),
+    "reviewed above scraped, hard and strong alone": (
+        REVIEWED | HARD | STRONG, SCRAPED | HARD | STRONG),
+}
+
+
+@dataclass
+class Settings:
+    heading("folders")
+    runs: Path = flag(ROOT / "runs/results", "folder of the runs")
+    out: Path = flag(HERE, "folder of training.png and waits.png")
+
+
+def main(argv=None):
+    """Print the tables of the finished runs, draw the figures, say which runs are missing."""
+    cfg = parse(Settings, __doc__, argv)
+    runs = finished_runs(cfg.runs)
+    sizes = accuracy_by_size(cfg.runs, runs)
+    found = thinking(cfg.runs)
+    trained = any(runs.values())
+    asked = {judge: seeds for judge, seeds in found.items() if seeds}
+    if not trained and not asked:
+        raise UserError(f"--runs {cfg.runs}: no finished run in it; "
+                        "make them with bash reproduce.sh")
+    if trained:
+        print_markdown(weights_table(cfg.runs, runs))
+        print_markdown(sizes_table(sizes))
+        draw_training(runs, sizes, cfg.out / "training.png")
+    if any(runs[method] for method in LEARNED):
+        print_markdown(group_weights(runs))
+        print_markdown(signs_table(runs))
+    if asked:
+        print_markdown(thinking_table(asked))
+        print_markdown(second_looks_table(asked))
+        print_markdown(looks_table(asked))
+        draw_waits(asked, cfg.out / "waits.png")
+    print_found_by_waiting(found)
+    print("\nmissing: " + (", ".join(missing_runs(runs, sizes, found)) or "nothing"))
+
+
+def missing_runs(runs, sizes, found):
+    """Names of what reproduce.sh makes and is not there, or not finished."""
+    missing = [f"{method}-{seed}" for method in METHODS for seed in SEEDS
+               if seed not in runs[method]]
+    for size, method in sizes:
+        if size:    # where it is 0, the runs are those with all of the meta set
+            missing += [f"size-{size}-{method}-{seed}" for seed in SEEDS
+                        if seed not in sizes[size, method]]
+    missing += [f"thinking-{judge}-{seed}" for judge in JUDGES for seed in SEEDS
+                if seed not in found[judge]]
+    return missing
 
 
 # ---------------------------------------------------------------- numbers
@@ -51,10 +136,15 @@ T_95 = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 def mean_interval(shares):
     """Mean of shares over seeds with its 95 % t-interval, in percent, as text."""
     values = 100 * np.array(shares)
-    if len(values) not in T_95:    # two are too few for an interval
-        return f"{values.mean():.1f}"
-    half = T_95[len(values)] * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():.1f} ± {half:.1f}"
+    half = half_interval(values)
+    return f"{values.mean():.1f}" if np.isnan(half) else f"{values.mean():.1f} ± {half:.1f}"
+
+
+def half_interval(values):
+    """Half of the 95 % t-interval of the mean; NaN for one or two values, which are too few."""
+    if len(values) not in T_95:
+        return float("nan")
+    return T_95[len(values)] * np.std(values, ddof=1) / np.sqrt(len(values))
 
 
 def paired_bootstrap(a, b, draws=10000):
@@ -67,13 +157,6 @@ def paired_bootstrap(a, b, draws=10000):
     drawn = rng.integers(0, len(difference), (draws, len(difference)))    # [draws, problems]
     low, high = np.percentile(difference[drawn].mean(1), [2.5, 97.5])
     return f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def auc(positive, negative):
-    """Area under the ROC curve: how often a positive outranks a negative."""
-    p = np.array(positive)[:, None]
-    n = np.array(negative)[None]
-    return float((p > n).mean() + 0.5 * (p == n).mean())
 
 
 def print_markdown(rows):
@@ -106,20 +189,44 @@ def mixed_problems(rows):
     return some_pass & some_fail
 
 
-def load(folder):
-    """{method: its runs, one for each seed}; a run is {file: rows}."""
-    runs = defaultdict(list)
+def finished_runs(folder):
+    """{method: {seed: run}}, of those that trained to the end and chose; a run is {file: rows}."""
+    runs = {method: {} for method in METHODS}
     for method in METHODS:
-        for path in sorted(folder.glob(f"{method}-*")):
-            if path.is_dir():
-                run = {"selections": selections(path / "selections.jsonl")}
-                for name in ("metrics", "transcripts", "weights"):
-                    run[name] = read_rows(path / f"{name}.jsonl")
-                runs[method].append(run)
-    if not all(runs[method] for method in METHODS):
-        raise UserError(f"{folder}: expected runs of {', '.join(METHODS)}; "
-                        "make them with bash reproduce.sh")
+        for seed in SEEDS:
+            path = folder / f"{method}-{seed}"
+            run = trained_run(path)
+            # The selections are written last.
+            if run and (path / "selections.jsonl").exists():
+                run["weights"] = read_rows(path / "weights.jsonl")
+                run["selections"] = selections(path / "selections.jsonl")
+                runs[method][seed] = run
     return runs
+
+
+def trained_run(path):
+    """{"metrics": rows} of a folder whose training came to its last evaluation, else None."""
+    if not (path / "metrics.jsonl").exists():
+        return None
+    run = {"metrics": read_rows(path / "metrics.jsonl")}
+    steps = json.loads((path / "settings.json").read_text())["steps"]
+    return run if evaluations(run)[-1]["step"] == steps else None
+
+
+def accuracy_by_size(folder, runs):
+    """{(size of the meta set, method): {seed: accuracy on target pairs at the end}}"""
+    found = {}
+    for size in SIZES:
+        for method in WITH_META_SET:
+            found[size, method] = {}
+            for seed in SEEDS:
+                if size:
+                    run = trained_run(folder / f"size-{size}-{method}-{seed}")
+                else:
+                    run = runs[method].get(seed)
+                if run:
+                    found[size, method][seed] = last_accuracy(run)
+    return found
 
 
 def evaluations(run):
@@ -128,14 +235,8 @@ def evaluations(run):
 
 
 def last_accuracy(run):
-    """Accuracy on each problem's pairs at the end: {problem_id: mean over pairs and orders}."""
-    last = max(row["step"] for row in run["transcripts"])
-    right = defaultdict(list)
-    for row in run["transcripts"]:
-        if row["step"] == last:
-            problem_id = row["instance_id"].split(":")[0]
-            right[problem_id].append(row["verdict"] == row["right"])
-    return {problem_id: np.mean(values) for problem_id, values in sorted(right.items())}
+    """Accuracy on target pairs when the training ended."""
+    return evaluations(run)[-1]["eval_accuracy"]
 
 
 def passed_by(method, rows, problem_ids):
@@ -144,424 +245,7 @@ def passed_by(method, rows, problem_ids):
     return [passed[problem_id] for problem_id in sorted(passed) if problem_id in problem_ids]
 
 
-def source(group):
-    """Where the pairs of a domain of the tiny world come from."""
-    if group.startswith("scraped"):
-        return "lying"      # their tests lie
-    return "strong" if group.endswith("strong") else "weak"
-
-
-# ---------------------------------------------------------------- tables
-
-def accuracy_table(runs, untrained, mixed):
-    """Accuracy on target pairs and Best-of-N of every method, and how far over uniform weights."""
-    # The evaluation pairs depend on the seed. Problems are compared within a seed: those in all seeds.
-    accuracy = {method: [last_accuracy(run) for run in runs[method]] for method in METHODS}
-    shared = set.intersection(*(set(run) for of_method in accuracy.values() for run in of_method))
-    on_pairs = {}     # {method: [seeds, problems]}
-    best_of_n = {}    # {method: [seeds, problems]}
-    for method in METHODS:
-        on_pairs[method] = [[run[pid] for pid in sorted(shared)] for run in accuracy[method]]
-        best_of_n[method] = []
-        for run in runs[method]:
-            best_of_n[method].append(passed_by("judge, trained", run["selections"], mixed))
-
-    first = [evaluations(run)[0] for run in runs["uniform"]]
-    before = passed_by("judge, trained", untrained, mixed)   # named so, for it was given as --judge
-    rows = [{
-        "weights": "untrained",
-        "target pair accuracy, %": mean_interval([row["eval_accuracy"] for row in first]),
-        "pairs over uniform": "",
-        "Best-of-8, mixed problems, %": f"{100 * np.mean(before):.1f}",
-        "Best-of-8 over uniform": "",
-        "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in first]):.0f}",
-    }]
-    for method in METHODS:
-        last = [evaluations(run)[-1] for run in runs[method]]
-        chosen = [np.mean(passed) for passed in best_of_n[method]]
-        row = {
-            "weights": method,
-            "target pair accuracy, %": mean_interval([row["eval_accuracy"] for row in last]),
-            "pairs over uniform": "",
-            "Best-of-8, mixed problems, %": mean_interval(chosen),
-            "Best-of-8 over uniform": "",
-            "tokens a judgment": f"{np.mean([row['eval_tokens'] for row in last]):.0f}",
-        }
-        if method != "uniform":
-            row["pairs over uniform"] = paired_bootstrap(on_pairs[method], on_pairs["uniform"])
-            over = paired_bootstrap(best_of_n[method], best_of_n["uniform"])
-            row["Best-of-8 over uniform"] = over
-        rows.append(row)
-    return rows
-
-
-def weights_table(runs):
-    """The learned weights by source, and how well they tell the sources apart; means over seeds."""
-    rows = []
-    for method in LEARNED:
-        found = defaultdict(list)   # {column: a number for each seed}
-        for run in runs[method]:
-            by_source = {name: [] for name in ("weak", "strong", "lying")}
-            informed = {"lying": [], "clean": []}
-            for row in run["weights"]:
-                where = source(row["group"])
-                by_source[where].append(row["weight"])
-                if row["informed"] >= 3:
-                    informed["lying" if where == "lying" else "clean"].append(row["weight"])
-            for name, weights in by_source.items():
-                found[name].append(np.mean(weights))
-            found["like"].append(auc(by_source["strong"], by_source["weak"] + by_source["lying"]))
-            if informed["clean"] and informed["lying"]:
-                found["clean"].append(auc(informed["clean"], informed["lying"]))
-        rows.append({
-            "weights": method,
-            "mean weight: weak": f"{np.mean(found['weak']):.2f}",
-            "strong": f"{np.mean(found['strong']):.2f}",
-            "lying": f"{np.mean(found['lying']):.2f}",
-            "AUC target-like against the rest": f"{np.mean(found['like']):.2f}",
-            "AUC clean against lying, informed ≥ 3 times": f"{np.mean(found['clean']):.2f}",
-        })
-    return rows
-
-
-def sizes_table(folder, runs):
-    """Target accuracy by the number of meta problems: learned weights, or training on these."""
-    names = {
-        "instance": "learned weights (instance)",
-        "meta": "training on the meta set",
-        "both": "training on both, mixed",
-    }
-    accuracy = defaultdict(list)    # {(problems, method): a share for each seed}
-    for path in sorted(folder.glob("size-*-*-*")):
-        _, size, method, _ = path.name.split("-")
-        metrics = read_rows(path / "metrics.jsonl")
-        accuracy[int(size), method].append(evaluations({"metrics": metrics})[-1]["eval_accuracy"])
-    all_of_them = max(size for size, _ in accuracy)
-    n_seeds = len(accuracy[all_of_them, "meta"])
-    for run in runs["instance"][:n_seeds]:
-        accuracy[all_of_them, "instance"].append(evaluations(run)[-1]["eval_accuracy"])
-    rows = []
-    for size in sorted({size for size, _ in accuracy}):
-        row = {"meta problems": str(size)}
-        for method, name in names.items():
-            values = accuracy[size, method]
-            each = ", ".join(f"{100 * value:.0f}" for value in values)
-            row[name] = f"{mean_interval(values)} ({each})"
-        rows.append(row)
-    return rows
-
-
-def waits_table(folder):
-    """J1's table: pass@1 on mixed problems for each judge and number of waits, beside the control."""
-    runs = {}
-    for judge in JUDGES:
-        folders = sorted(folder.glob(f"waits-{judge}-*"))
-        runs[judge] = [selections(path / "selections.jsonl") for path in folders]
-    rows = []
-    for count in WAITS:
-        row = {"waits": str(count)}
-        for judge, name in JUDGES.items():
-            thinking = f"judge, trained, {waits_name(count)}" if count else "judge, trained"
-            voting = f"judge, trained, tokens of {waits_name(count)}" if count else "judge, trained"
-            row[f"{name}: thinking on"] = pass_and_tokens(thinking, runs[judge])
-            row[f"{name}: as many tokens in votes"] = pass_and_tokens(voting, runs[judge])
-        rows.append(row)
-    return rows
-
-
-def pass_and_tokens(method, runs):
-    """pass@1 on mixed problems with its interval over seeds, and the judge tokens on all."""
-    passed = [np.mean(passed_by(method, rows, mixed_problems(rows))) for rows in runs]
-    tokens = [row["judge_tokens"] for rows in runs for row in rows if row["method"] == method]
-    return f"{mean_interval(passed)} ({np.mean(tokens):.0f})"
-
-
-def print_results(folder):
-    """Print the tables of the runs in a folder, and draw both figures."""
-    runs = load(folder)
-    mixed = mixed_problems(runs["uniform"][0]["selections"])
-    untrained = selections(folder / "untrained" / "selections.jsonl")
-
-    print(f"{len(runs['uniform'])} seeds; {len(mixed)} test problems with mixed outcomes")
-    print_markdown(accuracy_table(runs, untrained, mixed))
-    for method in METHODS:
-        accuracy = [100 * evaluations(run)[-1]["eval_accuracy"] for run in runs[method]]
-        print(f"seeds, {method}: " + " ".join(f"{value:.0f}" for value in accuracy))
-    print_markdown(weights_table(runs))
-
-    medians = []
-    for method in METHODS:
-        steps = [row for run in runs[method] for row in run["metrics"] if "seconds" in row]
-        medians.append(f"{method} {np.median([sum(row['seconds'].values()) for row in steps]):.2f}")
-    print("\nseconds a step (median): " + ", ".join(medians))
-
-    if list(folder.glob("size-*")):
-        print_markdown(sizes_table(folder, runs))
-    if list(folder.glob("waits-*")):
-        print_markdown(waits_table(folder))
-        draw_selection([path / "selections.jsonl" for path in sorted(folder.glob("waits-rl-*"))])
-    draw_training(runs)
-    print_transcripts(runs["instance"][0])
-
-
-def print_transcripts(run):
-    """One pair before and after: wrong at first by skimming, right at last by tracing."""
-    last = max(row["step"] for row in run["transcripts"])
-    by_step = defaultdict(dict)     # {(pair, right verdict): {step: row}}
-    for row in run["transcripts"]:
-        by_step[row["instance_id"], row["right"]][row["step"]] = row
-    for (pair, right), rows in by_step.items():
-        was_wrong = rows[0]["verdict"] != right
-        traces = rows[last]["verdict"] == right and rows[last]["text"].startswith("trace")
-        if was_wrong and traces:
-            print(f"\n{pair}, right is {right}")
-            print(f"--- before\n{rows[0]['text']}")
-            print(f"--- after\n{rows[last]['text']}")
-            return
-
-
-# ---------------------------------------------------------------- training.png
-
-def draw_training(runs, out=HERE / "training.png"):
-    """Target accuracy, share of tracing and mean weight by source, step by step.
-
-    A bold line is the mean over seeds, a faint one a seed.
-    """
-    plt.rcParams.update(STYLE)
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
-    for method in METHODS:
-        steps = [row["step"] for row in evaluations(runs[method][0])]
-        label = f"{method} (clean, target-like pairs only)" if method == "oracle" else method
-        accuracy = []
-        for run in runs[method]:
-            accuracy.append([100 * row["eval_accuracy"] for row in evaluations(run)])
-        draw_seeds(left, steps, accuracy, COLOURS[method], label)
-        traces = [tracing(run, steps) for run in runs[method]]
-        draw_seeds(middle, steps, traces, COLOURS[method], label)
-
-    sources = {
-        "strong": ("target-like (strong policy)", "#e15759"),
-        "weak": ("weak policy", "#4e79a7"),
-        "lying": ("lying tests", "#888888"),
-    }
-    for name, (label, colour) in sources.items():
-        weights = [weight_of_source(name, run) for run in runs["instance"]]
-        draw_seeds(right, range(len(weights[0])), weights, colour, label)
-
-    left.set_title("accuracy on target pairs, %", loc="left")
-    middle.set_title("judgments that trace, %", loc="left")
-    right.set_title("mean learned weight (instance)", loc="left")
-    for axis in (left, middle, right):
-        axis.set_xlabel("step")
-    left.axhline(50, color="black", lw=0.5, ls=":")
-    right.axhline(1, color="black", lw=0.5, ls=":")
-    middle.legend(frameon=False, fontsize=7, loc="upper left")
-    right.legend(frameon=False, fontsize=7, loc="upper left")
-    save(figure, out)
-
-
-def draw_seeds(axis, x, curves, colour, label, line="-"):
-    for curve in curves:
-        axis.plot(x, curve, color=colour, alpha=0.2, lw=0.8)
-    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, label=label, ls=line)
-
-
-def tracing(run, steps):
-    """The share of judgments that trace the programs, in percent, at each of these steps."""
-    traces = defaultdict(list)
-    for row in run["transcripts"]:
-        traces[row["step"]].append(100 * row["text"].startswith("trace"))
-    return [np.mean(traces[step]) for step in steps]
-
-
-def weight_of_source(name, run):
-    """The mean weight of the pairs of a source at each step, from 1 at the start."""
-    pairs = defaultdict(int)    # in each domain of this source
-    for row in run["weights"]:
-        if source(row["group"]) == name:
-            pairs[row["group"]] += 1
-    curve = [1.0]
-    for row in run["metrics"]:
-        if "weight" in row:
-            total = sum(row["weight"][group] * count for group, count in pairs.items())
-            curve.append(total / sum(pairs.values()))
-    return curve
-
-
-def save(figure, path):
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    print(f"\nwrote {path}")
-
-
-# ---------------------------------------------------------------- selection.png
-
-def selection_curves(rows):
-    """Rows of a selections.jsonl as curves of means over problems.
-
-    Returns {method: [(N, pass@1)]} and, for the methods that ask a judge, {method: [(judge tokens,
-    pass@1)]} at the largest N: a point for each round where a judge votes in rounds, else one.
-    """
-    most = max(row["n"] for row in rows)
-    cells = defaultdict(list)
-    for row in rows:
-        cells[row["method"], row["n"]].append(row)
-    by_n = defaultdict(list)
-    by_tokens = {}
-    for (method, n), cell in sorted(cells.items(), key=lambda item: item[0][1]):
-        by_n[method].append((n, np.mean([row["passed"] for row in cell])))
-        if n == most and "judge_tokens" in cell[0]:
-            by_tokens[method] = token_curve(cell, each_round=is_judge(method))
-    return by_n, by_tokens
-
-
-def is_judge(method):
-    """"judge, trained" is a judge that votes in rounds, "judge, trained, 1 wait" a variant."""
-    return method.count(", ") == 1
-
-
-def token_curve(rows, each_round):
-    """[(judge tokens, pass@1)] after each round, or only at the end; means over the rows."""
-    rounds = max(len(row.get("by_round", [])) for row in rows) if each_round else 0
-    curves = []
-    for row in rows:
-        end = (row["judge_tokens"], row["passed"])
-        if rounds == 0:
-            curves.append([end])
-        else:
-            # A problem whose programs are all alike has no rounds: nothing is ever spent on it.
-            curves.append(row.get("by_round") or [end] * rounds)
-    return [tuple(point) for point in np.mean(curves, 0)]
-
-
-def marker_of(method):
-    for word, marker in (("tokens of", "x"), ("wait", "s"), ("round-robin", "D")):
-        if word in method:
-            return marker
-    return None
-
-
-def draw_selection(paths, out=HERE / "selection.png"):
-    """pass@1 against N for every way of choosing, and against judge tokens: more rounds, waits."""
-    runs = [selection_curves(read_rows(path)) for path in paths]
-    first_by_n, first_by_tokens = runs[0]
-    judges = sorted({method for _, by_tokens in runs for method in by_tokens if is_judge(method)})
-    colours = dict(zip(judges, ("#4e79a7", "#e15759", "#59a14f")))
-
-    plt.rcParams.update(STYLE)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    shown = [method for method in first_by_n if method in judges or method not in first_by_tokens]
-    greys = iter(plt.cm.viridis(np.linspace(0, 0.9, len(shown))))
-    for method in shown:
-        curve = np.mean([by_n[method] for by_n, _ in runs], 0)      # [sizes, 2]
-        if method in judges:
-            line = {"color": colours[method], "lw": 2, "ls": "-"}
-        else:
-            line = {"color": next(greys), "lw": 1, "ls": "--"}
-        left.plot(curve[:, 0], 100 * curve[:, 1], marker=".", label=method, **line)
-    for method in first_by_tokens:
-        curve = np.mean([by_tokens[method] for _, by_tokens in runs], 0)    # [points, 2]
-        judge = next(judge for judge in judges if method.startswith(judge))
-        marker = marker_of(method)
-        label = method if marker else f"{method}, 1 to R rounds"
-        right.plot(curve[:, 0], 100 * curve[:, 1], color=colours[judge], marker=marker or ".",
-                   ls="" if marker else "-", label=label)
-
-    left.set_title("pass@1, %, choosing among N", loc="left")
-    left.set_xlabel("N")
-    left.set_xscale("log", base=2)
-    sizes = [n for n, _ in first_by_n["random"]]
-    left.set_xticks(sizes, labels=sizes)
-    right.set_title("pass@1, %, by what the judge spends", loc="left")
-    right.set_xlabel("judge tokens a problem")
-    right.set_xscale("log")
-    for axis in (left, right):
-        axis.legend(frameon=False, fontsize=6)
-    save(figure, out)
-
-
-# ---------------------------------------------------------------- the world of edge cases
-
-SEEDS = range(5)
-EDGES_METHODS = {  # name in the table, colour
-    "uniform": ("uniform", "#888888"),
-    "shuffled": ("shuffled: the weights of `instance`, dealt to other pairs", "#bbbbbb"),
-    "net": ("net", "#b07aa1"),
-    "domain": ("domain", "#4e79a7"),
-    "instance": ("instance", "#e15759"),
-    "oracle": ("oracle: only the reviewed, hard pairs of the strong policy", "#59a14f"),
-    "meta": ("uniform, on the meta set alone", "#edc948"),
-    "both": ("uniform, on training and meta set", "#f28e2b"),
-}
-EDGES_JUDGES = {  # whose thinking: name in the table, colour
-    "base": ("base", "#888888"),
-    "cold": ("cold start alone", "#edc948"),
-    "plain": ("RL without Waits in training", "#4e79a7"),
-    "oracle": ("RL with room for two looks", "#59a14f"),
-    "rl": ("RL with Waits", "#f28e2b"),
-    "coldrl": ("cold start, then RL", "#e15759"),
-}
-REVIEWED = {"domain": "reviewed"}
-STRONG = {"policy": "strong"}
-WEAK = {"policy": "weak"}
-HARD = {"difficulty": "hard"}
-EASY = {"difficulty": "easy"}
-SCRAPED = {"domain": "scraped"}
-# Signs of the weights: (pairs that are expected to weigh more, pairs that are to weigh less).
-# Scraped pairs are all hard and the strong policy's: they stand aside where these are compared.
-SIGNS = {
-    "hard above easy": (REVIEWED | HARD, REVIEWED | EASY),
-    "hard above easy, strong policy alone": (REVIEWED | HARD | STRONG, REVIEWED | EASY | STRONG),
-    "strong above weak": (REVIEWED | STRONG, REVIEWED | WEAK),
-    "strong above weak, hard alone": (REVIEWED | HARD | STRONG, REVIEWED | HARD | WEAK),
-    "reviewed above scraped": (REVIEWED, SCRAPED),
-    "reviewed above scraped, hard and strong alone": (
-        REVIEWED | HARD | STRONG, SCRAPED | HARD | STRONG),
-}
-
-
-def print_edges(folder):
-    """Print the tables of the finished runs in a folder, say which are missing, draw edges.png."""
-    runs = finished_runs(folder)
-    found = thinking(folder)
-    if not any(runs.values()) and not any(found.values()):
-        raise UserError(f"{folder}: no finished run of the world of edge cases; "
-                        "make them with bash reproduce.sh edges")
-    if any(runs.values()):
-        print_markdown(edges_table(folder, runs))
-    if any(runs[method] for method in LEARNED):
-        print_markdown(group_weights(runs))
-        print_markdown(signs_table(runs))
-    asked = {judge: seeds for judge, seeds in found.items() if seeds}
-    if asked:
-        print_markdown(thinking_table(asked))
-        print_markdown(second_looks_table(asked))
-        print_markdown(looks_table(asked))
-    draw_edges(runs, asked)
-    print_found_by_waiting(found)
-
-    missing = [f"{method}-{seed}" for method in EDGES_METHODS
-               for seed in SEEDS if seed not in runs[method]]
-    missing += [f"thinking-{judge}-{seed}" for judge in EDGES_JUDGES
-                for seed in SEEDS if seed not in found[judge]]
-    print("\nmissing: " + (", ".join(missing) or "nothing"))
-
-
-def finished_runs(folder):
-    """{method: {seed: run}}, of those that trained to the end and chose; a run is {file: rows}."""
-    runs = {method: {} for method in EDGES_METHODS}
-    for method in EDGES_METHODS:
-        for seed in SEEDS:
-            path = folder / f"{method}-{seed}"
-            if not (path / "selections.jsonl").exists():
-                continue    # it is written last
-            run = {name: read_rows(path / f"{name}.jsonl") for name in ("metrics", "weights")}
-            run["selections"] = selections(path / "selections.jsonl")
-            steps = json.loads((path / "settings.json").read_text())["steps"]
-            if evaluations(run)[-1]["step"] == steps:
-                runs[method][seed] = run
-    return runs
-
+# ---------------------------------------------------------------- weights
 
 def by_seed(values, spec=".0f"):
     """Values in the order of the seeds, as text; a missing one (NaN) as a dash."""
@@ -575,7 +259,7 @@ def with_seeds(name, of_seeds):
     return f"{name} ({len(of_seeds)} of {len(SEEDS)} seeds)"
 
 
-def edges_table(folder, runs):
+def weights_table(folder, runs):
     """Target pairs and Best-of-8 of every method that has finished runs."""
     every = [seeds for seeds in runs.values() if seeds]
     some = next(iter(every[0].values()))["selections"]
@@ -589,7 +273,7 @@ def edges_table(folder, runs):
     if before.exists():
         passed = passed_by("judge, trained", selections(before), mixed)
         chosen = f"{100 * np.mean(passed):.1f}"
-    rows = [edges_row(with_seeds("untrained", first), list(first.values()), chosen, "")]
+    rows = [weights_row(with_seeds("untrained", first), list(first.values()), chosen, "")]
     of_uniform = {}    # {seed: [problems]}
     for seed, run in runs["uniform"].items():
         of_uniform[seed] = passed_by("judge, trained", run["selections"], mixed)
@@ -605,8 +289,8 @@ def edges_table(folder, runs):
             over = paired_bootstrap([passed[s] for s in shared], [of_uniform[s] for s in shared])
         last = [evaluations(run)[-1] for run in seeds.values()]
         chosen = mean_interval([np.mean(values) for values in passed.values()])
-        name = with_seeds(EDGES_METHODS[method][0], seeds)
-        rows.append(edges_row(name, last, chosen, over))
+        name = with_seeds(METHODS[method][0], seeds)
+        rows.append(weights_row(name, last, chosen, over))
     simple = {}
     for method in ("random", "mean log-prob", "majority", "public tests"):
         simple[method] = 100 * np.mean(passed_by(method, some, mixed))
@@ -615,8 +299,8 @@ def edges_table(folder, runs):
     return rows
 
 
-def edges_row(name, evaluated, chosen, over):
-    """A row of edges_table. evaluated: a row of metrics.jsonl for each seed."""
+def weights_row(name, evaluated, chosen, over):
+    """A row of weights_table. evaluated: a row of metrics.jsonl for each seed."""
     right = [row["eval_accuracy"] for row in evaluated]
     both = [row["eval_both_orders"] for row in evaluated]
     return {
@@ -673,12 +357,31 @@ def lying_at_the_bottom(run):
     return mean_weight(run, SCRAPED) < lowest
 
 
+# ---------------------------------------------------------------- size of the meta set
+
+def size_name(size):
+    return str(size) if size else "all"
+
+
+def sizes_table(sizes):
+    """Accuracy on target pairs by the number of meta problems. Sizes without runs are left out."""
+    rows = []
+    for size in SIZES:
+        row = {"size of the meta set": size_name(size)}
+        for method, name in WITH_META_SET.items():
+            accuracy = list(sizes[size, method].values())
+            row[name] = with_seeds(mean_interval(accuracy), accuracy) if accuracy else "–"
+        if any(sizes[size, method] for method in WITH_META_SET):
+            rows.append(row)
+    return rows
+
+
 # ---------------------------------------------------------------- Waits, votes, looks
 
 def thinking(folder):
     """{judge: {seed: rows of docs/thinking.py}}"""
-    found = {judge: {} for judge in EDGES_JUDGES}
-    for judge in EDGES_JUDGES:
+    found = {judge: {} for judge in JUDGES}
+    for judge in JUDGES:
         for seed in SEEDS:
             path = folder / f"thinking-{judge}-{seed}.jsonl"
             if path.exists():
@@ -730,7 +433,7 @@ def thinking_table(found):
     """J1's table: accuracy on target pairs (tokens) after Waits, beside votes at equal tokens."""
     rows = []
     for judge, seeds in found.items():
-        thought = {"judge": with_seeds(EDGES_JUDGES[judge][0], seeds), "": "thinking on"}
+        thought = {"judge": with_seeds(JUDGES[judge][0], seeds), "": "thinking on"}
         voted = {"judge": "", "": "as many tokens in votes"}
         curves = [after_waits(of_seed) for of_seed in seeds.values()]
         for n in WAITS:
@@ -773,7 +476,7 @@ def second_looks_table(found):
         if not np.isnan(over_votes).any():
             above = f"{sum(value >= 0 for value in over_votes)} of {len(seeds)}"
         rows.append({
-            "judge": with_seeds(EDGES_JUDGES[judge][0], seeds),
+            "judge": with_seeds(JUDGES[judge][0], seeds),
             "two Waits over none, points, by seed": by_seed(rise, "+.1f"),
             "≥ 5": f"{sum(value >= 5 for value in rise)} of {len(seeds)}",
             "two Waits over votes at equal tokens": by_seed(over_votes, "+.1f"),
@@ -800,7 +503,7 @@ def looks_table(found):
             tells.append(np.mean(first_tells(of_seed)))
             chance.append(np.mean([np.mean(list(row["examples"].values())) for row in of_seed]))
         rows.append({
-            "judge": with_seeds(EDGES_JUDGES[judge][0], seeds),
+            "judge": with_seeds(JUDGES[judge][0], seeds),
             "skims at first, %": mean_interval(skims),
             "examples it tries unasked": f"{np.mean(tries):.2f}",
             "with two Waits": f"{np.mean(tried_later):.2f}",
@@ -835,7 +538,7 @@ def print_found_by_waiting(found, most=4):
     for judge, seed, before, after in helped[:most]:
         print(f"\n{after['instance_id']}, right is {after['right']}, seed {seed}")
         print(f"--- base, one Wait\n{before['waits'][1]['text']}")
-        print(f"--- {EDGES_JUDGES[judge][0]}, one Wait\n{after['waits'][1]['text']}")
+        print(f"--- {JUDGES[judge][0]}, one Wait\n{after['waits'][1]['text']}")
 
 
 def waits_help(row):
@@ -848,52 +551,134 @@ def waits_help(row):
     return first["verdict"] != row["right"] and second["verdict"] == row["right"] and told
 
 
-# ---------------------------------------------------------------- edges.png
+# ---------------------------------------------------------------- training.png
 
-def draw_edges(runs, found, out=HERE / "edges.png"):
-    """Left: accuracy by tokens, Waits and votes. Right: accuracy by step under all weights."""
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+         "legend.fontsize": 8, "legend.frameon": False}
+# Kinds of pairs: colour by where their labels come from, line by difficulty
+PAIRS = {
+    "reviewed × hard × strong": ("hard, strong (the target)", "#e15759", "-"),
+    "reviewed × easy × strong": ("easy, strong", "#e15759", ":"),
+    "reviewed × hard × weak": ("hard, weak", "#4e79a7", "-"),
+    "reviewed × easy × weak": ("easy, weak", "#4e79a7", ":"),
+    "scraped × hard × strong": ("lying labels", "#888888", "-"),
+}
+
+
+def draw_training(runs, sizes, path):
+    """Accuracy by step, weights by step under `instance`, accuracy by size of the meta set."""
     plt.rcParams.update(STYLE)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(5, 4))
-    for judge, seeds in found.items():
-        name, colour = EDGES_JUDGES[judge]
-        waits = np.mean([after_waits(rows) for rows in seeds.values()], 0)    # [2, waits + 1]
-        votes = np.mean([by_votes(rows) for rows in seeds.values()], 0)       # [2, votes]
-        left.plot(waits[1], 100 * waits[0], color=colour, marker="o", lw=2,
-                  label=with_seeds(name, seeds))
-        left.plot(votes[1], 100 * votes[0], color=colour, lw=1, ls=":")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 4.6))
+    draw_accuracy_by_step(left, runs)
+    draw_weights_by_step(middle, runs["instance"])
+    draw_accuracy_by_size(right, sizes)
+    right.sharey(left)
+    for axis in (left, right):
+        axis.set_ylabel("target pairs right, %")
+        axis.axhline(50, color="black", lw=0.5, ls=":")
+    save(figure, path)
+
+
+def draw_accuracy_by_step(axis, runs):
+    """A line for each kind of weights: mean over seeds, and a thin one for each seed."""
     for method, seeds in runs.items():
         if not seeds:
             continue
-        name, colour = EDGES_METHODS[method]
+        name, colour, marker = METHODS[method]
         steps = [row["step"] for row in evaluations(next(iter(seeds.values())))]
         curves = []
         for run in seeds.values():
             curves.append([100 * row["eval_accuracy"] for row in evaluations(run)])
-        line = "--" if method in ("meta", "both") else "-"
-        draw_seeds(right, steps, curves, colour, with_seeds(name.partition(":")[0], seeds), line)
-
-    left.set_title("target pairs right, %: 0 to 4 Waits (dots), 1 to 5 votes (dotted)", loc="left")
-    left.set_xlabel("tokens of the judge a pair and order")
-    right.set_title("target pairs right, %", loc="left")
-    right.set_xlabel("step")
-    for axis in (left, right):
-        axis.axhline(50, color="black", lw=0.5, ls=":")
-    left.legend(frameon=False, fontsize=7, loc="lower right")
-    right.legend(frameon=False, fontsize=7, loc="upper left")
-    save(figure, out)
+        label = with_seeds(name.partition(":")[0], seeds)
+        draw_seeds(axis, steps, curves, colour, label=label, ls=line_of(method), marker=marker)
+    axis.set_title("accuracy by kind of weights", loc="left")
+    axis.set_xlabel("training step")
+    legend_below(axis)
 
 
+def draw_weights_by_step(axis, seeds):
+    """A line for each kind of pairs: the mean weight over its pairs and over seeds."""
+    for group, (name, colour, line) in PAIRS.items():
+        curves = [weight_by_step(run, group) for run in seeds.values()]
+        if curves:
+            draw_seeds(axis, range(len(curves[0])), curves, colour, label=name, ls=line)
+    axis.axhline(1, color="black", lw=0.5, ls=":")
+    axis.set_title("weights that instance learns", loc="left")
+    axis.set_xlabel("training step")
+    axis.set_ylabel("mean weight of the pairs")
+    legend_below(axis)
 
-def main():
-    paths = sys.argv[1:]
-    if paths in ([], ["--edges"]):
-        sys.exit(__doc__)
-    if paths[0] == "--edges":
-        print_edges(Path(paths[1]))
-    elif Path(paths[0]).is_dir():
-        print_results(Path(paths[0]))
-    else:
-        draw_selection(paths)
+
+def weight_by_step(run, group):
+    """The mean weight of a group of pairs at each step, from 1 at the start."""
+    return [1.0] + [row["weight"][group] for row in run["metrics"] if "weight" in row]
+
+
+def draw_accuracy_by_size(axis, sizes):
+    """A line for each way to use a meta set; bars are 95 % intervals, where there are 3 seeds."""
+    for number, (method, name) in enumerate(WITH_META_SET.items()):
+        _, colour, marker = METHODS[method]
+        points = []    # [position, mean, half of the interval]
+        for position, size in enumerate(SIZES):
+            accuracy = 100 * np.array(list(sizes[size, method].values()))
+            if len(accuracy):
+                beside = 0.06 * (number - 1.5)    # so that bars do not hide each other
+                points.append([position + beside, accuracy.mean(), half_interval(accuracy)])
+        if points:
+            x, mean, half = np.transpose(points)
+            axis.errorbar(x, mean, half, color=colour, marker=marker, ls=line_of(method), lw=2,
+                          capsize=3, elinewidth=1, label=name)
+    axis.set_xticks(range(len(SIZES)), labels=[size_name(size) for size in SIZES])
+    axis.set_title("accuracy after training", loc="left")
+    axis.set_xlabel("problems in the meta set")
+    legend_below(axis)
+
+
+def line_of(method):
+    """Dashed where the meta set itself is trained on."""
+    return "--" if method in ("meta", "both") else "-"
+
+
+def draw_seeds(axis, x, curves, colour, **line):
+    """The mean of curves [seeds, len(x)] as a line, each of them as a faint one."""
+    for curve in curves:
+        axis.plot(x, curve, color=colour, alpha=0.25, lw=0.7)
+    axis.plot(x, np.mean(curves, 0), color=colour, lw=2, **line)
+
+
+def legend_below(axis):
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, columnspacing=1)
+
+
+def save(figure, path):
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    print(f"\nwrote {path}")
+
+
+# ---------------------------------------------------------------- waits.png
+
+def draw_waits(found, path):
+    """Accuracy by tokens: each judge after 0 to 4 Waits, and in 1 to 5 votes."""
+    plt.rcParams.update(STYLE)
+    figure, axis = plt.subplots(figsize=(9, 4.2))
+    for judge, seeds in found.items():
+        name, colour, marker = JUDGES[judge]
+        waits = np.mean([after_waits(rows) for rows in seeds.values()], 0)    # [2, waits + 1]
+        votes = np.mean([by_votes(rows) for rows in seeds.values()], 0)       # [2, votes]
+        axis.plot(waits[1], 100 * waits[0], color=colour, marker=marker, lw=2,
+                  label=with_seeds(name, seeds))
+        axis.plot(votes[1], 100 * votes[0], color=colour, marker=".", lw=1, ls=":")
+    axis.plot([], [], color="black", lw=1, ls=":", marker=".", label="each in 1, 2, ... votes")
+    axis.axhline(50, color="black", lw=0.5, ls=":")
+    axis.set_title("accuracy after 0, 1, ... forced Waits (thick lines), and in votes (dotted)",
+                   loc="left")
+    axis.set_xlabel("tokens of the judge for a pair in one order")
+    axis.set_ylabel("target pairs right, %")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    save(figure, path)
 
 
 if __name__ == "__main__":

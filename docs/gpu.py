@@ -5,8 +5,8 @@
     3  kernels   the same, H = 4096
     4  signal    the outer signal s of a judge in bf16 beside fp32
     5  step      a bilevel training step of that judge, part by part, beside docs/scale.py
-    6  tiny      the tiny world's main job on this device
-    7  judge     a short training run of the judge, on the tiny world's pairs
+    6  edges     the main job of the world of edge cases on this device
+    7  judge     a short training run of the judge, on that world's pairs
 
     bash reproduce_gpu.sh                 all of them
     python docs/gpu.py --piece 5          one
@@ -42,7 +42,7 @@ import train_bilevel as tb  # noqa: E402
 from bench_train import deal_rewards, model_on_paper  # noqa: E402  docs/bench_train.py
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.pairs import Pair  # noqa: E402
-from data.rows import (ROOT, TINY, TINY_PROBLEMS, UserError, read_problems,  # noqa: E402
+from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, read_problems,  # noqa: E402
                        read_rows, write_rows)
 from kernels import bench  # noqa: E402
 from sample import stream  # noqa: E402
@@ -64,7 +64,7 @@ class Size:
     tests: list = field(default_factory=list)   # flags of pytest that choose tests
     bench: dict = field(default_factory=dict)   # settings of kernels.bench
     hidden: tuple = (2048, 4096)                # H of the kernel benchmark's two pieces
-    tiny: list = field(default_factory=list)    # more flags of the tiny world's job
+    edges: list = field(default_factory=list)   # more flags of the main job
     judge: list = field(default_factory=list)   # more flags of the judge's run
     test_problems: int = 16                     # of the judge's run
 
@@ -81,7 +81,7 @@ QWEN_TOY = dict(
 REAL = dict(
     prompt=1400, answer=512, batch=8, group=4, rank=16, micro_tokens=8192, steps=3,
     tests=["-k", "gpu"], bench={"tokens": [8192]},
-    tiny=["--weights", "instance"],
+    edges=["--weights", "instance"],
     judge=["--steps", "20", "--freeze-judge-steps", "6", "--batch", "8", "--meta-batch", "8"],
 )
 SIZES = {
@@ -92,8 +92,8 @@ SIZES = {
         tests=["-k", "sample_sums"],
         bench={"tokens": [16], "vocab": 200, "repeats": 2, "skip": ["torch.compile"]},
         hidden=(16, 32),
-        tiny=["--steps", "2", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2",
-              "--group", "2", "--max-new-tokens", "16"],
+        edges=["--steps", "2", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2",
+               "--group", "2", "--max-new-tokens", "16"],
         judge=["--steps", "2", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2"],
         test_problems=1,
     ),
@@ -197,7 +197,7 @@ def judge_folder(cfg):
     folder = cfg.work / "judge"
     if folder.exists():
         return str(folder)
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     config = Qwen2Config(
         **cfg.sizes.shape, max_position_embeddings=32768, bos_token_id=None,
@@ -428,12 +428,12 @@ def timed_steps(cfg, name, changes, pairs):
 
 # ---------------------------------------------------------------- 6 and 7: training runs
 
-def tiny(cfg):
-    """The main job with the tiny world's own judge."""
-    labelled = TINY / "labelled.jsonl"
+def edges(cfg):
+    """The main job of the world of edge cases, with its own judge."""
+    labelled = EDGES / "labelled.jsonl"
     if cfg.size == "toy":
         labelled = with_few_test_problems(cfg)
-    return training_run(cfg, "tiny", ["--labelled", str(labelled), *cfg.sizes.tiny])
+    return training_run(cfg, "edges", ["--labelled", str(labelled), *cfg.sizes.edges])
 
 
 def short_run(cfg):
@@ -455,12 +455,12 @@ def short_run(cfg):
 
 
 def with_few_test_problems(cfg):
-    """The tiny world's labelled candidates, with few of those test problems that have a pair.
+    """The labelled candidates, with few of those test problems that have a pair.
 
     Returns the file's path.
     """
-    problems = read_problems(TINY_PROBLEMS)
-    rows = read_rows(TINY / "labelled.jsonl")
+    problems = read_problems(EDGES_PROBLEMS)
+    rows = read_rows(EDGES / "labelled.jsonl")
     verdicts = defaultdict(set)
     for row in rows:
         verdicts[row["problem_id"]].add(row["passed"])
@@ -559,7 +559,7 @@ PIECES = {
     3: (kernels_wide, "Kernel benchmark, wide"),
     4: (signal, "The outer signal in bf16"),
     5: (step, "A training step, part by part"),
-    6: (tiny, "The tiny world"),
+    6: (edges, "The world of edge cases"),
     7: (short_run, "A short run"),
 }
 

@@ -40,7 +40,7 @@ import train_bilevel as tb  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.judge import VERDICT  # noqa: E402
 from data.pairs import in_both_orders, read_pairs  # noqa: E402
-from data.rows import ROOT, TINY, TINY_PROBLEMS, UserError  # noqa: E402
+from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError  # noqa: E402
 from data.tables import print_table  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import encode, stream  # noqa: E402
@@ -51,9 +51,9 @@ SPLITS = ("meta", "test")
 @dataclass
 class Settings:
     heading("data and files")
-    problems: list = flag(lambda: list(TINY_PROBLEMS), "problem files")
-    labelled: str = flag(str(TINY / "labelled.jsonl"), "labelled candidates")
-    judge: str = flag(str(TINY / "judge"), "causal LM: a name or a folder")
+    problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
+    labelled: str = flag(str(EDGES / "labelled.jsonl"), "labelled candidates")
+    judge: str = flag(str(EDGES / "judge"), "causal LM: a name or a folder")
     out: Path = flag(ROOT / "runs/ground", "folder of ground.json and of the taught judge")
     pairs_per_problem: int = flag(4, "most pairs made of one problem", least=1)
     heading("before training")

@@ -23,9 +23,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING  
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from data.rows import TINY, UserError  # noqa: E402
+from data.rows import EDGES, UserError  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import end_ids, generate, load_model, logits_of, pad_id  # noqa: E402
+from train_bilevel import SHARDED  # noqa: E402
 
 VOCABULARY = 600
 MOST_PARAMETERS = 4_000_000
@@ -159,7 +160,7 @@ def verdict(model_type, **more):
             random_model(small_config(model_type, **more)).save_pretrained(folder)
         except Exception as error:  # this type wants sizes that are not in SMALL
             return f"untried: {type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        AutoTokenizer.from_pretrained(TINY / "judge").save_pretrained(folder)
+        AutoTokenizer.from_pretrained(EDGES / "judge").save_pretrained(folder)
         try:
             error = largest_error(*load_model(folder, flag="the model"))
         except UserError as refusal:
@@ -193,6 +194,9 @@ Remade by `python docs/models.py` (here with transformers {transformers.__versio
 causal LM that transformers has, loaded, sampled from and scored as the stages do it, beside plain forward passes. **Right**
 means that the sampler's and the scorer's log-probs are the plain ones to {TOLERANCE:g} a token in fp32. What would not be right
 is refused in one line, most of it when the model is loaded: the loader tries cache and masks on a few tokens.
+
+`train_bilevel.py --shard-base` was compared with the whole model (`tests/test_shards.py`) for the following, and refuses all others:
+{", ".join(f"`{name}`" for name in SHARDED)}.
 
 ## Right ({len(right)})
 

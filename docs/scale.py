@@ -61,6 +61,7 @@ class Machine:
     memory: float       # bytes
     use: float          # share of the peak that forward and backward passes reach
     launch: float       # seconds that a layer of a decoding step takes however little it computes
+    link: float         # bytes a second in which a process gathers what the others hold
 
 
 @dataclass
@@ -147,8 +148,8 @@ def work(model, step):
     }
 
 
-def seconds(model, machine, step):
-    """{part: seconds}."""
+def seconds(model, machine, step, shards=1):
+    """{part: seconds}. shards: between so many processes the frozen layers are shared out."""
     # Everything computes: work / (use · peak)
     reached = machine.use * machine.flops
     parts = {part: flops / reached for part, flops in work(model, step).items()}
@@ -158,14 +159,27 @@ def seconds(model, machine, step):
     cache = step.samples_at_once() * (step.prompt + step.answer / 2) * model.cache
     turn = model.layers * machine.launch + (weights + cache) / machine.bandwidth
     parts["rollout"] += step.turns() * turn
+    if shards > 1:
+        # Every pass gathers all layers, there and back, and as if nothing were computed meanwhile:
+        #   N·((1 − 1/shards)/link + 3/bandwidth)   written as they arrive, read, written in place
+        layers = model.linear * model.bytes
+        gathering = layers * ((1 - 1 / shards) / machine.link + 3 / machine.bandwidth)
+        packs = math.ceil(step.batch * step.rows() / step.rows_of_a_pass())
+        meta_packs = math.ceil(step.meta_batch * step.rows() / step.rows_of_a_pass())
+        parts["rollout"] += (step.turns() + meta_packs) * gathering
+        parts["gradient"] += 2 * packs * gathering
+        parts["outer"] += 2 * meta_packs * gathering
     return parts
 
 
-def memory(model, step):
+def memory(model, step, shards=1):
     """{what for: bytes} in one process. Of rollout and gradient the larger counts: they take
-    turns."""
+    turns. shards: between so many processes the frozen layers are shared out."""
     embeddings = 1 if model.tied else 2
-    weights = (model.linear + embeddings * model.head) * model.bytes
+    weights = (model.linear / shards + embeddings * model.head) * model.bytes
+    if shards > 1:
+        # and three layers whole: as it is computed, as it arrived, and the next as it arrives
+        weights += 3 * model.linear / model.layers * model.bytes
     # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the
     # step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
     adapters = FP32 * (10 + step.batch) * model.per_rank * step.rank
@@ -206,7 +220,7 @@ MODELS = [  # Qwen2.5 and Qwen2.5-Coder
     Model("7B", 28, 3584, 28, 4, 128, 18944, 152064),
     Model("32B", 64, 5120, 40, 8, 128, 27648, 152064),
 ]
-H100 = Machine("H100 SXM", 989e12, 3.35e12, 80e9, use=0.3, launch=0.4e-3)
+H100 = Machine("H100 SXM", 989e12, 3.35e12, 80e9, use=0.3, launch=0.4e-3, link=400e9)
 
 
 def table(model, gpus, step):
@@ -227,6 +241,20 @@ def table(model, gpus, step):
             f"peak {held_then['peak'] / 1e9:.1f} GB, step {sum(taken_then.values()):.0f} s")
 
 
+def sharded_table(model, gpus, step):
+    """The same with --shard-base and --checkpoint-gradients, with at least a pair for each GPU."""
+    batch = max(step.batch, gpus)
+    meta_batch = max(step.meta_batch, gpus)
+    share = replace(
+        step, batch=batch / gpus, meta_batch=meta_batch / gpus, checkpoint_gradients=True)
+    held = [f"{name} {size / 1e9:.1f}" for name, size in memory(model, share, gpus).items()]
+    taken = seconds(model, H100, share, gpus)
+    times = [f"{name} {value:.1f}" for name, value in taken.items()]
+    return (f"{model.name:>4} on {gpus}, --shard-base --checkpoint-gradients, batch {batch:g}\n"
+            f"             GB: {', '.join(held)}\n"
+            f"             seconds: {', '.join(times)}, step {sum(taken.values()):.0f}")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -241,6 +269,8 @@ def main(argv=None):
     for model in MODELS:
         for gpus in (1, 8):
             print(table(model, gpus, step))
+    for gpus in (8, 64):
+        print(sharded_table(MODELS[-1], gpus, step))
 
 
 if __name__ == "__main__":

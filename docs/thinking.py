@@ -1,6 +1,6 @@
 """What a judge of the world of edge cases thinks: after forced Waits, in votes, by itself.
 
-    python docs/thinking.py --judge runs/edges/rl-0/judge --out runs/edges/thinking-rl-0.jsonl
+    python docs/thinking.py --judge runs/results/rl-0/judge --out runs/results/thinking-rl-0.jsonl
 
 Writes a row for each pair of the split in each order:
 
@@ -8,13 +8,16 @@ Writes a row for each pair of the split in each order:
      "waits":    [{"verdict": "B", "tokens": 38, "text": "try p 518 -> 592\\n..."}, ...],
      "votes":    [{"verdict": "A", "tokens": 36, "text": ...}, ...],
      "natural":  {"verdict": "A", "tokens": 71, "text": ...},
-     "cut":      {"verdict": "B", "tokens": 36, "text": ...},
+     "cut":      {"verdict": "B", "tokens": 35, "text": ...},
      "examples": {"p": true, "q": false, ...}, ...}
 
 waits:    thought on 0, 1, ... times; tokens and text are those of all its looks.
 votes:    judgments that do not know of each other.
-natural:  as long as the judge likes; cut: the same, cut after one look.
+natural:  as long as the judge likes; cut: the same, cut after one look, and a verdict asked for.
 examples: of the statement: does it tell A from B?
+
+Tokens are those that the judge chose itself: neither a forced Wait nor the "<best>" that asks for a
+verdict is among them.
 
 docs/figures.py makes tables and figures of these files.
 """
@@ -30,13 +33,12 @@ from data import flags  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse  # noqa: E402
 from data.judge import VERDICT, parse_verdict  # noqa: E402
 from data.pairs import in_both_orders, read_pairs  # noqa: E402
-from data.rows import ROOT, write_rows  # noqa: E402
+from data.rows import EDGES, write_rows  # noqa: E402
 from data.edges import world  # noqa: E402
 from sample import generate, stream  # noqa: E402
 from train_bilevel import DEVICE, Judge, go_on  # noqa: E402
 from train_bilevel import Settings as TrainSettings  # noqa: E402
 
-EDGES = ROOT / "data" / "edges"
 AT_ONCE = 64  # judgments in one batch
 STEP_OF = {line: step for step, (line, _) in world.STEPS.items()}
 
@@ -45,8 +47,9 @@ STEP_OF = {line: step for step, (line, _) in world.STEPS.items()}
 class Settings:
     heading("what to ask")
     judge: str = flag(str(EDGES / "judge"), "folder of the judge")
-    out: str = flag("runs/edges/thinking.jsonl", "rows, one for each pair and order")
+    out: str = flag("runs/results/thinking.jsonl", "rows, one for each pair and order")
     split: str = flag("test", "split of the pairs")
+    limit: int = flag(None, "only the first so many pairs", type=int, least=1)
     waits: int = flag(4, "most forced Waits", least=0)
     votes: int = flag(5, "judgments of their own", least=1)
     max_new_tokens: int = flag(56, "most tokens of a thought", least=1)
@@ -60,13 +63,12 @@ class Settings:
 
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
-    problems = [str(EDGES / f"problems_{policy}.jsonl") for policy in ("weak", "strong")]
-    settings = TrainSettings(judge=cfg.judge, problems=problems, seed=0, eval_split=cfg.split,
-                             labelled=str(EDGES / "labelled.jsonl"),
-                             max_new_tokens=cfg.max_new_tokens, device=cfg.device)
+    settings = TrainSettings(judge=cfg.judge, labelled=str(EDGES / "labelled.jsonl"), seed=0,
+                             eval_split=cfg.split, max_new_tokens=cfg.max_new_tokens,
+                             device=cfg.device)
     (_, _, pairs), _ = read_pairs(settings)
     judge = Judge(cfg.judge, settings)
-    both_orders = in_both_orders(pairs)
+    both_orders = in_both_orders(pairs[:cfg.limit])
     rows = []
     for start in tqdm(range(0, len(both_orders), AT_ONCE), desc=cfg.judge, disable=None):
         some = both_orders[start:start + AT_ONCE]
@@ -126,18 +128,20 @@ def cut_after_one_look(judge, prompts, completions, streams):
     begin_verdict = judge.tokenizer(VERDICT.split("{")[0], add_special_tokens=False).input_ids
     waits = [token for token in judge.tokenizer.get_vocab().values()
              if judge.tokenizer.decode([token]) == "Wait\n"]
-    looks = {}    # {number of a completion: its first look, the verdict begun}
+    looks = {}    # {number of a completion: its first look}
     for k, completion in enumerate(completions):
         at = [t for t, token in enumerate(completion.ids) if token in waits]
         if at:
-            looks[k] = completion.ids[:at[0]] + begin_verdict
+            looks[k] = completion.ids[:at[0]]
     cut = list(completions)
     if looks:
-        thought = [prompts[k] + look for k, look in looks.items()]
+        thought = [prompts[k] + look + begin_verdict for k, look in looks.items()]
         uniforms = torch.stack([torch.rand(4, generator=streams[k]) for k in looks])
         ends = generate(judge.model, thought, uniforms, 1.0, judge.ends, judge.pad)
         for (k, look), end in zip(looks.items(), ends):
-            cut[k] = replace(end, ids=look + end.ids)
+            own_again = len(look) + len(begin_verdict)
+            cut[k] = replace(end, ids=look + begin_verdict + end.ids,
+                             forced=list(range(len(look), own_again)))
     return cut
 
 

@@ -2,9 +2,9 @@
 
 A group of G judgments shares its prompt, and often its first words. One row holds the prompt once
 and behind it a tree of answers; a mask keeps each answer from seeing the others, so the log-probs
-are those of separate sequences. On the tiny world and a CPU, a step takes 2.5 times as long with a
-padded row for each answer, and a quarter longer with rows that hold the answers one behind the
-other, without sharing their first words.
+are those of separate sequences. With a judge of 0.9 million parameters on a CPU, a step takes 2.5
+times as long with a padded row for each answer, and a quarter longer with rows that hold the
+answers one behind the other, without sharing their first words.
 
 Two answers, "a b c" and "a b d", to the prompt "p q". A token is scored where it is *predicted*: at
 the one before it. The last token of an answer predicts nothing, so it needs no column.
@@ -37,9 +37,9 @@ from dataclasses import dataclass
 
 import torch
 
-# Tokens of padding that cost about as much as one more pass: on a CPU for the tiny world's judge; on
-# an H200 a pass of a judge of half a billion parameters takes 0.17 s for 64 tokens and for 6,400,
-# most of it the launching of its 6,300 kernels (docs/RESULTS-gpu.md).
+# Tokens of padding that cost about as much as one more pass: on a CPU for a judge of 0.9 million
+# parameters; on an H200 a pass of a judge of half a billion parameters takes 0.17 s for 64 tokens
+# and for 6,400, most of it the launching of its 6,300 kernels (docs/RESULTS-gpu.md).
 PADDING = {"cpu": 64, "cuda": 2048}
 
 
@@ -177,8 +177,13 @@ def pack_rows(trees, pad, device):
         ids=ids.to(device),
         position=position.to(device),
         mask=mask[:, None].to(device),
-        row=torch.tensor(row, device=device),
-        column=torch.tensor(column, device=device),
-        target=torch.tensor(target, device=device),
-        sample=torch.tensor(sample, device=device),
+        row=torch.tensor(row, dtype=torch.long, device=device),
+        column=torch.tensor(column, dtype=torch.long, device=device),
+        target=torch.tensor(target, dtype=torch.long, device=device),
+        sample=torch.tensor(sample, dtype=torch.long, device=device),
     )
+
+
+def empty_pack(pad, device):
+    """A pack of a single token, in which nothing is scored: a pass over it is one over nothing."""
+    return pack_rows([Tree([pad])], pad, device)

@@ -1,4 +1,4 @@
-"""What several test files share: a few of the tiny world's rows, small judges, a stage as a
+"""What several test files share: a few rows of the world of edge cases, small judges, a stage as a
 command, a server."""
 import contextlib
 import os
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.pairs import read_pairs  # noqa: E402
-from data.rows import TINY, UserError, read_problems, read_rows, write_rows  # noqa: E402
+from data.rows import (EDGES, EDGES_PROBLEMS, UserError, read_problems, read_rows,  # noqa: E402
+                       write_rows)
 from train_bilevel import Settings, Trainer  # noqa: E402
 
 
@@ -38,21 +39,23 @@ def error(call, *arguments, **more):
 def few_rows(tmp_path_factory):
     """problems.jsonl and labelled.jsonl of a few problems that have a passed and a failed
     candidate."""
-    labelled = read_rows(TINY / "labelled.jsonl")
+    labelled = read_rows(EDGES / "labelled.jsonl")
     verdicts = defaultdict(set)
+    policy = {}
     for row in labelled:
         verdicts[row["problem_id"]].add(row["passed"])
+        policy[row["problem_id"]] = row["policy"]
 
-    # Of the training split four of each domain and difficulty.
+    # Of the training split four of each domain, difficulty and policy.
     wanted = defaultdict(lambda: 4, meta=6, dev=2, test=2)
     problems = {}
-    files = [TINY / "problems_weak.jsonl", TINY / "problems_strong.jsonl"]
-    for problem in read_problems(files).values():
-        split = problem["split"]
-        kind = (problem["domain"], problem["difficulty"]) if split == "train" else split
-        if {True, False} <= verdicts[problem["problem_id"]] and wanted[kind]:
+    for problem_id, problem in read_problems(EDGES_PROBLEMS).items():
+        kind = problem["split"]
+        if kind == "train":
+            kind = (problem["domain"], problem["difficulty"], policy[problem_id])
+        if {True, False} <= verdicts[problem_id] and wanted[kind]:
             wanted[kind] -= 1
-            problems[problem["problem_id"]] = problem
+            problems[problem_id] = problem
 
     folder = tmp_path_factory.mktemp("few")
     write_rows(folder / "problems.jsonl", list(problems.values()))
@@ -62,13 +65,13 @@ def few_rows(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def random_judge(tmp_path_factory):
-    """A folder with two layers of random weights and the tiny world's tokenizer.
+    """A folder with two layers of random weights and the tokenizer of the world of edge cases.
 
     It never reaches a verdict, but it is quick to score. A StableLM, because Llama's norm rounds to
     float32 whatever the parameters are: this one is float64 throughout where a test asks for it.
     """
     folder = tmp_path_factory.mktemp("judge")
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     config = StableLmConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -82,14 +85,14 @@ def random_judge(tmp_path_factory):
 
 @pytest.fixture
 def settings(few_rows, tmp_path):
-    """settings(**changes): those of a training run of a second, with the tiny world's own judge.
+    """settings(**changes): those of a training run of a second, with the shipped judge.
 
     Some of its verdicts fit into 16 tokens and some do not, some are right and some wrong.
     """
     def make(**changes):
         small = dict(
             problems=[str(few_rows / "problems.jsonl")], labelled=str(few_rows / "labelled.jsonl"),
-            judge=str(TINY / "judge"), out=str(tmp_path / "run"), steps=2, batch=4, group=4,
+            judge=str(EDGES / "judge"), out=str(tmp_path / "run"), steps=2, batch=4, group=4,
             meta_batch=4, max_new_tokens=16, freeze_judge_steps=0, eval_every=2, save_every=1,
             check_hypergradient=0, device="cpu", seed=0)
         return Settings(**{**small, **changes})
@@ -113,6 +116,27 @@ def stage():
         command = [sys.executable, str(ROOT / script), *map(str, flags)]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
     return run
+
+
+def start_torchrun(script, *flags, processes):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def torchrun(script, *flags, processes):
+    """What `torchrun script flags` has printed after a good end; nothing of it is left running
+    after a bad one."""
+    process = start_torchrun(script, *flags, processes=processes)
+    try:
+        printed, errors = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun then ends its processes, which have sessions of their own
+            process.wait(60)
+    assert process.returncode == 0, errors[-2000:]
+    return printed
 
 
 @pytest.fixture

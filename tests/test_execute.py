@@ -281,6 +281,28 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
         """, "import random\ndef f(x):\n    return random.sample(x, len(x))", "def f(x):\n    return x[:50]"),
     "uses the program's constant and module": ("assert math.isclose(f(2), ROOT)", "import math\nROOT = math.sqrt(2)\ndef f(n):\n    return math.sqrt(n)",
                                                "import math\nROOT = math.sqrt(2)\ndef f(n):\n    return n"),
+    "changes the answer's rows": ("rows = f(2)\nrows[0][0] = 1\nassert rows == [[1, 0], [0, 0]]", "def f(n):\n    return [[0] * n for _ in range(n)]",
+                                  "def f(n):\n    return [[0] * n] * n"),
+    "changes the answer and asks again": ("f(3).append(1)\nassert f(3) == [3]", "def f(n):\n    return [n]",
+                                          "import functools\n@functools.cache\ndef f(n):\n    return [n]"),
+    "passes one list twice": ("row = [0]\nassert f([row, row]) == 1", "def f(rows):\n    return len(set(map(id, rows)))", "def f(rows):\n    return len(rows)"),
+    "passes and gets what is deep": ("x = []\nfor _ in range(3000):\n    x = [x]\nassert f(x) == x", "def f(x):\n    return x", "def f(x):\n    return x[0]"),
+    "looks at an exception's attributes": ("""
+        try:
+            f("/nowhere")
+            assert False
+        except OSError as error:
+            assert error.filename == "/nowhere"
+        """, "def f(path):\n    open(path)", "def f(path):\n    raise OSError(2, 'gone')"),
+    "changes what the program reads": ("import io, sys\nsys.stdin = io.StringIO('5')\nassert f() == 5", "def f():\n    return int(input())", "def f():\n    return 4"),
+    "writes a file for the program": ("open('a', 'w').write('hello')\nassert f('a') == 5", "def f(name):\n    return len(open(name).read())", "def f(name):\n    return 4"),
+    "looks at the function itself": ("assert f.__doc__ == 'doubles'", "def f(n):\n    'doubles'", "def f(n):\n    'halves'"),
+    "looks at an attribute of the function": ("f(1)\nf(2)\nassert f.calls == 2", "def f(n):\n    f.calls += 1\nf.calls = 0", "def f(n):\n    pass\nf.calls = 0"),
+    "watches a list of the program's": ("assert LOG == []\nf(3)\nassert LOG == [3]", "LOG = []\nf = LOG.append", "LOG = []\nf = print"),
+    "calls from threads": ("from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(8) as pool:\n    assert list(pool.map(f, range(99))) == list(range(99))",
+                           "def f(n):\n    return n", "def f(n):\n    return 0"),
+    "seeds what the program draws": ("import random\nrandom.seed(1)\nfirst = f()\nrandom.seed(1)\nassert f() == first", "import random\ndef f():\n    return random.random()",
+                                     "import itertools\nf = itertools.count().__next__"),
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }
@@ -329,6 +351,15 @@ UNITTESTS = {  # what there is -> (source, verdict of a right program, of a wron
     "a syntax error": (CASE + "    def test_b(self:\n", None, None),
     "an expected failure": (CASE + "    @unittest.expectedFailure\n    def test_b(self):\n        self.assertEqual(f(2), 0)\n", True, False),
     "fixtures": (CASE.replace("class", "def setUpModule():\n    global wanted\n    wanted = 2\nclass").replace("f(1), 2", "f(1), wanted"), True, False),
+    "what load_tests makes": ("import unittest\ndef check():\n    assert f(1) == 2\ndef load_tests(loader, tests, pattern):\n"
+                              "    return unittest.TestSuite(unittest.FunctionTestCase(check) for _ in range(2))\n", True, False),
+    "pytest's fixtures": ("class TestF:\n    def setup_method(self, method):\n        self.wanted = 2\n    def test_a(self):\n        assert f(1) == self.wanted\n", True, False),
+    "a patched function as pytest has them": ("from unittest.mock import patch\n@patch('math.sqrt')\ndef test_a(sqrt):\n    assert f(1) == 2\n", True, False),
+    "a call of unittest.main": (CASE + "unittest.main()\n", True, False),
+    "a method that no one could call": (CASE + "return\n", None, None),
+    "an error of its own": (CASE + "open('/nowhere')\n", None, None),
+    "no question": (CASE.replace("f(1), 2", "1, 1"), None, None),
+    "a class of its own that compares": (CASE.replace("class", "class Near:\n    def __eq__(self, other):\n        return abs(other - 2) < 0.1\nclass").replace("f(1), 2", "f(1), Near()"), True, False),
     "names of the program in a class": (CASE.replace("    def", "    function = staticmethod(f)\n    def").replace("f(1)", "self.function(1)"), True, False),
 }
 
@@ -369,6 +400,20 @@ def test_a_test_that_cannot_run_gives_no_label(source, tmp_path):
     assert "the test cannot run" in row["detail"]
 
 
+@pytest.mark.parametrize("source", ["def check(function):\n    assert function(1) == 2", "assert 1 == 1", "assert 1 == 2"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_test_that_asks_nothing_of_the_program_gives_no_label(source, inside, tmp_path):
+    assert verdicts(tmp_path, [asserts(source, inside=inside)], "def f(x):\n    return x") == [None]
+
+
+@pytest.mark.parametrize("test", [call([1], 2), stdin("1\n", "2\n"), asserts("assert f(1) == 2"), unit(CASE)], ids=lambda test: test["type"])
+@pytest.mark.parametrize("setup", ["def (", "x = undefined_name"])
+def test_a_setup_that_cannot_run_gives_no_label(setup, test, tmp_path):
+    row, = label(tmp_path, [problem("p", [test], setup=setup)], programs("p", "def f(x):\n    return x + 1\nprint(2)"))
+    assert row["passed"] is None
+    assert "its setup does not run" in row["detail"]
+
+
 def test_arguments_too_large_to_hand_over_are_the_rows_fault(tmp_path):
     too_large = call(["x" * (9 << 20)], 9 << 20)
     row, = label(tmp_path, [problem("p", [too_large])], programs("p", "f = len"))
@@ -396,6 +441,16 @@ def test_a_program_that_imports_what_is_not_installed_gets_no_label_and_the_summ
     assert "not installed: nosuchpackage (3)" in done.stdout
 
 
+@pytest.mark.parametrize("code", ["def f(n):\n    import nosuchpackage\n    return n + 1",
+                                  "try:\n    import nosuchpackage\nexcept ImportError as error:\n    raise RuntimeError from error",
+                                  "import threading\ndef main():\n    import nosuchpackage\n    print(2)\nthreading.Thread(target=main).start()"])
+def test_so_does_one_that_imports_it_late(code, tmp_path):
+    test = stdin("1\n", "2\n") if "main" in code else unit(CASE)
+    row, = label(tmp_path, [problem("p", [test])], programs("p", code))
+    assert row["passed"] is None
+    assert row["detail"] == "not installed: nosuchpackage"
+
+
 def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
     good = problem("good", [call([1], 2)], canonical_solution="def f(n):\n    return n + 1")
     vacuous = problem("vacuous", [stdin("1\n", "")], entry_point=None, canonical_solution="input()")
@@ -421,6 +476,7 @@ PLAIN_PYTHON = {
     "cuts the ends of lines": ("import sys\nprint(sys.stdin.readline()[:-1])", "abc", "abc\n"),
     "starts a hundred threads": ("import threading, time\nthreads = [threading.Thread(target=time.sleep, args=(0.3,)) for _ in range(100)]\n"
                                  "for thread in threads:\n    thread.start()\nfor thread in threads:\n    thread.join()\nprint(input())", "x\n", "x\n"),
+    "prints when its objects go": ("class D:\n    def __del__(self):\n        print(1)\nd = D()", "", "1\n"),
     "asks who it is": ("import os, sys\nprint(__name__, os.getcwd() != '/', sys.argv == [''], bool(os.environ['HOME']))", "", "__main__ True True True\n"),
     "runs itself by its executable": ("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True, text=True).stdout)", "", "7\n"),
     "talks to itself over the loopback": ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nclient = socket.create_connection(server.getsockname())\n"

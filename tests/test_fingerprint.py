@@ -4,7 +4,7 @@ import json
 import pytest
 
 from data.fingerprint import fingerprint, hub_revision
-from data.rows import TINY
+from data.rows import EDGES
 
 TOKENIZER = {"added_tokens": [{"id": 1, "content": "<|end|>"}, {"id": 2, "content": "<|im_end|>"}]}
 FILES = {
@@ -36,8 +36,8 @@ def test_it_is_the_name_and_a_digest(checkpoint):
     assert fingerprint(str(checkpoint)) == f"{name}@{digest}"
 
 
-def test_of_the_tiny_world_s_judge_it_stays_what_it_was():
-    assert fingerprint(str(TINY / "judge")).endswith("@b701da9d")
+def test_of_the_shipped_judge_it_stays_what_it_was():
+    assert fingerprint(str(EDGES / "judge")).endswith("@4ad54f85")
 
 
 def test_other_weights_are_another_model(checkpoint):

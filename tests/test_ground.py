@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from data.pairs import Pair
-from data.rows import ROOT, TINY, read_rows, write_rows
+from data.rows import EDGES, ROOT, read_rows, write_rows
 
 sys.path.insert(0, str(ROOT / "docs"))
 spec = importlib.util.spec_from_file_location("daj_ground", ROOT / "docs" / "ground.py")
@@ -58,7 +58,7 @@ def test_a_program_is_known_by_its_problem_too():
 def out(tmp_path_factory):
     """A run of a few supervised steps on few problems."""
     folder = tmp_path_factory.mktemp("ground")
-    rows = read_rows(TINY / "labelled.jsonl")
+    rows = read_rows(EDGES / "labelled.jsonl")
     few = []
     for split in ("train", "meta", "test"):
         names = sorted({row["problem_id"] for row in rows if f"/{split}/" in row["problem_id"]})
@@ -80,7 +80,7 @@ def test_every_way_to_judge_has_its_row(out):
 
 def test_pointwise_does_not_depend_on_which_pairs_are_asked_together(out):
     settings = ground.Settings(labelled=str(out / "labelled.jsonl"), device="cpu").training()
-    judge = ground.tb.Judge(str(TINY / "judge"), settings)
+    judge = ground.tb.Judge(str(EDGES / "judge"), settings)
     (_, _, test), _ = ground.read_pairs(settings)
     together = ground.pointwise(judge, test[:6])
     alone = [verdict for one in test[:6] for verdict in ground.pointwise(judge, [one])]
@@ -99,6 +99,6 @@ def logprob_of_verdict(judge, pair):
 def test_a_judge_that_was_taught_verdicts_is_saved(out):
     settings = ground.Settings(labelled=str(out / "labelled.jsonl"), device="cpu").training()
     (train, _, _), _ = ground.read_pairs(settings)
-    before = logprob_of_verdict(TINY / "judge", train[0])
+    before = logprob_of_verdict(EDGES / "judge", train[0])
     after = logprob_of_verdict(out / "judge", train[0])
     assert after > before + 1

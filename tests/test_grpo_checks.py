@@ -2,7 +2,7 @@
 brute force.
 
 Most checks put the trainer's own functions together on groups made up by hand and a judge of random
-weights. Those that are about a whole step run `Trainer.train_step` with the tiny world's judge.
+weights. Those that are about a whole step run `Trainer.train_step` with the shipped judge.
 (There is no number 8, a KL term: the loss has none.)
 """
 import math
@@ -21,7 +21,7 @@ from sample import Completion, end_ids, generate, stream
 
 # ---------------------------------------------------------------- what the tests are made of
 
-VOCABULARY = 571  # of the tiny world; id 0 pads and id 1 ends
+VOCABULARY = 632  # of the shipped judge; id 0 pads and id 1 ends
 LENGTHS = [[2, 6, 3], [5, 2, 4], [7, 6, 2], [3, 8, 8]]  # tokens of G = 3 judgments of B = 4 pairs
 REWARDS = [[1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 1]]
 LIMIT = 16              # max_new_tokens of the settings

@@ -80,6 +80,7 @@ problem("raises", [], asserts("""
     """))
 problem("sum check", [], asserts("assert sum(f(5)) == 10"))
 problem("map check", [], asserts("for got, wanted in zip(map(f, [1, 2, 3]), [2, 5, 10]):\n    assert got == wanted"))
+problem("near check", [], asserts("assert abs(f(5) - 26) < 1e-6"))
 problem("set check", [], asserts("assert set(f(3)) == {4, 5}"))
 problem("eval check", [], asserts("assert eval(f(1)) == 0"))
 problem("setup check", [], asserts("assert abs(f(2) - 1.41421356) < TOLERANCE"), setup="TOLERANCE = 1e-6\n")
@@ -204,6 +205,26 @@ attack("05 an == that is no function", "unittest", FAIL, "wrong_answer", """
     def f(n):
         return Y()
     """)
+attack("05 an object without distance to any number", "near check", FAIL, "wrong_answer", """
+    class Near:
+        def __sub__(self, other):
+            return 0.0
+    def f(n):
+        return Near()
+    """)
+attack("05 a fraction of numbers that equal everything", "check, unittest, inside", FAIL, "wrong_answer", """
+    from fractions import Fraction
+    class Any(int):
+        def __eq__(self, other):
+            return True
+        def __mul__(self, other):
+            return 0
+        __rmul__ = __sub__ = __rsub__ = __mul__
+    def f(n):
+        fraction = Fraction(1)
+        fraction._numerator = fraction._denominator = Any(1)
+        return fraction
+    """)
 attack("05 mock's own object that equals everything", "unittest, inside", FAIL, "wrong_answer", """
     from unittest.mock import _ANY
     def f(n):
@@ -258,6 +279,13 @@ for name, patch in {
                                 "(lambda *a, **k: None) if name.startswith('assert') else object.__getattribute__(self, name)",
 }.items():
     attack(f"08 patches {name} of unittest", "unittest", FAIL, None, f"import unittest\n{patch}\n{WRONG}")
+attack("08 patches every class that asserts", "unittest", FAIL, None, """
+    def f(n):
+        return 0
+    for cls in object.__subclasses__():
+        for name in [name for name in vars(cls) if name.startswith("assert")]:
+            setattr(cls, name, lambda *args, **kwargs: None)
+    """)
 attack("08 patches unittest when it is called", "unittest", FAIL, None, """
     def f(n):
         import unittest

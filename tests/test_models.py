@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import sample
 import train_bilevel
-from data.rows import ROOT, TINY, UserError, read_rows
+from data.rows import EDGES, ROOT, UserError, read_rows
 from kernels.packing import make_packs
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -48,8 +48,8 @@ def numbers(rows, limit, seed=0):
 
 
 @pytest.fixture(scope="module")
-def tiny_tokenizer():
-    return hf.AutoTokenizer.from_pretrained(TINY / "judge")
+def shipped_tokenizer():
+    return hf.AutoTokenizer.from_pretrained(EDGES / "judge")
 
 
 # ---------------------------------------------------------------- right
@@ -86,9 +86,9 @@ def test_the_sampler_gives_a_composite_model_s_own_log_probs(name):
     assert completion.logprob == pytest.approx(float(logp.sum()), abs=1e-3)
 
 
-def test_the_end_tokens_of_a_composite_model_are_known(tiny_tokenizer):
+def test_the_end_tokens_of_a_composite_model_are_known(shipped_tokenizer):
     model = gemma3_with_images(eos_token_id=[2, 9])
-    assert sample.end_ids(model, tiny_tokenizer) == sorted({2, 9, tiny_tokenizer.eos_token_id})
+    assert sample.end_ids(model, shipped_tokenizer) == sorted({2, 9, shipped_tokenizer.eos_token_id})
 
 
 # ---------------------------------------------------------------- layers computed twice
@@ -209,10 +209,10 @@ def test_models_that_do_not_agree_with_themselves_are_refused_in_one_line(name):
 
 
 @pytest.mark.parametrize("Config", [hf.BloomConfig, hf.MptConfig, hf.MambaConfig])
-def test_models_without_this_kind_of_attention_are_refused_when_they_are_loaded(Config, tmp_path, tiny_tokenizer):
+def test_models_without_this_kind_of_attention_are_refused_when_they_are_loaded(Config, tmp_path, shipped_tokenizer):
     config = Config(vocab_size=64, hidden_size=32, n_heads=4, n_head=4, n_layer=1, n_layers=1, num_hidden_layers=1)
     hf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer.save_pretrained(tmp_path)
+    shipped_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"--judge {tmp_path}: cannot be loaded .* does not support") as refusal:
         sample.load_model(str(tmp_path), flag="--judge")
     assert "\n" not in str(refusal.value)
@@ -277,10 +277,10 @@ def test_a_prompt_without_tokens_is_refused():
 
 
 def test_problems_that_do_not_fit_are_left_out_and_named(tmp_path, capsys):
-    rows = read_rows(TINY / "problems_weak.jsonl")[:3]
+    rows = read_rows(EDGES / "problems_weak.jsonl")[:3]
     rows[1]["prompt"] *= 200
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = ["--problems", str(tmp_path / "p.jsonl"), "--model", str(TINY / "weak"), "--n", "1", "--max-new-tokens", "24"]
+    run = ["--problems", str(tmp_path / "p.jsonl"), "--model", str(EDGES / "weak"), "--n", "1", "--max-new-tokens", "24"]
     sample.main([*run, "--out", str(tmp_path / "c.jsonl")])
     kept = {row["problem_id"] for row in read_rows(tmp_path / "c.jsonl")}
     assert kept == {rows[0]["problem_id"], rows[2]["problem_id"]}
@@ -311,12 +311,12 @@ def test_a_model_whose_logits_are_nan_is_not_loaded():
         sample.check_model(broken(), "--model x")
 
 
-def test_a_pad_token_beyond_the_embeddings_is_refused(tmp_path, tiny_tokenizer):
-    tokenizer = hf.AutoTokenizer.from_pretrained(TINY / "judge")
+def test_a_pad_token_beyond_the_embeddings_is_refused(tmp_path, shipped_tokenizer):
+    tokenizer = hf.AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    build("Llama", vocab_size=len(tiny_tokenizer)).save_pretrained(tmp_path)
+    build("Llama", vocab_size=len(shipped_tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"uses id {len(tiny_tokenizer)}, but the model embeds {len(tiny_tokenizer)}"):
+    with pytest.raises(UserError, match=f"uses id {len(shipped_tokenizer)}, but the model embeds {len(shipped_tokenizer)}"):
         sample.load_model(str(tmp_path))
 
 
@@ -326,7 +326,7 @@ def test_ids_beyond_the_embeddings_are_refused():
 
 
 def test_a_chat_template_that_cannot_be_applied_is_refused(tmp_path):
-    tokenizer = hf.AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = hf.AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.chat_template = "{{ raise_exception('only tools may speak') }}"
     with pytest.raises(UserError, match="--model x: its chat template cannot be applied: only tools may speak"):
         sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
@@ -394,9 +394,9 @@ def test_control_tokens_stay_text_without_a_chat_template():
     assert plain.decode(ids) == FORGED
 
 
-def test_the_tiny_judge_s_end_token_is_text_in_a_prompt(tiny_tokenizer):
-    ids = sample.encode(tiny_tokenizer, "A:\nx<|end|>\nB:\n")
-    assert tiny_tokenizer.eos_token_id not in ids
+def test_the_shipped_judge_s_end_token_is_text_in_a_prompt(shipped_tokenizer):
+    ids = sample.encode(shipped_tokenizer, "A:\nx<|end|>\nB:\n")
+    assert shipped_tokenizer.eos_token_id not in ids
 
 
 def test_what_the_template_itself_writes_is_a_control_token_though_not_marked_as_special():
@@ -446,9 +446,9 @@ def test_an_answer_keeps_the_spaces_with_which_it_begins():
     assert sample.answer_text(tokenizer, prompt, answer) == "    return 2 * x\n"
 
 
-def test_an_answer_that_was_cut_off_has_all_of_its_tokens(tiny_tokenizer):
-    ids = tiny_tokenizer("x = x[1:]\n", add_special_tokens=False).input_ids
-    assert sample.answer_text(tiny_tokenizer, [5, 6], completion_of(ids)) == "x = x[1:]\n"
+def test_an_answer_that_was_cut_off_has_all_of_its_tokens(shipped_tokenizer):
+    ids = shipped_tokenizer("x = x[1:]\n", add_special_tokens=False).input_ids
+    assert sample.answer_text(shipped_tokenizer, [5, 6], completion_of(ids)) == "x = x[1:]\n"
 
 
 def test_spaces_before_punctuation_are_not_cleaned_up():

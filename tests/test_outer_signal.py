@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import train_bilevel as tb
-from data.rows import TINY
+from data.rows import EDGES
 from sample import Completion
 
 SHAPE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -38,7 +38,7 @@ GROUP = 6
 def checkpoint(request, tmp_path_factory):
     """A folder with a model of random weights, large enough that attention and routing matter."""
     folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[request.param](len(tokenizer)))
     model.save_pretrained(folder)

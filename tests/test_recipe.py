@@ -23,7 +23,7 @@ import sample
 import train_bilevel
 from data.flags import parse
 from data.preferences import __main__ as preferences
-from data.rows import CANDIDATE, LABELLED, ROOT, TINY, read_problems, read_rows
+from data.rows import CANDIDATE, EDGES, LABELLED, ROOT, read_problems, read_rows
 
 spec = importlib.util.spec_from_file_location("daj_select_in_recipe", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -81,7 +81,7 @@ def chat_model(folder, answers):
 
     A two-layer Llama that remembers the last 12 characters, trained in seconds.
     """
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.chat_template = TEMPLATE
     long_lines = [line for answer in answers for line in answer.splitlines(True) if len(line) > 16]
     tokenizer.add_tokens(long_lines)  # a token each, to be learned soon
@@ -91,7 +91,7 @@ def chat_model(folder, answers):
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
     adam = torch.optim.Adam(model.parameters())
-    text = (TINY / "problems_strong.jsonl").read_text(encoding="utf-8")
+    text = (EDGES / "problems_strong.jsonl").read_text(encoding="utf-8")
     rng = random.Random(0)
     ends = [tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for answer in answers]
     for step in range(100):

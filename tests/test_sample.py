@@ -19,7 +19,7 @@ import sample
 from data import servers
 from data.benchmarks import solution_prompt
 from data.flags import parse
-from data.rows import CANDIDATE, CANDIDATE_KEY, ROOT, TINY, UserError, read_rows
+from data.rows import CANDIDATE, CANDIDATE_KEY, EDGES, ROOT, UserError, read_rows
 
 VOCABULARY = 40
 PAD = 0
@@ -58,12 +58,12 @@ def plain_forward(model, prompt, ids):
 
 @pytest.fixture(scope="module")
 def policy():
-    return sample.load_model(str(TINY / "weak"))
+    return sample.load_model(str(EDGES / "weak"))
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return read_rows(TINY / "problems_weak.jsonl")
+    return read_rows(EDGES / "problems_weak.jsonl")
 
 
 # ---------------------------------------------------------------- the sampler
@@ -178,7 +178,7 @@ def test_a_stream_hangs_on_its_name_alone():
 
 # ---------------------------------------------------------------- the command
 
-def flags(out, *more, problems=TINY / "problems_weak.jsonl", model=TINY / "weak", n=2, limit=6):
+def flags(out, *more, problems=EDGES / "problems_weak.jsonl", model=EDGES / "weak", n=2, limit=6):
     arguments = ["--problems", problems, "--model", model, "--out", out, "--max-new-tokens", 24, "--n", n,
                  "--limit", limit, *more]
     return list(map(str, arguments))
@@ -262,17 +262,17 @@ def test_a_larger_n_ends_with_the_rows_of_an_undisturbed_run(tmp_path):
 
 def test_a_higher_limit_only_lengthens_what_was_cut_off(tmp_path):
     rows = {}
-    for limit in (5, 24):
+    for limit in (4, 24):
         sample.main(flags(tmp_path / f"{limit}.jsonl", "--max-new-tokens", limit))
         rows[limit] = read_rows(tmp_path / f"{limit}.jsonl")
-    assert {row["finish_reason"] for row in rows[5]} == {"stop", "length"}
-    for short, long in zip(rows[5], rows[24]):
+    assert {row["finish_reason"] for row in rows[4]} == {"stop", "length"}
+    for short, long in zip(rows[4], rows[24]):
         assert long["text"].startswith(short["text"])
-        assert (long["n_tokens"] > 5) == (short["finish_reason"] == "length")
+        assert (long["n_tokens"] > 4) == (short["finish_reason"] == "length")
 
 
 def test_a_finished_run_loads_no_model_and_changes_nothing(tmp_path, monkeypatch, capsys):
-    (tmp_path / "weak").symlink_to(TINY / "weak")
+    (tmp_path / "weak").symlink_to(EDGES / "weak")
     run = flags(tmp_path / "c.jsonl", model=tmp_path / "weak")
     sample.main(run)
     before = (tmp_path / "c.jsonl").read_bytes()
@@ -356,7 +356,7 @@ def test_problems_and_model_are_named_together(half, capsys):
 
 
 def test_a_model_without_an_end_token_is_refused(tmp_path):
-    shutil.copytree(TINY / "weak", tmp_path / "endless")
+    shutil.copytree(EDGES / "weak", tmp_path / "endless")
     path = tmp_path / "endless" / "tokenizer_config.json"
     config = json.loads(path.read_text())
     del config["eos_token"]
@@ -366,15 +366,15 @@ def test_a_model_without_an_end_token_is_refused(tmp_path):
 
 
 def test_a_split_that_only_one_of_the_files_has_is_enough(tmp_path):
-    sample.main(["--problems", str(TINY / "problems_weak.jsonl"), str(TINY / "problems_strong.jsonl"),
-                 "--model", str(TINY / "weak"), str(TINY / "strong"), "--split", "test", "--limit", "2", "--n", "1",
+    sample.main(["--problems", str(EDGES / "problems_weak.jsonl"), str(EDGES / "problems_strong.jsonl"),
+                 "--model", str(EDGES / "weak"), str(EDGES / "strong"), "--split", "test", "--limit", "2", "--n", "1",
                  "--max-new-tokens", "8", "--out", str(tmp_path / "c.jsonl")])
     assert len(read_rows(tmp_path / "c.jsonl")) == 2
 
 
 def test_models_whose_names_hold_a_full_stop_stay_apart(tmp_path):
     for name in ("Tiny2.5-7B", "Tiny2.5-1.5B"):
-        (tmp_path / name).symlink_to(TINY / "weak")
+        (tmp_path / name).symlink_to(EDGES / "weak")
         sample.main(flags(tmp_path / "c.jsonl", model=tmp_path / name, limit=1))
     assert {row["policy"] for row in read_rows(tmp_path / "c.jsonl")} == {"Tiny2.5-7B", "Tiny2.5-1.5B"}
 
@@ -598,7 +598,7 @@ def server(monkeypatch):
 
 
 def served(out, base, *more, name="org/some-model", limit=3):
-    arguments = ["--problems", TINY / "problems_weak.jsonl", "--api-base", base, "--api-model", name, "--out", out,
+    arguments = ["--problems", EDGES / "problems_weak.jsonl", "--api-base", base, "--api-model", name, "--out", out,
                  "--limit", limit, "--n", 2, *more]
     return list(map(str, arguments))
 
@@ -658,7 +658,7 @@ def test_a_request_that_the_server_refuses_costs_its_own_candidate(tmp_path, ser
 def test_a_server_that_refuses_everything_ends_the_run_with_its_words(tmp_path, server, capsys):
     server.failures = [400] * 6
     message = failure(served(tmp_path / "c.jsonl", server.base), capsys)
-    assert message.startswith("all 6 requests were refused, the first for problem 'tiny/")
+    assert message.startswith("all 6 requests were refused, the first for problem 'edges/")
     assert "HTTP 400: busy" in message
 
 
@@ -672,7 +672,7 @@ def test_a_served_model_and_one_that_runs_here_are_not_mixed_up(flag, says, caps
 
 def test_transformers_serve_gives_the_programs_that_the_checkpoint_gives(tmp_path, transformers_serve):
     """A real server in a process of its own, on the loopback. Greedy, so that both must agree."""
-    name = str(TINY / "weak")
+    name = str(EDGES / "weak")
     greedy = ["--temperature", "0", "--max-new-tokens", "24"]
     with transformers_serve(name) as base:
         for shard in range(2):

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import train_bilevel as tb
 from data.pairs import make_pairs
-from data.rows import ROOT, TINY, read_problems, read_rows
+from data.rows import EDGES, ROOT, read_problems, read_rows
 from kernels.packing import make_packs
 from sample import Completion, stream
 
@@ -66,7 +66,7 @@ class Measured:
 def measured(tmp_path_factory):
     """Random bf16 weights under fp32 adapters."""
     folder = tmp_path_factory.mktemp("bf16")
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=176, num_hidden_layers=6,
@@ -75,7 +75,7 @@ def measured(tmp_path_factory):
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     cfg = tb.Settings(
-        problems=[str(TINY / "problems_strong.jsonl")], labelled=str(TINY / "labelled.jsonl"), judge=str(folder),
+        problems=[str(EDGES / "problems_strong.jsonl")], labelled=str(EDGES / "labelled.jsonl"), judge=str(folder),
         device="cpu", dtype="bfloat16", lora_rank=RANK, max_new_tokens=LONGEST, group=GROUP)
     judge = tb.Judge(cfg.judge, cfg)
     pairs = make_pairs(read_problems(cfg.problems), read_rows(cfg.labelled), "meta", cfg)[:4]

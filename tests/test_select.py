@@ -12,7 +12,7 @@ import pytest
 
 from data import servers, statistics, tables
 from data.judge import PROTOCOL, WAIT
-from data.rows import ROOT, TINY, Appender, UserError, read_problems, read_rows
+from data.rows import EDGES, ROOT, Appender, UserError, read_problems, read_rows
 
 spec = importlib.util.spec_from_file_location("daj_select", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -469,7 +469,7 @@ class Scripted:
     """A judge whose verdicts are says(A is good, B is good), or None. Notes what it is asked."""
 
     name = "scripted@0"
-    settings = "0/1.0/72"
+    settings = "0/1.0/112"
 
     def __init__(self, says, stop_after=None):
         self.says = says
@@ -620,7 +620,7 @@ def test_fewer_rounds_pay_nothing(world):
     assert not fresh.asked
 
 
-@pytest.mark.parametrize("name, value", [("name", "another@0"), ("settings", "1/1.0/72")])
+@pytest.mark.parametrize("name, value", [("name", "another@0"), ("settings", "1/1.0/112")])
 def test_another_judge_or_setting_is_judged_anew(name, value, world):
     run(world, Scripted(good_over_bad), "--rounds", "1")
     another = Scripted(good_over_bad)
@@ -680,9 +680,9 @@ def test_the_untrained_judge_can_be_set_beside_the_trained_one_or_left_out():
     assert list(select.judges_of(one)) == ["judge, trained"]
 
 
-def test_the_tiny_world_brings_its_untrained_judge():
-    judges = select.judges_of(select.Settings(judge="j", labelled=TINY / "labelled.jsonl"))
-    assert judges["judge, untrained"].path == str(TINY / "judge")
+def test_the_world_of_edge_cases_brings_its_untrained_judge():
+    judges = select.judges_of(select.Settings(judge="j", labelled=EDGES / "labelled.jsonl"))
+    assert judges["judge, untrained"].path == str(EDGES / "judge")
     other = select.judges_of(select.Settings(judge="j", labelled="other.jsonl"))
     assert "judge, untrained" not in other
 
@@ -876,10 +876,10 @@ def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
 # ---------------------------------------------------------------- a judge that is a checkpoint
 
 @pytest.fixture(scope="module")
-def tiny_judge():
-    """The tiny world's judge on the CPU, loaded."""
+def shipped_judge():
+    """The judge of the repository on the CPU, loaded."""
     cfg = select.Settings(judge="none", batch_size=4, device="cpu")
-    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    judge = select.LocalJudge(str(EDGES / "judge"), cfg)
     judge.load()
     return judge
 
@@ -887,11 +887,11 @@ def tiny_judge():
 @pytest.fixture(scope="module")
 def three_programs():
     """({problem_id: problem} of two test problems, three candidates of each)."""
-    problems = read_problems(TINY / "problems_strong.jsonl")
+    problems = read_problems(EDGES / "problems_strong.jsonl")
     two = [pid for pid in sorted(problems) if problems[pid]["split"] == "test"][:2]
-    codes = ["def f(x):\n    return x\n",
-             "def f(x):\n    x = sorted(x)\n    return x\n",
-             "def f(x):\n    x = x[1:]\n    return x\n"]
+    codes = ["def f(x):\n    x = x[1:]\n    return x\n",
+             "def f(x):\n    x = sorted(x)\n    x = x[1:]\n    return x\n",
+             "def f(x):\n    x = sorted(set(x))\n    x = x[1:]\n    return x\n"]
     candidates = {}
     for pid in two:
         candidates[pid] = [candidate(f"c{k}", problem_id=pid, code=code) for k, code in enumerate(codes)]
@@ -908,17 +908,17 @@ def two_rounds_with_a_wait(judge, problems, candidates, path):
     return found
 
 
-def test_a_checkpoint_goes_on_with_the_judgments_it_would_have_made(tiny_judge, three_programs, tmp_path):
-    two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "whole.jsonl")
+def test_a_checkpoint_goes_on_with_the_judgments_it_would_have_made(shipped_judge, three_programs, tmp_path):
+    two_rounds_with_a_wait(shipped_judge, *three_programs, tmp_path / "whole.jsonl")
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(True)
     assert len(lines) == 2 * 2 * 2 * 2
     (tmp_path / "killed.jsonl").write_text("".join(lines[:5]))
-    two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "killed.jsonl")
+    two_rounds_with_a_wait(shipped_judge, *three_programs, tmp_path / "killed.jsonl")
     assert timeless(tmp_path / "killed.jsonl") == timeless(tmp_path / "whole.jsonl")
 
 
-def test_a_checkpoint_thinks_on_from_what_it_said(tiny_judge, three_programs, tmp_path):
-    found = two_rounds_with_a_wait(tiny_judge, *three_programs, tmp_path / "j.jsonl")
+def test_a_checkpoint_thinks_on_from_what_it_said(shipped_judge, three_programs, tmp_path):
+    found = two_rounds_with_a_wait(shipped_judge, *three_programs, tmp_path / "j.jsonl")
     for pid in found[0]:
         for first, second in zip(found[0][pid], found[1][pid]):
             assert second["text"].startswith(first["text"] + WAIT)
@@ -928,23 +928,23 @@ def test_a_checkpoint_thinks_on_from_what_it_said(tiny_judge, three_programs, tm
 
 def test_a_checkpoint_is_not_loaded_where_all_is_known(three_programs, tmp_path):
     cfg = select.Settings(judge="none", batch_size=64, device="cpu")
-    judge = select.LocalJudge(str(TINY / "judge"), cfg)
+    judge = select.LocalJudge(str(EDGES / "judge"), cfg)
     assert judge.model is None      # it is loaded when it is first asked
     two_rounds_with_a_wait(judge, *three_programs, tmp_path / "j.jsonl")
     assert judge.model is not None
-    again = select.LocalJudge(str(TINY / "judge"), cfg)
+    again = select.LocalJudge(str(EDGES / "judge"), cfg)
     two_rounds_with_a_wait(again, *three_programs, tmp_path / "j.jsonl")
     assert again.model is None
 
 
-def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(tiny_judge):
-    tokenizer = tiny_judge.tokenizer
+def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(shipped_judge):
+    tokenizer = shipped_judge.tokenizer
     prompts = [tokenizer(text).input_ids
-               for text in ("Steps: sort.\n", "Steps: sort, double, drop last.\n0778 -> 80\n")]
+               for text in ("Steps: sort.\n", "Steps: sort, double, drop last.\np 577 -> 041\n")]
     yes, no = (tokenizer(word).input_ids[0] for word in ("Yes", "No"))
     assert yes != no
-    for prompt, p in zip(prompts, tiny_judge.p_yes(prompts, yes, no)):
-        logits = tiny_judge.model(select.torch.tensor([prompt])).logits[0, -1]
+    for prompt, p in zip(prompts, shipped_judge.p_yes(prompts, yes, no)):
+        logits = shipped_judge.model(select.torch.tensor([prompt])).logits[0, -1]
         assert p == pytest.approx(logits[[yes, no]].softmax(0)[0].item(), abs=1e-4)
 
 
@@ -953,7 +953,7 @@ def test_p_yes_is_that_of_the_first_token_whatever_stands_beside_it(tiny_judge):
     ({"device": "cpu", "dtype": "auto"}, {"device": "cuda", "dtype": "auto"}),
 ])
 def test_another_precision_is_another_setting(cfg, other):
-    name = str(TINY / "judge")
+    name = str(EDGES / "judge")
     here = select.LocalJudge(name, select.Settings(judge="none", **cfg))
     there = select.LocalJudge(name, select.Settings(judge="none", **other))
     assert here.settings != there.settings
@@ -965,14 +965,14 @@ LONG = "def f(x):\n" + "    x = sorted(x)\n" * 2000 + "    return x\n"
 
 
 def test_a_pair_that_does_not_fit_the_context_costs_its_own_judgments(
-        tiny_judge, three_programs, tmp_path, capsys):
+        shipped_judge, three_programs, tmp_path, capsys):
     problems, candidates = three_programs
     first, second = candidates
     longer = {first: candidates[first], second: candidates[second][:2] + [candidate("c2", code=LONG)]}
     path = tmp_path / "j.jsonl"
     with Appender(path, select.JUDGMENT_KEY) as file:
         cache = select.Judgments(file)
-        found = select.judge_every_pair(tiny_judge, problems, longer, cache)
+        found = select.judge_every_pair(shipped_judge, problems, longer, cache)
     refused = [row for row in found[second] if "c2" in (row["a"], row["b"])]
     assert len(refused) == 4
     assert all(row["verdict"] is None for row in refused)
@@ -983,14 +983,14 @@ def test_a_pair_that_does_not_fit_the_context_costs_its_own_judgments(
     assert second in note
 
 
-def test_yes_and_no_that_begin_with_the_same_token_are_refused(tiny_judge, three_programs):
+def test_yes_and_no_that_begin_with_the_same_token_are_refused(shipped_judge, three_programs):
     class Prefixing:
         """A tokenizer that begins every word with one and the same token, as SentencePiece may."""
         def __call__(self, text, add_special_tokens):
             return SimpleNamespace(input_ids=[1, *map(ord, text)])
 
-    judge = select.LocalJudge(tiny_judge.path, tiny_judge.cfg)
-    judge.model, judge.tokenizer = tiny_judge.model, Prefixing()
+    judge = select.LocalJudge(shipped_judge.path, shipped_judge.cfg)
+    judge.model, judge.tokenizer = shipped_judge.model, Prefixing()
     problems, candidates = three_programs
     pid = next(iter(problems))
     answer, = judge.rate([select.Call(problems[pid], candidates[pid][0], None)])
@@ -1148,7 +1148,7 @@ def test_a_served_chat_judge_gets_one_message_with_the_protocol_the_key_and_a_se
         assert message["role"] == "user"
         assert message["content"].startswith(PROTOCOL)
         assert body["model"] == "m"
-        assert body["max_tokens"] == 72
+        assert body["max_tokens"] == select.Settings().max_new_tokens
         assert 0 <= body["seed"] < 2**31
         seeds.add(body["seed"])
     assert len(seeds) == judgments_of(2)
@@ -1228,7 +1228,7 @@ def test_a_served_judge_is_another_with_plain_prompts():
 def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
         three_programs, tmp_path, transformers_serve):
     """Greedy, so that both must agree; a plain model, so /completions; then it thinks on."""
-    name = str(TINY / "judge")
+    name = str(EDGES / "judge")
     with transformers_serve(name) as base:
         cfg = select.Settings(judge="none", temperature=0.0, batch_size=64, device="cpu",
                               api_base=base, api_model=name, api_plain=True, in_flight=4)
@@ -1245,38 +1245,6 @@ def test_transformers_serve_gives_the_verdicts_that_the_checkpoint_gives(
         chat = [{"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}]
         with pytest.raises(servers.ApiError, match="a model without a chat template wants --api-plain"):
             list(servers.complete(base, chat, tries=1))
-
-
-# ---------------------------------------------------------------- the figure
-
-@pytest.fixture
-def figures():
-    pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("daj_figures", ROOT / "docs" / "figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_curves_of_the_figure_are_means_over_problems(world, tmp_path, figures):
-    run(world, Scripted(good_over_bad), "--n", "1", "2", "--waits", "1")
-    by_n, by_tokens = figures.selection_curves(read_rows(tmp_path / "s.jsonl"))
-    for n, passed in by_n["random"]:
-        assert passed == pytest.approx(np.mean([np.mean(labels[:n]) for labels in LABELS.values()]))
-    for n, passed in by_n[JUDGE]:
-        assert passed == np.mean([any(labels[:n]) for labels in LABELS.values()])
-    assert [n for n, _ in by_n[JUDGE]] == [1, 2, 4]
-    spent = [tokens for tokens, _ in by_tokens[JUDGE]]
-    assert len(spent) == 8                                   # one point for each round
-    assert spent == sorted(spent)
-    assert len(by_tokens[f"{JUDGE}, 1 wait"]) == 1
-
-
-def test_the_figure_is_drawn_from_the_selections(world, tmp_path, figures):
-    flags = ["--n", "1", "2", "--waits", "1", "--aggregate", "rounds", "round-robin"]
-    run(world, Scripted(good_over_bad), *flags)
-    figures.draw_selection([tmp_path / "s.jsonl"], tmp_path / "f.png")
-    assert (tmp_path / "f.png").stat().st_size > 5000
 
 
 # ---------------------------------------------------------------- mistakes

@@ -12,12 +12,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StableLmForCausalLM
 
 import train_bilevel as tb
+from conftest import start_torchrun, torchrun
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
 from data.pairs import Pair, make_pairs, read_pairs
@@ -252,7 +254,8 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
         return "right" if verdict == pair.right else "wrong"
     monkeypatch.setattr(tb, "reward", lambda pair, text: earned[kind_of(pair, text)])
 
-    cfg = settings(cold_start=1, steps=2, batch=8, max_new_tokens=14, train_only=["policy=strong"])
+    cfg = settings(cold_start=1, steps=2, batch=8, max_new_tokens=14, train_only=["policy=strong"],
+                   lr=1e-5)
     run = tb.Run(cfg)
     trainer = run.trainer
     right = {pair.instance_id: pair.right for pair in trainer.train_pairs}
@@ -571,7 +574,7 @@ def test_a_consistent_reward_pays_only_what_is_right_in_both_orders(trainer):
     """The judgments are those of the plain reward; some that were paid no longer are."""
     plain = trainer(max_new_tokens=40)
     consistent = trainer(max_new_tokens=40, reward="consistent")
-    pairs = plain.train_pairs[:8]
+    pairs = plain.train_pairs[-8:]    # of these no habit is right in both orders
     groups, _ = plain.judge_pairs(pairs, [], 0)
     paid_twice, _ = consistent.judge_pairs(pairs, [], 0)
     flipped = [pair.flipped() for pair in pairs]
@@ -787,7 +790,7 @@ def test_killed_while_the_judge_is_written_is_no_worse(settings, monkeypatch, tm
     cfg = settings()
     run = tb.Run(cfg)
 
-    def die(folder):
+    def die(folder, **more):
         raise Killed
     monkeypatch.setattr(run.trainer.judge.model, "save_pretrained", die)
     with pytest.raises(Killed):
@@ -934,22 +937,6 @@ def guessing_judge(random_judge, few_rows, settings, tmp_path):
     return str(tmp_path / "guessing")
 
 
-def torchrun(script, *flags, processes):
-    """What `torchrun script flags` has printed after a good end; nothing of it is left running
-    after a bad one."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    process = subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / script), *flags], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
-    try:
-        printed, errors = process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, errors[-2000:]
-    return printed
-
-
 def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path):
     """The same global batch under torchrun (gloo): parameters, moments and data weights to 1e-5,
     the same rows.
@@ -965,7 +952,11 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
     tb.main(flags(one))
     printed = torchrun("train_bilevel.py", *flags(two), processes=2)
     assert printed.count("training, ") == 1  # one of them speaks
+    assert_same_run(one, two)
 
+
+def assert_same_run(one, two):
+    """The runs in these folders: parameters, moments and data weights to 1e-5, and the same rows."""
     state_of_one = torch.load(one / "state.pt", weights_only=True)
     state_of_two = torch.load(two / "state.pt", weights_only=True)
     for name in ("theta", "exp_avg", "exp_avg_sq"):
@@ -991,6 +982,54 @@ def test_two_processes_give_the_result_of_one(settings, guessing_judge, tmp_path
         assert y.keys() == x.keys()
         for name in x.keys() - {"weight"}:
             assert y[name] == pytest.approx(x[name], rel=1e-3, abs=1e-6), name
+
+
+def killed_by_torchrun(folder, *flags):
+    """A run of two processes, of which one is killed some time after its first step."""
+    process = start_torchrun("train_bilevel.py", *flags, processes=2)
+    deadline = time.monotonic() + 300
+    try:
+        while not (folder / "metrics.jsonl").exists() or len(strict_rows(folder / "metrics.jsonl")) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(workers[-1]), signal.SIGKILL)
+    except BaseException:
+        process.kill()
+        raise
+    process.communicate(timeout=300)  # torchrun ends the other one, too
+    assert process.returncode != 0
+    assert not (folder / "judge").exists()
+
+
+def test_a_sharded_base_gives_the_result_of_one_process(settings, guessing_judge, tmp_path):
+    """With --shard-base, killed and continued: parameters, moments and data weights of one process
+    that holds all, to 1e-5, and the same rows.
+
+    What differs is the order in which gradients of pairs are added up. Five pairs between two
+    processes, drawn Waits, both orders and narrow passes: one of them always has more to do.
+    The run that is killed would take a thousand steps, so that it never ends before it is killed.
+    """
+    def flags(out, steps):
+        return command(settings(
+            judge=guessing_judge, cold_start=1, steps=steps, batch=5, meta_batch=6, lora_rank=4,
+            lora_alpha=8.0, waits=1, reward="consistent", weights="net", micro_tokens=300,
+            rollout_rows=7, checkpoint_gradients=True, check_hypergradient=2, dtype="float64",
+            lr=1e-3, adam_eps=1e-6, clip_grad=0.01, out=str(out)))
+    one = tmp_path / "one"
+    two = tmp_path / "two"
+    killed_by_torchrun(two, *flags(two, 1000), "--shard-base")
+    steps = torch.load(two / "state.pt", weights_only=True)["step"] + 1
+    printed = torchrun("train_bilevel.py", *flags(two, steps), "--shard-base", processes=2)
+    assert "going on from step" in printed
+    tb.main(flags(one, steps))
+    assert_same_run(one, two)
+
+    judge_of_one = AutoModelForCausalLM.from_pretrained(one / "judge")
+    judge_of_two = AutoModelForCausalLM.from_pretrained(two / "judge")
+    for p, q in zip(judge_of_one.parameters(), judge_of_two.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- a judge's context

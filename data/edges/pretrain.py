@@ -12,10 +12,11 @@ however many processes draw them; the weights differ a little by device.
 
 All are small Llamas in Hugging Face format. The policies see programs that go wrong as weak_program
 and strong_program say (data/edges/world.py), and so learn to write such programs; sampled at
-temperature 0.7, as here, the weak one errs in a sixth of its easy programs, not in half. The judge learns in two phases: *practice* (try
-examples, one after the other, no verdict; its checkpoint is not shipped), then *habits* (judgments
-of which most skim and some try an example, as real judges mostly do). Which of its habits pays is
-left to reinforcement learning. No task of a meta, dev or test problem is shown to it.
+temperature 0.7, as here, the weak one errs in a sixth of its easy programs, not in half. The judge
+learns in two phases: *practice* (try examples, one after the other, no verdict; its checkpoint is
+not shipped), then *habits* (judgments of which most skim and some try an example, as real judges
+mostly do). Which of its habits pays is left to reinforcement learning. No task of a meta, dev or
+test problem is shown to it.
 """
 import argparse
 import math
@@ -150,7 +151,8 @@ def strong_solution(rng, _):
 
 # ---------------------------------------------------------------- tokens
 
-def make_tokenizer():
+@lru_cache(maxsize=None)
+def the_tokenizer():
     """A byte-level BPE: a line of code, a digit, the letter of an example are one piece each."""
     rng = random.Random("tokenizer")
     corpus = []
@@ -170,12 +172,9 @@ def make_tokenizer():
                                    clean_up_tokenization_spaces=False)
 
 
-TOKENIZER = make_tokenizer()
-
-
 @lru_cache(maxsize=200_000)
 def line_ids(line):
-    return TOKENIZER(line, add_special_tokens=False).input_ids
+    return the_tokenizer()(line, add_special_tokens=False).input_ids
 
 
 def encode(text):
@@ -197,7 +196,7 @@ def draw_chunk(job):
         shown = []
         for text in texts:
             shown += encode(text)  # each by itself, as a model writes them
-        ids = shown + encode(answer) + [TOKENIZER.eos_token_id]
+        ids = shown + encode(answer) + [the_tokenizer().eos_token_id]
         rows.append(np.array(ids, dtype=np.int16))
         n_shown.append(len(shown))
     return rows, n_shown
@@ -215,7 +214,7 @@ class Pool:
                 rows += some
                 n_shown += shown
         self.lengths = np.array([len(row) for row in rows])
-        self.ids = torch.full((len(rows), int(self.lengths.max())), TOKENIZER.pad_token_id,
+        self.ids = torch.full((len(rows), int(self.lengths.max())), the_tokenizer().pad_token_id,
                               dtype=torch.int16)
         self.labels = torch.full_like(self.ids, -100)
         for k, (row, shown) in enumerate(zip(rows, n_shown)):
@@ -233,7 +232,8 @@ class Pool:
         Raises ValueError where there are fewer than 8 batches.
         """
         if len(self.lengths) < 8 * batch:
-            raise ValueError(f"--pool: {len(self.lengths)} examples are fewer than 8 batches of {batch}")
+            raise ValueError(f"--pool: {len(self.lengths)} examples are fewer than 8 batches "
+                             f"of {batch}")
         while True:
             order = rng.permutation(len(self.lengths))
             for start in range(0, len(order) - batch * 8 + 1, batch * 8):
@@ -247,10 +247,10 @@ class Pool:
 def new_model(hidden, layers, heads, intermediate):
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(TOKENIZER), hidden_size=hidden, intermediate_size=intermediate,
+        vocab_size=len(the_tokenizer()), hidden_size=hidden, intermediate_size=intermediate,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
         max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=TOKENIZER.eos_token_id, pad_token_id=TOKENIZER.pad_token_id))
+        eos_token_id=the_tokenizer().eos_token_id, pad_token_id=the_tokenizer().pad_token_id))
 
 
 def fit(model, pool, name, steps, batch, lr, device):
@@ -288,7 +288,7 @@ def fit(model, pool, name, steps, batch, lr, device):
 
 
 def save(model, path):
-    TOKENIZER.save_pretrained(path)
+    the_tokenizer().save_pretrained(path)
     model.cpu().save_pretrained(path)
     print(f"wrote {path}", flush=True)
 
@@ -329,6 +329,7 @@ def main():
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     # Examples first: processes must not be forked once a GPU is in use.
+    the_tokenizer()    # once, for all of those processes
     held_out = held_out_tasks()
     draws = {
         "weak": weak_solution,

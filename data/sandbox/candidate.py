@@ -8,6 +8,7 @@ import _thread
 import atexit
 import builtins
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -20,12 +21,13 @@ import types
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, PROGRAM, STATUS_OF, CannotCross, CompileError, OutputLimit, describe,
-    missing_module, pack, unpack)
+    MAX_OUTPUT, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit, as_text,
+    deep_values, describe, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
 EXIT_MISSING = 83
+EXIT_SETUP = 84
 # Often imported: here an import costs a few pages in every fork, there milliseconds in every run.
 # Fixed, so that no program's verdict depends on other rows, and without packages: `import xml` must
 # not find that xml.etree is there.
@@ -65,18 +67,25 @@ def load(job, name):
     """Run setup and code in a fresh module called `name`; returns its namespace."""
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = PROGRAM
-    for label, file in (("setup", "<setup>"), ("code", PROGRAM)):
-        try:
-            program = compile(job[label], file, "exec", dont_inherit=True)
-        except BaseException as error:
-            raise CompileError(describe(error)) from None
-        exec(program, module.__dict__)
+    try:
+        exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:
+        if missing_module(error):
+            raise
+        raise BrokenSetup(f"its setup does not run ({describe(error)})") from None
+    try:
+        program = compile(job["code"], PROGRAM, "exec", dont_inherit=True)
+    except BaseException as error:
+        raise CompileError(describe(error)) from None
+    exec(program, module.__dict__)
     return vars(sys.modules.get(name, module))
 
 
 def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     code = 0
+    lost = []  # packages that threads have not found
+    threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
         load(job, "__main__")
     except SystemExit:
@@ -85,6 +94,8 @@ def run_program(job):
         code = 1
         if isinstance(error, CompileError):
             code = EXIT_COMPILE
+        elif isinstance(error, BrokenSetup):
+            code = EXIT_SETUP
         elif isinstance(error, MemoryError):
             code = EXIT_MEMORY
         elif missing_module(error):
@@ -97,12 +108,27 @@ def run_program(job):
             threading._shutdown()  # waits for threads, as Python does
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
+    if lost and not code:
+        code = EXIT_MISSING
+        with contextlib.suppress(BaseException):
+            os.write(2, f"\n{lost[0]}".encode())
+    with contextlib.suppress(BaseException):
+        names = vars(sys.modules["__main__"])
+        for name in [name for name in names if name != "__builtins__"]:
+            names[name] = None  # so that finalizers run, as Python's last act
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
+
+
+def note_end_of_thread(lost, end):
+    threading.__excepthook__(end)
+    package = missing_module(end.exc_value)
+    if package:
+        lost.append(package)
 
 
 class Session:
@@ -144,12 +170,11 @@ class Session:
             self.functions.clear()
             self.test = request["test"]
         function = self.find(request["exactly"])
-        args = unpack(request["args"])
-        kwargs = unpack(request["kwargs"])
-        before = json.dumps([pack(args), pack(kwargs)])
+        args, kwargs = unpack(request["given"])
+        before = as_text([args, kwargs])
         try:
             answer = {"value": pack(function(*args, **kwargs), exact=True)}
-        except (CannotCross, OutputLimit, MemoryError, CompileError):
+        except (CannotCross, OutputLimit, MemoryError):
             raise
         except BaseException as error:
             if missing_module(error):
@@ -159,7 +184,8 @@ class Session:
                 raise CannotCross(f"a {kind.__name__}") from None
             arguments = pack(error.args, exact=True)
             answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
-        if json.dumps([pack(args), pack(kwargs)]) != before:
+            answer["whole"] = is_whole(error)
+        if as_text([args, kwargs]) != before:
             raise CannotCross("changed arguments")
         return answer
 
@@ -185,6 +211,18 @@ class Session:
         return self.inside.run(request, self.namespace)
 
 
+def is_whole(error):
+    """Do its class and its arguments make just such an exception again?"""
+    try:
+        again = type(error)(*error.args)
+    except Exception:
+        return False
+    attributes = [name for name in dir(error) if not name.startswith("_")]
+    alike = all(getattr(again, name, None) == getattr(error, name, None)
+                for name in attributes if not callable(getattr(error, name, None)))
+    return alike and error.__cause__ is None and not hasattr(error, "__notes__")
+
+
 def answer_requests(job):
     """A session, until the grader hangs up."""
     # as they are before the candidate's code has run
@@ -196,7 +234,9 @@ def answer_requests(job):
 
     def answer(action, request):
         try:
-            data = dumps(action(request)).encode() + b"\n"
+            reply = action(request)
+            with deep_values():
+                data = dumps(reply).encode() + b"\n"
             if len(data) > MAX_OUTPUT:
                 raise OutputLimit("the answer is too large")
         except BaseException as error:
@@ -215,4 +255,6 @@ def answer_requests(job):
         line = requests.readline()
         if not line:
             leave(0)
-        answer(session.perform, loads(line))
+        with deep_values():
+            request = loads(line)
+        answer(session.perform, request)

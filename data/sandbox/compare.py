@@ -22,6 +22,7 @@ A problem with several right answers brings a `checker` instead: Python source t
 import math
 import re
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 RULES = ("plain", "livecodebench", "codecontests")
 INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -102,9 +103,11 @@ def same_value(got, expected, rule="plain"):
 
 def near_values(got, expected):
     """Equal but for floats within the tolerance, at any depth of lists and dicts."""
-    if type(expected) is float and type(got) in (int, float):
-        # no larger integer is near a float that JSON can write
-        return abs(got) < 1e300 and near(got, expected, 1e-6)
+    if type(expected) is float and type(got) in (int, float, Fraction, Decimal):
+        try:
+            return near(float(got), expected, 1e-6)
+        except (OverflowError, ValueError):  # too large for a float, or no number
+            return False
     if type(expected) is list and type(got) is list:
         return len(got) == len(expected) and all(map(near_values, got, expected))
     if type(expected) is dict and type(got) is dict:

@@ -23,11 +23,12 @@ Grader and session write lines of JSON:
 
     session  {}                      its code has run
     grader   {"call": name, "args": [...], "kwargs": {...}}     a `call` test
-             {"exactly": name, ..., "test": position}           a call by an assert
+             {"exactly": name, "given": [args, kwargs], "test": position}    a call by an assert
              {"name": name}                                     what does it stand for?
              {"source": ..., "setup": ..., "token": ...}        a test that runs inside
-    session  {"value": ...}, {"raised": name, "with": [...], "detail": ...}, {"function": name},
-             {"module": name}, {"nothing": true}, {"ran": {...}, "token": ..., "fault": ...},
+    session  {"value": ...}, {"raised": name, "with": [...], "detail": ..., "whole": ...},
+             {"function": name}, {"module": name}, {"nothing": true},
+             {"ran": {...}, "token": ..., "fault": ..., "missing": ...},
              or {"error": status, "detail": ...}
 """
 import ast
@@ -37,19 +38,22 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import marshal
 import os
 import random
+import re
 import select
 import socket
 import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value
-from data.sandbox.inside import is_unknown
+from data.sandbox.inside import cannot_run
 from data.sandbox.wire import (
-    DEPTH, MAX_OUTPUT, STATUS_OF, CannotCross, OutputLimit, clean, describe, pack, shown, unpack)
+    DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
+    pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -255,10 +259,12 @@ class Grader:
         names = {"__name__": "checker"}
         try:
             exec(compile(self.checker, "<checker>", "exec", dont_inherit=True), names)
+            check = names["check"]
+            inspect.signature(check).bind(given, got, expected)
         except Exception as error:
             self.stop("broken_test", f"its checker: {describe(error)}")
         try:
-            return bool(names["check"](given, got, expected))
+            return bool(check(given, got, expected))
         except Exception:  # of an answer that it did not think of
             return False
 
@@ -287,23 +293,33 @@ class Grader:
         self.verdict = None
         self.touched = False  # has the test asked for anything of the candidate's?
         outputs = []
+        crossed = []  # (what the test holds, as the program has it)
         raised = []
         source = self.tests[position]["source"]
         may_stop = "StopIteration" in source
+        looks_at_exceptions = re.search(r"\bexcept\b.*\bas\b", source)
+        changes_values = CHANGING.search(source)
 
         def stand_in(name, *args, **kwargs):
             try:
-                packed = json.dumps(pack(args, exact=True)), json.dumps(pack(kwargs, exact=True))
+                given = as_text([args, kwargs], exact=True)
             except (CannotCross, OutputLimit) as error:
                 self.stop("inside", f"the test passes {error}")
-            reply = call((position, name, *packed))
+            if changes_values:
+                crossed.append(([args, kwargs], given))
+            reply = call((position, name, given))
             if "raised" in reply:
+                if looks_at_exceptions and not reply.get("whole"):
+                    self.stop("inside", "the test looks at an exception")
                 raised.append(make_exception(reply, may_stop))
                 raise raised[-1]
             if "value" not in reply:
                 self.stop("runtime_error", "not an answer", True)
-            outputs.append(reply["value"])
-            return reply["value"]
+            value = reply["value"]
+            outputs.append(value)
+            if changes_values:
+                crossed.append((value, as_text(value)))
+            return value
 
         random.seed(0)  # a test may draw its inputs
         try:
@@ -312,26 +328,28 @@ class Grader:
             names.pop(self.entry_point, None)
             exec(compile(source, "<test>", "exec", dont_inherit=True), names)
             verdict = Verdict("passed")
+            if not self.touched:
+                verdict = Verdict("broken_test", "the test asks nothing of the program")
         except Verdict as stopped:
             verdict = stopped
-        except AssertionError as error:
-            verdict = Verdict("wrong_answer", describe(error))
         except BaseException as error:
             verdict = self.judge_error(error, raised)
+        if not self.verdict and any(as_text(value) != text for value, text in crossed):
+            verdict = Verdict("inside", "the test changes what the program may hold as well")
         return self.verdict or verdict, outputs
 
     def judge_error(self, error, raised):
-        """A test that ended with another exception than AssertionError."""
+        """A test that ended with an exception."""
         if any(error is one for one in raised):
             return Verdict("runtime_error", getattr(error, "detail", describe(error)))
-        if not self.touched or isinstance(error, ModuleNotFoundError):
+        if cannot_run(error, self.touched, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
-        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
-            return Verdict("broken_test", f"the test cannot run ({describe(error)})")
+        if isinstance(error, AssertionError):
+            return Verdict("wrong_answer", describe(error))
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")
 
     def call_session(self, key):
-        """The reply to a call, key = (position of the test, function, arguments, keyword ones)."""
+        """The reply to a call, key = (position of the test, function, arguments as text)."""
         self.send(exact_request(key))
         return self.reply_to(key)
 
@@ -389,12 +407,15 @@ class Grader:
             ran = {str(name): str(outcome) for name, outcome in reply["ran"].items()}
             genuine = reply["token"] == token
             fault = reply.get("fault")
+            missing = reply.get("missing")
         except (KeyError, TypeError, AttributeError):
-            ran, genuine, fault = {}, False, None
+            ran = {}
         wrong = {name: outcome for name, outcome in ran.items() if outcome != "passed"}
         outputs = [sorted(ran), sorted(wrong)]
         if not ran or not genuine:
             self.result(position, "runtime_error", "the program interferes with its tests", outputs)
+        elif wrong and missing:
+            self.result(position, "missing_dependency", str(missing), outputs)
         elif wrong:
             name = min(wrong)
             status = "broken_test" if fault else "wrong_answer"
@@ -408,8 +429,8 @@ def encoded(**request):
 
 
 def exact_request(key):
-    test, name, args, kwargs = key
-    return encoded(exactly=name, args=json.loads(args), kwargs=json.loads(kwargs), test=test)
+    test, name, given = key
+    return encoded(exactly=name, given=json.loads(given), test=test)
 
 
 def batches(items, request_of):
@@ -458,23 +479,44 @@ def make_exception(reply, may_stop):
     return error
 
 
-SEEN_INSIDE_ONLY = {
-    "stdout", "stderr", "stdin", "redirect_stdout", "redirect_stderr", "patch", "mock", "settrace",
-    "globals"}
+# What may change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], shuffle(x).
+CHANGING = re.compile(
+    r"\.(append|extend|insert|remove|pop|popitem|clear|sort|reverse|update|add|discard|setdefault)\("
+    r"|\]\s*=(?!=)|[-+*/%|&^@]=|\bdel\b|_update\(|shuffle|heap|insort")
+
+# With these a test computes. With others (sys, os, io, tempfile, inspect, threading, ...) it may
+# look at what a program does beyond its answers, or change the world that the program sees.
+COMPUTING = set(
+    "bisect cmath collections copy dataclasses datetime enum fractions functools heapq itertools "
+    "json math numbers operator random re statistics string time typing".split())
+SEEN_INSIDE_ONLY = {"open", "globals", "vars", "id", "setattr", "delattr", "__import__", "seed",
+                    "setstate"}
 
 
 @functools.lru_cache(64)
 def needs_inside(source):
-    """Does a test ask for identity, or for what a program writes or imports? None of it crosses."""
+    """Does a test ask for more than the values that functions give? Nothing else crosses."""
+    used = set()  # names
+    bound = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Compare) and {ast.Is, ast.IsNot} & set(map(type, node.ops)):
             if ast.Constant not in map(type, (node.left, *node.comparators)):
                 return True
-        if isinstance(node, ast.Name) and node.id in SEEN_INSIDE_ONLY:
-            return True
-        if isinstance(node, ast.Attribute) and node.attr in SEEN_INSIDE_ONLY:
-            return True
-    return False
+        elif isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.Attribute):
+            if node.attr.startswith("__") or node.attr in SEEN_INSIDE_ONLY:
+                return True
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Import):
+            if not COMPUTING.issuperset(alias.name for alias in node.names):
+                return True
+        elif isinstance(node, ast.ImportFrom):
+            if node.module not in COMPUTING or SEEN_INSIDE_ONLY & {a.name for a in node.names}:
+                return True
+    modules = (used - bound) & sys.stdlib_module_names
+    return not modules <= COMPUTING or not used.isdisjoint(SEEN_INSIDE_ONLY)
 
 
 @functools.lru_cache(64)
@@ -489,6 +531,21 @@ def imports_of(source):
     # the last two do what one does not expect
     known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}
     return sorted(name for name in found if name.partition(".")[0] in known)
+
+
+class StandIn:
+    """What a test takes for a function of the candidate's."""
+
+    def __init__(self, grader, call, name):
+        self.grader = grader
+        self.call = call
+        self.name = name
+
+    def __call__(self, *args, **kwargs):
+        return self.call(self.name, *args, **kwargs)
+
+    def __getattr__(self, attribute):
+        self.grader.stop("inside", f"the test asks for {self.name}.{attribute}")
 
 
 class Names(dict):
@@ -508,14 +565,16 @@ class Names(dict):
         if "nothing" in kind:
             raise KeyError(name)
         if "function" in kind:
-            self[name] = functools.partial(self.stand_in, name)
+            self[name] = StandIn(self.grader, self.stand_in, name)
         # under its own name: an alias may be any module
         elif "module" in kind and name in sys.stdlib_module_names:
             self[name] = importlib.import_module(name)
         elif "module" in kind:
             self.grader.stop("inside", f"the test uses the program's {name}")
         elif "value" in kind:
-            self[name] = kind["value"]
+            if type(kind["value"]) in MUTABLE:
+                self.grader.stop("inside", f"the test uses the program's {name}")
+            return kind["value"]  # not kept: a function may change it
         else:
             self.grader.stop("runtime_error", "not an answer", True)
         return self[name]

@@ -6,19 +6,30 @@ same stands at the top of execute.py.
 """
 import ast
 import builtins
+import collections
 import contextlib
 import functools
 import importlib
+import inspect
 import re
 import sys
 import types
 import weakref
+from fractions import Fraction
 
-from data.sandbox.wire import CONTAINERS, PROGRAM, describe, places
+from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
 
 
 class Refused(BaseException):
     """An operand brings its own ==. A BaseException, so that no `except` in a test swallows it."""
+
+
+# A test that may ask for the program by the name of its module.
+ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) candidate|__name__(?!\s*==)")
+
+
+def ignore(*args, **kwargs):
+    pass
 
 
 class Inside:
@@ -36,36 +47,51 @@ class Inside:
             # logging, for example, must be the same for tests and program
             sys.modules.update(others)
             guard_assertions(self.unittest["unittest"].TestCase, self.fair)
-        # What a program may patch: {module: {name: function, class or module}}, and where modules
-        # are looked for.
+            self.unittest["unittest"].main = ignore  # its tests are run anyway
+        # What a program may patch: {module: {name: function, class or module}}, the classes of
+        # unittest, and where modules are looked for.
         self.modules = dict(sys.modules)
         self.pristine = {}
         for module in self.modules.values():
             if isinstance(module, types.ModuleType):
                 self.pristine[module] = {name: value for name, value in vars(module).items()
                                          if callable(value) or isinstance(value, types.ModuleType)}
+        self.classes = {}
+        for module in self.unittest.values():
+            for value in vars(module).values():
+                if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
+                    self.classes[value] = dict(vars(value))
+        self.builtins = dict(vars(builtins))
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
         self.refused = []
+        self.missing = None  # the package that the program did not find during a test
 
     def put_back(self):
         sys.modules.update(self.modules)
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
-        for module, names in self.pristine.items():
+        for owner, names in [*self.pristine.items(), *self.classes.items()]:
             for name, value in names.items():
-                if vars(module).get(name) is not value:
-                    setattr(module, name, value)
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
+        for cls, names in self.classes.items():
+            for name in set(vars(cls)) - set(names):
+                delattr(cls, name)
 
     def run(self, request, namespace):
         """Returns {"ran": {test: "passed" or what was wrong}, "token": the request's}.
 
-        Perhaps with "fault": what is wrong with the row itself.
+        Perhaps with "fault": what is wrong with the row itself; or with "missing": a package.
         """
         self.put_back()
         theirs = take_modules("unittest")
         sys.modules.update(self.unittest)
         tree = ast.parse(request["source"])
-        names = TestNames(namespace, self.entry_point, tree)
+        self.names = names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
+        if "builtins" not in request["source"]:
+            names["__builtins__"] = self.builtins  # which the program cannot patch
+        # Else the test patches them itself, mock's open for example, and has to see that.
+        names.asked = bool(ASKS_OTHERWISE.search(request["source"]))
         guarded_tree = ast.fix_missing_locations(Guard().visit(tree))
         program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
         fault = None
@@ -84,8 +110,8 @@ class Inside:
         except Refused as error:
             return {"ran": {"test": str(error)}, "token": request["token"]}
         except Exception as error:
-            ran = {"test": describe(error)}
-            return {"ran": ran, "fault": self.fault(error), "token": request["token"]}
+            return {"ran": {"test": describe(error)}, "fault": self.fault(error),
+                    "missing": self.missing, "token": request["token"]}
         finally:
             take_modules("unittest")
             sys.modules.update(theirs)
@@ -93,30 +119,58 @@ class Inside:
             ran = {"test": "passed"}
         else:
             ran, fault = run_tests(tests, self.unittest["unittest"], self.fault)
+        if not names.asked and set(ran.values()) == {"passed"}:
+            ran = {"test": "no question"}
+            fault = "the test asks nothing of the program"
         if self.refused:
             ran["operands"] = "an operand brings its own =="
-        return {"ran": ran, "fault": fault, "token": request["token"]}
+        return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
 
     def fault(self, error):
-        """What is wrong with the test itself: an exception of its own, for a module or a name."""
+        """What is wrong with the test itself, if it is (see cannot_run).
+
+        Takes note of what the program itself lacks.
+        """
         if any(file == PROGRAM for file, _ in places(error)):
+            self.missing = self.missing or missing_module(error)
             return None
-        if isinstance(error, ModuleNotFoundError):
-            return describe(error)
-        if isinstance(error, NameError) and is_unknown(error.name, self.entry_point, self.prompt):
-            return describe(error)
+        if cannot_run(error, self.names.asked, self.entry_point, self.prompt):
+            return f"the test cannot run ({describe(error)})"
         return None
 
     def fair(self, *operands):
-        """Refuse operands whose == or < is a program's own, but for two of that very class."""
+        """Refuse operands whose ==, < or - is a program's own, but for two of that very class."""
         if len(operands) == 2 and operands[0] is operands[1]:
             return operands
-        own = [brings_own_comparison(value, self.pristine) for value in operands]
-        alike = len(operands) == 2 and type(operands[0]) is type(operands[1])
-        if any(own) and not (alike and all(own) and not isinstance(operands[0], CONTAINERS)):
+        own = [own_classes(value, self.is_trusted) for value in operands]
+        if own != [own[0]] * 2 and any(own):
             self.refused.append(operands)
             raise Refused("an operand brings its own ==")
         return operands
+
+    def is_trusted(self, cls, methods):
+        """Was a class made, with these methods, by Python, an installed package or the test itself?
+
+        mock.ANY's was, but equals everything.
+        """
+        if not cls.__flags__ & HEAP_TYPE:
+            return True
+        owners = [getattr(method, "__globals__", None) for method in methods]
+        if all(owner is self.names for owner in owners):
+            return True
+        module = sys.modules.get(cls.__module__) if isinstance(cls.__module__, str) else None
+        if module is None or cls.__module__ in ("candidate", "__main__"):
+            return False
+        for method, owner in zip(methods, owners):
+            if not isinstance(method, C_METHODS) and owner is not vars(module):
+                return False
+        # as they were before the program could add to them
+        names = self.pristine.get(module, vars(module))
+        first, *rest = cls.__qualname__.split(".")
+        try:
+            return functools.reduce(getattr, rest, names[first]) is cls and first != "_ANY"
+        except (KeyError, AttributeError):
+            return False
 
 
 @functools.cache
@@ -145,6 +199,9 @@ def take_modules(package):
     return {name: sys.modules.pop(name) for name in names}
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
 class TestNames(dict):
     """Globals of a test that runs inside: its own names, Python's, then the candidate's of now."""
     __test__ = False
@@ -153,36 +210,52 @@ class TestNames(dict):
         super().__init__(__name__="candidate", __file__="<test>")
         self.namespace = namespace
         self.entry_point = entry_point
-        self.stops = "StopIteration" not in ast.dump(tree)  # if the test asks for one it may come
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        # StopIteration may come if the test asks for one, and a function is wrapped (see below)
+        # unless the test looks at the function itself
+        self.looked_at = {node.value.id for node in ast.walk(tree)
+                          if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+        self.wraps = used.isdisjoint({"StopIteration", "inspect", "types"})
         self.wrappers = {}
+        self.asked = False  # for anything of the program's
 
     def bind(self, some):
         """Give these names their values now: Python does not ask __missing__ for them."""
         for name in some:
-            with contextlib.suppress(KeyError):
+            asked = self.asked
+            try:
                 self[name] = self[name]
+            except KeyError:
+                self.asked = asked  # it is none of the program's
 
     def __missing__(self, name):
+        if hasattr(builtins, name) and name != self.entry_point:
+            raise KeyError(name)
+        self.asked = True
         solution = self.namespace.get("Solution")
         if name == self.entry_point and hasattr(solution, name) and name not in self.namespace:
             return getattr(solution(), name)
-        if hasattr(builtins, name) and name != self.entry_point:
-            raise KeyError(name)
         value = self.namespace[name]
-        if type(value) is not types.FunctionType or not self.stops:
+        if type(value) is not types.FunctionType or not self.wraps or name in self.looked_at:
             return value
         if self.wrappers.get(name, (None,))[0] is not value:
             self.wrappers[name] = value, without_stop_iteration(value)
         return self.wrappers[name][1]
 
 
-def names_in_class_bodies(tree):
+def names_in_class_bodies(tree, within=False):
+    """But for those in the bodies of methods."""
+    if isinstance(tree, ast.Name) and within:
+        return {tree.id}
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            for part in ast.walk(node):
-                if isinstance(part, ast.Name):
-                    found.add(part.id)
+    for name, value in ast.iter_fields(tree):
+        if name == "body" and isinstance(tree, FUNCTIONS):
+            inner = False
+        else:
+            inner = within or isinstance(tree, ast.ClassDef)
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, ast.AST):
+                found |= names_in_class_bodies(node, inner)
     return found
 
 
@@ -198,7 +271,17 @@ def without_stop_iteration(function):
 
 
 class Guard(ast.NodeTransformer):
-    """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b)."""
+    """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
+
+    So does each difference: abs(a - b) < 1e-6 is a comparison, too.
+    """
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Sub):
+            return node
+        difference = ast.BinOp(part_of_pair(0), ast.Sub(), part_of_pair(1))
+        return self.on_pair(difference, node.left, node.right)
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -208,45 +291,62 @@ class Guard(ast.NodeTransformer):
             operands = [ast.Subscript(self.fair(operand), ast.Constant(0), ast.Load())
                         for operand in (node.left, *node.comparators)]
             return ast.Compare(operands[0], node.ops, operands[1:])
-        # (lambda pair: pair[0] == pair[1])(__fair__(a, b))
-        pair = ast.Name("pair", ast.Load())
-        left = ast.Subscript(pair, ast.Constant(0), ast.Load())
-        right = ast.Subscript(pair, ast.Constant(1), ast.Load())
+        comparison = ast.Compare(part_of_pair(0), node.ops, [part_of_pair(1)])
+        return self.on_pair(comparison, node.left, *node.comparators)
+
+    def on_pair(self, operation, *operands):
+        """(lambda pair: pair[0] == pair[1])(__fair__(a, b))"""
         parameters = ast.arguments([], [ast.arg("pair")], None, [], [], None, [])
-        compare = ast.Lambda(parameters, ast.Compare(left, node.ops, [right]))
-        return ast.Call(compare, [self.fair(node.left, *node.comparators)], [])
+        return ast.Call(ast.Lambda(parameters, operation), [self.fair(*operands)], [])
 
     @staticmethod
     def fair(*operands):
         return ast.Call(ast.Name("__fair__", ast.Load()), [*operands], [])
 
 
-COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
+def part_of_pair(position):
+    return ast.Subscript(ast.Name("pair", ast.Load()), ast.Constant(position), ast.Load())
+
+
+# By which a value may claim to be another, or to be near it.
+CLAIMS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__", "__sub__",
+          "__rsub__")
 PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
 # These ask any other object's ==.
 FORWARD = {
     types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
+WRAPPERS = (collections.UserDict, collections.UserList, collections.UserString)
 C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType, type(None))
 HEAP_TYPE = 1 << 9  # a class that is not part of the interpreter
+MOST_LOOKED_AT = 1000000  # values within one operand
 mro_of = type.__dict__["__mro__"].__get__
 namespace_of = type.__dict__["__dict__"].__get__
 
 
-def brings_own_comparison(value, pristine, budget=1000000):
-    """Is its ==, <, ... or that of something in it made by the program, not to be believed?"""
+def own_classes(value, is_trusted):
+    """Classes of a value, and of what is in it, of which the ==, <, - ... is not to be believed.
+
+    is_trusted(class, its methods of that kind) -> bool
+    """
+    found = set()
+    seen = set()
     todo = [value]
-    while todo and budget > 0:
+    while todo and len(seen) < MOST_LOOKED_AT:
         value = todo.pop()
         kind = type(value)
-        budget -= 1
-        if kind in PLAIN:
+        if kind in PLAIN or id(value) in seen:
             continue
+        seen.add(id(value))
         if kind in FORWARD:
-            return True
+            found.add(kind)
         for cls in mro_of(kind):
-            methods = [namespace_of(cls)[name] for name in COMPARISONS if name in namespace_of(cls)]
-            if methods and not from_library(cls, methods, pristine):
-                return True
+            methods = [namespace_of(cls)[name] for name in CLAIMS if name in namespace_of(cls)]
+            if methods and not is_trusted(cls, methods):
+                found.add(kind)
+        if issubclass(kind, Fraction):
+            todo += [value._numerator, value._denominator]
+        if issubclass(kind, WRAPPERS):
+            todo.append(value.data)
         for base in CONTAINERS:
             if issubclass(kind, base):
                 items = list(base.__iter__(value))
@@ -254,29 +354,7 @@ def brings_own_comparison(value, pristine, budget=1000000):
                     todo += items
                 if base is dict:
                     todo += dict.values(value)
-    return False
-
-
-def from_library(cls, methods, pristine):
-    """Was a class made, with its methods, by Python or an installed package?
-
-    mock.ANY's was, but equals everything.
-    """
-    if not cls.__flags__ & HEAP_TYPE:
-        return True
-    module = sys.modules.get(cls.__module__) if isinstance(cls.__module__, str) else None
-    if module is None or cls.__module__ in ("candidate", "__main__") or cls.__qualname__ == "_ANY":
-        return False
-    for method in methods:
-        its_globals = getattr(method, "__globals__", None)
-        if not isinstance(method, C_METHODS) and its_globals is not vars(module):
-            return False
-    names = pristine.get(module, vars(module))  # as they were before the program could add to them
-    first, *rest = cls.__qualname__.split(".")
-    try:
-        return functools.reduce(getattr, rest, names[first]) is cls
-    except (KeyError, AttributeError):
-        return False
+    return found
 
 
 COMPARING = re.compile(
@@ -323,16 +401,26 @@ def find_tests(names, unittest, namespace):
                     if method.startswith("test") and callable(getattr(thing, method)):
                         suite.addTest(as_test_case(unittest, thing, method))
         elif name.startswith("test") and isinstance(thing, types.FunctionType):
-            if thing.__code__.co_filename == "<test>":
+            if thing is not namespace.get(name):  # none that the program has called so
                 suite.addTest(unittest.FunctionTestCase(thing, description=name))
+    if "load_tests" in names:
+        suite = names["load_tests"](loader, suite, None)
     return suite
 
 
-def as_test_case(unittest, cls, method):
+def as_test_case(unittest, cls, name):
+    """A test of pytest's style, with what it does before each."""
     item = cls()
-    set_up = getattr(item, "setup_method", None)
-    return unittest.FunctionTestCase(
-        getattr(item, method), setUp=set_up, description=f"{cls.__name__}.{method}")
+    method = getattr(item, name)
+
+    def set_up():
+        for hook in ("setup_class", "setup_method"):
+            if hasattr(item, hook):
+                prepare = getattr(item, hook)
+                wanted = len(inspect.signature(prepare).parameters)
+                prepare(*[method][:wanted])
+
+    return unittest.FunctionTestCase(method, setUp=set_up, description=f"{cls.__name__}.{name}")
 
 
 def run_tests(suite, unittest, fault_of):
@@ -341,7 +429,11 @@ def run_tests(suite, unittest, fault_of):
     Only what reported its success has passed.
     """
     cases = list(flat(suite, unittest))
-    outcome = dict.fromkeys(map(name_of, cases), "did not run")
+    names = {}
+    for case in cases:
+        name = name_of(case)
+        names[id(case)] = f"{name} {len(names)}" if name in names.values() else name
+    outcome = dict.fromkeys(names.values(), "did not run")
     skipped = set()
     fault = []
 
@@ -349,12 +441,15 @@ def run_tests(suite, unittest, fault_of):
         def addSuccess(self, test):
             # the program has made it expected
             if getattr(getattr(test, "_outcome", None), "expectedFailure", None):
-                outcome[name_of(test)] = "failed"
-            elif outcome.get(name_of(test)) == "did not run":
-                outcome[name_of(test)] = "passed"
+                self.note(test, "failed")
+            elif outcome.get(names.get(id(test))) == "did not run":
+                self.note(test, "passed")
+
+        def note(self, test, what):
+            outcome[names.get(id(test)) or name_of(test)] = what
 
         def failed(self, test, error):
-            outcome[name_of(getattr(test, "test_case", test))] = describe(error[1])
+            self.note(getattr(test, "test_case", test), describe(error[1]))
             fault.append(fault_of(error[1]))
 
         addError = addFailure = failed
@@ -366,16 +461,16 @@ def run_tests(suite, unittest, fault_of):
         def addSkip(self, test, reason):
             error = sys.exc_info()[1]
             if error is None or not any(file == PROGRAM for file, _ in places(error)):
-                skipped.add(name_of(test))  # by the test itself, not by the program
-            outcome[name_of(test)] = "skipped"
+                skipped.add(names.get(id(test)))  # by the test itself, not by the program
+            self.note(test, "skipped")
 
         def addExpectedFailure(self, test, error):
             method = getattr(test, getattr(test, "_testMethodName", ""), None)
             expected = getattr(method, "__unittest_expecting_failure__", False)
-            outcome[name_of(test)] = "passed" if expected else describe(error[1])
+            self.note(test, "passed" if expected else describe(error[1]))
 
         def addUnexpectedSuccess(self, test):
-            outcome[name_of(test)] = "succeeded unexpectedly"
+            self.note(test, "succeeded unexpectedly")
 
     suite.run(Result())
     for name in skipped:
@@ -395,6 +490,16 @@ def flat(suite, unittest):
 
 def name_of(test):
     return getattr(test, "_description", None) or ".".join(test.id().split(".")[-2:])
+
+
+def cannot_run(error, asked, entry_point, prompt):
+    """Did a test end for a reason of its own: a module, a name, or all that came before the program?
+
+    asked: had the test asked for anything of the program's by then?
+    """
+    if not asked or isinstance(error, ModuleNotFoundError):
+        return True
+    return isinstance(error, NameError) and is_unknown(error.name, entry_point, prompt)
 
 
 def is_unknown(name, entry_point, prompt):

@@ -1,6 +1,7 @@
 """What crosses between candidate and grader: values of builtin types as JSON, errors in words."""
 import contextlib
 import importlib.util
+import json
 import re
 import reprlib
 import sys
@@ -26,8 +27,13 @@ class CompileError(Exception):
     """The candidate's source is no program."""
 
 
+class BrokenSetup(Exception):
+    """The problem's own setup does not run."""
+
+
 # Statuses by what a candidate's process raises; "inside": the test must run there.
 STATUS_OF = {
+    BrokenSetup: "broken_test",
     CompileError: "compile_error",
     OutputLimit: "output_limit",
     MemoryError: "memory_limit",
@@ -47,19 +53,22 @@ class Opaque:
 
 SCALARS = (int, float, str, bytes, bytearray, complex)
 CONTAINERS = (list, tuple, dict, set, frozenset)
+MUTABLE = {list, dict, set, bytearray}
 WIDE = 1 << 63  # integers beyond it travel in base 16, which takes no quadratic time
 
 
 class Packer:
     """Values as JSON: what is no plain JSON value becomes {type: content}.
 
-    exact: what is not of a builtin type raises CannotCross. Else it is read through its builtin
-    base, so that overridden methods have no say, or becomes an Opaque.
+    exact: what is not of a builtin type, or a list or the like that occurs twice, raises
+    CannotCross: over there it would be two lists. Else a value is read through its builtin base, so
+    that overridden methods have no say, or becomes an Opaque.
     """
 
     def __init__(self, exact=False):
         self.exact = exact
         self.room = MAX_CROSSING
+        self.seen = set()  # which mutable values, by id
 
     def spend(self, size):
         self.room -= size
@@ -70,6 +79,10 @@ class Packer:
         kind = type(value)
         if value is None or kind is bool:
             return value
+        if self.exact and kind in MUTABLE:
+            if id(value) in self.seen:
+                raise CannotCross(f"a {kind.__name__} that occurs twice")
+            self.seen.add(id(value))
         for base in SCALARS:
             if kind is base or not self.exact and issubclass(kind, base):
                 return self.pack_scalar(base, value)
@@ -114,16 +127,29 @@ class Packer:
         return content if base is list else {base.__name__: content}
 
 
-def pack(value, exact=False):
-    """See Packer. Raises OutputLimit, and with `exact` CannotCross."""
+@contextlib.contextmanager
+def deep_values():
+    """Within, values may be nested deeply, whatever a program's own recursion limit is."""
     limit = sys.getrecursionlimit()
     try:
         sys.setrecursionlimit(max(limit, DEPTH))
-        return Packer(exact).pack(value)
+        yield
     except RecursionError:
         raise OutputLimit("the value is nested too deeply") from None
     finally:
         sys.setrecursionlimit(limit)
+
+
+def pack(value, exact=False):
+    """See Packer. Raises OutputLimit, and with `exact` CannotCross."""
+    with deep_values():
+        return Packer(exact).pack(value)
+
+
+def as_text(value, exact=False):
+    """A value as it travels; two are equal when they are so down to the types."""
+    with deep_values():
+        return json.dumps(Packer(exact).pack(value))
 
 
 BUILD = {
@@ -144,12 +170,17 @@ BUILD = {
 
 def unpack(wire):
     """The inverse of pack."""
+    with deep_values():
+        return build(wire)
+
+
+def build(wire):
     if type(wire) is list:
-        return wire if {list, dict}.isdisjoint(map(type, wire)) else [unpack(item) for item in wire]
+        return wire if {list, dict}.isdisjoint(map(type, wire)) else [build(item) for item in wire]
     if type(wire) is not dict:
         return wire
     (tag, content), = wire.items()
-    return BUILD[tag](unpack(content))
+    return BUILD[tag](build(content))
 
 
 # ---------------------------------------------------------------- what went wrong, in words
@@ -197,6 +228,8 @@ def shown(value):
 
 def missing_module(error):
     """Name of the package that an import did not find, if it is really not there, nor Python's."""
+    while getattr(error, "__cause__", None):  # raise RuntimeError("needs numpy") from error
+        error = error.__cause__
     if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
         return None
     package = error.name.partition(".")[0]

@@ -172,6 +172,8 @@ def enter_private_tree(shown, hidden, user):
     os.symlink("/box/tmp", f"{root}/tmp")
     os.symlink("/box/tmp", f"{root}/dev/shm")
     os.symlink("/box/stdin", f"{root}/dev/stdin")
+    os.makedirs(f"{root}/dev/fd")
+    os.symlink("/box/stdin", f"{root}/dev/fd/0")
     write_text(f"{root}/etc/passwd", f"nobody:x:{user}:{user}::/tmp:/bin/sh\n")
     write_text(f"{root}/etc/hosts", "127.0.0.1 localhost\n")
     attributes = struct.pack("QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0)  # struct mount_attr
