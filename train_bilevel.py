@@ -76,8 +76,8 @@ from the textbook's bilevel step:
     where they are, and the run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
-    loss, which says nothing here (see above). And it is fitted to the logits that a table would now
-    have: a gradient step by a few noisy s hardly moves it.
+    loss, which says nothing here (see above). And it is fitted to the table of what all visits so
+    far have added up to: a gradient step by a few noisy s hardly moves it.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there. Their judgments may serve for several steps
     (--meta-every).
@@ -905,7 +905,7 @@ class DataWeights:
         uniform    a_i = 1
         domain     z_i = ω_domain(i)          a number for each domain
         instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
-        net        z_i = MLP(domain of i, what the visits of i showed)
+        net        z_i = MLP(domain of i, what the visits of i showed), fitted to a table ω_i
 
         draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn
         scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
@@ -1063,15 +1063,17 @@ class DataWeights:
             self.pair_logit.clamp_(-self.BOUND, self.BOUND)
 
     def fit_network(self, move):
-        """Fit the network to z + lr · move [N], by least squares.
+        """Move the table ω_i by move [N], and fit the network to it, by least squares.
 
-        Pairs that look alike to it share what each of them is worth, and most of the noise of one
-        visit goes: the fit is the mean over them, and those not drawn, whose move is 0, are in it.
-        That makes a step about B/N as long, which --net-lr has to make up for.
+        Pairs that look alike to the network share what each of them is worth, and most of the noise
+        of a few visits goes. It is fitted to the whole table, not led along by the last step alone:
+        what pairs look like changes as the judge learns, and so would what the network says.
         """
-        target = self.logits().detach() + self.cfg.net_lr * move
+        self.pair_logit.add_(self.cfg.net_lr * move)
+        self.pair_logit.clamp_(-self.BOUND, self.BOUND)
+        target = self.pair_logit - self.pair_logit.mean()    # [N]
         for _ in range(self.FIT_STEPS):
-            error = self.logits() - (target - target.mean())
+            error = self.logits() - target
             self.net_adam.zero_grad()
             error.square().mean().backward()
             self.net_adam.step()
