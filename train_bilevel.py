@@ -67,7 +67,9 @@ from the textbook's bilevel step:
     so p_i is the chance of the first draw alone.
   * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
-    Without that, whatever leads by luck is drawn, measured and raised again.
+    Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
+    weights become shorter, linearly down to 0: late ones, when there is less left to learn from
+    the pairs that mattered, would undo what early ones have found.
   * s is divided by its running mean magnitude and clamped to ±3; every learned logit stays
     within ±3 (the sum of two, for `instance`, within ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
@@ -162,9 +164,12 @@ class Settings:
         48, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
     meta_every: int = flag(4, "steps for which judgments of meta pairs are kept", least=1)
-    domain_lr: float = flag(0.1, "step of a domain's logit for one visit of normalised s", least=0)
+    domain_lr: float = flag(
+        0.15, "step of a domain's logit for one visit of normalised s; as those below it falls "
+        "linearly to 0 over --steps", least=0
+    )
     instance_lr: float = flag(
-        0.25, "step of a pair's own logit for one visit of normalised s", least=0
+        0.3, "step of a pair's own logit for one visit of normalised s", least=0
     )
     net_lr: float = flag(
         2.0, "step of a pair's logit that the weight network is fitted to, for one visit of "
@@ -346,7 +351,8 @@ class Trainer:
                 warn_of_small_share(step, share)
                 self.meta.step = None  # the next step has new ones
             elif grpo_step >= cfg.freeze_judge_steps / 5:
-                unit_s = self.weights.update(index, s, mixed)
+                pace = 1 - grpo_step / cfg.steps
+                unit_s = self.weights.update(index, s, mixed, pace)
                 self.remember(step + 1, index, unit_s, groups)
             outer = {
                 "meta_reward": self.meta.reward,
@@ -1002,11 +1008,12 @@ class DataWeights:
         n_visits = self.visits[index, None]
         self.features[index] += (shown - self.features[index]) / n_visits
 
-    def update(self, index, s, mixed):
+    def update(self, index, s, mixed, pace):
         """Move ω so that pairs with s_i > 0 count more.
 
         index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
         different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
+        pace: 1 at the first step, 0 after the last; the step sizes are multiplied by it.
 
         Only the sign and the relative size of s are trusted: it is divided by its running mean
         magnitude and clamped to ±3. Then every logit z_i is to move by what pair i is worth:
@@ -1030,7 +1037,7 @@ class DataWeights:
         unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3)    # [B]
         unit_s = unit_s.float() * mixed                           # [B]
         move = torch.zeros(len(self.domain_id))                   # of z [N]
-        move[index] = unit_s * self.worth(index)
+        move[index] = pace * unit_s * self.worth(index)
         if self.cfg.weights == "net":
             self.fit_network(move)
         else:

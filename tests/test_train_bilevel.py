@@ -477,7 +477,7 @@ def test_logits_that_were_not_visited_do_not_move(settings, weights, apply):
     informed = torch.tensor([True, True, False, True])
     s = torch.tensor([1e-7, -1.3e-7, 5.0, -0.4e-7], dtype=torch.float64)
     for _ in range(3):
-        w.update(index, s, informed)
+        w.update(index, s, informed, pace=1)
     assert w.informed.tolist() == [3, 0, 3, 3, 0, 0, 0]
 
     domain = w.domain_logit.tolist()
@@ -519,7 +519,7 @@ def test_what_is_drawn_often_does_not_rise_for_that(settings, weights):
         start = w.logits().clone()
         a = w.weights()
         assert a[0] > 4 * a[1]
-        w.update(torch.tensor([i]), torch.ones(1, dtype=torch.float64), torch.tensor([True]))
+        w.update(torch.tensor([i]), torch.ones(1, dtype=torch.float64), torch.tensor([True]), pace=1)
         moved = w.logits() - start
         moved_in_the_mean.append(float(a[i] * moved[i]))
     assert moved_in_the_mean == pytest.approx([moved_in_the_mean[0]] * 3, rel=1e-4)
@@ -539,7 +539,7 @@ def test_a_positive_s_raises_the_weight_of_the_network(settings):
     w.features[3:] = torch.tensor([1.0, 0.8, 0.16, -0.1, 0.1, 0.9, 0.7])
     s = torch.tensor([1.0] * 3 + [-1.0] * 3, dtype=torch.float64)
     for _ in range(20):
-        w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool))
+        w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool), pace=1)
     a = w.weights()
     assert a[0] > 1.2
     assert a[3] < 0.8
@@ -551,7 +551,7 @@ def test_the_network_tells_domains_apart_that_look_alike(settings):
     w = weights_of(settings(weights="net"), "aaabbb")
     for _ in range(20):
         s = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
-        w.update(torch.tensor([0, 1, 3, 4]), s, torch.ones(4, dtype=torch.bool))
+        w.update(torch.tensor([0, 1, 3, 4]), s, torch.ones(4, dtype=torch.bool), pace=1)
     a = w.weights()
     assert a[2] > 1.2
     assert a[5] < 0.8
