@@ -68,8 +68,8 @@ from the textbook's bilevel step:
   * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
     Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
-    weights become shorter, linearly down to 0: late ones, when there is less left to learn from
-    the pairs that mattered, would undo what early ones have found.
+    weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
+    to learn from the pairs that mattered, would undo what early ones have found.
   * s is divided by its running mean magnitude and clamped to ±3; every learned logit stays
     within ±3 (the sum of two, for `instance`, within ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
@@ -164,16 +164,17 @@ class Settings:
         48, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
     meta_every: int = flag(4, "steps for which judgments of meta pairs are kept", least=1)
-    domain_lr: float = flag(
-        0.15, "step of a domain's logit for one visit of normalised s; as those below it falls "
-        "linearly to 0 over --steps", least=0
-    )
+    domain_lr: float = flag(0.15, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
         0.3, "step of a pair's own logit for one visit of normalised s", least=0
     )
     net_lr: float = flag(
         2.0, "step of a pair's logit that the weight network is fitted to, for one visit of "
         "normalised s", least=0
+    )
+    weight_steps: int = flag(
+        0, "GRPO steps in which weights are learned; the three step sizes above fall linearly to 0 "
+        "over them; 0: all of --steps", least=0
     )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
@@ -273,6 +274,8 @@ class Settings:
         check_bounds(self)
         if not self.out:
             self.out = str(ROOT / f"runs/edges-{self.weights}")
+        if self.weights != "uniform" and not self.weight_steps:
+            self.weight_steps = self.steps
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:
@@ -308,7 +311,7 @@ class Trainer:
         judge = self.judge
         parameters = self.parameters
         grpo_step = step - cfg.cold_start
-        learns = cfg.weights != "uniform"
+        learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
         # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
@@ -351,7 +354,7 @@ class Trainer:
                 warn_of_small_share(step, share)
                 self.meta.step = None  # the next step has new ones
             elif grpo_step >= cfg.freeze_judge_steps / 5:
-                pace = 1 - grpo_step / cfg.steps
+                pace = 1 - grpo_step / cfg.weight_steps
                 unit_s = self.weights.update(index, s, mixed, pace)
                 self.remember(step + 1, index, unit_s, groups)
             outer = {

@@ -354,6 +354,35 @@ def test_the_judge_stays_while_it_is_frozen(trainer):
     assert here.adam.t == 5
 
 
+def test_weights_learn_in_ever_shorter_steps_and_come_to_rest(trainer, monkeypatch):
+    """--weight-steps 3: the fourth step leaves them alone, and asks nothing of the meta pairs."""
+    paces = []
+    update = tb.DataWeights.update
+
+    def note(self, index, s, mixed, pace):
+        paces.append(pace)
+        return update(self, index, s, mixed, pace)
+    monkeypatch.setattr(tb.DataWeights, "update", note)
+    here = trainer(weight_steps=3)
+    rows = [here.train_step(step) for step in range(4)]
+    assert paces == pytest.approx([1, 2 / 3, 1 / 3])
+    assert ["meta_reward" in row for row in rows] == [True, True, True, False]
+    assert rows[3]["weight"] == rows[2]["weight"]
+
+
+def test_a_shorter_step_moves_weights_less(settings):
+    whole = weights_of(settings(weights="instance"), "ab")
+    half = weights_of(settings(weights="instance"), "ab")
+    for w, pace in ((whole, 1.0), (half, 0.5)):
+        w.update(torch.tensor([0]), torch.ones(1, dtype=torch.float64), torch.tensor([True]), pace)
+    assert float(whole.logits()[0]) > 0
+    assert float(half.logits()[0]) == pytest.approx(float(whole.logits()[0]) / 2)
+
+
+def test_without_weight_steps_weights_are_learned_in_all_steps(settings):
+    assert settings(weights="domain", steps=7, weight_steps=0).weight_steps == 7
+
+
 def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(settings, capsys):
     """θ' so far from θ that the meta judgments, which θ has sampled, say nothing about it."""
     run = tb.Run(settings(lr=0.1, steps=1))
