@@ -164,9 +164,9 @@ class Settings:
         48, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
     meta_every: int = flag(4, "steps for which judgments of meta pairs are kept", least=1)
-    domain_lr: float = flag(0.15, "step of a domain's logit for one visit of normalised s", least=0)
+    domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
-        0.3, "step of a pair's own logit for one visit of normalised s", least=0
+        0.5, "step of a pair's own logit for one visit of normalised s", least=0
     )
     net_lr: float = flag(
         2.0, "step of a pair's logit that the weight network is fitted to, for one visit of "
