@@ -876,9 +876,9 @@ def recorded_updates(here):
     told = []
     update = here.weights.update
 
-    def record(index, s, informed):
+    def record(index, s, informed, pace):
         told.append((index, s, informed))
-        return update(index, s, informed)
+        return update(index, s, informed, pace)
     here.weights.update = record
     return told
 
