@@ -12,7 +12,7 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
-     "weight": 9.30, "visits": 39, "informed": 34, ...}
+     "weight": 1.69, "visits": 10, "informed": 7, ...}
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
