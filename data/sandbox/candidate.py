@@ -77,14 +77,27 @@ def load(job, name):
         program = compile(job["code"], PROGRAM, "exec", dont_inherit=True)
     except BaseException as error:
         raise CompileError(describe(error)) from None
+    # as if these calls, exec's among them, were not below it
+    sys.setrecursionlimit(sys.getrecursionlimit() + calls_below() + 1)
     exec(program, module.__dict__)
     return vars(sys.modules.get(name, module))
+
+
+def calls_below():
+    """How many calls are in progress, but for this one."""
+    frame = sys._getframe().f_back
+    count = 0
+    while frame:
+        count += 1
+        frame = frame.f_back
+    return count
 
 
 def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     code = 0
     lost = []  # packages that threads have not found
+    sys.path.insert(0, os.getcwd())  # it may import what it has written
     threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
         load(job, "__main__")
@@ -116,6 +129,7 @@ def run_program(job):
         names = vars(sys.modules["__main__"])
         for name in [name for name in names if name != "__builtins__"]:
             names[name] = None  # so that finalizers run, as Python's last act
+        gc.collect()  # those of cycles, too
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
@@ -154,6 +168,8 @@ class Session:
                 self.functions[name] = getattr(solution(), name)
             elif name in self.namespace:
                 self.functions[name] = self.namespace[name]
+            elif name == self.entry_point and isinstance(solution, type):
+                self.functions[name] = getattr(solution(), name)  # an object may have what it makes
             else:
                 raise NameError(f"the program defines no {name!r}")
         return self.functions[name]

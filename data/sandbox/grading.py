@@ -282,8 +282,8 @@ class Grader:
             if verdict.over:
                 return
             passed = passed or verdict.status == "passed"
-        functions = {key[1] for key, _ in self.calls}
-        different = {key for key, _ in self.calls}
+        functions = {function for (_, function, _), _ in self.calls}
+        different = {(function, given) for (_, function, given), _ in self.calls}
         # several functions may well share a state
         if passed and len(functions) == 1 and len(different) > 1:
             self.wants = "again"
@@ -453,7 +453,8 @@ def batches(items, request_of):
 
 def place_of(secret, call):
     """Where a call comes in another order: anywhere, but equal calls are beside each other."""
-    return hashlib.sha256(f"{secret}{call[0]}".encode("utf-8", "replace")).digest()
+    (_, function, given), _ = call
+    return hashlib.sha256(f"{secret}{function}{given}".encode("utf-8", "replace")).digest()
 
 
 def text_digest(text):
@@ -491,6 +492,8 @@ COMPUTING = set(
     "json math numbers operator random re statistics string time typing".split())
 SEEN_INSIDE_ONLY = {"open", "globals", "vars", "id", "setattr", "delattr", "__import__", "seed",
                     "setstate"}
+# Exceptions that would else end a session: a test that names one expects it.
+SEEN_INSIDE_ONLY |= {"MemoryError", "ImportError", "ModuleNotFoundError"}
 
 
 @functools.lru_cache(64)
