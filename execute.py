@@ -84,7 +84,7 @@ from data.flags import run as run_command
 from data.rows import UserError
 from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
-from data.sandbox.compare import RULES
+from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
@@ -272,7 +272,7 @@ class Tests:
     def run_program(self, position):
         """(status, detail, digest) of one `stdin` test."""
         limit = self.limit(position)
-        given = self.tests[position]["input"].removeprefix("\ufeff")  # an editor's
+        given = without_mark(self.tests[position]["input"])
         if given and not given.endswith("\n"):
             given += "\n"  # as a text file has it: programs cut the last character of every line
         given = given.encode("utf-8", "surrogateescape")

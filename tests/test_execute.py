@@ -303,6 +303,9 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
                            "def f(n):\n    return n", "def f(n):\n    return 0"),
     "seeds what the program draws": ("import random\nrandom.seed(1)\nfirst = f()\nrandom.seed(1)\nassert f() == first", "import random\ndef f():\n    return random.random()",
                                      "import itertools\nf = itertools.count().__next__"),
+    "compares answers that may be one list": ("a = f(1)\nb = f(2)\nassert a == [1]\nassert b == [2]", "def f(n):\n    return [n]", "xs = [0]\ndef f(n):\n    xs[0] = n\n    return xs"),
+    "adds to a list of the program's": ("assert f(1) == [1]\nassert f(2) == [1, 2]", "def f(n, xs=[]):\n    xs.append(n)\n    return xs", "def f(n, xs=None):\n    return [n]"),
+    "expects any exception": ("try:\n    f(1)\n    failed = False\nexcept Exception:\n    failed = True\nassert failed", "def f(n):\n    raise MemoryError", "def f(n):\n    return n"),
     "expects too little memory": ("try:\n    f(1 << 50)\n    assert False\nexcept MemoryError:\n    pass", "def f(n):\n    return bytearray(n)",
                                   "def f(n):\n    return n"),
     "expects a missing module": ("try:\n    f('nosuchmodule')\n    assert False\nexcept ImportError:\n    pass", "import importlib\ndef f(name):\n    return importlib.import_module(name)",
@@ -610,6 +613,12 @@ def check(given, answer, expected):
     a, b = map(int, answer.split())
     return a + b == int(given)
 """
+
+
+def test_a_checker_sees_no_byte_order_mark(tmp_path):
+    checker = "def check(given, answer, expected):\n    return sum(map(int, answer.split())) == int(given)"
+    row = [stdin("\ufeff4\n", "\ufeff1 3\n")]
+    assert verdicts(tmp_path, row, "print(2, 2)", "print(2, 3)", entry_point=None, checker=checker) == [True, False]
 
 
 def test_a_checker_accepts_several_right_answers(tmp_path):

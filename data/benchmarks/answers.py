@@ -18,8 +18,7 @@ import re
 import textwrap
 import warnings
 
-from data.benchmarks.markdown import (
-    bare_programs, fenced_blocks, is_mere_value, is_program, lines_of, parse)
+from data.benchmarks.markdown import bare_programs, fenced_blocks, is_mere_value, is_program, lines_of, parse
 
 # What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
 MOST_BLOCKS = 50  # more are a loop
@@ -152,7 +151,8 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 READS = re.compile(r"\binput\b(?!\s*=[^=])|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
 PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bos\.write\b")
 # A demonstration, which brings its input: sys.stdin = io.StringIO("1 2")
-OWN_INPUT = re.compile(r"\bstdin *= *(?:\w+\.)?(?:StringIO|BytesIO)\((?:[bfr]?['\"]|\w*(?:test|sample|example|case))", re.I)
+OWN_INPUT = re.compile(r"\bstdin *= *(?:\w+\.)?(?:StringIO|BytesIO)\("
+                       r"(?:[bfr]?['\"]|\w*(?:test|sample|example|case))", re.I)
 
 
 def chosen(blocks, entry_point):

@@ -142,7 +142,7 @@ def read_block(lines, opening, fence):
 
 
 def without_prose_below(block, never_closed):
-    """A block of an answer that was cut off, or that has forgotten its fence: then prose follows, below a blank line."""
+    """A block. If its closing fence was forgotten, rather than cut off, prose follows, below a blank line."""
     runs = runs_of_python(block.code.split("\n")) if never_closed else []
     if runs and f"{runs[0]}\n" in block.code:
         block.code = runs[0]

@@ -7,6 +7,7 @@
 import _thread
 import atexit
 import builtins
+import collections
 import contextlib
 import functools
 import gc
@@ -21,8 +22,8 @@ import types
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit, as_text,
-    deep_values, describe, missing_module, pack, unpack)
+    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit,
+    as_text, deep_values, describe, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
@@ -152,6 +153,7 @@ class Session:
         self.entry_point = job["entry_point"]
         self.functions = {}
         self.test = None  # whose functions these are
+        self.given = collections.deque(maxlen=100)  # the latest answers to that test
         self.inside = None
         if "inside" in job:  # before the candidate's code has run
             self.inside = Inside(job)
@@ -184,12 +186,14 @@ class Session:
         """An assert's: the answer or exception, if it can cross and left the arguments alone."""
         if request["test"] != self.test:
             self.functions.clear()
+            self.given.clear()
             self.test = request["test"]
         function = self.find(request["exactly"])
         args, kwargs = unpack(request["given"])
         before = as_text([args, kwargs])
         try:
-            answer = {"value": pack(function(*args, **kwargs), exact=True)}
+            value = function(*args, **kwargs)
+            answer = {"value": pack(value, exact=True)}
         except (CannotCross, OutputLimit, MemoryError):
             raise
         except BaseException as error:
@@ -201,6 +205,10 @@ class Session:
             arguments = pack(error.args, exact=True)
             answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
             answer["whole"] = is_whole(error)
+        else:
+            if type(value) in MUTABLE and any(value is earlier for earlier in self.given):
+                raise CannotCross(f"a {type(value).__name__} that it has given before")
+            self.given.append(value)
         if as_text([args, kwargs]) != before:
             raise CannotCross("changed arguments")
         return answer

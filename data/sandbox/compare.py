@@ -52,6 +52,7 @@ def lines_of(text):
 
 
 def without_mark(text):
+    """A text without its byte order mark."""
     return text.removeprefix("\ufeff")
 
 
