@@ -194,7 +194,7 @@ def is_stub(code, name):
 def does_nothing(statement):
     if isinstance(statement, ast.Raise):
         return "NotImplemented" in ast.unparse(statement)
-    return isinstance(statement, ast.Pass) or is_mere_value(statement)
+    return isinstance(statement, (ast.Pass, *IMPORTS)) or is_mere_value(statement)
 
 
 def acts(code):

@@ -144,8 +144,10 @@ def read_block(lines, opening, fence):
 def without_prose_below(block, never_closed):
     """A block. If its closing fence was forgotten, rather than cut off, prose follows, below a blank line."""
     runs = runs_of_python(block.code.split("\n")) if never_closed else []
-    if runs and f"{runs[0]}\n" in block.code:
-        block.code = runs[0]
+    if runs:
+        _, _, below = block.code.partition(runs[0].rstrip())
+        if re.match(r"[ \t]*\n[ \t]*\n", below):
+            block.code = runs[0]
     return block
 
 
