@@ -200,8 +200,10 @@ def language_of(info):
 def without_prefix(line, prefix):
     """A line of a block without the indentation of its fence, and without its quotation marks."""
     if ">" in prefix:
-        line = re.sub(r"^([ \t]*>){0,%d}[ \t]?" % prefix.count(">"), "", line)
-        prefix = prefix.rpartition(">")[2][1:]
+        after = prefix.rpartition(">")[2]  # "" where the code follows its mark at once
+        marks = r"([ \t]*>){0,%d}" % prefix.count(">")
+        line = re.sub(marks + ("[ \t]?" if after else ""), "", line, count=1)
+        prefix = after[1:]
     width = len(prefix)
     return line[:width].lstrip(" \t") + line[width:]
 
