@@ -29,7 +29,7 @@ MOST_CHUNKS_IN_A_STATEMENT = 50
 
 # A line that is surely meant as code, not as a sentence.
 CODE_LINE = re.compile(
-    r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print\(|return\b"
+    r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print ?['\"(]|return\b"
     r"|(else|try|finally):|((if|elif|while|except|with) .*|for \w+(, ?\w+)* in .*):\s*(#.*)?$"
     r"|\w[\w.\[\]]*(, ?\w[\w.\[\]]*)* ?[-+*/%&|^]{0,2}= ?\S)")
 GOES_ON = re.compile(r"^(#|[rfRF]?['\"]|" + CODE_LINE.pattern + r")|[(\[{,:\\]\s*(#.*)?$")  # on the next line, maybe
