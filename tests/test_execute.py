@@ -486,6 +486,7 @@ PLAIN_PYTHON = {
                                  "for thread in threads:\n    thread.start()\nfor thread in threads:\n    thread.join()\nprint(input())", "x\n", "x\n"),
     "prints when its objects go": ("class D:\n    def __del__(self):\n        print(1)\nd = D()", "", "1\n"),
     "prints when its objects go in a circle": ("class D:\n    def __del__(self):\n        print(1)\nd = D()\nd.me = d\ndel d", "", "1\n"),
+    "uses its names when its objects go": ("import sys\ny = 5\nclass D:\n    def __del__(self):\n        sys.stdout.write(str(y))\nd = D()", "", "5\n"),
     "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),

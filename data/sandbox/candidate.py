@@ -19,6 +19,7 @@ import random
 import sys
 import threading
 import types
+import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
@@ -127,16 +128,24 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             os.write(2, f"\n{lost[0]}".encode())
     with contextlib.suppress(BaseException):
-        names = vars(sys.modules["__main__"])
-        for name in [name for name in names if name != "__builtins__"]:
-            names[name] = None  # so that finalizers run, as Python's last act
-        gc.collect()  # those of cycles, too
+        run_finalizers()
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
+
+
+def run_finalizers():
+    """What objects do when they go, Python's last act: the module goes, and all that only it holds."""
+    module = weakref.ref(sys.modules.pop("__main__"))
+    gc.collect()
+    if module():  # something else holds it
+        names = vars(module())
+        for name in [name for name in names if name != "__builtins__"]:
+            names[name] = None
+        gc.collect()
 
 
 def note_end_of_thread(lost, end):
