@@ -13,8 +13,8 @@ with their verdicts:
      "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
-the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
-("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
+the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most often
+a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
 says how far it came. When outputs are equal stands in data/sandbox/compare.py, what a row may hold
 in data/rows.py.
 
@@ -22,7 +22,8 @@ A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
   asserts in their own; where their calls give other answers in another order, they fail, unless the
   same is true of the problem's canonical_solution.
-- There is no /proc, /dev/stdout or /dev/stderr. Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
+- There is no /proc, /dev/stdout or /dev/stderr: who opens his output so gets null. Descriptors 0 to
+  2, /dev/stdin and /dev/fd/0 work.
 - SystemExit ends a whole program well, whatever its status, as in LiveCodeBench.
 - A test that looks at the order of a set in an answer may see another.
 

@@ -449,6 +449,12 @@ def test_a_program_that_imports_what_is_not_installed_gets_no_label_and_the_summ
     assert "not installed: nosuchpackage (3)" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/0"])
+def test_so_does_one_that_opens_a_stream_by_a_name_that_is_not_there(name, tmp_path):
+    row = label(tmp_path, [problem("p", [stdin("", "1\n")], entry_point=None)], programs("p", f"open('{name}', 'r+').write('1')"))[0]
+    assert (row["passed"], row["detail"]) == (None, f"not installed: {name}")
+
+
 @pytest.mark.parametrize("code", ["def f(n):\n    import nosuchpackage\n    return n + 1",
                                   "try:\n    import nosuchpackage\nexcept ImportError as error:\n    raise RuntimeError from error",
                                   "import threading\ndef main():\n    import nosuchpackage\n    print(2)\nthreading.Thread(target=main).start()"])

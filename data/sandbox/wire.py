@@ -229,10 +229,18 @@ def shown(value):
     return clean(Short().repr(value), 100)
 
 
+STREAM = re.compile("/dev/stdout|/dev/stderr|/dev/fd/[12]|/proc/self/fd/[012]")
+
+
 def missing_module(error):
-    """Name of the package that an import did not find, if it is really not there, nor Python's."""
+    """Name of the package that an import did not find, if it is really not there, nor Python's.
+
+    Or that of a standard stream, under one of its names that a box does not have.
+    """
     while getattr(error, "__cause__", None):  # raise RuntimeError("needs numpy") from error
         error = error.__cause__
+    if isinstance(error, OSError) and STREAM.fullmatch(str(error.filename)):
+        return error.filename
     if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
         return None
     package = error.name.partition(".")[0]
