@@ -88,11 +88,11 @@ class Zygote:
         network: it gets a loopback of its own, else it can make no socket.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        job = {"role": role, "memory": memory, "code": "", "input": b"", **job}
         job_file = memory_file(marshal.dumps(job))
+        request = b"network" if network else b"no network"
         try:
-            request = {"role": role, "memory": memory, "network": network}
-            files = [theirs.fileno(), job_file, *files]
-            socket.send_fds(self.sock, [json.dumps(request).encode()], files)
+            socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
         finally:
             os.close(job_file)
             theirs.close()
@@ -114,21 +114,23 @@ class Box:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
         self.report = None
-        self.started = self.hear()  # from now on the clock runs
+        self.started = float(self.hear())  # from now on the clock runs
 
     def hear(self):
         message = self.sock.recv(1000)
         if not message:
             raise Machinery("a box broke")
-        return json.loads(message)
+        return message
 
     def wait(self, seconds):
-        """Its report, {"code", "killed", "seconds", "cpu", ...}, after at most so many seconds."""
+        """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
         if self.report is None:
             if not is_readable(self.sock, seconds):
                 self.sock.shutdown(socket.SHUT_WR)
-            self.report = self.hear()
-            self.report["seconds"] = self.report["ended"] - self.started
+            code, killed, ended, cpu = self.hear().split()
+            seconds = float(ended) - self.started
+            self.report = {"code": int(code), "killed": killed == b"1", "seconds": seconds,
+                           "cpu": float(cpu)}
             self.sock.close()
         return self.report
 
@@ -156,7 +158,7 @@ class Grader:
 
     def __init__(self, zygote):
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.box = zygote.spawn("grader", {"code": ""}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
+        self.box = zygote.spawn("grader", {}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
         theirs.close()
         self.problem = None  # whose tests it has
         self.broken = False

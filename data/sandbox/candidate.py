@@ -189,7 +189,8 @@ class Session:
         """A `call` test's: the answer in its plain form."""
         self.functions.clear()
         function = self.find(request["call"])
-        return {"value": pack(function(*unpack(request["args"]), **unpack(request["kwargs"])))}
+        args, kwargs = unpack(request["given"])
+        return {"value": pack(function(*args, **kwargs))}
 
     def call_exactly(self, request):
         """An assert's: the answer or exception, if it can cross and left the arguments alone."""

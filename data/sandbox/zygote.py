@@ -10,14 +10,14 @@ box, and execute.py refuses to run; with --unsafe a run is a process with limits
 more. What a box does *not* protect against stands once, at the top of execute.py.
 
     from     to       what
-    worker   zygote   {"role", "memory", "network"}, with files: a socket for the next two messages,
-                      the job (in marshal), and what becomes the program's descriptors
+    worker   zygote   "network" or "no network", with files: a socket for the next two messages, the
+                      job, and what becomes the program's descriptors
     box      worker   the time, when the program starts
-    zygote   worker   {"code", "killed", "ended": time, "cpu"}, when nothing is left of the box
+    zygote   worker   code, killed, time, CPU seconds: four numbers, when nothing is left of the box
 
 When the worker (boxes.py) closes its end of that socket, or dies, the box ends. Nearly all of a
-box's cost is the pages that it writes to, each of which the kernel copies then: what can be done
-before the fork is done there.
+box's cost is the pages that it or its zygote writes to, of which the kernel makes copies then: what
+can be done before the fork is done there, and after it the zygote does next to nothing.
 """
 import contextlib
 import ctypes
@@ -77,11 +77,11 @@ MACHINE = os.uname().machine
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
-USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount_setattr": (442, 442),
-             "pivot_root": (155, 41)}
+USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount": (165, 40),
+             "mount_setattr": (442, 442), "pivot_root": (155, 41)}
 LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
                "prctl": (157, 167)}
-REFUSED = {
+REFUSED = {  # and "mount", once a box has its folder
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438), "kcmp": (312, 272), "process_madvise": (440, 440),
@@ -89,8 +89,7 @@ REFUSED = {
     "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # namespaces and mounts
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
-    "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
+    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39), "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
     "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
     # large or rarely used parts of the kernel, where its bugs are
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
@@ -206,15 +205,24 @@ NAMESPACES = CLONE_NEWPID | CLONE_NEWNS
 TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 
 
+def mount_box(job):
+    """A memory file system that is this run's own, and goes with its namespace."""
+    size = MAX_FILES + 4 * len(job["code"]) + len(job["input"]) + (1 << 20)
+    # an ordinary user's programs are its owner
+    options = f"mode=555,size={size},nr_inodes=4100"
+    system("mount", "tmpfs", "/box", "tmpfs", MS_NOSUID | MS_NODEV, options)
+
+
 def furnish(job, folder, user):
-    """The program's source, its input, and an empty folder that it may write to."""
+    """The program's source, its input as descriptor 0, and an empty folder that it may write to."""
     os.mkdir(f"{folder}/tmp", 0o700)
     os.chown(f"{folder}/tmp", user, -1)
     source = job["code"].encode("utf-8", "replace")
-    for name, content in (("program.py", source), ("stdin", job.get("input", b""))):
+    for name, content in (("program.py", source), ("stdin", job["input"])):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(file, content)  # to memory: whole or not at all
         os.close(file)
+    os.dup2(os.open(f"{folder}/stdin", os.O_RDONLY), 0)
 
 
 def bring_up_loopback(proc):
@@ -245,64 +253,80 @@ class FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def make_filter(families):
-    """A BPF program that refuses the calls above; families: of the sockets that may be made."""
-    LOAD = 0x20
-    EQUAL = 0x15
-    AT_LEAST = 0x35
-    ANY_BIT = 0x45
-    RETURN = 0x06
-    ALLOW = 0x7FFF0000
-    REFUSE = 0x00050001  # EPERM
-    PRETEND = 0x00050000  # success, without effect
-    NO_SUCH_CALL = 0x00050026  # ENOSYS
+# of a filter's instructions, and what it answers
+LOAD = 0x20
+EQUAL = 0x15
+AT_LEAST = 0x35
+ANY_BIT = 0x45
+RETURN = 0x06
+ALLOW = 0x7FFF0000
+REFUSE = 0x00050001  # EPERM
+PRETEND = 0x00050000  # success, without effect
+NO_SUCH_CALL = 0x00050026  # ENOSYS
+
+
+def when(test, value, answer):
+    """Two steps: return `answer` where what is loaded has that value, or any of those bits."""
+    return [(test, 0, 1, value), (RETURN, 0, 0, answer)]
+
+
+def look_into(name, position, steps, otherwise):
+    """For this call: load its argument, go through `steps`, of which each may return."""
+    steps = [(LOAD, 0, 0, 16 + 8 * position), *steps, (RETURN, 0, 0, otherwise)]
+    return [(EQUAL, 0, len(steps), number(name)), *steps]
+
+
+def make_filter(rules):
+    """A BPF program of these steps; what none of them answers is allowed."""
     CALL_NUMBER = 0
     CALL_ARCHITECTURE = 4
-
-    def argument(position):
-        return 16 + 8 * position
-
-    def when(test, value, answer):
-        """Two steps: return `answer` where what is loaded has that value, or any of those bits."""
-        return [(test, 0, 1, value), (RETURN, 0, 0, answer)]
-
     code = [
         # (instruction, steps to skip if true, steps to skip if false, value)
         (LOAD, 0, 0, CALL_ARCHITECTURE),
         (EQUAL, 1, 0, ARCHITECTURE[MACHINE]),
         (RETURN, 0, 0, REFUSE),
         (LOAD, 0, 0, CALL_NUMBER),
-        (AT_LEAST, 0, 1, 0x40000000),  # x32
-        (RETURN, 0, 0, REFUSE),
+        *when(AT_LEAST, 0x40000000, REFUSE),  # x32
+        *rules,
+        (RETURN, 0, 0, ALLOW),
     ]
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    return ctypes.pointer(FilterProgram(len(code), program))
+
+
+def filter_of_zygote():
+    """What neither a zygote nor its boxes need. It is long: set once, it costs a run nothing."""
+    rules = []
     for name in REFUSED:
         if number(name) >= 0:
             # nice() does nothing rather than fail: programs do not expect that it can
             answer = PRETEND if name == "setpriority" else REFUSE
-            code += when(EQUAL, number(name), answer)
-    code += when(EQUAL, number("clone3"), NO_SUCH_CALL)
+            rules += when(EQUAL, number(name), answer)
+    rules += when(EQUAL, number("clone3"), NO_SUCH_CALL)
+    rules += look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
+    rules += look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
+    return make_filter(rules)
 
-    def look_into(name, position, steps, otherwise):
-        """For this call: load its argument, go through `steps`, of which each may return."""
-        steps = [(LOAD, 0, 0, argument(position)), *steps, (RETURN, 0, 0, otherwise)]
-        code.extend([(EQUAL, 0, len(steps), number(name)), *steps])
 
+def filter_of_box(families):
+    """What besides only a zygote needs; families: of the sockets that may be made."""
     # all but CLONE_NEWTIME, whose bit clone() takes for part of a signal's number
     new = NAMESPACES | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUSER | CLONE_NEWUTS | CLONE_NEWCGROUP
-    look_into("clone", 0, when(ANY_BIT, new, REFUSE), ALLOW)
-    look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
-    look_into("prctl", 0, when(EQUAL, PR_SET_PDEATHSIG, REFUSE), ALLOW)
-    look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
+    rules = when(EQUAL, number("mount"), REFUSE)
+    rules += look_into("clone", 0, when(ANY_BIT, new, REFUSE), ALLOW)
+    rules += look_into("prctl", 0, when(EQUAL, PR_SET_PDEATHSIG, REFUSE), ALLOW)
     kinds = []
     for family in families:
         kinds += when(EQUAL, family, ALLOW)
     if families:  # of the kernel's own messages only those about addresses and routes
-        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2))]
+        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, 16 + 8 * 2)]
         kinds += when(EQUAL, 0, ALLOW)
-    look_into("socket", 0, kinds, REFUSE)
-    code.append((RETURN, 0, 0, ALLOW))
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
-    return ctypes.pointer(FilterProgram(len(code), program))
+    rules += look_into("socket", 0, kinds, REFUSE)
+    return make_filter(rules)
+
+
+def set_filter(program):
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
 
 
 # ---------------------------------------------------------------- the zygote and its boxes
@@ -329,9 +353,10 @@ class Zygote:
             reason = f"{error.filename or 'Python'}: {error.strerror}"
             control.send(json.dumps({"refused": reason}).encode())
             os._exit(1)
+        set_filter(filter_of_zygote())
         families = [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]
         # by whether a run has a network
-        self.filters = {True: make_filter(families), False: make_filter([])}
+        self.filters = {True: filter_of_box(families), False: filter_of_box([])}
 
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
@@ -368,7 +393,7 @@ class Zygote:
                             self.kill(box.pid)
                             self.finish(box)
                         os._exit(0)
-                    self.spawn(json.loads(message), files)
+                    self.spawn(message == b"network" and not self.unsafe, files)
                 elif file in self.boxes:
                     self.finish(self.boxes[file])
                 for box in self.boxes.values():
@@ -384,50 +409,35 @@ class Zygote:
             if self.unsafe:
                 os.killpg(pid, signal.SIGKILL)
 
-    def spawn(self, request, files):
+    def spawn(self, network, files):
         """Fork a box."""
-        status = socket.socket(fileno=files[0])
-        with open(files[1], "rb") as file:
-            job = marshal.loads(file.read())
-        network = request["network"] and not self.unsafe
+        folder = make_folder(self.scratch, self.user) if self.unsafe else "/box"
         flags = signal.SIGCHLD
-        if self.unsafe:
-            folder = make_folder(self.scratch, self.user)
-            options = None
-        else:
-            folder = "/box"
-            size = MAX_FILES + 4 * len(job["code"]) + len(job.get("input", b"")) + (1 << 20)
-            options = f"mode=755,size={size},nr_inodes=4100"
+        if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                if self.unsafe:
-                    furnish(job, folder, self.user)
-                else:
-                    system("mount", "tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, options)
-                    furnish(job, folder, self.user)
-                    os.chmod(folder, 0o555)  # an ordinary user's programs are its owner
-                self.shed_rights(folder, request["memory"], network)
-                status.send(repr(time.monotonic()).encode())
-                arrange(files[2:], request["role"])
-                ROLES[request["role"]](job)
+                self.be_a_box(folder, network, *files)
             finally:
                 os._exit(1)
-        for file in files[2:]:
+        for file in files[1:]:
             os.close(file)
-        box = Box(pid, os.pidfd_open(pid), status, folder)
+        box = Box(pid, os.pidfd_open(pid), socket.socket(fileno=files[0]), folder)
         self.boxes[box.ended] = box
         self.poll.register(box.ended, select.POLLIN)
-        self.poll.register(status, select.POLLIN)
+        self.poll.register(box.status, select.POLLIN)
 
-    def shed_rights(self, folder, memory, network):
-        """Of process 1 of a run, before the program's code runs there."""
+    def be_a_box(self, folder, network, status, job_file, *files):
+        """Process 1 of a run, before the program's code runs there."""
+        job = marshal.loads(os.read(job_file, os.fstat(job_file).st_size))
+        if not self.unsafe:
+            mount_box(job)
+        furnish(job, folder, self.user)
         if network:
             bring_up_loopback(self.proc)
-        os.dup2(os.open(f"{folder}/stdin", os.O_RDONLY), 0)
         give_up_rights(self.user)
-        limit(AS=self.mapped + memory, FSIZE=MAX_OUTPUT)
+        limit(AS=self.mapped + job["memory"], FSIZE=MAX_OUTPUT)
         home = f"{folder}/tmp" if self.unsafe else "/tmp"
         os.chdir(home)
         if self.unsafe:
@@ -435,7 +445,10 @@ class Zygote:
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self.filters[network], 0, 0)
+        set_filter(self.filters[network])
+        os.write(status, repr(time.monotonic()).encode())
+        arrange(files, job["role"])
+        ROLES[job["role"]](job)
 
     def finish(self, box):
         ended = time.monotonic()
@@ -448,10 +461,10 @@ class Zygote:
         _, code, usage = os.wait4(box.pid, 0)
         if self.unsafe:
             clear_up_unsafely(box, self.user)
-        report = {"code": os.waitstatus_to_exitcode(code), "killed": box.killed, "ended": ended,
-                  "cpu": usage.ru_utime + usage.ru_stime}
+        code = os.waitstatus_to_exitcode(code)
+        report = f"{code} {box.killed:d} {ended} {usage.ru_utime + usage.ru_stime}"
         with contextlib.suppress(OSError):  # the worker is gone
-            box.status.send(json.dumps(report).encode())
+            box.status.send(report.encode())
         box.status.close()
         os.close(box.ended)
 
