@@ -89,7 +89,8 @@ REFUSED = {  # and "mount", once a box has its folder
     "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # namespaces and mounts
-    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39), "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
+    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39),
+    "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
     "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
     # large or rarely used parts of the kernel, where its bugs are
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
