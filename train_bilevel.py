@@ -73,23 +73,22 @@ from the textbook's bilevel step:
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
     Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
     weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
-    to learn from the pairs that mattered, would undo what early ones have found. (For `net` only
-    the steps of its table do: its weights move on with what visits show it.)
+    to learn from the pairs that mattered, would undo what early ones have found.
   * s is divided by its running mean magnitude and clamped to ±3, before that count. (1/(N·p_i) is
     at most 1/f, 5 by default: one visit of a pair that is rarely drawn can take its logit from one
     bound to the other.) Every learned logit stays within ±3 (the sum of two, for `instance`, within
     ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
-  * Meta judgments are made every --meta-every steps, by the judge of that step, in one go with the
-    training judgments. At θ' each counts π_θ'/π times, with π of the judge that made it. If that
-    leaves less than half of them as an effective sample, the weights stay where they are, and the
-    run says so.
+  * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as momentum methods
+    for bilevel problems have it (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
+    and what a few judgments say of it is noise for the most part. --meta-memory 1 has v itself.
+  * The meta judgments are θ's, in one go with the training judgments. At θ' each of them counts
+    π_θ'/π_θ times. If that leaves less than half of them as an effective sample, v̄ and the weights
+    stay where they are, and the run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
     loss, which says nothing here (see above). It is fitted to the table of what all visits so far
-    have added up to: a gradient step by a few noisy s hardly moves it. A visit shows it something
-    at once, so the 1/(N·p_i) of a pair is that of after the visit, not quite the chance it was
-    drawn with.
+    have added up to: a gradient step by a few noisy s hardly moves it.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there.
 from J1 (2505.11875):
@@ -171,9 +170,12 @@ class Settings:
     )
     domain_key: list = flag(lambda: ["domain", "difficulty", "policy"], "fields that make a domain")
     meta_batch: int = flag(
-        48, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
+        6, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
-    meta_every: int = flag(4, "steps for which judgments of meta pairs are kept", least=1)
+    meta_memory: int = flag(
+        10, "K: steps that the running mean of the meta gradient goes back, about; 1: this one alone",
+        least=1,
+    )
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
         0.5, "step of a pair's own logit for one visit of normalised s", least=0
@@ -312,7 +314,8 @@ class Trainer:
         self.parameters = FlatParameters(self.judge.model)
         self.adam = Adam(self.parameters, cfg)
         self.weights = DataWeights(self.train_pairs, cfg)
-        self.meta = MetaJudgments()
+        self.v_mean = torch.zeros_like(self.parameters.theta)  # v̄, the running mean of v
+        self.v_count = 0                                       # of how many steps
         self.moved = [[] for _ in self.train_pairs]  # of each pair the visits of largest |s|
 
     def train_step(self, step):
@@ -324,18 +327,17 @@ class Trainer:
         learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs where the judgments
-        #    that are kept are too old, and G judgments of each by the judge at θ.
-        index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] factors a_i
-        needs_meta = learns and self.meta.is_old(step, cfg.meta_every)
-        pairs = self.pairs_to_train_on(index, step)                     # B
-        meta_pairs = self.draw_meta_pairs(step) if needs_meta else []   # M
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each
+        #    by the judge at θ.
+        index, a = self.weights.draw(stream(cfg.seed, "draw", step))  # [B] pairs, [B] factors a_i
+        pairs = self.pairs_to_train_on(index, step)                   # B
+        meta_pairs = self.draw_meta_pairs(step) if learns else []     # M
         groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
-        advantage = group_advantage(rewards_of(groups))                 # [B, G]
+        advantage = group_advantage(rewards_of(groups))               # [B, G]
         stats = judgment_statistics(groups, judge)
         self.weights.observe(index, stats)
-        if needs_meta:
-            self.meta = MetaJudgments.of(judge, meta_groups, step)
+        if learns:
+            meta = MetaJudgments.of(judge, meta_groups)
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
@@ -353,27 +355,32 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            # v = ∇L_meta(θ') [P],  ṽ = (∂U/∂g)ᵀ v [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
-            v, importance = meta_gradient(judge, parameters, self.meta.batch, self.meta.logprob)
-            v_tilde = self.adam.jacobian_transpose(v)
-            s = gather(gradients @ v_tilde).cpu()
-            self.must_be_finite(float(s.sum()), step, index, theta)
-            mixed = gather((advantage != 0).any(1))  # [B] whose judgments earned different rewards
-            share = effective_share(importance, self.meta.batch)
+            # v = ∇L_meta(θ') [P]
+            v, importance = meta_gradient(judge, parameters, meta.batch, meta.logprob)
+            self.must_be_finite(float(v.norm()), step, index, theta)
+            share = effective_share(importance, meta.batch)
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
-                self.meta.step = None  # the next step has new ones
-            elif grpo_step >= cfg.freeze_judge_steps / 5:
-                pace = 1 - grpo_step / cfg.weight_steps
-                unit_s = self.weights.update(index, s, mixed, pace)
-                self.remember(step + 1, index, unit_s, groups)
+            else:
+                # v̄ ← v̄ + (v − v̄)/K [P]; of the first K steps it is the plain mean
+                self.v_count += 1
+                self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
+                # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
+                v_tilde = self.adam.jacobian_transpose(self.v_mean)
+                s = gather(gradients @ v_tilde).cpu()
+                self.must_be_finite(float(s.sum()), step, index, theta)
+                if grpo_step >= cfg.freeze_judge_steps / 5:
+                    mixed = gather((advantage != 0).any(1))  # [B] judgments of different rewards?
+                    pace = 1 - grpo_step / cfg.weight_steps
+                    unit_s = self.weights.update(index, s, mixed, pace)
+                    self.remember(step + 1, index, unit_s, groups)
             outer = {
-                "meta_reward": self.meta.reward,
+                "meta_reward": meta.reward,
                 "meta_grad_norm": float(v.norm()),
                 "meta_effective_share": share,
             }
             if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
-                outer |= check_hypergradient(self, theta, v, gradients)
+                outer |= check_hypergradient(self, theta, v, meta, gradients)
 
         # 4. While the judge is to stand still, it has only looked at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
@@ -681,61 +688,18 @@ def gradient_of_sum(parameters, losses):
 
 @dataclass
 class MetaJudgments:
-    """Judgments of meta pairs, and which judge has made them: that of θ at `step`.
-
-    They may serve for several steps (--meta-every): what θ' would say in their place counts by
-    π_θ'/π_θ.
-    """
-    step: int = None               # None: there are none, or they are used up
-    groups: list = None            # M
-    batch: "Batch" = None          # with leave-one-out advantages
-    logprob: torch.Tensor = None   # log π_θ [M·G]
-    reward: float = 0.0            # their mean, of all processes
+    """Judgments of meta pairs by the judge at θ. At θ' each of them counts by π_θ'/π_θ."""
+    batch: "Batch"         # with leave-one-out advantages
+    logprob: torch.Tensor  # log π_θ [M·G]
+    reward: float          # their mean, of all processes
 
     @classmethod
-    def of(cls, judge, groups, step):
+    def of(cls, judge, groups):
         rewards = rewards_of(groups)                            # [M, G]
         batch = make_batch(judge, groups, leave_one_out(rewards))
         logprob = logprob_of_judgments(judge, groups, batch)    # [M·G]
         reward = mean(gather(rewards.mean(1)).tolist())
-        return cls(step, groups, batch, logprob, reward)
-
-    def is_old(self, step, every):
-        return self.step is None or step - self.step >= every
-
-    def state(self):
-        """For a checkpoint: the judgments of all processes."""
-        rows = []
-        for k, group in enumerate(self.groups or []):
-            n = len(group.completions)
-            rows.append({
-                "instance_id": group.pair.instance_id,
-                "right": group.pair.right,
-                "completions": [asdict(completion) for completion in group.completions],
-                "rewards": group.rewards,
-                "logprob": self.logprob[k * n:(k + 1) * n].tolist(),
-            })
-        return {"step": self.step, "rows": gather(rows)}
-
-    @classmethod
-    def load(cls, judge, state, meta_pairs):
-        """From what `state` gave."""
-        if state["step"] is None:
-            return cls()
-        by_id = {pair.instance_id: pair for pair in meta_pairs}
-        groups = []
-        logprob = []
-        for row in here(state["rows"]):
-            pair = by_id[row["instance_id"]]
-            if pair.right != row["right"]:
-                pair = pair.flipped()
-            completions = [Completion(**fields) for fields in row["completions"]]
-            group = judge.as_group(pair, judge.prompt_ids(pair), completions)
-            groups.append(replace(group, rewards=row["rewards"]))
-            logprob += row["logprob"]
-        meta = cls.of(judge, groups, state["step"])
-        meta.logprob = torch.tensor(logprob, dtype=torch.float64, device=meta.logprob.device)
-        return meta
+        return cls(batch, logprob, reward)
 
 
 def meta_loss_of_pack(judge, pack, batch, logprob):
@@ -954,6 +918,7 @@ class DataWeights:
         self.pair_logit = torch.zeros(n)                                          # [N]
         self.features = torch.zeros(n, n_features)                                # [N, features]
         self.net = weight_network(n_inputs, cfg.seed)
+        self.net_logit = torch.zeros(n)                                           # [N]
         self.net_adam = torch.optim.Adam(self.net.parameters(), lr=self.FIT_LR)
         self.magnitude = 0.0  # running mean of |s|
         self.visits = torch.zeros(n, dtype=torch.long)
@@ -963,15 +928,9 @@ class DataWeights:
             self.fixed = shuffled_weights(n, cfg)
 
     def logits(self):
-        """z(ω) [N]; differentiable in the network's parameters."""
+        """z(ω) [N]"""
         if self.cfg.weights == "net":
-            # Features are nats, tokens and rates: bring them to one scale.
-            centred = self.features - self.features.mean(0)
-            deviation = self.features.std(0)
-            shown = centred / (deviation + 1e-3)                              # [N, features]
-            domain = nn.functional.one_hot(self.domain_id, len(self.domains))  # [N, D]
-            z = self.net(torch.cat([domain, shown], 1))[:, 0]
-            return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
+            return self.net_logit
         z = self.domain_logit[self.domain_id]
         if self.cfg.weights == "instance":
             z = z + self.pair_logit
@@ -1096,10 +1055,21 @@ class DataWeights:
         self.pair_logit.clamp_(-self.BOUND, self.BOUND)
         target = self.pair_logit - self.pair_logit.mean()    # [N]
         for _ in range(self.FIT_STEPS):
-            error = self.logits() - target
+            error = self.network_output() - target
             self.net_adam.zero_grad()
             error.square().mean().backward()
             self.net_adam.step()
+        self.net_logit = self.network_output().detach()
+
+    def network_output(self):
+        """What the network makes of each pair [N]; differentiable in its parameters."""
+        # Features are nats, tokens and rates: bring them to one scale.
+        centred = self.features - self.features.mean(0)
+        deviation = self.features.std(0)
+        shown = centred / (deviation + 1e-3)                               # [N, features]
+        domain = nn.functional.one_hot(self.domain_id, len(self.domains))  # [N, D]
+        z = self.net(torch.cat([domain, shown], 1))[:, 0]
+        return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
 
     def state(self):
         return {
@@ -1108,6 +1078,7 @@ class DataWeights:
             "features": self.features,
             "net": self.net.state_dict(),
             "net_adam": self.net_adam.state_dict(),
+            "net_logit": self.net_logit,
             "magnitude": self.magnitude,
             "visits": self.visits,
             "informed": self.informed,
@@ -1116,7 +1087,8 @@ class DataWeights:
     def load(self, state):
         self.net.load_state_dict(state["net"])
         self.net_adam.load_state_dict(state["net_adam"])
-        for name in ("domain_logit", "pair_logit", "features", "magnitude", "visits", "informed"):
+        for name in ("domain_logit", "pair_logit", "net_logit", "features", "magnitude", "visits",
+                     "informed"):
             setattr(self, name, state[name])
 
 
@@ -1449,8 +1421,8 @@ def go_on(judge, chosen):
 
 # ---------------------------------------------------------------- checks of the hypergradient
 
-def check_hypergradient(trainer, theta, v, gradients):
-    """Is s signal, and does v point downhill? For metrics.jsonl.
+def check_hypergradient(trainer, theta, v, meta, gradients):
+    """Is s signal, and does v point downhill? For metrics.jsonl. Of this step alone: v, not v̄.
 
     split_half_cosine         s from one half of the meta pairs against s from the other
     split_half_correlation    the same, without the means
@@ -1461,16 +1433,14 @@ def check_hypergradient(trainer, theta, v, gradients):
     """
     judge = trainer.judge
     parameters = trainer.parameters
-    meta_batch = trainer.meta.batch
-    meta_logprob = trainer.meta.logprob
     s_of_half = []
-    number = here(torch.arange(meta_batch.n_all, device=theta.device))  # of the pairs here
-    number = number.repeat_interleave(meta_batch.group)                 # of their judgments' pairs
+    number = here(torch.arange(meta.batch.n_all, device=theta.device))  # of the pairs here
+    number = number.repeat_interleave(meta.batch.group)                 # of their judgments' pairs
     for half in (0, 1):
         in_half = number // 2 % 2 == half  # both orders of a pair in one half
-        advantage = 2 * meta_batch.advantage * in_half  # twice: the mean is still over all pairs
-        half_batch = replace(meta_batch, advantage=advantage)
-        v_half, _ = meta_gradient(judge, parameters, half_batch, meta_logprob)
+        advantage = 2 * meta.batch.advantage * in_half  # twice: the mean is still over all pairs
+        half_batch = replace(meta.batch, advantage=advantage)
+        v_half, _ = meta_gradient(judge, parameters, half_batch, meta.logprob)
         v_tilde = trainer.adam.jacobian_transpose(v_half)
         s_of_half.append(gather(gradients @ v_tilde))
     first, second = s_of_half
@@ -1482,9 +1452,9 @@ def check_hypergradient(trainer, theta, v, gradients):
     )
 
     theta_next = parameters.theta.clone()
-    after = meta_loss(judge, meta_batch, meta_logprob)
+    after = meta_loss(judge, meta.batch, meta.logprob)
     parameters.set(theta)
-    before = meta_loss(judge, meta_batch, meta_logprob)
+    before = meta_loss(judge, meta.batch, meta.logprob)
     parameters.set(theta_next)
     return {
         "split_half_cosine": float(cosine),
@@ -1787,7 +1757,6 @@ class Run:
         state.pt comes last and appears at once, so that a kill leaves the old or the new state.
         """
         trainer = self.trainer
-        meta = trainer.meta.state()
         if RANK > 0:
             return
         weight_rows = self.weight_rows()
@@ -1806,7 +1775,8 @@ class Run:
             "exp_avg_sq": trainer.adam.exp_avg_sq,
             "t": trainer.adam.t,
             "weights": trainer.weights.state(),
-            "meta": meta,
+            "v_mean": trainer.v_mean,
+            "v_count": trainer.v_count,
             "moved": trainer.moved,
         }
         torch.save(state, self.out / "state.new")
@@ -1832,7 +1802,8 @@ class Run:
         trainer.adam.exp_avg_sq.copy_(state["exp_avg_sq"])
         trainer.adam.t = state["t"]
         trainer.weights.load(state["weights"])
-        trainer.meta = MetaJudgments.load(trainer.judge, state["meta"], trainer.meta_pairs)
+        trainer.v_mean.copy_(state["v_mean"])
+        trainer.v_count = state["v_count"]
         trainer.moved = state["moved"]
         # Rows after the checkpoint will be made again, the same.
         metrics = read_rows(self.out / "metrics.jsonl")

