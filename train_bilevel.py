@@ -11,7 +11,7 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         (to go on from), weights.jsonl, explained.jsonl (of each pair the visits of largest |s|;
         --explain-weights prints it) and report.html (all of this, to look at):
 
-    {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
+    {"instance_id": "edges/train/86:strong-0>strong-1", "weight_domain": "reviewed × hard × strong",
      "weight": 1.69, "visits": 10, "informed": 7, ...}    informed: visits that could move it
 
 The method (DaJ, arXiv 2601.22230)
@@ -1912,7 +1912,7 @@ def report_weights(cfg, weight_rows):
     """A line for each domain, the heaviest first."""
     by_domain = {}
     for row in weight_rows:
-        by_domain.setdefault(row["group"], []).append(row)
+        by_domain.setdefault(row["weight_domain"], []).append(row)
 
     def mean_of(rows, field):
         return mean([row[field] for row in rows])

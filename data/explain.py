@@ -1,6 +1,6 @@
 """Why a training pair counts as much as it does: explained.jsonl, and its words for the terminal.
 
-    {"instance_id": "edges/train/7:weak-0>weak-5", "group": "reviewed × easy × weak",
+    {"instance_id": "edges/train/7:weak-0>weak-5", "weight_domain": "reviewed × easy × weak",
      "weight": 6.86, "visits": 28, "informed": 17, (all else of its row of weights.jsonl)
      "right": "B", "fields": {"steps": ["triple", "drop first", "flip"], "source": "edges", ...},
      "failed": "wrong_answer: public test 1: expected [6, 8], got []",
@@ -125,7 +125,7 @@ def print_explained(out):
 
 
 def print_row(row):
-    print(f"\nweight {row['weight']:.2f}  {row['instance_id']}  ({row['group']}; "
+    print(f"\nweight {row['weight']:.2f}  {row['instance_id']}  ({row['weight_domain']}; "
           f"{row['visits']} visits, {row['informed']} of them informed)")
     for name, value in row["fields"].items():
         print(f"  {name}: {in_words(value)}")

@@ -312,7 +312,7 @@ class Browser {
     this.previous.disabled = k === 0;
     this.next.disabled = k === this.pairs.length - 1;
     const pair = this.pairs[k];
-    this.title.replaceChildren(element("b", {}, pair.id), ` ${pair.group}`);
+    this.title.replaceChildren(element("b", {}, pair.id), ` ${pair.weight_domain}`);
     this.texts.replaceChildren(...problemAndCandidates(pair), element("div", {class: "two"},
       judgment(BEFORE, data.steps[0], pair.before, pair[BEFORE]),
       judgment(AFTER, data.steps[1], pair.after, pair[AFTER])));
@@ -320,7 +320,7 @@ class Browser {
 
   item(pair, k) {
     const marks = element("span", {class: "marks"}, mark(pair[BEFORE]), " → ", mark(pair[AFTER]));
-    const below = element("small", {}, element("span", {}, pair.group), marks);
+    const below = element("small", {}, element("span", {}, pair.weight_domain), marks);
     const node = button(pair.id, "item", () => this.goTo(k));
     node.append(below);
     return node;

@@ -291,7 +291,7 @@ def kinds_section(run):
     """A row for each kind of training pairs, the heaviest first, with its weight as a bar."""
     groups = defaultdict(list)
     for row in run.explained:
-        groups[row["group"]].append(row)
+        groups[row["weight_domain"]].append(row)
     total = sum(row["weight"] for row in run.explained)
     rows = []
     for kind in run.kinds:

@@ -42,7 +42,7 @@ class RunFiles:
         """{kind: weights of its pairs}"""
         weights = defaultdict(list)
         for row in self.explained:
-            weights[row["group"]].append(row["weight"])
+            weights[row["weight_domain"]].append(row["weight"])
         return weights
 
     @property
@@ -176,7 +176,7 @@ class Payload:
 
     def training(self, row, with_texts):
         """A training pair: its row of explained.jsonl, and where its texts stand."""
-        names = ("domain", "difficulty", "policy", "group", "weight", "visits", "informed")
+        names = ("domain", "difficulty", "policy", "weight_domain", "weight", "visits", "informed")
         shown = {
             "id": row["instance_id"],
             **{name: row[name] for name in names},
@@ -193,8 +193,8 @@ class Payload:
                 text = self.cut(visit[which]["text"], "explained.jsonl")
                 judgments[which] = {**visit[which], "text": text}
             moved.append({**visit, **judgments})
-        mean = np.mean(self.weights[row["group"]])
-        facts = listed({row["group"]: f"mean weight {mean:.2f}", **row["fields"]})
+        mean = np.mean(self.weights[row["weight_domain"]])
+        facts = listed({row["weight_domain"]: f"mean weight {mean:.2f}", **row["fields"]})
         return {**shown, **self.places_of(pair), "facts": facts, "moved": moved}
 
     def judged(self, one):
@@ -211,7 +211,7 @@ class Payload:
             }
         return {
             "id": pair.instance_id,
-            **{name: description[name] for name in ("domain", "difficulty", "policy", "group")},
+            **{name: description[name] for name in ("domain", "difficulty", "policy", "weight_domain")},
             **self.places_of(pair),
             **judgments,
         }

@@ -35,7 +35,7 @@ class Pair:
             "domain": self.problem["domain"],
             "difficulty": self.problem["difficulty"],
             "policy": failed["policy"],
-            "group": self.domain,
+            "weight_domain": self.domain,
         }
 
 

@@ -17,7 +17,7 @@
       train_bilevel.py
     judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
                             "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 1.69,
-                            "group": "reviewed × hard × strong", "visits": 10, "informed": 7}
+                            "weight_domain": "reviewed × hard × strong", "visits": 10, "informed": 7}
       select.py
     selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
                             "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 130,

@@ -324,8 +324,8 @@ def group_weights(runs):
     for method in LEARNED:
         for seed, run in runs[method].items():
             row = {"weights": method, "seed": str(seed)}
-            for group in sorted({pair["group"] for pair in run["weights"]}):
-                row[group] = f"{mean_weight(run, {'group': group}):.2f}"
+            for group in sorted({pair["weight_domain"] for pair in run["weights"]}):
+                row[group] = f"{mean_weight(run, {'weight_domain': group}):.2f}"
             rows.append(row)
     return rows
 
@@ -352,8 +352,8 @@ def signs_table(runs):
 
 def lying_at_the_bottom(run):
     """Is the mean weight of the scraped pairs below that of every other group?"""
-    groups = {row["group"] for row in run["weights"] if row["domain"] != "scraped"}
-    lowest = min(mean_weight(run, {"group": group}) for group in groups)
+    groups = {row["weight_domain"] for row in run["weights"] if row["domain"] != "scraped"}
+    lowest = min(mean_weight(run, {"weight_domain": group}) for group in groups)
     return mean_weight(run, SCRAPED) < lowest
 
 

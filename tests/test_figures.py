@@ -38,7 +38,7 @@ def trained(path, accuracy, steps=2, asked_for=2):
     weights = []
     for group, weight in GROUPS.items():
         domain, difficulty, policy = group.split(" × ")
-        weights.append({"group": group, "domain": domain, "difficulty": difficulty,
+        weights.append({"weight_domain": group, "domain": domain, "difficulty": difficulty,
                         "policy": policy, "weight": weight})
     write_rows(path / "weights.jsonl", weights)
 

@@ -444,7 +444,7 @@ def check_preferences(runs):
     assert {row["status"] for row in labelled} == {"preferred", "not_preferred"}
 
     weights = read_rows(runs / "domain" / "weights.jsonl")
-    assert {row["group"] for row in weights} == {"sums × m", "heaps × m"}
+    assert {row["weight_domain"] for row in weights} == {"sums × m", "heaps × m"}
     for name in ("uniform", "domain"):
         metrics = read_rows(runs / name / "metrics.jsonl")
         stages = [(row["step"], row.get("cold")) for row in metrics]

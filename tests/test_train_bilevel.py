@@ -325,7 +325,7 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
         assert (OUTER_METRICS <= set(row)) == (weights != "uniform")
     of_domain = {}
     for row in rows:
-        of_domain.setdefault(row["group"], []).append(row["weight"])
+        of_domain.setdefault(row["weight_domain"], []).append(row["weight"])
     means = {domain: sum(some) / len(some) for domain, some in of_domain.items()}
     assert metrics[-1]["weight"] == pytest.approx(means)
 
