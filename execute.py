@@ -13,10 +13,19 @@ with their verdicts:
      "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
-the machinery failed, the tests cannot run ("broken_test"), or it imports what is not installed
-("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
-says how far it came. `call` tests are made in a shuffled order. When outputs are equal stands in
-data/sandbox/compare.py, what a row may hold in data/rows.py.
+the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most often
+a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
+says how far it came. When outputs are equal stands in data/sandbox/compare.py, what a row may hold
+in data/rows.py.
+
+A program is judged as plain Python would judge it, but:
+- An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
+  asserts in their own; where their calls give other answers in another order, they fail, unless the
+  same is true of the problem's canonical_solution.
+- There is no /proc, /dev/stdout or /dev/stderr: who opens his output so gets null. Descriptors 0 to
+  2, /dev/stdin and /dev/fd/0 work.
+- SystemExit ends a whole program well, whatever its status, as in LiveCodeBench.
+- A test that looks at the order of a set in an answer may see another.
 
 Three kinds of process, whose files lie in data/sandbox/:
 
@@ -76,7 +85,7 @@ from data.flags import run as run_command
 from data.rows import UserError
 from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
-from data.sandbox.compare import RULES
+from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
@@ -182,10 +191,11 @@ class Tests:
         try:
             if "stdin" in groups:
                 self.run_programs(groups["stdin"])
-            for kind in ("call", "assert"):
-                if kind in groups:  # an answer must depend on the question, not on its turn
-                    random.Random(self.problem["problem_id"]).shuffle(groups[kind])
-                    self.run_session(kind, groups[kind])
+            if "call" in groups:  # an answer must depend on the question, not on its turn
+                random.Random(self.problem["problem_id"]).shuffle(groups["call"])
+                self.run_session("call", groups["call"])
+            if "assert" in groups:
+                self.run_asserts(groups["assert"])
             for position in groups["assert"]:
                 if self.status(position) == "inside":
                     self.reasons[position] = self.results[position][1]
@@ -263,7 +273,7 @@ class Tests:
     def run_program(self, position):
         """(status, detail, digest) of one `stdin` test."""
         limit = self.limit(position)
-        given = self.tests[position]["input"]
+        given = without_mark(self.tests[position]["input"])
         if given and not given.endswith("\n"):
             given += "\n"  # as a text file has it: programs cut the last character of every line
         given = given.encode("utf-8", "surrogateescape")
@@ -318,6 +328,20 @@ class Tests:
         self.starved |= cpu < 0.9 * reports[0]["seconds"]
         return "time_limit", f"longer than {limit:g} s"
 
+    def run_asserts(self, positions):
+        """In their order. Some pass in no other: is that what the problem asks for?"""
+        in_order = self.run_session("assert", positions)
+        canonical = self.problem.get("canonical_solution")
+        if not in_order or not isinstance(canonical, str):
+            return
+        solution = Tests(self.problem, canonical, self.zygote, self.cfg)
+        try:
+            if solution.run_session("assert", positions).keys() >= in_order.keys():
+                for position, result in in_order.items():
+                    self.results[position] = result
+        finally:
+            solution.dismiss_grader()
+
     def run_inside(self, position):
         self.run_session("inside", [position])
         status, detail, digest = self.results[position]
@@ -334,10 +358,17 @@ class Tests:
         self.results[position] = status, detail, status if digest == "broken_test" else digest
 
     def run_session(self, kind, positions):
-        """One process of the candidate for these tests, perhaps one for their calls reordered."""
-        if self.follow(self.spawn_session(kind, positions), kind, positions):
-            passed = [position for position in positions if self.status(position) == "passed"]
-            self.follow(self.spawn_session("again", passed), "again", passed)
+        """One process of the candidate for these tests, perhaps one for their calls reordered.
+
+        Returns {position: result} of those that have passed in their own order only.
+        """
+        if not self.follow(self.spawn_session(kind, positions), kind, positions):
+            return {}
+        passed = {position: self.results[position] for position in positions
+                  if self.status(position) == "passed"}
+        self.follow(self.spawn_session("again", list(passed)), "again", list(passed))
+        return {position: result for position, result in passed.items()
+                if self.results[position][2] == "order"}
 
     def spawn_session(self, kind, positions):
         ours, theirs = socket.socketpair()

@@ -11,7 +11,7 @@ Reads   problems and labelled candidates. A candidate's label scores a choice; i
 Writes  selections.jsonl, a row for each problem, method and N:
 
     {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8, "candidate_id": "strong-2",
-     "passed": 1.0, "votes": {"strong-0": [0, 4], "strong-2": [4, 4]}, "judge_calls": 4,
+     "passed": 1.0, "votes": {"strong-0": [1, 4], "strong-2": [3, 4]}, "judge_calls": 4,
      "judge_tokens": 240, "judge_seconds": 0.0508, "transcript": "try q 830 -> 08...", ...}
 
         and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and

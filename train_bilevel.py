@@ -12,7 +12,7 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
-     "weight": 9.30, "visits": 39, "informed": 34, ...}
+     "weight": 1.69, "visits": 10, "informed": 7, ...}
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -57,14 +57,19 @@ from GRPO (2402.03300):
 from the textbook's bilevel step:
   * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes
     back to θ, while Adam's averages move on. Without it the judge forgets how to reason before the
-    weights know that reasoning pays. The weights learn from the second half of these steps on;
-    before, Adam's averages are too young for ∂U/∂g to mean much. The judge stands still under every
-    kind of weights, `uniform` too, so that all of them train for equally many steps.
+    weights know that reasoning pays. The weights learn from a fifth of these steps on; before,
+    Adam's averages are too young for ∂U/∂g to mean much. The judge stands still under every kind of
+    weights, `uniform` too, so that all of them train for equally many steps.
   * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
     factor 1. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
     most a factor of 2 by itself, and judgments are spent on those that sink. --uniform-share of the
     draws stays uniform, so that no pair is lost for good. The B pairs of a step are all different,
     so p_i is the chance of the first draw alone.
+  * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
+    EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
+    Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
+    weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
+    to learn from the pairs that mattered, would undo what early ones have found.
   * s is divided by its running mean magnitude and clamped to ±3; every learned logit stays
     within ±3 (the sum of two, for `instance`, within ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
@@ -72,8 +77,9 @@ from the textbook's bilevel step:
     times at θ'. If that leaves less than half of them as an effective sample, the weights stay
     where they are, and the run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
-  * --weights net sees what the visits of a pair showed, in the mean. DaJ feeds it the loss, which
-    says nothing here (see above).
+  * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
+    loss, which says nothing here (see above). And it is fitted to the table of what all visits so
+    far have added up to: a gradient step by a few noisy s hardly moves it.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there. Their judgments may serve for several steps
     (--meta-every).
@@ -162,7 +168,14 @@ class Settings:
     instance_lr: float = flag(
         0.5, "step of a pair's own logit for one visit of normalised s", least=0
     )
-    net_lr: float = flag(0.1, "Adam step of the weight network", above=0)
+    net_lr: float = flag(
+        2.0, "step of a pair's logit that the weight network is fitted to, for one visit of "
+        "normalised s", least=0
+    )
+    weight_steps: int = flag(
+        0, "GRPO steps in which weights are learned; the three step sizes above fall linearly to 0 "
+        "over them; 0: all of --steps", least=0
+    )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
         30, "first steps in which θ' is only looked at and the judge stays θ", least=0
@@ -261,6 +274,8 @@ class Settings:
         check_bounds(self)
         if not self.out:
             self.out = str(ROOT / f"runs/edges-{self.weights}")
+        if self.weights != "uniform" and not self.weight_steps:
+            self.weight_steps = self.steps
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:
@@ -296,7 +311,7 @@ class Trainer:
         judge = self.judge
         parameters = self.parameters
         grpo_step = step - cfg.cold_start
-        learns = cfg.weights != "uniform"
+        learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
         # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
@@ -338,8 +353,9 @@ class Trainer:
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
                 self.meta.step = None  # the next step has new ones
-            elif grpo_step >= cfg.freeze_judge_steps / 2:
-                unit_s = self.weights.update(index, s, mixed)
+            elif grpo_step >= cfg.freeze_judge_steps / 5:
+                pace = 1 - grpo_step / cfg.weight_steps
+                unit_s = self.weights.update(index, s, mixed, pace)
                 self.remember(step + 1, index, unit_s, groups)
             outer = {
                 "meta_reward": self.meta.reward,
@@ -898,7 +914,7 @@ class DataWeights:
         uniform    a_i = 1
         domain     z_i = ω_domain(i)          a number for each domain
         instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
-        net        z_i = MLP(what the visits of i showed)
+        net        z_i = MLP(domain of i, what the visits of i showed), fitted to a table ω_i
 
         draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn
         scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
@@ -909,6 +925,8 @@ class DataWeights:
     --shuffle-weights, the weights of another run take the place of a_i = 1.)
     """
     BOUND = 3.0
+    FIT_STEPS = 20   # of Adam, in which the network is fitted at every step,
+    FIT_LR = 0.01    # and their size
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")  # of the network
 
     def __init__(self, pairs, cfg):
@@ -917,12 +935,13 @@ class DataWeights:
         number = {domain: k for k, domain in enumerate(self.domains)}
         n = len(pairs)
         n_features = len(self.FEATURES)
+        n_inputs = len(self.domains) + n_features
         self.domain_id = torch.tensor([number[pair.domain] for pair in pairs])    # [N]
         self.domain_logit = torch.zeros(len(self.domains))                        # [D]
         self.pair_logit = torch.zeros(n)                                          # [N]
         self.features = torch.zeros(n, n_features)                                # [N, features]
-        self.net = weight_network(n_features, cfg.seed)
-        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=cfg.net_lr)
+        self.net = weight_network(n_inputs, cfg.seed)
+        self.net_adam = torch.optim.Adam(self.net.parameters(), lr=self.FIT_LR)
         self.magnitude = 0.0  # running mean of |s|
         self.visits = torch.zeros(n, dtype=torch.long)
         self.informed = torch.zeros(n, dtype=torch.long)  # visits that moved ω
@@ -936,8 +955,9 @@ class DataWeights:
             # Features are nats, tokens and rates: bring them to one scale.
             centred = self.features - self.features.mean(0)
             deviation = self.features.std(0)
-            x = centred / (deviation + 1e-3)
-            z = self.net(x)[:, 0]
+            shown = centred / (deviation + 1e-3)                              # [N, features]
+            domain = nn.functional.one_hot(self.domain_id, len(self.domains))  # [N, D]
+            z = self.net(torch.cat([domain, shown], 1))[:, 0]
             return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
         z = self.domain_logit[self.domain_id]
         if self.cfg.weights == "instance":
@@ -991,20 +1011,21 @@ class DataWeights:
         n_visits = self.visits[index, None]
         self.features[index] += (shown - self.features[index]) / n_visits
 
-    def update(self, index, s, mixed):
+    def update(self, index, s, mixed, pace):
         """Move ω so that pairs with s_i > 0 count more.
 
         index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
         different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
+        pace: 1 at the first step, 0 after the last; the step sizes are multiplied by it.
 
         Only the sign and the relative size of s are trusted: it is divided by its running mean
-        magnitude and clamped to ±3. Then ω climbs J, in which s is a constant:
+        magnitude and clamped to ±3. Then every logit z_i is to move by what pair i is worth:
 
-            draw     J = Σ_i s_i log p_i    the score-function estimate: s_i rewards the draw
-            scale    J = Σ_i s_i a_i
+            draw     s_i            of all N pairs; s is known of the B drawn ones alone, each drawn
+                                    N·p_i = a_i times as often as at random: s_i / a_i for those
+            scale    s_i ∂a_i/∂z_i  which climbs Σ_i s_i a_i
 
-        Two liberties: p is taken without its uniform share, and the tables leave out the softmax's
-        normaliser, which would move every row at every step.
+        (The tables leave out the softmax's normaliser, which would move every row at every step.)
 
         Returns s as it was trusted [B].
         """
@@ -1018,44 +1039,54 @@ class DataWeights:
             self.magnitude = size
         unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3)    # [B]
         unit_s = unit_s.float() * mixed                           # [B]
+        move = torch.zeros(len(self.domain_id))                   # of z [N]
+        move[index] = pace * unit_s * self.worth(index)
         if self.cfg.weights == "net":
-            self.update_network(index, unit_s)
+            self.fit_network(move)
         else:
-            self.update_tables(index, unit_s)
+            self.move_tables(move)
         return unit_s
 
-    def update_tables(self, index, unit_s):
-        """ω ← ω + lr · ∂J/∂ω, with ∂J/∂z_i = s_i · ∂(log p_i or a_i)/∂z_i."""
-        cfg = self.cfg
+    @torch.no_grad()
+    def worth(self, index):
+        """By how much the logits of these pairs [B] move for an s of one [B]."""
+        if self.cfg.apply == "draw":
+            return 1 / self.weights()[index]
         z = self.logits()
-        if cfg.apply == "draw":
-            slope = torch.ones_like(z)              # ∂z_i/∂z_i
-        elif cfg.weights == "domain":
+        if self.cfg.weights == "domain":
             exp_z = z.exp()
-            slope = exp_z * (len(z) / exp_z.sum())  # of N·softmax(z), the normaliser held fixed
+            slope = exp_z * (len(z) / exp_z.sum())  # ∂/∂z of N·softmax(z), the normaliser held fixed
         else:
             sigmoid = z.sigmoid()
-            slope = 2 * sigmoid * (1 - sigmoid)     # of 2σ(z)
-        gradient = torch.zeros_like(z)              # ∂J/∂z [N]
-        gradient[index] = unit_s * slope[index]
+            slope = 2 * sigmoid * (1 - sigmoid)     # ∂/∂z of 2σ(z)
+        return slope[index]
+
+    def move_tables(self, move):
+        """ω ← ω + lr · Σ_i move_i ∂z_i/∂ω.   move: [N]"""
+        cfg = self.cfg
         by_domain = torch.zeros_like(self.domain_logit)
-        by_domain.index_add_(0, self.domain_id, gradient)
+        by_domain.index_add_(0, self.domain_id, move)
         self.domain_logit.add_(cfg.domain_lr * by_domain)
         self.domain_logit.clamp_(-self.BOUND, self.BOUND)
         if cfg.weights == "instance":
-            self.pair_logit.add_(cfg.instance_lr * gradient)
+            self.pair_logit.add_(cfg.instance_lr * move)
             self.pair_logit.clamp_(-self.BOUND, self.BOUND)
 
-    def update_network(self, index, unit_s):
-        z = self.logits()
-        if self.cfg.apply == "draw":
-            gain = z.log_softmax(0)
-        else:
-            gain = 2 * z.sigmoid()
-        J = (unit_s * gain[index]).sum()
-        self.net_adam.zero_grad()
-        (-J).backward()
-        self.net_adam.step()
+    def fit_network(self, move):
+        """Move the table ω_i by move [N], and fit the network to it, by least squares.
+
+        Pairs that look alike to the network share what each of them is worth, and most of the noise
+        of a few visits goes. It is fitted to the whole table, not led along by the last step alone:
+        what pairs look like changes as the judge learns, and so would what the network says.
+        """
+        self.pair_logit.add_(self.cfg.net_lr * move)
+        self.pair_logit.clamp_(-self.BOUND, self.BOUND)
+        target = self.pair_logit - self.pair_logit.mean()    # [N]
+        for _ in range(self.FIT_STEPS):
+            error = self.logits() - target
+            self.net_adam.zero_grad()
+            error.square().mean().backward()
+            self.net_adam.step()
 
     def state(self):
         return {
@@ -1076,7 +1107,7 @@ class DataWeights:
             setattr(self, name, state[name])
 
 
-def weight_network(n_features, seed):
+def weight_network(n_inputs, seed):
     """A small MLP whose output starts at 0, so that weights start uniform.
 
     Its start depends on nothing but the seed.
@@ -1084,7 +1115,7 @@ def weight_network(n_features, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(
-            nn.Linear(n_features, 16),
+            nn.Linear(n_inputs, 16),
             nn.Tanh(),
             nn.Linear(16, 1),
         )

@@ -16,14 +16,15 @@
                             "public_passed": false, "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
       train_bilevel.py
     judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
-                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 9.3,
-                            "group": "reviewed × hard × strong", "visits": 39, "informed": 34}
+                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 1.69,
+                            "group": "reviewed × hard × strong", "visits": 10, "informed": 7}
       select.py
     selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
-                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 240,
-                            "votes": {"strong-0": [0, 4], "strong-2": [4, 4]}}
+                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 130,
+                            "votes": {"strong-0": [1, 4], "strong-2": [3, 4]}}
 
-`passed` is null where the machinery failed, not the program: never a label, never a reward, always counted and shown.
+`passed` is null where nothing can be said about the program (the machinery failed, the tests cannot run, or it imports
+what is not installed): never a label, never a reward, always counted and shown.
 A problem may add
 
     task         "answer": it asks for an answer of any kind, and nothing is executed. Its candidates' `code` is the whole

@@ -94,7 +94,7 @@ def settings(few_rows, tmp_path):
             problems=[str(few_rows / "problems.jsonl")], labelled=str(few_rows / "labelled.jsonl"),
             judge=str(EDGES / "judge"), out=str(tmp_path / "run"), steps=2, batch=4, group=4,
             meta_batch=4, max_new_tokens=16, freeze_judge_steps=0, eval_every=2, save_every=1,
-            check_hypergradient=0, device="cpu", seed=0)
+            weight_steps=2000, check_hypergradient=0, device="cpu", seed=0)
         return Settings(**{**small, **changes})
     return make
 

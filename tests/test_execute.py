@@ -303,6 +303,14 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
                            "def f(n):\n    return n", "def f(n):\n    return 0"),
     "seeds what the program draws": ("import random\nrandom.seed(1)\nfirst = f()\nrandom.seed(1)\nassert f() == first", "import random\ndef f():\n    return random.random()",
                                      "import itertools\nf = itertools.count().__next__"),
+    "compares answers that may be one list": ("a = f(1)\nb = f(2)\nassert a == [1]\nassert b == [2]", "def f(n):\n    return [n]", "xs = [0]\ndef f(n):\n    xs[0] = n\n    return xs"),
+    "adds to a list of the program's": ("assert f(1) == [1]\nassert f(2) == [1, 2]", "def f(n, xs=[]):\n    xs.append(n)\n    return xs", "def f(n, xs=None):\n    return [n]"),
+    "expects any exception": ("try:\n    f(1)\n    failed = False\nexcept Exception:\n    failed = True\nassert failed", "def f(n):\n    raise MemoryError", "def f(n):\n    return n"),
+    "expects too little memory": ("try:\n    f(1 << 50)\n    assert False\nexcept MemoryError:\n    pass", "def f(n):\n    return bytearray(n)",
+                                  "def f(n):\n    return n"),
+    "expects a missing module": ("try:\n    f('nosuchmodule')\n    assert False\nexcept ImportError:\n    pass", "import importlib\ndef f(name):\n    return importlib.import_module(name)",
+                                 "def f(name):\n    return name"),
+    "knows one nan from another": ("import math\nassert f(2) == [math.nan] * 2", "import math\ndef f(n):\n    return [math.nan] * n", "def f(n):\n    return [float('nan')] * n"),
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }
@@ -441,6 +449,12 @@ def test_a_program_that_imports_what_is_not_installed_gets_no_label_and_the_summ
     assert "not installed: nosuchpackage (3)" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/0"])
+def test_so_does_one_that_opens_a_stream_by_a_name_that_is_not_there(name, tmp_path):
+    row = label(tmp_path, [problem("p", [stdin("", "1\n")], entry_point=None)], programs("p", f"open('{name}', 'r+').write('1')"))[0]
+    assert (row["passed"], row["detail"]) == (None, f"not installed: {name}")
+
+
 @pytest.mark.parametrize("code", ["def f(n):\n    import nosuchpackage\n    return n + 1",
                                   "try:\n    import nosuchpackage\nexcept ImportError as error:\n    raise RuntimeError from error",
                                   "import threading\ndef main():\n    import nosuchpackage\n    print(2)\nthreading.Thread(target=main).start()"])
@@ -477,6 +491,12 @@ PLAIN_PYTHON = {
     "starts a hundred threads": ("import threading, time\nthreads = [threading.Thread(target=time.sleep, args=(0.3,)) for _ in range(100)]\n"
                                  "for thread in threads:\n    thread.start()\nfor thread in threads:\n    thread.join()\nprint(input())", "x\n", "x\n"),
     "prints when its objects go": ("class D:\n    def __del__(self):\n        print(1)\nd = D()", "", "1\n"),
+    "prints when its objects go in a circle": ("class D:\n    def __del__(self):\n        print(1)\nd = D()\nd.me = d\ndel d", "", "1\n"),
+    "uses its names when its objects go": ("import sys\ny = 5\nclass D:\n    def __del__(self):\n        sys.stdout.write(str(y))\nd = D()", "", "5\n"),
+    "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
+    "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
+    "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),
+    "gets a byte order mark": ("print(int(input()))", "\ufeff5\n", "\ufeff5\n"),
     "asks who it is": ("import os, sys\nprint(__name__, os.getcwd() != '/', sys.argv == [''], bool(os.environ['HOME']))", "", "__main__ True True True\n"),
     "runs itself by its executable": ("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True, text=True).stdout)", "", "7\n"),
     "talks to itself over the loopback": ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nclient = socket.create_connection(server.getsockname())\n"
@@ -505,6 +525,34 @@ def test_every_call_test_has_a_new_solution_object(tmp_path):
                 return self.memo.setdefault("sum", sum(a))
         """
     assert verdicts(tmp_path, [call([[1, 1]], 2), call([[5, 7]], 12)], code) == [True]
+
+
+def test_a_solution_object_may_make_its_method(tmp_path):
+    by_getattr = "class Solution:\n    def __getattr__(self, name):\n        return lambda n: n + 1"
+    in_init = "class Solution:\n    def __init__(self):\n        self.f = lambda n: n + 1"
+    without = "class Solution:\n    def g(self, n):\n        return n + 1"
+    assert verdicts(tmp_path, [call([1], 2)], by_getattr, in_init, without) == [True, True, False]
+
+
+RUNNING_SUM = "total = 0\ndef f(n):\n    global total\n    total += n\n    return total"
+SUMS = ["assert f(1) == 1", "assert f(2) == 3", "assert f(3) == 6"]
+
+
+@pytest.mark.parametrize("sources", [SUMS, ["\n".join(SUMS)]])
+def test_answers_may_depend_on_earlier_calls_where_the_canonical_solutions_do(sources, tmp_path):
+    tests = [asserts(source) for source in sources]
+    assert verdicts(tmp_path, tests, RUNNING_SUM, "def f(n):\n    return n", canonical_solution=RUNNING_SUM) == [True, False]
+
+
+def test_else_they_may_not(tmp_path):
+    squares = asserts("assert f(1) == 1\nassert f(2) == 4\nassert f(3) == 9")
+    turns = "turn = 0\ndef f(n):\n    global turn\n    turn += 1\n    return turn * turn"
+    assert verdicts(tmp_path, [squares], turns, canonical_solution="def f(n):\n    return n * n") == [False]
+
+
+def test_equal_calls_of_several_tests_stay_in_order(tmp_path):
+    counts = [asserts(f"assert f() == {n}") for n in range(1, 6)]
+    assert verdicts(tmp_path, counts, "import itertools\nnumbers = itertools.count(1)\ndef f():\n    return next(numbers)") == [True]
 
 
 def test_answers_and_expectations_of_many_digits(tmp_path):
@@ -545,6 +593,8 @@ def test_values_are_compared_by_the_rule(got, expected, plain, livecodebench):
     ("0.3000001", "0.3", True, False, True), ("0.30001", "0.3", False, False, False), ("0.300009", "0.3", False, False, True),
     ("2e-8", "0.0000000", True, False, True), ("abc", "ABC", False, False, True), ("1  2", "1 2", True, True, True), ("", "", True, True, True),
     ("1e999999999", "1", False, False, False), ("nan", "nan", True, True, True), ("a  b", "a b", True, False, True),
+    ("\ufeff1", "1", True, True, True), ("1", "\ufeff1", True, True, True), ("1000000008.0", "1000000007", False, False, False),
+    ("123457.0", "123456.5", False, False, False), ("1000000007.0", "1000000007", False, True, True),
     ("101", "00101", False, True, True), ("1_0", "10", False, True, False), ("\uff11\uff10", "10", False, True, False),
     ("1000000008", "1000000012", False, False, False), ("010011110000001", "010011111000001", False, False, False)])
 def test_text_is_compared_by_the_rule(got, expected, plain, livecodebench, codecontests):
@@ -570,6 +620,12 @@ def check(given, answer, expected):
     a, b = map(int, answer.split())
     return a + b == int(given)
 """
+
+
+def test_a_checker_sees_no_byte_order_mark(tmp_path):
+    checker = "def check(given, answer, expected):\n    return sum(map(int, answer.split())) == int(given)"
+    row = [stdin("\ufeff4\n", "\ufeff1 3\n")]
+    assert verdicts(tmp_path, row, "print(2, 2)", "print(2, 3)", entry_point=None, checker=checker) == [True, False]
 
 
 def test_a_checker_accepts_several_right_answers(tmp_path):

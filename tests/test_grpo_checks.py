@@ -876,9 +876,9 @@ def recorded_updates(here):
     told = []
     update = here.weights.update
 
-    def record(index, s, informed):
+    def record(index, s, informed, pace):
         told.append((index, s, informed))
-        return update(index, s, informed)
+        return update(index, s, informed, pace)
     here.weights.update = record
     return told
 
@@ -1006,7 +1006,7 @@ def learned_under_noise(cfg, clean, signal, seed):
         index, _ = weights.draw(generator)
         sign = torch.where(clean[index], 1.0, -1.0)
         s = signal * sign + torch.randn(8, generator=generator)
-        weights.update(index, 1e-6 * s.double(), torch.ones(8, dtype=torch.bool))
+        weights.update(index, 1e-6 * s.double(), torch.ones(8, dtype=torch.bool), pace=1)
     return weights
 
 

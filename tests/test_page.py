@@ -421,8 +421,8 @@ def test_explained_holds_what_moved_the_weights_of_a_run(learning, monkeypatch):
     told = {}  # {pair number: [s of each visit]}
     update = tb.DataWeights.update
 
-    def note(self, index, s, mixed):
-        unit_s = update(self, index, s, mixed)
+    def note(self, index, s, mixed, pace):
+        unit_s = update(self, index, s, mixed, pace)
         for i, one in zip(index.tolist(), unit_s.tolist()):
             told.setdefault(i, []).append(one)
         return unit_s

@@ -1,5 +1,6 @@
 """sample.py: the sampler draws from the model's own softmax, and a killed run goes on."""
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -555,6 +556,82 @@ def test_days_want_problems_that_have_them(date, tmp_path, capsys, problems):
     (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
     message = failure(flags(tmp_path / "c.jsonl", "--until", "2025-01-01", problems=tmp_path / "p.jsonl"), capsys)
     assert message == f"--from and --until: problem '{problem['problem_id']}' has no date"
+
+
+# ---------------------------------------------------------------- the program in a chat model's answer
+
+ADDS = "def add(a, b):\n    return a + b\n"
+DRAFT = "def add(a, b):\n    return a - b\n"
+STUB = "def add(a, b):\n    # your code here\n    raise NotImplementedError\n"
+METHOD = "def add(self, a, b):\n    return operator.add(a, b)\n"
+READS = "a, b = map(int, input().split())\nprint(a + b)\n"
+WITH_A_SAMPLE = "import io, sys\nsys.stdin = io.StringIO('5 5')\nsolve()\n"
+
+FUNCTION = {"problem_id": "p", "prompt": "", "starter_code": "", "entry_point": "add"}
+CLASS = {**FUNCTION, "starter_code": "class Solution:\n    def add(self, a: int, b: int) -> int:\n        "}
+PROMPT = {**FUNCTION, "starter_code": "import math\n\ndef half(x):\n    return x / 2\n\n"
+                                      "def add(a, b):\n    \"\"\" Add two numbers. \"\"\"\n"}
+STDIN = {**FUNCTION, "entry_point": None}
+
+
+def fenced(code, info="python"):
+    return f"```{info}\n{code}```\n"
+
+
+def quoted(text, mark):
+    return "".join(mark + line for line in text.splitlines(keepends=True))
+
+
+ANSWERS = {  # -> (problem, answer)
+    "in a quotation without spaces": (FUNCTION, quoted(fenced(ADDS), ">")),
+    "in a quotation within another": (FUNCTION, quoted("Here:\n" + fenced(ADDS), "> > ")),
+    "that begins on the line of its fence": (FUNCTION, "```python def add(a, b):\n    return a + b\n```"),
+    "followed by the stub that was given": (FUNCTION, fenced(ADDS) + "in place of\n" + fenced(STUB)),
+    "followed by prose, its fence forgotten": (FUNCTION, f"```python\n{ADDS}\nThis adds two numbers.\n"),
+    "followed by a list, its fence forgotten": (STDIN, f"```python\n{READS}\n* reads\n* adds\n"),
+    "without fences, under headings": (FUNCTION, f"### Solution\n\n{ADDS}\n### Complexity\nO(1)\n"),
+    "without fences, above a list": (STDIN, f"{READS}\n* reads\n* adds\n"),
+    "without fences, indented": (STDIN, f"The program:\n\n{quoted(READS, '    ')}\nDone."),
+    "of which only the body is there": (PROMPT, "The body is:\n\n    c = half(2 * a)\n    return math.floor(c) + b\n"),
+    "of which only the method is there": (CLASS, fenced("import operator\n\n" + METHOD)),
+    "followed by a run on a sample": (STDIN, fenced(f"def solve():\n{quoted(READS, '    ')}\nsolve()\n") + fenced(WITH_A_SAMPLE)),
+    "followed by a run in another process": (STDIN, fenced(READS) + fenced("import subprocess as s\nprint(s.run('x', input='1'))\n")),
+    "with a byte order mark": (FUNCTION, "\ufeff" + ADDS),
+    "with a left-over token of another kind": (FUNCTION, ADDS.rstrip() + "<|/assistant|>"),
+    "with a left-over tag": (FUNCTION, ADDS.rstrip() + "</answer>"),
+    "below a placeholder": (FUNCTION, "Save it as <filename>:\n" + fenced(ADDS)),
+    "after thoughts with an open fence": (FUNCTION, f"<think>\n```python\n{DRAFT}</think>\n" + fenced(ADDS)),
+}
+
+
+def sum_by(code, monkeypatch, capsys):
+    """What a program makes of 1 and 2: its output, or its function's or method's answer."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1 2\n"))
+    names = {}
+    exec(code, names)
+    if "Solution" in names:
+        return names["Solution"]().add(1, 2)
+    return names["add"](1, 2) if "add" in names else int(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_program_is_found(name, monkeypatch, capsys):
+    problem, answer = ANSWERS[name]
+    code = sample.extract_code(answer, problem, chat=True)
+    assert sum_by(code, monkeypatch, capsys) == 3
+
+
+@pytest.mark.parametrize("answer", [
+    f"```python\n{ADDS}print add(1, 2)\n",  # Python 2, its fence forgotten: no prose
+    f"<think>\n{fenced(ADDS)}",
+    fenced(ADDS) + "Better:\n```python\ndef add(a, b):\n    total = a +",
+])
+def test_a_mistake_or_a_draft_does_not_become_a_program(answer):
+    code = sample.extract_code(answer, FUNCTION, chat=True)
+    with pytest.raises((SyntaxError, KeyError)):
+        names = {}
+        exec(code, names)
+        names["add"]
 
 
 # ---------------------------------------------------------------- a model behind a server

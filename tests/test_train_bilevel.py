@@ -340,7 +340,7 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
 
 def test_the_judge_stays_while_it_is_frozen(trainer):
     """--freeze-judge-steps 4: θ is the start's for 4 steps and moves in the fifth; weights learn
-    from the third on."""
+    from the second on."""
     here = trainer(freeze_judge_steps=4, steps=9)
     start = here.parameters.theta.clone()
     moved = []
@@ -350,8 +350,37 @@ def test_the_judge_stays_while_it_is_frozen(trainer):
         moved.append(not torch.equal(here.parameters.theta, start))
         learned.append(bool(here.weights.pair_logit.abs().max() > 0))
     assert moved == [False, False, False, False, True]
-    assert learned == [False, False, True, True, True]
+    assert learned == [False, True, True, True, True]
     assert here.adam.t == 5
+
+
+def test_weights_learn_in_ever_shorter_steps_and_come_to_rest(trainer, monkeypatch):
+    """--weight-steps 3: the fourth step leaves them alone, and asks nothing of the meta pairs."""
+    paces = []
+    update = tb.DataWeights.update
+
+    def note(self, index, s, mixed, pace):
+        paces.append(pace)
+        return update(self, index, s, mixed, pace)
+    monkeypatch.setattr(tb.DataWeights, "update", note)
+    here = trainer(weight_steps=3)
+    rows = [here.train_step(step) for step in range(4)]
+    assert paces == pytest.approx([1, 2 / 3, 1 / 3])
+    assert ["meta_reward" in row for row in rows] == [True, True, True, False]
+    assert rows[3]["weight"] == rows[2]["weight"]
+
+
+def test_a_shorter_step_moves_weights_less(settings):
+    whole = weights_of(settings(weights="instance"), "ab")
+    half = weights_of(settings(weights="instance"), "ab")
+    for w, pace in ((whole, 1.0), (half, 0.5)):
+        w.update(torch.tensor([0]), torch.ones(1, dtype=torch.float64), torch.tensor([True]), pace)
+    assert float(whole.logits()[0]) > 0
+    assert float(half.logits()[0]) == pytest.approx(float(whole.logits()[0]) / 2)
+
+
+def test_without_weight_steps_weights_are_learned_in_all_steps(settings):
+    assert settings(weights="domain", steps=7, weight_steps=0).weight_steps == 7
 
 
 def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(settings, capsys):
@@ -477,7 +506,7 @@ def test_logits_that_were_not_visited_do_not_move(settings, weights, apply):
     informed = torch.tensor([True, True, False, True])
     s = torch.tensor([1e-7, -1.3e-7, 5.0, -0.4e-7], dtype=torch.float64)
     for _ in range(3):
-        w.update(index, s, informed)
+        w.update(index, s, informed, pace=1)
     assert w.informed.tolist() == [3, 0, 3, 3, 0, 0, 0]
 
     domain = w.domain_logit.tolist()
@@ -508,6 +537,24 @@ def test_pairs_of_a_run_that_were_not_informed_do_not_move(trainer):
     assert own[informed].abs().min() > 0
 
 
+@pytest.mark.parametrize("weights", ["domain", "instance"])
+def test_what_is_drawn_often_does_not_rise_for_that(settings, weights):
+    """Pairs that are worth the same move alike over many draws: the chance of a visit times what
+    one visit moves is the same for a heavy pair as for a light one."""
+    moved_in_the_mean = []
+    for i in range(3):
+        w = weights_of(settings(weights=weights, batch=1), "abc")
+        w.domain_logit[:] = torch.tensor([1.5, -0.5, 0.0])
+        start = w.logits().clone()
+        a = w.weights()
+        assert a[0] > 4 * a[1]
+        w.update(torch.tensor([i]), torch.ones(1, dtype=torch.float64), torch.tensor([True]), pace=1)
+        moved = w.logits() - start
+        moved_in_the_mean.append(float(a[i] * moved[i]))
+    assert moved_in_the_mean == pytest.approx([moved_in_the_mean[0]] * 3, rel=1e-4)
+    assert moved_in_the_mean[0] > 0
+
+
 @pytest.mark.parametrize("apply", ["draw", "scale"])
 @pytest.mark.parametrize("weights", ["uniform", "domain", "instance", "net"])
 def test_weights_start_uniform_with_mean_one(settings, weights, apply):
@@ -521,11 +568,22 @@ def test_a_positive_s_raises_the_weight_of_the_network(settings):
     w.features[3:] = torch.tensor([1.0, 0.8, 0.16, -0.1, 0.1, 0.9, 0.7])
     s = torch.tensor([1.0] * 3 + [-1.0] * 3, dtype=torch.float64)
     for _ in range(20):
-        w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool))
+        w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool), pace=1)
     a = w.weights()
     assert a[0] > 1.2
     assert a[3] < 0.8
     assert float(a.mean()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_network_tells_domains_apart_that_look_alike(settings):
+    """And a pair that was never visited gets the weight of its domain."""
+    w = weights_of(settings(weights="net"), "aaabbb")
+    for _ in range(20):
+        s = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+        w.update(torch.tensor([0, 1, 3, 4]), s, torch.ones(4, dtype=torch.bool), pace=1)
+    a = w.weights()
+    assert a[2] > 1.2
+    assert a[5] < 0.8
 
 
 def test_pairs_are_drawn_in_proportion_to_their_weight(settings):

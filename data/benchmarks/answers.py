@@ -8,6 +8,9 @@ What a plain model writes continues its prompt. A chat model's answer is taken a
     chosen                  the last block that defines the entry point, or that reads stdin and prints
     with_missing_names      with the imports and helpers from other blocks that it uses
     completed               with what the prompt's code gave it: imports, helpers, or the signature itself
+
+Not looked for: a program in single backticks, within JSON or YAML, with numbered lines or as a session (>>>). A block
+that corrects only a helper of an earlier one does not replace it there.
 """
 import ast
 import builtins
@@ -15,7 +18,7 @@ import re
 import textwrap
 import warnings
 
-from data.benchmarks.markdown import bare_programs, fenced_blocks, is_program, lines_of, parse
+from data.benchmarks.markdown import bare_programs, fenced_blocks, is_mere_value, is_program, lines_of, parse
 
 # What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
 MOST_BLOCKS = 50  # more are a loop
@@ -31,7 +34,7 @@ def from_completion(text, problem):
 
 def from_chat(text, problem):
     """From a chat model, its thoughts taken away: see above. "" where there is no answer."""
-    text = text.replace("\r\n", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     tagged = without_control_tokens(inside_answer_tags(text))
     text = without_control_tokens(text)
     if not tagged.strip() and not text.strip():
@@ -62,7 +65,9 @@ ANSWER_CHANNEL = "<|channel|>final<|message|>"  # of the harmony format (gpt-oss
 ROLE = r"(?:assistant|model)?(?:<\|end_header_id\|>)?\s*"
 TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<\|start\|>"
                          rf"|<start_of_turn>|<\|assistant\|>|\[/INST\]){ROLE})+")
-TOKEN = re.compile(r"<\|[\w-]+\|>|<｜[^｜\n]{1,40}｜>|</s>|<eos>|<pad>|<(?:start|end)_of_turn>|\[/INST\]")
+TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\n]{1,40}｜>|\[\|\w+\|\]|<\w+\|>|</s>|<eos>|<pad>|\[/INST\]"
+                   r"|<(?:start|end)_of_turn>|<fim_(?:prefix|middle|suffix|pad)>|<file_sep>|<gh_stars>|<jupyter_\w+>"
+                   r"|(?:<(?:eod|EOT|unk)>|\[EO[ST]\]|</(?:answer|solution|code|python)>)\s*\Z")
 # A string on one line (no apostrophe begins one), or code between single backticks.
 STRING = re.compile(r"""(?<!\w)[rbfuRBFU]{0,2}(['"])(?:\\.|(?!\1).)*\1|(?<!`)`[^`]+`(?!`)""")
 
@@ -143,17 +148,22 @@ def inside_answer_tags(text):
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
-READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
+READS = re.compile(r"\binput\b(?!\s*=[^=])|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
 PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bos\.write\b")
+# A demonstration, which brings its input: sys.stdin = io.StringIO("1 2")
+OWN_INPUT = re.compile(r"\bstdin *= *(?:\w+\.)?(?:StringIO|BytesIO)\("
+                       r"(?:[bfr]?['\"]|\w*(?:test|sample|example|case))", re.I)
 
 
 def chosen(blocks, entry_point):
     """The answer's program: models draft first and correct themselves later, so it is the last one that can be it."""
     if entry_point:
         answering = [block for block in blocks if defines(block, entry_point)]
+        answering = [block for block in answering if not is_stub(block, entry_point)] or answering
         bodies = [block for block in blocks if block[:1].isspace()]  # they go on after the signature
         return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
-    programs = [with_missing_names(block, blocks) for block in blocks if acts(block)]
+    programs = [with_missing_names(block, blocks) for block in blocks
+                if acts(block) and not OWN_INPUT.search(block)]
     whole = [program for program in programs if READS.search(program) and PRINTS.search(program)]
     printing = [program for program in programs if PRINTS.search(program)]
     return (whole or printing or programs or blocks)[-1]
@@ -172,6 +182,19 @@ def defines(code, name):
         if any(isinstance(node, FUNCTIONS) and node.name == name for node in ast.walk(statement)):
             return True
     return False
+
+
+def is_stub(code, name):
+    """Does it only repeat what was given: a function of this name that does nothing yet?"""
+    functions = [node for statement in parse(code) for node in ast.walk(statement)
+                 if isinstance(node, FUNCTIONS) and node.name == name]
+    return bool(functions) and all(does_nothing(statement) for statement in functions[-1].body)
+
+
+def does_nothing(statement):
+    if isinstance(statement, ast.Raise):
+        return "NotImplemented" in ast.unparse(statement)
+    return isinstance(statement, (ast.Pass, *IMPORTS)) or is_mere_value(statement)
 
 
 def acts(code):
@@ -258,8 +281,8 @@ def free_names(statements):
 def completed(code, starter, entry_point):
     """A program with what the starter code gave it.
 
-    A block that repeats the signature has usually lost the imports and helpers above it; one that does not define the
-    entry point is the body below it.
+    A block that repeats the signature has usually lost the imports and helpers above it, or the class; one that does
+    not define the entry point is the body below it.
     """
     dedented = textwrap.dedent(code)
     whole = not starter or "class " in code or bool(entry_point) and defines(code, entry_point)
@@ -267,7 +290,21 @@ def completed(code, starter, entry_point):
         return with_body(starter, code)
     if not parse(code) and parse(dedented):
         code = dedented
+    code = with_class(starter, code, entry_point)
     return futures_first(without_definitions(above_entry_point(starter, entry_point), code) + code)
+
+
+def with_class(starter, code, entry_point):
+    """Methods that stand alone, in the class of the starter code: def f(self, x): ... -> class Solution: ..."""
+    head = re.search(r"^class \w+.*:", starter, re.M)
+    statements = parse(code)
+    methods = [statement for statement in statements if isinstance(statement, FUNCTIONS)
+               and statement.args.args and statement.args.args[0].arg == "self"]
+    if not head or entry_point not in [method.name for method in methods]:
+        return code
+    others = "".join(source_of(statement, code) for statement in statements if statement not in methods)
+    body = "".join(source_of(method, code) for method in methods)
+    return f"{others}{head[0]}\n{textwrap.indent(body, '    ')}"
 
 
 def above_entry_point(starter, entry_point):

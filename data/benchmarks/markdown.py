@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 # Indentation, list markers ("1. ", "- ") and quotation marks ("> "); the fence; and what follows it on the line.
-FENCE = re.compile(r"(?P<prefix>[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
+FENCE = re.compile(r"(?P<prefix>[ \t]*(?:(?:>|(?:[-*+]|\d+[.)])[ \t])[ \t]*)*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 ON_ONE_LINE = re.compile(r"\s*```\s*(py\w*\s+)?(?P<code>[^`]+)```\s*")  # ```print(1)```
 LANGUAGE = re.compile(r"[\s{.]*(?:lang(?:uage)?[-=])?(?P<word>[\w+#-]*)")
 PYTHON = re.compile(r"i?py(thon)?[\d.]*|pypy\d?", re.I)
@@ -29,12 +29,14 @@ MOST_CHUNKS_IN_A_STATEMENT = 50
 
 # A line that is surely meant as code, not as a sentence.
 CODE_LINE = re.compile(
-    r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print\(|return\b"
+    r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print ?['\"(]|return\b"
     r"|(else|try|finally):|((if|elif|while|except|with) .*|for \w+(, ?\w+)* in .*):\s*(#.*)?$"
     r"|\w[\w.\[\]]*(, ?\w[\w.\[\]]*)* ?[-+*/%&|^]{0,2}= ?\S)")
 GOES_ON = re.compile(r"^(#|[rfRF]?['\"]|" + CODE_LINE.pattern + r")|[(\[{,:\\]\s*(#.*)?$")  # on the next line, maybe
 CLAUSE = re.compile(r"(else|elif|except|finally)\b")
 BROKEN_CODE = re.compile(r"(import|from|(async )?def|class) \w|@\w")  # code even where it is not Python
+# ```python def f(x):
+CODE_IN_INFO = re.compile(r"\w+\s+(?P<code>import [\w., ]+|from [\w.]+ import .*|(?:async )?def \w+\(.*|class \w+.*:)")
 
 
 @dataclass
@@ -56,9 +58,11 @@ def parse(code):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(code).body
+            statements = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
+    bullets = [statement for statement in statements if isinstance(getattr(statement, "value", None), ast.Starred)]
+    return [] if bullets else statements  # "* adds" parses, but is no Python
 
 
 def lines_of(statement):
@@ -74,9 +78,14 @@ def is_program(code):
 
 
 def is_mere_value(statement):
-    """An expression without a call: nothing would change if it were left out, or it is a word of prose."""
+    """An expression without a call: nothing would change if it were left out, or it is a word of prose.
+
+    `O(n)` is prose, too.
+    """
     if not isinstance(statement, ast.Expr):
         return False
+    if isinstance(statement.value, ast.Call) and getattr(statement.value.func, "id", "") == "O":
+        return True
     return not any(isinstance(node, (ast.Call, ast.Await, ast.Yield)) for node in ast.walk(statement))
 
 
@@ -120,7 +129,7 @@ def read_block(lines, opening, fence):
         for closing in closings + [len(lines)] * all_seen:
             block = block_of(lines, first, closing, language, fence)
             if is_program(block.code):
-                return block, closing + 1
+                return without_prose_below(block, closing == len(lines)), closing + 1
     # Not Python, or not yet: by the rules of Markdown, in which a fence that is far indented is content.
     closings = [closing for closing in closings if lines[closing].rstrip().endswith(fence["marks"])
                 and depth(lines[closing]) < depth(lines[opening]) + 4]
@@ -128,7 +137,18 @@ def read_block(lines, opening, fence):
         return block_of(lines, first, reopened, language, fence), reopened  # never closed: the next one begins
     if closings:
         return block_of(lines, first, closings[0], language, fence), closings[0] + 1
-    return block_of(lines, first, len(lines), language, fence), len(lines)  # the answer was cut off
+    block = block_of(lines, first, len(lines), language, fence)
+    return without_prose_below(block, may_be_python), len(lines)
+
+
+def without_prose_below(block, never_closed):
+    """A block. If its closing fence was forgotten, rather than cut off, prose follows, below a blank line."""
+    runs = runs_of_python(block.code.split("\n")) if never_closed else []
+    if runs:
+        _, _, below = block.code.partition(runs[0].rstrip())
+        if re.match(r"[ \t]*\n[ \t]*\n", below):
+            block.code = runs[0]
+    return block
 
 
 def depth(line):
@@ -158,6 +178,9 @@ def lines_that_close(lines, first, marks):
 def block_of(lines, first, end, language, fence):
     """The block of the lines from `first` to before `end`, where its closing fence is."""
     code = [without_prefix(line, fence["prefix"]) for line in lines[first:end]]
+    on_opening_line = CODE_IN_INFO.fullmatch(fence["info"].strip())
+    if on_opening_line:
+        code.insert(0, on_opening_line["code"])
     if end < len(lines) and not fence_of(lines[end]):  # return x```
         last_line, _, _ = lines[end].rpartition(fence["marks"])
         code.append(without_prefix(last_line, fence["prefix"]))
@@ -177,8 +200,10 @@ def language_of(info):
 def without_prefix(line, prefix):
     """A line of a block without the indentation of its fence, and without its quotation marks."""
     if ">" in prefix:
-        line = re.sub(r"^[ \t]*>[ \t]?", "", line)
-        prefix = prefix.rpartition(">")[2][1:]
+        after = prefix.rpartition(">")[2]  # "" where the code follows its mark at once
+        marks = r"([ \t]*>){0,%d}" % prefix.count(">")
+        line = re.sub(marks + ("[ \t]?" if after else ""), "", line, count=1)
+        prefix = after[1:]
     width = len(prefix)
     return line[:width].lstrip(" \t") + line[width:]
 
@@ -201,7 +226,13 @@ def bare_programs(text):
             part = []
         else:
             part.append(line)
-    return programs
+    return programs or indented_programs(text)
+
+
+def indented_programs(text):
+    """The indented blocks of a text that are Python, as Markdown has them: four spaces before each line."""
+    blocks = re.findall(r"(?:^(?: {4}|\t).*\n|^[ \t]*\n)+", text + "\n", re.M)
+    return [code for code in map(textwrap.dedent, blocks) if is_program(code)]
 
 
 def runs_of_python(lines):

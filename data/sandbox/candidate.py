@@ -7,6 +7,7 @@
 import _thread
 import atexit
 import builtins
+import collections
 import contextlib
 import functools
 import gc
@@ -18,11 +19,12 @@ import random
 import sys
 import threading
 import types
+import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit, as_text,
-    deep_values, describe, missing_module, pack, unpack)
+    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit,
+    as_text, deep_values, describe, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
@@ -77,14 +79,27 @@ def load(job, name):
         program = compile(job["code"], PROGRAM, "exec", dont_inherit=True)
     except BaseException as error:
         raise CompileError(describe(error)) from None
+    # as if these calls, exec's among them, were not below it
+    sys.setrecursionlimit(sys.getrecursionlimit() + calls_below() + 1)
     exec(program, module.__dict__)
     return vars(sys.modules.get(name, module))
+
+
+def calls_below():
+    """How many calls are in progress, but for this one."""
+    frame = sys._getframe().f_back
+    count = 0
+    while frame:
+        count += 1
+        frame = frame.f_back
+    return count
 
 
 def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     code = 0
     lost = []  # packages that threads have not found
+    sys.path.insert(0, os.getcwd())  # it may import what it has written
     threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
         load(job, "__main__")
@@ -113,15 +128,24 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             os.write(2, f"\n{lost[0]}".encode())
     with contextlib.suppress(BaseException):
-        names = vars(sys.modules["__main__"])
-        for name in [name for name in names if name != "__builtins__"]:
-            names[name] = None  # so that finalizers run, as Python's last act
+        run_finalizers()
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
+
+
+def run_finalizers():
+    """What objects do when they go, Python's last act: the module goes, and all that only it holds."""
+    module = weakref.ref(sys.modules.pop("__main__"))
+    gc.collect()
+    if module():  # something else holds it
+        names = vars(module())
+        for name in [name for name in names if name != "__builtins__"]:
+            names[name] = None
+        gc.collect()
 
 
 def note_end_of_thread(lost, end):
@@ -138,6 +162,7 @@ class Session:
         self.entry_point = job["entry_point"]
         self.functions = {}
         self.test = None  # whose functions these are
+        self.given = collections.deque(maxlen=100)  # the latest answers to that test
         self.inside = None
         if "inside" in job:  # before the candidate's code has run
             self.inside = Inside(job)
@@ -154,6 +179,8 @@ class Session:
                 self.functions[name] = getattr(solution(), name)
             elif name in self.namespace:
                 self.functions[name] = self.namespace[name]
+            elif name == self.entry_point and isinstance(solution, type):
+                self.functions[name] = getattr(solution(), name)  # an object may have what it makes
             else:
                 raise NameError(f"the program defines no {name!r}")
         return self.functions[name]
@@ -169,12 +196,14 @@ class Session:
         """An assert's: the answer or exception, if it can cross and left the arguments alone."""
         if request["test"] != self.test:
             self.functions.clear()
+            self.given.clear()
             self.test = request["test"]
         function = self.find(request["exactly"])
         args, kwargs = unpack(request["given"])
         before = as_text([args, kwargs])
         try:
-            answer = {"value": pack(function(*args, **kwargs), exact=True)}
+            value = function(*args, **kwargs)
+            answer = {"value": pack(value, exact=True)}
         except (CannotCross, OutputLimit, MemoryError):
             raise
         except BaseException as error:
@@ -186,6 +215,10 @@ class Session:
             arguments = pack(error.args, exact=True)
             answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
             answer["whole"] = is_whole(error)
+        else:
+            if type(value) in MUTABLE and any(value is earlier for earlier in self.given):
+                raise CannotCross(f"a {type(value).__name__} that it has given before")
+            self.given.append(value)
         if as_text([args, kwargs]) != before:
             raise CannotCross("changed arguments")
         return answer

@@ -9,10 +9,11 @@ A problem's `compare` names its rule; its loader sets it.
     livecodebench  LiveCodeBench's own. Text: the same number of lines, each equal as text or, token
                    by token, as exact decimals. Values: ==.
     codecontests   CodeContests' own. Text: token by token, without regard to case and lines,
-                   numbers within 1e-5. Values: as plain.
+                   numbers less than 1e-5 apart (not relative: "8.0" is no "7"). Values: as plain.
 
 In all of them True == 1 == 1.0, nan equals nothing, and integers are exact at any size. JSON has no
-tuples, so a tuple returned at the top equals the list of its items; nested ones do not.
+tuples, so a tuple returned at the top equals the list of its items; nested ones do not. A byte
+order mark before a text, which its file's editor has left, is none of it.
 
 A problem with several right answers brings a `checker` instead: Python source that defines
 
@@ -34,8 +35,8 @@ def same_text(got, expected, rule="plain"):
     if got == expected:
         return True
     if rule == "codecontests":
-        mine = got.lower().split()
-        theirs = expected.lower().split()
+        mine = without_mark(got).lower().split()
+        theirs = without_mark(expected).lower().split()
         return len(mine) == len(theirs) and all(map(same_token_roughly, mine, theirs))
     mine = lines_of(got)
     theirs = lines_of(expected)
@@ -47,7 +48,12 @@ def same_text(got, expected, rule="plain"):
 
 
 def lines_of(text):
-    return [line.strip() for line in text.strip().split("\n")]
+    return [line.strip() for line in without_mark(text).strip().split("\n")]
+
+
+def without_mark(text):
+    """A text without its byte order mark."""
+    return text.removeprefix("\ufeff")
 
 
 def same_decimals(mine, theirs):
@@ -78,14 +84,14 @@ def same_token(mine, theirs):
 
 
 def same_token_roughly(mine, theirs):
-    """CodeContests' rule: two integers are compared as such, other numbers with a tolerance."""
+    """CodeContests' rule: integers are compared as such, other numbers by their difference."""
     if mine == theirs:
         return True
     if not (NUMBER.fullmatch(mine) and NUMBER.fullmatch(theirs)):
         return False
     if INTEGER.fullmatch(mine) and INTEGER.fullmatch(theirs):
         return int(mine) == int(theirs)
-    return near(float(mine), float(theirs), 1e-5)
+    return abs(float(mine) - float(theirs)) < 1e-5
 
 
 def near(a, b, tolerance):

@@ -233,8 +233,10 @@ class TestNames(dict):
             raise KeyError(name)
         self.asked = True
         solution = self.namespace.get("Solution")
-        if name == self.entry_point and hasattr(solution, name) and name not in self.namespace:
-            return getattr(solution(), name)
+        if name == self.entry_point and name not in self.namespace and isinstance(solution, type):
+            an_object = solution()
+            if hasattr(an_object, name):
+                return getattr(an_object, name)
         value = self.namespace[name]
         if type(value) is not types.FunctionType or not self.wraps or name in self.looked_at:
             return value

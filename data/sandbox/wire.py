@@ -61,8 +61,9 @@ class Packer:
     """Values as JSON: what is no plain JSON value becomes {type: content}.
 
     exact: what is not of a builtin type, or a list or the like that occurs twice, raises
-    CannotCross: over there it would be two lists. Else a value is read through its builtin base, so
-    that overridden methods have no say, or becomes an Opaque.
+    CannotCross: over there it would be two lists. So does a nan, which equals itself and no other
+    within a list. Else a value is read through its builtin base, so that overridden methods have no
+    say, or becomes an Opaque.
     """
 
     def __init__(self, exact=False):
@@ -109,6 +110,8 @@ class Packer:
                 return {"int": int.__format__(value, "x")}
             return int.__pos__(value)
         if base is float:
+            if self.exact and value != value:
+                raise CannotCross("a nan")
             return float.__pos__(value)
         if base is complex:
             return {"complex": [complex.real.__get__(value), complex.imag.__get__(value)]}
@@ -226,10 +229,18 @@ def shown(value):
     return clean(Short().repr(value), 100)
 
 
+STREAM = re.compile("/dev/stdout|/dev/stderr|/dev/fd/[12]|/proc/self/fd/[012]")
+
+
 def missing_module(error):
-    """Name of the package that an import did not find, if it is really not there, nor Python's."""
+    """Name of the package that an import did not find, if it is really not there, nor Python's.
+
+    Or that of a standard stream, under one of its names that a box does not have.
+    """
     while getattr(error, "__cause__", None):  # raise RuntimeError("needs numpy") from error
         error = error.__cause__
+    if isinstance(error, OSError) and STREAM.fullmatch(str(error.filename)):
+        return error.filename
     if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
         return None
     package = error.name.partition(".")[0]
