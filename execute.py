@@ -233,7 +233,7 @@ class Tests:
         """Give it a task, and before that the tests, if those that it has are another problem's."""
         if self.grader is None:
             idle, self.zygote.idle_grader = self.zygote.idle_grader, None
-            self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
+            self.grader = idle if idle and not idle.box.has_ended(0) else Grader(self.zygote)
         if self.grader.problem is not self.problem:
             self.grader.problem = self.problem
             job = {
@@ -294,7 +294,7 @@ class Tests:
         said = os.fstat(err).st_size
         if MAX_OUTPUT in (os.fstat(out).st_size, said):
             return "output_limit", f"more than {MAX_OUTPUT} bytes"
-        if report["killed"] or report["seconds"] > limit:
+        if report["killed"]:
             return self.out_of_time(limit, report)
         if not report["code"]:
             return None

@@ -10,14 +10,15 @@ box, and execute.py refuses to run; with --unsafe a run is a process with limits
 more. What a box does *not* protect against stands once, at the top of execute.py.
 
     from     to       what
-    worker   zygote   "network" or "no network", with files: a socket for the next two messages, the
+    worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
+    zygote   worker   the box's process number
     box      worker   the time, when the program starts
-    zygote   worker   code, killed, time, CPU seconds: four numbers, when nothing is left of the box
 
-When the worker (boxes.py) closes its end of that socket, or dies, the box ends. Nearly all of a
-box's cost is the pages that it or its zygote writes to, of which the kernel makes copies then: what
-can be done before the fork is done there, and after it the zygote does next to nothing.
+The kernel takes a box for a child of the worker (boxes.py), which waits for it, may kill it, and
+whose death it does not outlive. Nearly all of a box's cost is the pages that it or its zygote
+writes to, of which the kernel makes copies then: what can be done before the fork is done there,
+and after it the zygote does next to nothing.
 """
 import contextlib
 import ctypes
@@ -44,6 +45,7 @@ THREAD_STACK = 8 << 20
 
 # ---------------------------------------------------------------- the kernel's names
 
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -345,8 +347,6 @@ class Zygote:
         self.user = os.geteuid()
         if self.user == 0:
             self.user = 100000 + os.getpid() % 100000  # one that nobody else is
-        self.boxes = {}  # number of a pidfd -> Box
-        self.poll = select.poll()
         try:
             self.shut_in(options)
         except OSError as error:
@@ -361,9 +361,7 @@ class Zygote:
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self.unsafe:
-            prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives a run becomes a child of this process
-        else:
+        if not self.unsafe:
             enter_private_tree(options["shown"], options["hidden"], self.user)
         if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
             raise OSError(0, f"other users cannot read it ({os.__file__})")
@@ -383,55 +381,35 @@ class Zygote:
         gc.collect()
         gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
-        self.poll.register(self.control, select.POLLIN)
         while True:
-            for file, _ in self.poll.poll():
-                if file == self.control.fileno():
-                    message, files, _, _ = socket.recv_fds(self.control, 10000, 8)
-                    if not message:  # the worker is gone
-                        for box in list(self.boxes.values()):
-                            self.kill(box.pid)
-                            self.finish(box)
-                        os._exit(0)
-                    self.spawn(message == b"network" and not self.unsafe, files)
-                elif file in self.boxes:
-                    self.finish(self.boxes[file])
-                for box in self.boxes.values():
-                    if box.status.fileno() == file and not box.killed:
-                        box.killed = True  # the worker will not wait any longer
-                        self.poll.unregister(file)
-                        self.kill(box.pid)
-
-    def kill(self, pid):
-        """End a box: its process 1, or with --unsafe its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            if self.unsafe:
-                os.killpg(pid, signal.SIGKILL)
+            message, files, _, _ = socket.recv_fds(self.control, 100, 8)
+            if not message:  # the worker is gone
+                os._exit(0)
+            self.spawn(message == b"network" and not self.unsafe, files)
 
     def spawn(self, network, files):
         """Fork a box."""
-        folder = make_folder(self.scratch, self.user) if self.unsafe else "/box"
-        flags = signal.SIGCHLD
+        flags = CLONE_PARENT
         if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                self.be_a_box(folder, network, *files)
+                self.be_a_box(network, *files)
             finally:
                 os._exit(1)
-        for file in files[1:]:
+        self.control.send(str(pid).encode())
+        for file in files:
             os.close(file)
-        box = Box(pid, os.pidfd_open(pid), socket.socket(fileno=files[0]), folder)
-        self.boxes[box.ended] = box
-        self.poll.register(box.ended, select.POLLIN)
-        self.poll.register(box.status, select.POLLIN)
 
-    def be_a_box(self, folder, network, status, job_file, *files):
+    def be_a_box(self, network, worker, job_file, *files):
         """Process 1 of a run, before the program's code runs there."""
         job = marshal.loads(os.read(job_file, os.fstat(job_file).st_size))
-        if not self.unsafe:
+        folder = "/box"
+        if self.unsafe:
+            folder = make_folder(self.scratch, self.user)
+            keep_unsafely(folder, self.user, worker)
+        else:
             mount_box(job)
         furnish(job, folder, self.user)
         if network:
@@ -446,38 +424,9 @@ class Zygote:
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         set_filter(self.filters[network])
-        os.write(status, repr(time.monotonic()).encode())
+        os.write(worker, repr(time.monotonic()).encode())
         arrange(files, job["role"])
         ROLES[job["role"]](job)
-
-    def finish(self, box):
-        ended = time.monotonic()
-        self.poll.unregister(box.ended)
-        if not box.killed:
-            self.poll.unregister(box.status)
-        del self.boxes[box.ended]
-        if self.unsafe:
-            self.kill(box.pid)
-        _, code, usage = os.wait4(box.pid, 0)
-        if self.unsafe:
-            clear_up_unsafely(box, self.user)
-        code = os.waitstatus_to_exitcode(code)
-        report = f"{code} {box.killed:d} {ended} {usage.ru_utime + usage.ru_stime}"
-        with contextlib.suppress(OSError):  # the worker is gone
-            box.status.send(report.encode())
-        box.status.close()
-        os.close(box.ended)
-
-
-class Box:
-    """A run, as its zygote sees it. With `pid`, process 1 of its namespace, all of it ends."""
-
-    def __init__(self, pid, ended, status, folder):
-        self.pid = pid
-        self.ended = ended
-        self.status = status
-        self.folder = folder
-        self.killed = False
 
 
 def readable_by(user):
@@ -514,18 +463,34 @@ def make_folder(scratch, user):
     return folder
 
 
-def clear_up_unsafely(box, user):
-    """Remove a run's folder, with its user's rights and by descriptors."""
+def keep_unsafely(folder, user, worker):
+    """Fork, and go on in the child. The parent ends the run, clears up, and ends as the run did."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives the run becomes a child of this process
+    run = os.fork()
+    if run == 0:
+        return
+    ended = os.pidfd_open(run)
+    os.closerange(0, worker)
+    os.closerange(worker + 1, ended)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
+    poll.poll()
+    for kill in (os.kill, os.killpg):
+        with contextlib.suppress(ProcessLookupError):
+            kill(run, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
     with contextlib.suppress(ChildProcessError):
         while True:  # until none is left that it has started: they count against its user's limit
-            os.waitpid(-box.pid, 0)
-    child = os.fork()
-    if child == 0:
-        import shutil  # here, because what is imported above costs every fork its share
-        os.setresuid(user, user, user)
-        shutil.rmtree(box.folder, ignore_errors=True)
-        os._exit(0)
-    os.waitpid(child, 0)
+            os.waitpid(-run, 0)
+    os.setresuid(user, user, user)
+    import shutil  # here, because what is imported above costs every fork its share
+    shutil.rmtree(folder, ignore_errors=True)  # by descriptors
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 ROLES = {
