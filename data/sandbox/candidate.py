@@ -23,8 +23,8 @@ import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, OutputLimit,
-    as_text, deep_values, describe, missing_module, pack, unpack)
+    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
+    OutputLimit, as_text, describe, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
@@ -70,7 +70,8 @@ def load(job, name):
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = PROGRAM
     try:
-        exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), module.__dict__)
+        if job["setup"]:
+            exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         if missing_module(error):
             raise
@@ -269,7 +270,7 @@ def answer_requests(job):
     def answer(action, request):
         try:
             reply = action(request)
-            with deep_values():
+            with DeepValues():
                 data = dumps(reply).encode() + b"\n"
             if len(data) > MAX_OUTPUT:
                 raise OutputLimit("the answer is too large")
@@ -289,6 +290,6 @@ def answer_requests(job):
         line = requests.readline()
         if not line:
             leave(0)
-        with deep_values():
-            request = loads(line)
+        with DeepValues():
+            request = loads(line.decode())
         answer(session.perform, request)

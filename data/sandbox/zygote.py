@@ -243,10 +243,7 @@ def limit(**limits):
 
 def give_up_rights(user):
     """Another user where we are root, and no capability."""
-    if os.geteuid() == 0 and user:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+    os.setresuid(user, user, user)
     system("syscall", number("capset"), NO_CAPABILITY, bytes(24))
 
 
@@ -363,8 +360,11 @@ class Zygote:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if not self.unsafe:
             enter_private_tree(options["shown"], options["hidden"], self.user)
-        if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
-            raise OSError(0, f"other users cannot read it ({os.__file__})")
+        if os.geteuid() == 0:  # a candidate never runs as root
+            os.setgroups([])
+            os.setresgid(self.user, self.user, self.user)
+            if not readable_by(self.user):
+                raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         others = 20 if self.unsafe and os.geteuid() else 1
         limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
@@ -379,6 +379,7 @@ class Zygote:
 
     def serve(self):
         gc.collect()
+        libc.malloc_trim(0)  # what is free need not be copied
         gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
         while True:
