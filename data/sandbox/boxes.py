@@ -192,6 +192,7 @@ class Grader:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.box = zygote.spawn("grader", {}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
         theirs.close()
+        self.buffer = bytearray(1 << 20)
         self.problem = None  # whose tests it has
         self.broken = False
 
@@ -208,7 +209,8 @@ class Grader:
         if not is_readable(self.sock, max(seconds, 0)):
             return None
         try:
-            message = json.loads(self.sock.recv(1 << 20))
+            size = self.sock.recv_into(self.buffer)
+            message = json.loads(self.buffer[:size])
             well_formed = is_message(message, positions)
         except (ConnectionError, ValueError, TypeError, AttributeError):
             well_formed = False
