@@ -40,6 +40,7 @@ from data.sandbox.wire import MAX_OUTPUT
 
 MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system of its own
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred
+MAX_OPEN = 256  # descriptors of a process
 MAX_STACK = 256 << 20  # bytes: recursion through C code needs 1 KB a level
 THREAD_STACK = 8 << 20
 
@@ -79,11 +80,7 @@ MACHINE = os.uname().machine
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
-USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount": (165, 40),
-             "mount_setattr": (442, 442), "pivot_root": (155, 41)}
-LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
-               "prctl": (157, 167)}
-REFUSED = {  # and "mount", once a box has its folder
+REFUSED = {
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438), "kcmp": (312, 272), "process_madvise": (440, 440),
@@ -91,8 +88,9 @@ REFUSED = {  # and "mount", once a box has its folder
     "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # namespaces and mounts
-    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39), "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
-    "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39), "open_tree": (428, 428),
+    "open_tree_attr": (467, 467), "move_mount": (429, 429), "fsopen": (430, 430),
+    "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
     # large or rarely used parts of the kernel, where its bugs are
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
@@ -101,16 +99,15 @@ REFUSED = {  # and "mount", once a box has its folder
     "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1),
     "inotify_init1": (294, 26), "fanotify_init": (300, 262),
 }
-# Its flags are out of a filter's sight; told that there is no such call, libc uses clone.
-UNKNOWN = {"clone3": (435, 435)}
+CALLS = REFUSED | {
+    "capset": (126, 91), "clone": (56, 220), "clone3": (435, 435), "fcntl": (72, 25),
+    "mount": (165, 40), "prctl": (157, 167), "prlimit64": (302, 261), "socket": (41, 198),
+}
 
 
 def number(call):
     """Of a system call, on this machine."""
-    for table in (USED_HERE, LOOKED_INTO, REFUSED, UNKNOWN):
-        if call in table:
-            return table[call][MACHINE == "aarch64"]
-    raise KeyError(call)
+    return CALLS[call][MACHINE == "aarch64"]
 
 
 libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock across a fork
@@ -301,6 +298,7 @@ def filter_of_zygote():
             # nice() does nothing rather than fail: programs do not expect that it can
             answer = PRETEND if name == "setpriority" else REFUSE
             rules += when(EQUAL, number(name), answer)
+    # its flags are out of a filter's sight; told that there is no such call, libc uses clone
     rules += when(EQUAL, number("clone3"), NO_SUCH_CALL)
     rules += look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
     rules += look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
@@ -367,7 +365,7 @@ class Zygote:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         others = 20 if self.unsafe and os.geteuid() else 1
-        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
+        limit(CORE=0, NOFILE=MAX_OPEN, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
@@ -408,8 +406,7 @@ class Zygote:
         job = marshal.loads(os.read(job_file, os.fstat(job_file).st_size))
         folder = "/box"
         if self.unsafe:
-            folder = make_folder(self.scratch, self.user)
-            keep_unsafely(folder, self.user, worker)
+            folder = keep_unsafely(self.scratch, self.user, worker)
         else:
             mount_box(job)
         furnish(job, folder, self.user)
@@ -417,10 +414,7 @@ class Zygote:
             bring_up_loopback(self.proc)
         give_up_rights(self.user)
         limit(AS=self.mapped + job["memory"], FSIZE=MAX_OUTPUT)
-        home = f"{folder}/tmp" if self.unsafe else "/tmp"
-        os.chdir(home)
-        if self.unsafe:
-            os.environ.update(HOME=home, TMPDIR=home)
+        os.chdir(os.environ["HOME"])
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -452,27 +446,27 @@ def arrange(files, role):
         files = [nothing, nothing, nothing, *files]
     for target, file in enumerate(files, first):
         os.dup2(file, target)
-    os.closerange(first + len(files), 4096)
+    os.closerange(first + len(files), MAX_OPEN)
 
 
 # --unsafe: what is left of all this without namespaces
 
-def make_folder(scratch, user):
+def keep_unsafely(scratch, user, worker):
+    """Make a folder, fork, and go on in the child, with the folder.
+
+    The parent ends the run when it is told to, clears up, and ends as the run did.
+    """
     folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
     os.chown(folder, user, -1)
-    return folder
-
-
-def keep_unsafely(folder, user, worker):
-    """Fork, and go on in the child. The parent ends the run, clears up, and ends as the run did."""
+    os.environ.update(HOME=f"{folder}/tmp", TMPDIR=f"{folder}/tmp")
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives the run becomes a child of this process
     run = os.fork()
     if run == 0:
-        return
+        return folder
     ended = os.pidfd_open(run)
-    os.closerange(0, worker)
-    os.closerange(worker + 1, ended)
+    for file in set(range(MAX_OPEN)) - {ended, worker}:
+        os.closerange(file, file + 1)
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
