@@ -40,7 +40,6 @@ from data.sandbox.wire import MAX_OUTPUT
 
 MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system of its own
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred
-MAX_OPEN = 256  # descriptors of a process
 MAX_STACK = 256 << 20  # bytes: recursion through C code needs 1 KB a level
 THREAD_STACK = 8 << 20
 
@@ -365,7 +364,7 @@ class Zygote:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         others = 20 if self.unsafe and os.geteuid() else 1
-        limit(CORE=0, NOFILE=MAX_OPEN, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
@@ -446,7 +445,7 @@ def arrange(files, role):
         files = [nothing, nothing, nothing, *files]
     for target, file in enumerate(files, first):
         os.dup2(file, target)
-    os.closerange(first + len(files), MAX_OPEN)
+    os.closerange(first + len(files), 4096)
 
 
 # --unsafe: what is left of all this without namespaces
@@ -465,8 +464,10 @@ def keep_unsafely(scratch, user, worker):
     if run == 0:
         return folder
     ended = os.pidfd_open(run)
-    for file in set(range(MAX_OPEN)) - {ended, worker}:
-        os.closerange(file, file + 1)
+    low, high = sorted([ended, worker])
+    os.closerange(0, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, 4096)
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
