@@ -12,7 +12,7 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
-     "weight": 1.69, "visits": 10, "informed": 7, ...}
+     "weight": 1.69, "visits": 10, "informed": 7, ...}    informed: visits that could move the weight
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -32,17 +32,20 @@ looks like the target. How does it change with each weight? We look one step ahe
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
 η/B is positive and the same for every pair, so we keep s_i alone: where s_i > 0, a larger weight
-would have made the step better for the meta set, and the weight grows. By default the weight is not
-a factor of the loss but the chance of being drawn (see --apply below). Then s is taken at a_i = 1
-for the pairs that were drawn, and is the reward for having drawn them.
+would have made the step better for the meta set, and the weight grows. By default a learned weight
+is not a factor of the loss but the chance of being drawn (see --apply below). Then a_i = 1 for the
+pairs of a step, and s_i, which says to first order how much pair i helped, is the payoff for having
+drawn it.
 
 This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
-and a backward pass for each training pair instead of one for all (with adapters, one for all and a
-product for each). Adam works coordinate by coordinate, so, but for its clip, ∂U/∂g is a vector of
-factors. The inner step sums up the ∇ℓ_i(θ) anyway; it keeps them, a matrix of [B, P] numbers for P
-trained parameters, and s is that matrix times ṽ. Nothing second-order passes through the model.
-tests/test_grpo_checks.py (test_18_...) compares s with brute force: nudge a weight, step again,
-measure L_meta again.
+and a backward pass for each training pair instead of one for all: a plain step needs only the sum
+of the ∇ℓ_i(θ), here each is kept, a row of a matrix [B, P] for P trained parameters. (With adapters
+one backward pass is enough: the gradient of each row is a product of what went into the adapter and
+what came back.) g is a weighted sum of these rows, and s is the matrix times ṽ. Adam works
+coordinate by coordinate, so, but for its clip, ∂U/∂g is a vector of factors. Nothing second-order
+passes through the model. tests/test_grpo_checks.py (test_18_...) compares s with brute force: nudge
+a weight, step again, measure L_meta again. The two agree with --jacobian exact, and by default if
+the step made again keeps Adam's denominator, too.
 
 What deviates, on purpose
 -------------------------
@@ -55,34 +58,36 @@ from GRPO (2402.03300):
     whatever the judge does. Look at reward, gradient norm and entropy instead.
   * No KL term.
 from the textbook's bilevel step:
-  * For the first --freeze-judge-steps, θ' is only computed for the hypergradient: the judge goes
-    back to θ, while Adam's averages move on. Without it the judge forgets how to reason before the
-    weights know that reasoning pays. The weights learn from a fifth of these steps on; before,
-    Adam's averages are too young for ∂U/∂g to mean much. The judge stands still under every kind of
-    weights, `uniform` too, so that all of them train for equally many steps.
+  * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 60): θ' is only
+    computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
+    Adam's averages move: they are too young for ∂U/∂g to mean much. Then the weights learn, too.
+    Without this, training on bad pairs has taught the judge not to reason before the weights can
+    favour the good ones. It is so under every kind of weights, `uniform` too, so that all of them
+    train for equally many steps.
   * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
-    factor 1. With the textbook's weight in front of the loss (--apply scale) a good pair gains at
-    most a factor of 2 by itself, and judgments are spent on those that sink. --uniform-share of the
-    draws stays uniform, so that no pair is lost for good. The B pairs of a step are all different,
-    so p_i is the chance of the first draw alone.
+    factor 1. With the textbook's weight in front of the loss (--apply scale) many judgments are
+    spent on pairs whose weight is near 0. --uniform-share of the draws stays uniform, so that no
+    pair is lost for good. The B pairs of a step are all different, so p_i is the chance of the
+    first draw alone.
   * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
     Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
     weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
     to learn from the pairs that mattered, would undo what early ones have found.
-  * s is divided by its running mean magnitude and clamped to ±3; every learned logit stays
-    within ±3 (the sum of two, for `instance`, within ±6; for `net` it is the output).
+  * s is divided by its running mean magnitude and clamped to ±3, before that count. (So one visit
+    of a pair that is rarely drawn may move it far.) Every learned logit stays within ±3 (the sum of
+    two, for `instance`, within ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
-  * Meta judgments come from θ, sampled in one go with the training judgments, and count π_θ'/π_θ
-    times at θ'. If that leaves less than half of them as an effective sample, the weights stay
-    where they are, and the run says so.
+  * Meta judgments are made every --meta-every steps, by the judge of that step, in one go with the
+    training judgments. At θ' each counts π_θ'/π times, with π of the judge that made it. If that
+    leaves less than half of them as an effective sample, the weights stay where they are, and the
+    run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
     loss, which says nothing here (see above). And it is fitted to the table of what all visits so
     far have added up to: a gradient step by a few noisy s hardly moves it.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
-    for "A" looks like progress, and v points there. Their judgments may serve for several steps
-    (--meta-every).
+    for "A" looks like progress, and v points there.
 from J1 (2505.11875):
   * --cold-start N puts N supervised steps on the judge's own right judgments in front.
   * --waits K: the paper forces Waits in tests and does not say whether in training. Here a pair
@@ -90,8 +95,9 @@ from J1 (2505.11875):
     earns the reward; all thoughts are scored, the forced tokens are not.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
-domains (by default a domain is a value of domain × difficulty × policy), P trained parameters, T
-answer tokens in a pack (kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
+domains (by default a domain is a value of domain × difficulty × policy, and the policy of a pair is
+the model that wrote its failing program), P trained parameters, T answer tokens in a pack
+(kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
 shares the batch between K processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
 With --shard-base the processes share the frozen weights under the adapters, too.
@@ -314,8 +320,8 @@ class Trainer:
         learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
-        #    each by the judge at θ.
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs where the judgments that
+        #    are kept are too old, and G judgments of each by the judge at θ.
         index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] factors a_i
         needs_meta = learns and self.meta.is_old(step, cfg.meta_every)
         pairs = self.pairs_to_train_on(index, step)                     # B
@@ -365,7 +371,7 @@ class Trainer:
             if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
                 outer |= check_hypergradient(self, theta, v, gradients)
 
-        # 4. While the weights make up their mind, the judge only looks at θ' and goes back to θ.
+        # 4. While the judge is to stand still, it has only looked at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
             parameters.set(theta)
         timer.lap("outer")
@@ -909,25 +915,28 @@ class Adam:
 # ---------------------------------------------------------------- data weights
 
 class DataWeights:
-    """The weights a_i(ω) ≥ 0 of N training pairs, with mean one over the training set.
+    """The learned weights w_i(ω) ≥ 0 of N training pairs, with mean one over the training set.
 
-        uniform    a_i = 1
+        uniform    w_i = 1
         domain     z_i = ω_domain(i)          a number for each domain
         instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
         net        z_i = MLP(domain of i, what the visits of i showed), fitted to a table ω_i
 
-        draw       a_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn
-        scale      a_i = N·softmax(z)_i (domain), or               a_i is a factor of the loss
+        draw       w_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn,
+                                                                  and the factor a_i of the loss is 1
+        scale      w_i = N·softmax(z)_i (domain), or              all are drawn alike, and a_i = w_i
                    2σ(z_i) over its mean (instance, net)
 
     with f = --uniform-share. They start uniform. Every learned logit (for net its output) stays
-    within ±BOUND; that of a pair or a domain that was not visited stays where it is. (With
-    --shuffle-weights, the weights of another run take the place of a_i = 1.)
+    within ±BOUND. A pair's or a domain's own number ω moves only where it is visited. (With
+    --shuffle-weights, the weights of another run take the place of w_i = 1.)
     """
-    BOUND = 3.0
+    BOUND = 3.0    # by its own number a pair is at most e⁶ times as likely as another
+    MEMORY = 0.8   # of the running mean of |s|: about five steps
     FIT_STEPS = 20   # of Adam, in which the network is fitted at every step,
     FIT_LR = 0.01    # and their size
-    FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")  # of the network
+    # of the network; see judgment_statistics
+    FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
 
     def __init__(self, pairs, cfg):
         self.cfg = cfg
@@ -966,7 +975,7 @@ class DataWeights:
 
     @torch.no_grad()
     def weights(self):
-        """a [N], mean one."""
+        """w [N], mean one."""
         cfg = self.cfg
         n = len(self.domain_id)
         if cfg.weights == "uniform":
@@ -975,10 +984,10 @@ class DataWeights:
         if cfg.apply == "draw":
             return (1 - cfg.uniform_share) * n * z.softmax(0) + cfg.uniform_share
         if cfg.weights == "domain":
-            a = n * z.softmax(0)
+            w = n * z.softmax(0)
         else:
-            a = 2 * z.sigmoid()
-        return a / a.mean()
+            w = 2 * z.sigmoid()
+        return w / w.mean()
 
     def domain_means(self):
         """The mean weight of each domain, in the order of `domains`."""
@@ -987,17 +996,17 @@ class DataWeights:
         return (total / n_pairs).tolist()
 
     def draw(self, generator):
-        """B different pairs [B], and the factor of each in the loss [B].
+        """B different pairs [B], and the factor a of each in the loss [B].
 
         Where pairs are drawn by weight, it is 1.
         """
-        a = self.weights()
-        size = min(self.cfg.batch, len(a))
+        w = self.weights()
+        size = min(self.cfg.batch, len(w))
         if self.cfg.apply == "draw":
-            index = torch.multinomial(a, size, generator=generator)
+            index = torch.multinomial(w, size, generator=generator)
             return index, torch.ones(size)
-        index = torch.multinomial(torch.ones_like(a), size, generator=generator)
-        return index, a[index]
+        index = torch.multinomial(torch.ones_like(w), size, generator=generator)
+        return index, w[index]
 
     def observe(self, index, stats):
         """Remember what a visit of these pairs [B] showed.
@@ -1016,16 +1025,17 @@ class DataWeights:
 
         index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
         different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
-        pace: 1 at the first step, 0 after the last; the step sizes are multiplied by it.
+        pace: what the step sizes are multiplied by, 1 − GRPO steps taken / --weight-steps.
 
         Only the sign and the relative size of s are trusted: it is divided by its running mean
-        magnitude and clamped to ±3. Then every logit z_i is to move by what pair i is worth:
+        magnitude and clamped to ±3. Then every logit z_i is to move by
 
-            draw     s_i            of all N pairs; s is known of the B drawn ones alone, each drawn
-                                    N·p_i = a_i times as often as at random: s_i / a_i for those
-            scale    s_i ∂a_i/∂z_i  which climbs Σ_i s_i a_i
+            draw     s_i, of all N pairs. It is known of the B drawn ones alone, each of them drawn
+                     w_i = N·p_i times as often as at random: so s_i / w_i for those, 0 for others
+            scale    s_i ∂w_i/∂z_i, which climbs Σ_i s_i w_i
 
-        (The tables leave out the softmax's normaliser, which would move every row at every step.)
+        with what w is divided by (the sum of the softmax, the mean of 2σ) held fixed: it would move
+        every pair at every step.
 
         Returns s as it was trusted [B].
         """
@@ -1034,13 +1044,13 @@ class DataWeights:
         self.informed[index[mixed]] += 1
         size = float(s[mixed].abs().mean())
         if self.magnitude:
-            self.magnitude = 0.8 * self.magnitude + 0.2 * size
+            self.magnitude = self.MEMORY * self.magnitude + (1 - self.MEMORY) * size
         else:
             self.magnitude = size
         unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3)    # [B]
         unit_s = unit_s.float() * mixed                           # [B]
         move = torch.zeros(len(self.domain_id))                   # of z [N]
-        move[index] = pace * unit_s * self.worth(index)
+        move[index] = pace * unit_s * self.move_for_one(index)
         if self.cfg.weights == "net":
             self.fit_network(move)
         else:
@@ -1048,7 +1058,7 @@ class DataWeights:
         return unit_s
 
     @torch.no_grad()
-    def worth(self, index):
+    def move_for_one(self, index):
         """By how much the logits of these pairs [B] move for an s of one [B]."""
         if self.cfg.apply == "draw":
             return 1 / self.weights()[index]
@@ -1317,7 +1327,9 @@ class Judge:
 def judgment_statistics(groups, judge):
     """What the judgments of each pair show: {name: [B]}, of all processes.
 
-    Metrics, and features of the weight network.
+    Metrics, and features of the weight network: reward and variance are those of the judgments,
+    length_gain says whether longer ones earned more, nll is −log π of a token, and verdict_nll that
+    of the right verdict without any reasoning.
     """
     tokens = []
     logprob = []
