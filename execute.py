@@ -13,10 +13,10 @@ with their verdicts:
      "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
 
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
-the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most often
-a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so there tests_passed
-says how far it came. When outputs are equal stands in data/sandbox/compare.py, what a row may hold
-in data/rows.py.
+the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most
+often a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so
+there tests_passed says how far it came. When outputs are equal stands in data/sandbox/compare.py, what a
+row may hold in data/rows.py.
 
 A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
@@ -366,7 +366,8 @@ class Tests:
             return {}
         passed = {position: self.results[position] for position in positions
                   if self.status(position) == "passed"}
-        self.follow(self.spawn_session("again", list(passed)), "again", list(passed))
+        again = list(passed)
+        self.follow(self.spawn_session("again", again), "again", again)
         return {position: result for position, result in passed.items()
                 if self.results[position][2] == "order"}
 

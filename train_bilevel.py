@@ -8,11 +8,11 @@ Reads   problems and labelled candidates. A training instance is a pair of candi
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
 Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt
-        (to go on from), weights.jsonl, explained.jsonl (which judgments moved each weight most;
+        (to go on from), weights.jsonl, explained.jsonl (of each pair the visits of largest |s|;
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
-     "weight": 1.69, "visits": 10, "informed": 7, ...}    informed: visits that could move the weight
+     "weight": 1.69, "visits": 10, "informed": 7, ...}    informed: visits that could move it
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -73,10 +73,12 @@ from the textbook's bilevel step:
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
     Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
     weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
-    to learn from the pairs that mattered, would undo what early ones have found.
-  * s is divided by its running mean magnitude and clamped to ±3, before that count. (So one visit
-    of a pair that is rarely drawn may move it far.) Every learned logit stays within ±3 (the sum of
-    two, for `instance`, within ±6; for `net` it is the output).
+    to learn from the pairs that mattered, would undo what early ones have found. (For `net` only
+    the steps of its table do: its weights move on with what visits show it.)
+  * s is divided by its running mean magnitude and clamped to ±3, before that count. (1/(N·p_i) is
+    at most 1/f, 5 by default: one visit of a pair that is rarely drawn can take its logit from one
+    bound to the other.) Every learned logit stays within ±3 (the sum of two, for `instance`, within
+    ±6; for `net` it is the output).
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
   * Meta judgments are made every --meta-every steps, by the judge of that step, in one go with the
     training judgments. At θ' each counts π_θ'/π times, with π of the judge that made it. If that
@@ -84,8 +86,10 @@ from the textbook's bilevel step:
     run says so.
   * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
-    loss, which says nothing here (see above). And it is fitted to the table of what all visits so
-    far have added up to: a gradient step by a few noisy s hardly moves it.
+    loss, which says nothing here (see above). It is fitted to the table of what all visits so far
+    have added up to: a gradient step by a few noisy s hardly moves it. A visit shows it something
+    at once, so the 1/(N·p_i) of a pair is that of after the visit, not quite the chance it was
+    drawn with.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there.
 from J1 (2505.11875):
@@ -309,7 +313,7 @@ class Trainer:
         self.adam = Adam(self.parameters, cfg)
         self.weights = DataWeights(self.train_pairs, cfg)
         self.meta = MetaJudgments()
-        self.moved = [[] for _ in self.train_pairs]  # the visits that moved each weight most
+        self.moved = [[] for _ in self.train_pairs]  # of each pair the visits of largest |s|
 
     def train_step(self, step):
         """One inner and one outer step; `step` have been taken before. Returns its metrics."""
@@ -320,8 +324,8 @@ class Trainer:
         learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs where the judgments that
-        #    are kept are too old, and G judgments of each by the judge at θ.
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs where the judgments
+        #    that are kept are too old, and G judgments of each by the judge at θ.
         index, a = self.weights.draw(stream(cfg.seed, "draw", step))    # [B] pairs, [B] factors a_i
         needs_meta = learns and self.meta.is_old(step, cfg.meta_every)
         pairs = self.pairs_to_train_on(index, step)                     # B
@@ -931,10 +935,10 @@ class DataWeights:
     within ±BOUND. A pair's or a domain's own number ω moves only where it is visited. (With
     --shuffle-weights, the weights of another run take the place of w_i = 1.)
     """
-    BOUND = 3.0    # by its own number a pair is at most e⁶ times as likely as another
-    MEMORY = 0.8   # of the running mean of |s|: about five steps
-    FIT_STEPS = 20   # of Adam, in which the network is fitted at every step,
-    FIT_LR = 0.01    # and their size
+    BOUND = 3.0      # so of two pairs one is at most e⁶ times as likely, uniform share aside
+    MEMORY = 0.8     # of the running mean of |s|: about five steps
+    FIT_STEPS = 20   # Adam steps that fit the network after each step
+    FIT_LR = 0.01    # size of these
     # of the network; see judgment_statistics
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
 
@@ -1032,10 +1036,10 @@ class DataWeights:
 
             draw     s_i, of all N pairs. It is known of the B drawn ones alone, each of them drawn
                      w_i = N·p_i times as often as at random: so s_i / w_i for those, 0 for others
-            scale    s_i ∂w_i/∂z_i, which climbs Σ_i s_i w_i
+            scale    s_i ∂w_i/∂z_i, which climbs Σ_i s_i w_i (with the sum of the softmax held
+                     fixed, and for 2σ without its mean)
 
-        with what w is divided by (the sum of the softmax, the mean of 2σ) held fixed: it would move
-        every pair at every step.
+        A domain's logit adds up the moves of its pairs, so a large domain moves faster.
 
         Returns s as it was trusted [B].
         """
@@ -1064,11 +1068,10 @@ class DataWeights:
             return 1 / self.weights()[index]
         z = self.logits()
         if self.cfg.weights == "domain":
-            exp_z = z.exp()
-            slope = exp_z * (len(z) / exp_z.sum())  # ∂/∂z of N·softmax(z), the normaliser held fixed
+            slope = len(z) * z.softmax(0)       # ∂/∂z of N·softmax(z), the normaliser held fixed
         else:
             sigmoid = z.sigmoid()
-            slope = 2 * sigmoid * (1 - sigmoid)     # ∂/∂z of 2σ(z)
+            slope = 2 * sigmoid * (1 - sigmoid)  # ∂/∂z of 2σ(z)
         return slope[index]
 
     def move_tables(self, move):

@@ -1,11 +1,11 @@
 """Why a training pair counts as much as it does: explained.jsonl, and its words for the terminal.
 
-    {"instance_id": "edges/train/86:strong-0>strong-1", "group": "reviewed × hard × strong",
-     "weight": 9.3, "visits": 39, "informed": 34, (all else of its row of weights.jsonl)
-     "right": "A", "fields": {"steps": ["drop last", "add one", "triple"], "source": "edges", ...},
-     "failed": "wrong_answer: public test 1: expected [0, 3], got [7, 3]",
-     "moved": [{"step": 20, "s": 3.0, "right": "A", "rewards": [0.0, 1.0, 1.0, 0.0, 1.0, 0.0],
-                "best": {"reward": 1.0, "text": "try r 944 -> 05..."},
+    {"instance_id": "edges/train/7:weak-0>weak-5", "group": "reviewed × easy × weak",
+     "weight": 6.86, "visits": 28, "informed": 17, (all else of its row of weights.jsonl)
+     "right": "B", "fields": {"steps": ["triple", "drop first", "flip"], "source": "edges", ...},
+     "failed": "wrong_answer: public test 1: expected [6, 8], got []",
+     "moved": [{"step": 10, "s": 3.0, "right": "B", "rewards": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+                "best": {"reward": 1.0, "text": "try r 794 -> 27..."},
                 "worst": {"reward": 0.0, "text": "skim: steps 3, A 3, B 3..."}}, ...]}
 
 `moved` holds the two visits with the largest |s|, the largest first. s is what the step told the

@@ -135,7 +135,7 @@ def torchrun(script, *flags, processes):
         if process.poll() is None:
             process.terminate()  # torchrun then ends its processes, which have sessions of their own
             process.wait(60)
-    assert process.returncode == 0, errors[-2000:]
+    assert process.returncode == 0, errors  # all of it: the launcher's own report comes last
     return printed
 
 

@@ -153,7 +153,7 @@ def run_program(job):
 
 
 def run_finalizers():
-    """What objects do when they go, Python's last act: the module goes, and all that only it holds."""
+    """Python's last act, in which objects may act: the module goes, and all that only it holds."""
     module = weakref.ref(sys.modules.pop("__main__"))
     gc.collect()
     if module():  # something else holds it

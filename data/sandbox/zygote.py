@@ -260,6 +260,11 @@ PRETEND = 0x00050000  # success, without effect
 NO_SUCH_CALL = 0x00050026  # ENOSYS
 
 
+def argument(position):
+    """Where a filter finds a call's argument."""
+    return 16 + 8 * position
+
+
 def when(test, value, answer):
     """Two steps: return `answer` where what is loaded has that value, or any of those bits."""
     return [(test, 0, 1, value), (RETURN, 0, 0, answer)]
@@ -267,7 +272,7 @@ def when(test, value, answer):
 
 def look_into(name, position, steps, otherwise):
     """For this call: load its argument, go through `steps`, of which each may return."""
-    steps = [(LOAD, 0, 0, 16 + 8 * position), *steps, (RETURN, 0, 0, otherwise)]
+    steps = [(LOAD, 0, 0, argument(position)), *steps, (RETURN, 0, 0, otherwise)]
     return [(EQUAL, 0, len(steps), number(name)), *steps]
 
 
@@ -315,7 +320,7 @@ def filter_of_box(families):
     for family in families:
         kinds += when(EQUAL, family, ALLOW)
     if families:  # of the kernel's own messages only those about addresses and routes
-        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, 16 + 8 * 2)]
+        kinds += [(EQUAL, 0, 3, socket.AF_NETLINK), (LOAD, 0, 0, argument(2))]
         kinds += when(EQUAL, 0, ALLOW)
     rules += look_into("socket", 0, kinds, REFUSE)
     return make_filter(rules)
