@@ -57,7 +57,7 @@ from GRPO (2402.03300):
     of the loss says nothing: it is −Σ a·A·length / (B·G·max_new_tokens) for judgments of advantage A,
     whatever the judge does. Look at reward, gradient norm and entropy instead.
   * No KL term.
-from the textbook's bilevel step:
+from the textbook's bilevel step (how DaJ's own code takes it is not known here):
   * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 60): θ' is only
     computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
     Adam's averages move: they are too young for ∂U/∂g to mean much. Then the weights learn, too.
@@ -85,7 +85,8 @@ from the textbook's bilevel step:
   * The meta judgments are θ's, in one go with the training judgments. At θ' each of them counts
     π_θ'/π_θ times. If that leaves less than half of them as an effective sample, v̄ and the weights
     stay where they are, and the run says so.
-  * ∂U/∂g takes Adam's preconditioner as given (--jacobian exact does not).
+  * ∂U/∂g takes Adam's preconditioner as given. That it moves with g, too, changes s little (cosine
+    of the two 0.92 to 1.00 in the first twelve steps of a run); --jacobian exact has it.
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
     loss, which says nothing here (see above). It is fitted to the table of what all visits so far
     have added up to: a gradient step by a few noisy s hardly moves it.
@@ -140,6 +141,7 @@ from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_id
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
+SETTLING = 0.2  # of --freeze-judge-steps: the first of them, in which only Adam's averages move
 # Settings that may change when a killed run goes on.
 MAY_CHANGE = (
     "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "shard_base",
@@ -369,7 +371,7 @@ class Trainer:
                 v_tilde = self.adam.jacobian_transpose(self.v_mean)
                 s = gather(gradients @ v_tilde).cpu()
                 self.must_be_finite(float(s.sum()), step, index, theta)
-                if grpo_step >= cfg.freeze_judge_steps / 5:
+                if grpo_step >= SETTLING * cfg.freeze_judge_steps:
                     mixed = gather((advantage != 0).any(1))  # [B] judgments of different rewards?
                     pace = 1 - grpo_step / cfg.weight_steps
                     unit_s = self.weights.update(index, s, mixed, pace)
@@ -418,7 +420,7 @@ class Trainer:
         train = here(list(enumerate(pairs)))
         meta = here([(f"meta {k}", pair) for k, pair in enumerate(meta_pairs)])
         named = train + meta  # (name of the random stream, Pair)
-        with in_step(self.judge):
+        with equal_passes(self.judge):
             groups = self.sample_judgments("rollout", named, step)
             if self.cfg.reward == "consistent":
                 groups = self.rewarded_in_both_orders(groups, named, step)
@@ -901,8 +903,9 @@ class DataWeights:
     """
     BOUND = 3.0      # so of two pairs one is at most e⁶ times as likely, uniform share aside
     MEMORY = 0.8     # of the running mean of |s|: about five steps
-    FIT_STEPS = 20   # Adam steps that fit the network after each step
-    FIT_LR = 0.01    # size of these
+    OUTLIER = 3.0    # times that mean is all that one s may count
+    FIT_STEPS = 20   # Adam steps that fit the network after each step: the table has moved a little,
+    FIT_LR = 0.01    # so a few short ones from where it was are enough
     # of the network; see judgment_statistics
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
 
@@ -1010,7 +1013,8 @@ class DataWeights:
             self.magnitude = self.MEMORY * self.magnitude + (1 - self.MEMORY) * size
         else:
             self.magnitude = size
-        unit_s = (s / max(self.magnitude, 1e-30)).clamp(-3, 3)    # [B]
+        unit_s = s / max(self.magnitude, 1e-30)                   # [B]
+        unit_s = unit_s.clamp(-self.OUTLIER, self.OUTLIER)
         unit_s = unit_s.float() * mixed                           # [B]
         move = torch.zeros(len(self.domain_id))                   # of z [N]
         move[index] = pace * unit_s * self.move_for_one(index)
@@ -1292,7 +1296,7 @@ class Judge:
             encoded = self.tokenizer(VERDICT.format(pair.right), add_special_tokens=False)
             verdicts.append(encoded.input_ids)
         total = torch.zeros(len(pairs))
-        with in_step(self):
+        with equal_passes(self):
             for pack in make_packs(prompts, verdicts, self.pad, cfg.micro_tokens, cfg.device):
                 logp = self.score(pack)
                 total -= sum_by_sample(logp, pack.sample, len(pairs)).cpu()
@@ -1542,7 +1546,7 @@ def read_or_make_traces(trainer, path):
         rows = read_rows(path)
     else:
         numbered = list(enumerate(trainer.train_pairs))
-        with in_step(judge):
+        with equal_passes(judge):
             rows_of_pairs = make_traces(judge, here(numbered))
         rows = sum(gather(rows_of_pairs), [])
         if RANK == 0:
@@ -1717,7 +1721,7 @@ class Run:
         numbered = here(list(enumerate(in_both_orders(self.eval_pairs))))
         size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
         rows = []
-        with in_step(judge):
+        with equal_passes(judge):
             for start in range(0, len(numbered), size):
                 some = numbered[start:start + size]
                 pairs = [pair for _, pair in some]
@@ -2262,11 +2266,12 @@ def whole_weights(model):
 
 
 @contextlib.contextmanager
-def in_step(judge):
-    """In here, each process makes as many passes (without gradients) as it has to.
+def equal_passes(judge):
+    """In here, all processes make the same number of passes (those without gradients).
 
-    Before each of them it says so to the others, and at the end it makes passes over nothing until
-    no one else makes another. An error in one process ends it, and torchrun ends the others.
+    With --shard-base a layer needs all processes whenever one of them computes it. So each says so
+    to the others before a pass, and one that is done makes passes over nothing until no one else
+    makes another. An error in one process ends it, and torchrun ends the others.
     """
     if not judge.cfg.shard_base:
         yield

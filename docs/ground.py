@@ -11,7 +11,10 @@ OUT/ground.json, for the meta and the test pairs:
     at once, summed   the same, by the sum over both orders: a liking for "A" cancels
     reasoned          the verdict at the end of a sampled judgment of up to --reason tokens
 
-and then the first question to ask before any reinforcement learning: --steps supervised steps on
+--choose N adds what these ways are worth in the end, as select.py's table: one of N random
+programs of each test problem, chosen by P(Yes) or by votes of verdicts at once in --rounds rounds.
+
+Then the first question to ask before any reinforcement learning: --steps supervised steps on
 whole answers "<best>A</best>", which need no reasoning. Does accuracy leave 50 %, how fast, and also
 for pairs that have to be right in both orders? --teach coin teaches the form of the answer and
 nothing else: a judge to start reinforcement learning from where answers are short.
@@ -39,13 +42,25 @@ import torch  # noqa: E402
 import train_bilevel as tb  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.judge import VERDICT  # noqa: E402
-from data.pairs import in_both_orders, read_pairs  # noqa: E402
-from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError  # noqa: E402
+from data.pairs import Pair, in_both_orders, read_pairs  # noqa: E402
+from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError, read_rows, write_rows  # noqa: E402
 from data.tables import print_table  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import encode, stream  # noqa: E402
 
 SPLITS = ("meta", "test")
+
+
+def stage_four():
+    """The module select.py, whose name belongs to the standard library."""
+    spec = importlib.util.spec_from_file_location("stage_four", ROOT / "select.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stage_four"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+select = stage_four()
 
 
 @dataclass
@@ -58,6 +73,8 @@ class Settings:
     pairs_per_problem: int = flag(4, "most pairs made of one problem", least=1)
     heading("before training")
     reason: int = flag(256, "most tokens of a sampled judgment; 0: none are sampled", least=0)
+    choose: int = flag(0, "choose among so many random programs of each test problem; 0: do not", least=0)
+    rounds: int = flag(2, "rounds of random pairing that --choose votes in", least=1)
     heading("supervised steps")
     steps: int = flag(100, "how many", least=0)
     teach: str = flag("verdict", "the right verdict, or one by a coin",
@@ -134,7 +151,6 @@ def at_once(judge, pairs):
 
 def pointwise(judge, pairs):
     """Verdicts by P(Yes), each program seen alone."""
-    select = stage_four()
     yes, no = (judge.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
     asked = {}
     for pair in pairs:
@@ -160,15 +176,6 @@ def program_of(pair, row):
     return pair.problem["problem_id"], row["candidate_id"]
 
 
-def stage_four():
-    """select.py, whose name belongs to the standard library."""
-    spec = importlib.util.spec_from_file_location("stage_four", ROOT / "select.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stage_four"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
 def reasoned(judge, pairs, seed):
     """One sampled judgment for each order: its verdict, or None; and texts."""
     shown = in_both_orders(pairs)
@@ -188,6 +195,47 @@ def shortest(pairs):
     for pair in in_both_orders(pairs):
         verdicts.append("A" if len(pair.a["code"]) < len(pair.b["code"]) else "B")
     return verdicts
+
+
+# ---------------------------------------------------------------- Best-of-N
+
+class AtOnce(select.LocalJudge):
+    """A judge for select.py that gives the more likely verdict as its whole answer."""
+
+    def __init__(self, judge, cfg):
+        """cfg: select.Settings"""
+        super().__init__(cfg.judge, cfg)
+        self.judge = judge
+        self.model = judge.model
+        self.tokenizer = judge.tokenizer
+        self.settings = f"at once/{cfg.dtype}"
+
+    def compare_batch(self, calls):
+        pairs = [Pair("", call.problem, call.a, call.b, "", "") for call in calls]
+        answers = []
+        for lead in lead_of_a(self.judge, pairs).tolist():
+            text = VERDICT.format("A" if lead > 0 else "B")
+            answers.append({"text": text, "tokens": 0, "finished": True, "seconds": 0.0})
+        return answers
+
+
+def choose(judge, cfg):
+    """select.py on the test problems, with verdicts at once, on --choose programs of each."""
+    of_problem = defaultdict(list)
+    for row in read_rows(cfg.labelled):
+        of_problem[row["problem_id"]].append(row)
+    rng = random.Random(cfg.seed)
+    chosen = []
+    for rows in of_problem.values():
+        chosen += rng.sample(rows, min(cfg.choose, len(rows)))
+    labelled = cfg.out / "choose.jsonl"
+    write_rows(labelled, chosen)
+    flags = ["--problems", *cfg.problems, "--labelled", labelled, "--judge", cfg.judge,
+             "--rounds", cfg.rounds, "--batch-size", 64, "--seed", cfg.seed,
+             "--device", cfg.device, "--dtype", cfg.dtype, "--out", cfg.out / "selections.jsonl"]
+    flags = [str(flag) for flag in flags]
+    settings = parse(select.Settings, select.__doc__, flags)
+    select.main(flags, {"judge, untrained": AtOnce(judge, settings)})
 
 
 # ---------------------------------------------------------------- figures
@@ -285,6 +333,9 @@ def main(argv=None):
             verdicts, texts = reasoned(judge, pairs, cfg.seed)
             (cfg.out / f"reasoned-{split}.json").write_text(json.dumps(texts, indent=1))
             note("untrained", split, "reasoned", verdicts)
+
+    if cfg.choose:
+        choose(judge, cfg)
 
     def check(step):
         for split, pairs in pairs_of.items():

@@ -65,7 +65,7 @@ def out(tmp_path_factory):
         few += [row for row in rows if row["problem_id"] in names[:6]]
     write_rows(folder / "labelled.jsonl", few)
     ground.main(["--labelled", str(folder / "labelled.jsonl"), "--reason", "8", "--steps", "12",
-                 "--lr", "2e-3", "--batch", "8", "--check-every", "6", "--device", "cpu",
+                 "--lr", "2e-3", "--batch", "8", "--check-every", "6", "--choose", "4", "--device", "cpu",
                  "--out", str(folder)])
     return folder
 
@@ -76,6 +76,23 @@ def test_every_way_to_judge_has_its_row(out):
     assert {way for judge, way in found if judge == "untrained"} == {
         "pointwise", "at once", "at once, summed", "reasoned"}
     assert {judge for judge, way in found if way == "at once"} == {"untrained", "6 steps", "12 steps"}
+
+
+def test_best_of_n_is_chosen_by_the_verdicts_of_the_pairs(out):
+    """The one that wins most of its two rounds, each asked in both orders."""
+    chosen = {row["method"]: row for row in read_rows(out / "selections.jsonl") if row["n"] == 4}
+    assert {"random", "shortest", "judge, untrained", "judge, untrained, pointwise"} <= set(chosen)
+    settings = ground.Settings(labelled=str(out / "labelled.jsonl"), device="cpu").training()
+    judge = ground.tb.Judge(str(EDGES / "judge"), settings)
+    problems = ground.select.read_problems(settings.problems)
+    for row in read_rows(out / "judgments.jsonl"):
+        if row["b"] is None:
+            continue
+        texts = {r["candidate_id"]: r for r in read_rows(out / "labelled.jsonl")
+                 if r["problem_id"] == row["problem_id"]}
+        shown = Pair("", problems[row["problem_id"]], texts[row["a"]], texts[row["b"]], "", "")
+        lead = float(ground.lead_of_a(judge, [shown])[0])
+        assert row["verdict"] == ("A" if lead > 0 else "B")
 
 
 def test_pointwise_does_not_depend_on_which_pairs_are_asked_together(out):

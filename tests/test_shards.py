@@ -90,7 +90,7 @@ def sampled(judge, prompts):
     """Two samples of each prompt: one prompt after the other, as --rollout-rows is 2."""
     generator = torch.Generator().manual_seed(tb.RANK)
     uniforms = torch.rand(2 * len(prompts), 12, generator=generator)
-    with tb.in_step(judge):
+    with tb.equal_passes(judge):
         return generate(judge.model, prompts, uniforms, 1.0, judge.ends, judge.pad, 2)
 
 
