@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every number and figure of the README's results in the world of edge cases, remade on 2 cores.
-#   bash reproduce.sh            training runs, selections, J1's Waits, sizes of the meta set, tables, figures; two hours and a half
+#   bash reproduce.sh                  training runs, selections, J1's Waits, sizes of the meta set, tables, figures; TIME
+#   bash reproduce.sh weights waits    without the sizes and the reward for both orders; TIME
 #   SEEDS="0 1" bash reproduce.sh
 # A killed run goes on where it stopped. The world itself (problems, checkpoints, stage files) is remade by
 #   python data/edges/world.py && python data/edges/pretrain.py   (--device cuda: the shipped checkpoints were made so)
@@ -9,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python -c "import matplotlib"   # of requirements-dev.txt: better missing now than in an hour
+PARTS=${*:-"weights waits sizes rewards"}
 SEEDS=${SEEDS:-"0 1 2 3 4"}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # so small a judge gains little from a second thread: run two seeds at once instead
 RUNS=runs/results
@@ -16,7 +18,7 @@ BASE=data/edges/judge
 HERE="--labelled data/edges/labelled.jsonl --device cpu"
 TARGET="policy=strong domain=reviewed difficulty=hard"   # the pairs that are like the target
 RL="--weights uniform --steps 40 --freeze-judge-steps 0 --max-new-tokens 56 --eval-every 0 --train-only $TARGET"
-export RUNS BASE HERE TARGET RL
+export PARTS RUNS BASE HERE TARGET RL
 
 train() { # NAME SEED JUDGE flags...
   python train_bilevel.py $HERE --judge "$3" --seed "$2" --out "$RUNS/$1-$2" "${@:4}"
@@ -47,6 +49,9 @@ sizes() { # SEED: how large must the meta set be? Learned weights beside trainin
     train "size-$size-both" "$1" "$BASE" $few --weights uniform --train-split train meta
   done
 }
+rewards() { # SEED: the oracle's pairs, paid only for what is right in both orders
+  train consistent "$1" "$BASE" --weights uniform --reward consistent --train-only $TARGET
+}
 think() { # NAME SEED JUDGE flags...: what it says after Waits, in votes, by itself
   local out="$RUNS/thinking-$1-$2.jsonl"
   [ -e "$out" ] || python docs/thinking.py --judge "$3" --seed "$2" --votes 5 --device cpu --out "$out" "${@:4}"
@@ -62,8 +67,11 @@ waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its rollout
   done
   think oracle "$1" "$RUNS/oracle-$1/judge" --max-new-tokens 112   # RL with room for two looks
 }
-export -f train choose one weights sizes think waits
+export -f train choose one weights sizes rewards think waits
 
-echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'weights {}; waits {}; sizes {}'
+for part in $PARTS; do
+  [[ " weights waits sizes rewards " == *" $part "* ]] || { echo "reproduce.sh: $part is none of weights, waits, sizes, rewards" >&2; exit 2; }
+done
+echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'for part in $PARTS; do $part {}; done'
 choose untrained "$BASE"
 python docs/figures.py --runs "$RUNS"

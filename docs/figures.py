@@ -7,6 +7,7 @@ Reads, in --runs,
 
     KIND-SEED/{settings.json,metrics.jsonl,weights.jsonl,selections.jsonl}   each kind of weights
     size-N-KIND-SEED/{settings.json,metrics.jsonl}                  with N problems in the meta set
+    consistent-SEED/{settings.json,metrics.jsonl}         the oracle's, paid for both orders alone
     thinking-JUDGE-SEED.jsonl                                                  docs/thinking.py
     untrained/selections.jsonl                                                 the judge before
 
@@ -105,6 +106,9 @@ def main(argv=None):
     if trained:
         print_markdown(weights_table(cfg.runs, runs))
         print_markdown(sizes_table(sizes))
+        rewards = rewards_table(cfg.runs, runs)
+        if rewards:
+            print_markdown(rewards)
         draw_training(runs, sizes, cfg.out / "training.png")
     if any(runs[method] for method in LEARNED):
         print_markdown(group_weights(runs))
@@ -115,10 +119,11 @@ def main(argv=None):
         print_markdown(looks_table(asked))
         draw_waits(asked, cfg.out / "waits.png")
     print_found_by_waiting(found)
-    print("\nmissing: " + (", ".join(missing_runs(runs, sizes, found)) or "nothing"))
+    missing = missing_runs(cfg.runs, runs, sizes, found)
+    print("\nmissing: " + (", ".join(missing) or "nothing"))
 
 
-def missing_runs(runs, sizes, found):
+def missing_runs(folder, runs, sizes, found):
     """Names of what reproduce.sh makes and is not there, or not finished."""
     missing = [f"{method}-{seed}" for method in METHODS for seed in SEEDS
                if seed not in runs[method]]
@@ -126,6 +131,8 @@ def missing_runs(runs, sizes, found):
         if size:    # where it is 0, the runs are those with all of the meta set
             missing += [f"size-{size}-{method}-{seed}" for seed in SEEDS
                         if seed not in sizes[size, method]]
+    missing += [f"consistent-{seed}" for seed in SEEDS
+                if not trained_run(folder / f"consistent-{seed}")]
     missing += [f"thinking-{judge}-{seed}" for judge in JUDGES for seed in SEEDS
                 if seed not in found[judge]]
     return missing
@@ -297,6 +304,24 @@ def weights_table(folder, runs):
     print(f"{len(mixed)} test problems with passing and failing programs: "
           + ", ".join(f"{method} {value:.1f}" for method, value in simple.items()))
     return rows
+
+
+def rewards_table(folder, runs):
+    """The oracle's runs beside those with --reward consistent; empty where there are none."""
+    consistent = {seed: trained_run(folder / f"consistent-{seed}") for seed in SEEDS}
+    consistent = {seed: run for seed, run in consistent.items() if run}
+    rows = []
+    for reward, seeds in (("right", runs["oracle"]), ("consistent", consistent)):
+        last = [evaluations(run)[-1] for run in seeds.values()]
+        if not last:
+            continue
+        row = {"--reward": reward}
+        for column, name in (("target pairs right, %", "eval_accuracy"),
+                             ("right in both orders, %", "eval_both_orders")):
+            shares = [evaluation[name] for evaluation in last]
+            row[column] = f"{mean_interval(shares)} ({by_seed(100 * np.array(shares))})"
+        rows.append(row)
+    return rows if consistent else []
 
 
 def weights_row(name, evaluated, chosen, over):

@@ -69,6 +69,7 @@ def runs(tmp_path):
         trained(tmp_path / f"instance-{seed}", accuracy)
         chosen(tmp_path / f"instance-{seed}")
         trained(tmp_path / f"size-8-meta-{seed}", accuracy - 0.1)
+        trained(tmp_path / f"consistent-{seed}", accuracy - 0.2)
     trained(tmp_path / "size-8-instance-0", 0.6)
     trained(tmp_path / "size-4-meta-0", 0.9, steps=1, asked_for=2)
     thought(tmp_path / "thinking-base-0.jsonl", right=False)
@@ -93,6 +94,11 @@ def test_the_sizes_of_the_meta_set_with_their_intervals_and_without_what_is_miss
     assert "| 16 |" not in printed
 
 
+def test_the_reward_for_both_orders_has_a_row(figures, runs, capsys):
+    figures.main(["--runs", str(runs), "--out", str(runs)])
+    assert cells(capsys.readouterr().out, "consistent")[1] == "60.0 ± 24.8 (50, 60, 70)"
+
+
 def test_what_is_missing_is_said(figures, runs, capsys):
     figures.main(["--runs", str(runs), "--out", str(runs)])
     missing = capsys.readouterr().out.splitlines()[-1].removeprefix("missing: ").split(", ")
@@ -102,6 +108,8 @@ def test_what_is_missing_is_said(figures, runs, capsys):
     assert "instance-0" not in missing
     assert "size-8-meta-2" not in missing
     assert "thinking-base-0" not in missing
+    assert "consistent-3" in missing
+    assert "consistent-2" not in missing
 
 
 def test_waits_stand_beside_the_votes_of_as_many_tokens(figures, runs, capsys):
