@@ -15,8 +15,8 @@ with their verdicts:
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
 the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most
 often a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so
-there tests_passed says how far it came. When outputs are equal stands in data/sandbox/compare.py, what a
-row may hold in data/rows.py.
+there tests_passed says how far it came. When outputs are equal stands in data/sandbox/compare.py,
+what a row may hold in data/rows.py.
 
 A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,

@@ -175,8 +175,8 @@ class Settings:
         6, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
     meta_memory: int = flag(
-        10, "K: steps that the running mean of the meta gradient goes back, about; 1: this one alone",
-        least=1,
+        10, "K: about so many steps does the running mean of the meta gradient go back; 1: this step "
+        "alone", least=1
     )
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
@@ -329,8 +329,8 @@ class Trainer:
         learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
         timer = Timer()
 
-        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of each
-        #    by the judge at θ.
+        # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
+        #    each by the judge at θ.
         index, a = self.weights.draw(stream(cfg.seed, "draw", step))  # [B] pairs, [B] factors a_i
         pairs = self.pairs_to_train_on(index, step)                   # B
         meta_pairs = self.draw_meta_pairs(step) if learns else []     # M
@@ -904,7 +904,7 @@ class DataWeights:
     BOUND = 3.0      # so of two pairs one is at most e⁶ times as likely, uniform share aside
     MEMORY = 0.8     # of the running mean of |s|: about five steps
     OUTLIER = 3.0    # times that mean is all that one s may count
-    FIT_STEPS = 20   # Adam steps that fit the network after each step: the table has moved a little,
+    FIT_STEPS = 20   # Adam steps that fit the network after each step: its table has moved little,
     FIT_LR = 0.01    # so a few short ones from where it was are enough
     # of the network; see judgment_statistics
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
