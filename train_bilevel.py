@@ -58,7 +58,7 @@ from GRPO (2402.03300):
     whatever the judge does. Look at reward, gradient norm and entropy instead.
   * No KL term.
 from the textbook's bilevel step (how DaJ's own code takes it is not known here):
-  * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 60): θ' is only
+  * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 70): θ' is only
     computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
     Adam's averages move: they are too young for ∂U/∂g to mean much. Then the weights learn, too.
     Without this, training on bad pairs has taught the judge not to reason before the weights can
@@ -188,7 +188,7 @@ class Settings:
     )
     weight_steps: int = flag(
         0, "GRPO steps in which weights are learned; the three step sizes above fall linearly to 0 "
-        "over them; 0: all of --steps", least=0
+        "over them; 0: all but the last seventh of --steps", least=0
     )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
@@ -196,7 +196,7 @@ class Settings:
     )
 
     heading("GRPO (inner problem)")
-    steps: int = flag(60, "GRPO steps", least=0)
+    steps: int = flag(70, "GRPO steps", least=0)
     batch: int = flag(16, "B: training pairs in a step", least=WORLD_SIZE)
     group: int = flag(6, "G: judgments of each pair", least=2)
     max_new_tokens: int = flag(
@@ -289,7 +289,7 @@ class Settings:
         if not self.out:
             self.out = str(ROOT / f"runs/edges-{self.weights}")
         if self.weights != "uniform" and not self.weight_steps:
-            self.weight_steps = self.steps
+            self.weight_steps = self.steps - self.steps // 7
         if not self.steps and not self.cold_start:
             raise UserError("--steps 0: must be at least 1")
         if self.dtype == "bfloat16" and not self.lora_rank:

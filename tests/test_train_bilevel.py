@@ -379,8 +379,9 @@ def test_a_shorter_step_moves_weights_less(settings):
     assert float(half.logits()[0]) == pytest.approx(float(whole.logits()[0]) / 2)
 
 
-def test_without_weight_steps_weights_are_learned_in_all_steps(settings):
-    assert settings(weights="domain", steps=7, weight_steps=0).weight_steps == 7
+def test_without_weight_steps_weights_rest_in_the_last_seventh(settings):
+    assert settings(weights="domain", steps=70, weight_steps=0).weight_steps == 60
+    assert settings(weights="domain", steps=6, weight_steps=0).weight_steps == 6
 
 
 def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(settings, capsys):
