@@ -8,7 +8,7 @@ Reads   problems and labelled candidates. A training instance is a pair of candi
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
 Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt
-        (to go on from), weights.jsonl, explained.jsonl (of each pair the visits of largest |s|;
+        (to go on from), weights.jsonl, explained.jsonl (of each pair the visits that moved it most;
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "weight_domain": "reviewed × hard × strong",
@@ -16,8 +16,9 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
-θ is the judge, ℓ_i(θ) the GRPO loss of training pair i, a_i ≥ 0 the weight of that pair, B the
-pairs in a step, U Adam and η its step size. One training step is a function of the weights a:
+θ is the judge, ℓ_i(θ) the GRPO loss of training pair i of N, a_i ≥ 0 the weight of that pair, B
+the number of pairs in a step, U(g) the direction that Adam, its clip included, makes of a gradient
+g, and η the step size. One training step is a function of the weights a:
 
     g(a)  = (1/B) Σ_i a_i ∇ℓ_i(θ)              inner gradient
     θ'(a) = θ − η U(g(a))                      inner step
@@ -43,9 +44,9 @@ of the ∇ℓ_i(θ), here each is kept, a row of a matrix [B, P] for P trained p
 one backward pass is enough: the gradient of each row is a product of what went into the adapter and
 what came back.) g is a weighted sum of these rows, and s is the matrix times ṽ. Adam works
 coordinate by coordinate, so, but for its clip, ∂U/∂g is a vector of factors. Nothing second-order
-passes through the model. tests/test_grpo_checks.py (test_18_...) compares s with brute force: nudge
-a weight, step again, measure L_meta again. The two agree with --jacobian exact, and by default if
-the step made again keeps Adam's denominator, too.
+passes through the model. tests/test_grpo_checks.py (test_18_...) compares s, made of v, with brute
+force: nudge a weight, step again, measure L_meta again. The two agree with --jacobian exact, and by
+default (frozen) if the repeated step holds Adam's denominator.
 
 What deviates, on purpose
 -------------------------
@@ -60,27 +61,27 @@ from GRPO (2402.03300):
 from the textbook's bilevel step (how DaJ's own code takes it is not known here):
   * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 70): θ' is only
     computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
-    Adam's averages move: they are too young for ∂U/∂g to mean much. Then the weights learn, too.
+    averages move, Adam's and v̄: they are too young to mean much. Then the weights learn, too.
     Without this, training on bad pairs has taught the judge not to reason before the weights can
-    favour the good ones. It is so under every kind of weights, `uniform` too, so that all of them
-    train for equally many steps.
+    favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
+    so that all kinds of weights train for equally many steps.
   * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
     factor 1. With the textbook's weight in front of the loss (--apply scale) many judgments are
-    spent on pairs whose weight is near 0. --uniform-share of the draws stays uniform, so that no
-    pair is lost for good. The B pairs of a step are all different, so p_i is the chance of the
-    first draw alone.
+    spent on pairs whose weight is near 0. A share γ of the draws, --uniform-share, stays uniform,
+    so that no pair is lost for good: p_i = (1−γ)·softmax(z)_i + γ/N for learned logits z. (The B
+    pairs of a step are all different, so that is the chance of the first draw alone.)
   * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
     EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
     Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
-    weights become shorter, linearly down to 0 at --weight-steps: late ones, when there is less left
-    to learn from the pairs that mattered, would undo what early ones have found.
-  * s is divided by its running mean magnitude and clamped to ±3, before that count. (1/(N·p_i) is
-    at most 1/f, 5 by default: one visit of a pair that is rarely drawn can take its logit from one
-    bound to the other.) Every learned logit stays within ±3 (the sum of two, for `instance`, within
-    ±6; for `net` it is the output).
+    weights become shorter, linearly down to 0 at --weight-steps (60 of 70): late ones, when there
+    is less left to learn from the pairs that mattered, would undo what early ones have found.
+  * s is divided by its running mean magnitude and clamped to ±3, before that count. Every learned
+    number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/(N·p_i) is at
+    most 1/γ, 5 by default, so one visit of a pair that is rarely drawn can take its logit from −3
+    to 3.)
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
-  * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as momentum methods
-    for bilevel problems have it (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
+  * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as in momentum
+    methods for bilevel problems (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
     and what a few judgments say of it is noise for the most part. --meta-memory 1 has v itself.
   * The meta judgments are θ's, in one go with the training judgments. At θ' each of them counts
     π_θ'/π_θ times. If that leaves less than half of them as an effective sample, v̄ and the weights
@@ -93,16 +94,16 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there.
 from J1 (2505.11875):
-  * --cold-start N puts N supervised steps on the judge's own right judgments in front.
-  * --waits K: the paper forces Waits in tests and does not say whether in training. Here a pair
-    draws at each visit how often its judgments go on after a forced Wait, 0 to K. The last verdict
+  * --cold-start 40 puts 40 supervised steps on the judge's own right judgments in front.
+  * --waits 2: the paper forces Waits in tests and does not say whether in training. Here a pair
+    draws at each visit how often its judgments go on after a forced Wait, 0 to 2. The last verdict
     earns the reward; all thoughts are scored, the forced tokens are not.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
-domains (by default a domain is a value of domain × difficulty × policy, and the policy of a pair is
-the model that wrote its failing program), P trained parameters, T answer tokens in a pack
-(kernels/packing.py). `torchrun --nproc-per-node K train_bilevel.py ...`
-shares the batch between K processes; the result is the same. There, what is drawn and learned
+domains (by default the pairs of one domain have their problem's domain and difficulty in common, and
+the policy that wrote the failing program), P trained parameters, T answer tokens in a pack
+(kernels/packing.py). `torchrun --nproc-per-node 8 train_bilevel.py ...`
+shares the batch between eight processes; the result is the same. There, what is drawn and learned
 (index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
 With --shard-base the processes share the frozen weights under the adapters, too.
 """
@@ -141,7 +142,7 @@ from sample import (RANK, WORLD_SIZE, Completion, context_length, encode, end_id
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
-SETTLING = 0.2  # of --freeze-judge-steps: the first of them, in which only Adam's averages move
+SETTLING = 0.2  # of --freeze-judge-steps: the first of them, in which only averages move
 # Settings that may change when a killed run goes on.
 MAY_CHANGE = (
     "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "shard_base",
@@ -188,7 +189,8 @@ class Settings:
     )
     weight_steps: int = flag(
         0, "GRPO steps in which weights are learned; the three step sizes above fall linearly to 0 "
-        "over them; 0: all but the last seventh of --steps", least=0
+        "over them; 0: all but the last seventh of --steps (a run that goes on with other --steps "
+        "must say the number it began with)", least=0
     )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
@@ -313,12 +315,13 @@ class Trainer:
         self.judge = Judge(cfg.judge, cfg)
         self.train_pairs = self.judge.fitting(train_pairs, "training")
         self.meta_pairs = self.judge.fitting(meta_pairs, "meta")
+        refuse_idle_processes(cfg, self.train_pairs, self.meta_pairs)
         self.parameters = FlatParameters(self.judge.model)
         self.adam = Adam(self.parameters, cfg)
         self.weights = DataWeights(self.train_pairs, cfg)
         self.v_mean = torch.zeros_like(self.parameters.theta)  # v̄, the running mean of v
         self.v_count = 0                                       # of how many steps
-        self.moved = [[] for _ in self.train_pairs]  # of each pair the visits of largest |s|
+        self.moved = [[] for _ in self.train_pairs]  # of each pair the visits that moved it most
 
     def train_step(self, step):
         """One inner and one outer step; `step` have been taken before. Returns its metrics."""
@@ -364,7 +367,8 @@ class Trainer:
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
             else:
-                # v̄ ← v̄ + (v − v̄)/K [P]; of the first K steps it is the plain mean
+                # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; of the first K steps it is the
+                # plain mean
                 self.v_count += 1
                 self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
                 # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
@@ -374,8 +378,8 @@ class Trainer:
                 if grpo_step >= SETTLING * cfg.freeze_judge_steps:
                     mixed = gather((advantage != 0).any(1))  # [B] judgments of different rewards?
                     pace = 1 - grpo_step / cfg.weight_steps
-                    unit_s = self.weights.update(index, s, mixed, pace)
-                    self.remember(step + 1, index, unit_s, groups)
+                    unit_s, move = self.weights.update(index, s, mixed, pace)
+                    self.remember(step + 1, index, unit_s, move, groups)
             outer = {
                 "meta_reward": meta.reward,
                 "meta_grad_norm": float(v.norm()),
@@ -449,11 +453,11 @@ class Trainer:
             rewarded.append(replace(group, rewards=both))
         return rewarded
 
-    def remember(self, step, index, unit_s, groups):
+    def remember(self, step, index, unit_s, move, groups):
         """Keep, of each of these pairs [B], the visits and judgments that moved its weight most."""
         visits = []
-        for s, group in zip(here(unit_s).tolist(), groups):
-            visits.append(visit_of(step, s, group.pair.right, group.texts, group.rewards))
+        for s, moved, group in zip(here(unit_s).tolist(), here(move).tolist(), groups):
+            visits.append(visit_of(step, s, moved, group.pair.right, group.texts, group.rewards))
         for i, visit in zip(index.tolist(), gather(visits)):
             self.moved[i] = keep_largest(self.moved[i], visit)
 
@@ -493,6 +497,17 @@ class Trainer:
             f"the last good checkpoint, if there is one, is {checkpoint}: "
             "try a smaller --lr or --clip-grad"
         )
+
+
+def refuse_idle_processes(cfg, train_pairs, meta_pairs):
+    """Raise UserError if a step has fewer pairs than processes: each needs one of either kind."""
+    pairs = {"training": min(cfg.batch, len(train_pairs))}
+    if cfg.weights != "uniform":
+        pairs["meta"] = min(cfg.meta_batch, 2 * len(meta_pairs))
+    for name, most in pairs.items():
+        if most < WORLD_SIZE:
+            raise UserError(f"a step has {most} {name} pairs for {WORLD_SIZE} processes: "
+                            "start fewer, or bring more problems")
 
 
 def warn_of_small_share(step, share):
@@ -762,19 +777,18 @@ def scored_logprob(judge, batch):
 def effective_share(importance, batch):
     """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²).
 
-    The least of all processes: 1 if θ' judges as θ does; 0 if it would give none of these judgments
-    any more.
+    But no more than their mean w, which is 1 where they still are a sample of what θ' says. So it
+    is 1 if θ' judges as θ does, and 0 if it would give none of these judgments any more. Of all
+    processes.
     """
     w = importance[batch.advantage != 0]
-    if not len(w):
-        share = 1.0
-    elif 0 < w.max() < math.inf:
-        w = w / w.max()  # no square underflows
-        effective_size = w.sum() ** 2 / (w ** 2).sum()
-        share = float(effective_size / len(w))
-    else:
-        share = 0.0
-    return min(gather([share]))
+    sums = torch.stack([w.sum(), (w ** 2).sum(), torch.ones_like(w).sum()])
+    total, squares, n = all_sum(sums).tolist()
+    if n == 0:
+        return 1.0
+    if not 0 < squares < math.inf:
+        return 0.0
+    return min(total ** 2 / (n * squares), total / n)
 
 
 # ---------------------------------------------------------------- Adam, and its Jacobian
@@ -892,16 +906,16 @@ class DataWeights:
         instance   z_i = ω_domain(i) + ω_i    pooled evidence first, a pair's own as it comes in
         net        z_i = MLP(domain of i, what the visits of i showed), fitted to a table ω_i
 
-        draw       w_i = N·p_i,  p_i = (1−f)·softmax(z)_i + f/N   p_i is the chance of being drawn,
-                                                                  and the factor a_i of the loss is 1
+        draw       w_i = N·p_i,  p_i = (1−γ)·softmax(z)_i + γ/N   p_i is the chance of being drawn
+                                                                  first; a_i in the loss is 1
         scale      w_i = N·softmax(z)_i (domain), or              all are drawn alike, and a_i = w_i
                    2σ(z_i) over its mean (instance, net)
 
-    with f = --uniform-share. They start uniform. Every learned logit (for net its output) stays
-    within ±BOUND. A pair's or a domain's own number ω moves only where it is visited. (With
+    with γ = --uniform-share. They start uniform. Every learned number ω, and for net the output,
+    stays within ±BOUND. A pair's or a domain's own number ω moves only where it is visited. (With
     --shuffle-weights, the weights of another run take the place of w_i = 1.)
     """
-    BOUND = 3.0      # so of two pairs one is at most e⁶ times as likely, uniform share aside
+    BOUND = 3.0      # of each learned logit: one domain is at most e⁶ times as likely as another
     MEMORY = 0.8     # of the running mean of |s|: about five steps
     OUTLIER = 3.0    # times that mean is all that one s may count
     FIT_STEPS = 20   # Adam steps that fit the network after each step: its table has moved little,
@@ -997,16 +1011,17 @@ class DataWeights:
         magnitude and clamped to ±3. Then every logit z_i is to move by
 
             draw     s_i, of all N pairs. It is known of the B drawn ones alone, each of them drawn
-                     w_i = N·p_i times as often as at random: so s_i / w_i for those, 0 for others
+                     about w_i = N·p_i times as often as at random: so s_i / w_i for those, 0 for
+                     others. (They are all different, so heavy ones are drawn somewhat less often.)
             scale    s_i ∂w_i/∂z_i, which climbs Σ_i s_i w_i (with the sum of the softmax held
                      fixed, and for 2σ without its mean)
 
         A domain's logit adds up the moves of its pairs, so a large domain moves faster.
 
-        Returns s as it was trusted [B].
+        Returns s as it was trusted, and by how much the logits were to move: [B], [B].
         """
         if not mixed.any():
-            return torch.zeros(len(index))
+            return torch.zeros(len(index)), torch.zeros(len(index))
         self.informed[index[mixed]] += 1
         size = float(s[mixed].abs().mean())
         if self.magnitude:
@@ -1022,7 +1037,7 @@ class DataWeights:
             self.fit_network(move)
         else:
             self.move_tables(move)
-        return unit_s
+        return unit_s, move[index]
 
     @torch.no_grad()
     def move_for_one(self, index):
@@ -1053,7 +1068,8 @@ class DataWeights:
 
         Pairs that look alike to the network share what each of them is worth, and most of the noise
         of a few visits goes. It is fitted to the whole table, not led along by the last step alone:
-        what pairs look like changes as the judge learns, and so would what the network says.
+        what pairs look like changes as the judge learns, and so would what the network says. (A
+        pair that was never visited has ω_i = 0 there, and counts like any other.)
         """
         self.pair_logit.add_(self.cfg.net_lr * move)
         self.pair_logit.clamp_(-self.BOUND, self.BOUND)
@@ -1063,7 +1079,7 @@ class DataWeights:
             self.net_adam.zero_grad()
             error.square().mean().backward()
             self.net_adam.step()
-        self.net_logit = self.network_output().detach()
+        self.net_logit = self.network_output().detach().clamp(-self.BOUND, self.BOUND)
 
     def network_output(self):
         """What the network makes of each pair [N]; differentiable in its parameters."""
@@ -1073,7 +1089,7 @@ class DataWeights:
         shown = centred / (deviation + 1e-3)                               # [N, features]
         domain = nn.functional.one_hot(self.domain_id, len(self.domains))  # [N, D]
         z = self.net(torch.cat([domain, shown], 1))[:, 0]
-        return (z - z.mean()).clamp(-self.BOUND, self.BOUND)
+        return z - z.mean()
 
     def state(self):
         return {
@@ -1442,8 +1458,7 @@ def check_hypergradient(trainer, theta, v, meta, gradients):
     number = number.repeat_interleave(meta.batch.group)                 # of their judgments' pairs
     for half in (0, 1):
         in_half = number // 2 % 2 == half  # both orders of a pair in one half
-        advantage = 2 * meta.batch.advantage * in_half  # twice: the mean is still over all pairs
-        half_batch = replace(meta.batch, advantage=advantage)
+        half_batch = replace(meta.batch, advantage=meta.batch.advantage * in_half)
         v_half, _ = meta_gradient(judge, parameters, half_batch, meta.logprob)
         v_tilde = trainer.adam.jacobian_transpose(v_half)
         s_of_half.append(gather(gradients @ v_tilde))

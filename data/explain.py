@@ -4,13 +4,14 @@
      "weight": 6.86, "visits": 28, "informed": 17, (all else of its row of weights.jsonl)
      "right": "B", "fields": {"steps": ["triple", "drop first", "flip"], "source": "edges", ...},
      "failed": "wrong_answer: public test 1: expected [6, 8], got []",
-     "moved": [{"step": 10, "s": 3.0, "right": "B", "rewards": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+     "moved": [{"step": 10, "s": 3.0, "move": 2.1, "right": "B", "rewards": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
                 "best": {"reward": 1.0, "text": "try r 794 -> 27..."},
                 "worst": {"reward": 0.0, "text": "skim: steps 3, A 3, B 3..."}}, ...]}
 
-`moved` holds the two visits with the largest |s|, the largest first. s is what the step told the
+`moved` holds the two visits with the largest |move|, the largest first. s is what the step told the
 weight: normalised, within ±3, and positive where learning from these judgments made the judge
-better for the meta pairs. All judgments of the visit have a part in it; the best paid one and the
+better for the meta pairs. move is what that counted for: less the later in the run and the more
+often the pair is drawn. All judgments of the visit have a part in it; the best paid one and the
 worst paid one are kept: this is what the step would make more likely, and this less.
 """
 from data.rows import UserError, read_rows
@@ -27,7 +28,7 @@ KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_t
 
 # ---------------------------------------------------------------- remembered while it trains
 
-def visit_of(step, s, right, texts, rewards):
+def visit_of(step, s, move, right, texts, rewards):
     """One visit of a pair as it is kept.
 
     right: the right verdict there, "A" or "B": a pair is shown in either order. texts, rewards: of
@@ -38,6 +39,7 @@ def visit_of(step, s, right, texts, rewards):
     return {
         "step": step,
         "s": round(s, 4),
+        "move": round(move, 4),
         "right": right,
         "rewards": rewards,
         "best": judgment(rewards.index(max(rewards))),
@@ -46,13 +48,13 @@ def visit_of(step, s, right, texts, rewards):
 
 
 def keep_largest(visits, visit):
-    """The visits of a pair with another one, of which those with the largest |s| stay.
+    """The visits of a pair with another one, of which those with the largest |move| stay.
 
-    Of equals the earlier stays. A visit whose s is 0 has moved nothing.
+    Of equals the earlier stays. A visit whose move is 0 is not kept.
     """
-    if not visit["s"]:
+    if not visit["move"]:
         return visits
-    by_size = sorted([*visits, visit], key=lambda one: (-abs(one["s"]), one["step"]))
+    by_size = sorted([*visits, visit], key=lambda one: (-abs(one["move"]), one["step"]))
     return by_size[:KEPT_VISITS]
 
 

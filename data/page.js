@@ -124,7 +124,7 @@ const COLUMNS = [  // [title, field, is it text?]
   ["weight", "weight", false],
   ["visits", "visits", false],
   ["informed", "informed", false],
-  ["largest s", "s", false],
+  ["s that moved it most", "s", false],
 ];
 
 class TrainingTable {

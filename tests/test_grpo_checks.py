@@ -859,12 +859,15 @@ def test_18_meta_judgments_of_a_half_precision_judge_count_once_at_theta(lab, ha
 @pytest.mark.parametrize("importance, share", [
     ([1.0, 1.0, 1.0], 1.0),
     ([1.0, 1.0, 0.0], 2 / 3),
-    ([1e-200, 0.0, 0.0], 1 / 3),
+    ([1.2, 0.8, 1.0], 9 / (3 * 3.08)),
+    ([0.1, 0.1, 0.1], 0.1),
+    ([1e-200, 0.0, 0.0], 0.0),
     ([0.0, 0.0, 0.0], 0.0),
     ([float("inf"), 1.0, 1.0], 0.0),
 ])
 def test_18_effective_share_of_the_meta_judgments(lab, importance, share):
-    """(Σw)² / (n Σw²) over judgments with an advantage; those without count for nothing."""
+    """(Σw)² / (n Σw²) over judgments with an advantage, or the mean w where that is less; those
+    without count for nothing."""
     batch = lab(made_up([[2, 3, 4], [2, 3, 4]], [[1, 0, 0], [1, 1, 1]])).batch()
     w = torch.tensor([*importance, 0.0, 0.0, 5.0], dtype=torch.float64)
     assert tb.effective_share(w, batch) == pytest.approx(share)

@@ -91,7 +91,7 @@ def make_run(folder, said=HARMLESS, right_before=0, right_after=4, length=0, wei
     for k, pair in enumerate(train):
         rows.append({**pair.description(), "weight": 0.5 + k / 4, "visits": k, "informed": k})
         texts = [f"wrong of {k}: {said}{'.' * length}", f"right of {k}: {said}{'.' * length}"]
-        visits = explain.keep_largest([], explain.visit_of(3, k - 1.5, pair.right, texts, [0.0, 1.0]))
+        visits = explain.keep_largest([], explain.visit_of(3, k - 1.5, k - 1.5, pair.right, texts, [0.0, 1.0]))
         moved.append(visits if k else [])
     write_rows(folder / "explained.jsonl", explain.explained_rows(rows, train, moved))
     return folder
@@ -354,18 +354,18 @@ def test_names_of_lines_do_not_stand_on_each_other():
 
 # ---------------------------------------------------------------- explained
 
-def visit(step, s):
-    return explain.visit_of(step, s, "A", ["a", "b", "c"], [0.5, 1.0, 0.0])
+def visit(step, move):
+    return explain.visit_of(step, 3.0, move, "A", ["a", "b", "c"], [0.5, 1.0, 0.0])
 
 
-def test_the_two_visits_with_the_largest_s_are_kept():
+def test_the_two_visits_that_moved_most_are_kept():
     visits = []
-    for step, s in enumerate([0.3, -2.0, 0.0, 1.0, 0.5, 1.5]):
-        visits = explain.keep_largest(visits, visit(step, s))
-    assert [(one["step"], one["s"]) for one in visits] == [(1, -2.0), (5, 1.5)]
+    for step, move in enumerate([0.3, -2.0, 0.0, 1.0, 0.5, 1.5]):
+        visits = explain.keep_largest(visits, visit(step, move))
+    assert [(one["step"], one["move"]) for one in visits] == [(1, -2.0), (5, 1.5)]
 
 
-def test_of_visits_with_equal_s_the_earlier_is_kept():
+def test_of_visits_with_equal_moves_the_earlier_is_kept():
     visits = []
     for step in (4, 7, 9):
         visits = explain.keep_largest(visits, visit(step, 3.0))
@@ -418,14 +418,14 @@ def learning(settings, tmp_path):
 
 def test_explained_holds_what_moved_the_weights_of_a_run(learning, monkeypatch):
     """As the updates of the weights have it, for every pair and all of its visits."""
-    told = {}  # {pair number: [s of each visit]}
+    told = {}  # {pair number: [move of each visit]}
     update = tb.DataWeights.update
 
     def note(self, index, s, mixed, pace):
-        unit_s = update(self, index, s, mixed, pace)
-        for i, one in zip(index.tolist(), unit_s.tolist()):
+        unit_s, move = update(self, index, s, mixed, pace)
+        for i, one in zip(index.tolist(), move.tolist()):
             told.setdefault(i, []).append(one)
-        return unit_s
+        return unit_s, move
     monkeypatch.setattr(tb.DataWeights, "update", note)
     run = learning("run", steps=8)
 
@@ -435,7 +435,7 @@ def test_explained_holds_what_moved_the_weights_of_a_run(learning, monkeypatch):
     for i, row in enumerate(rows):
         values = [value for value in told.get(i, []) if value]
         largest = sorted(map(abs, values), reverse=True)[:2]
-        assert [abs(one["s"]) for one in row["moved"]] == pytest.approx(largest, abs=1e-4)
+        assert [abs(one["move"]) for one in row["moved"]] == pytest.approx(largest, abs=1e-4)
         for one in row["moved"]:
             assert one["best"]["reward"] == max(one["rewards"]) == 1
             assert one["worst"]["reward"] == min(one["rewards"]) == 0

@@ -384,6 +384,16 @@ def test_without_weight_steps_weights_rest_in_the_last_seventh(settings):
     assert settings(weights="domain", steps=6, weight_steps=0).weight_steps == 6
 
 
+def test_more_processes_than_pairs_are_refused(settings, monkeypatch):
+    monkeypatch.setattr(tb, "WORLD_SIZE", 3)
+    tb.refuse_idle_processes(settings(weights="domain"), [None] * 3, [None] * 2)
+    tb.refuse_idle_processes(settings(weights="uniform"), [None] * 3, [None])
+    with pytest.raises(UserError, match="2 training pairs for 3 processes"):
+        tb.refuse_idle_processes(settings(weights="uniform"), [None] * 2, [None] * 2)
+    with pytest.raises(UserError, match="2 meta pairs for 3 processes"):
+        tb.refuse_idle_processes(settings(weights="domain"), [None] * 3, [None])
+
+
 def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(settings, capsys):
     """θ' so far from θ that the meta judgments, which θ has sampled, say nothing about it."""
     run = tb.Run(settings(lr=0.1, steps=1))
@@ -598,6 +608,23 @@ def test_the_network_speaks_only_when_it_is_fitted(settings):
     shown = {name: torch.tensor([3.0, -2.0]) for name in w.FEATURES[1:]}
     w.observe(torch.tensor([0, 3]), shown)
     assert torch.equal(w.weights(), before)
+
+
+def test_a_network_that_says_too_much_can_take_it_back(settings):
+    """Its weights are bounded, what it is fitted with is not: so an output beyond the bound has a
+    gradient."""
+    w = weights_of(settings(weights="net"), "aaabbb")
+    with torch.no_grad():
+        for linear in (w.net[0], w.net[2]):
+            linear.weight.fill_(2.0)
+        w.net[0].weight[:, 1] = -2.0
+    assert float(w.network_output().abs().max()) > 10
+    s = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    w.update(torch.tensor([0, 3]), s, torch.ones(2, dtype=torch.bool), pace=1)
+    assert float(w.logits().abs().max()) <= w.BOUND
+    before = float(w.network_output().abs().max())
+    w.update(torch.tensor([0, 3]), s, torch.ones(2, dtype=torch.bool), pace=1)
+    assert float(w.network_output().abs().max()) < before
 
 
 def test_pairs_are_drawn_in_proportion_to_their_weight(settings):
