@@ -1952,8 +1952,8 @@ def report_checks(checks):
     correlation = mean([row["split_half_correlation"] for row in checks])
     predicted = mean([row["meta_change_predicted"] for row in checks])
     realised = mean([row["meta_change_realised"] for row in checks])
-    print(f"hypergradient, {len(checks)} checks: split-half correlation {correlation:.2f}; "
-          f"change of the meta loss by a step {predicted:+.1e} predicted, {realised:+.1e} realised")
+    print(f"hypergradient, {len(checks)} checks, each of its step's v alone: split-half correlation "
+          f"{correlation:.2f}; change of the meta loss by a step {predicted:+.1e} predicted, {realised:+.1e} realised")
 
 
 # ---------------------------------------------------------------- LoRA (2106.09685)
