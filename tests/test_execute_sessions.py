@@ -1,5 +1,6 @@
 """execute.py: what passes between a candidate's session and its grader, and how a box starts."""
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
+from data.sandbox import boxes  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -106,6 +108,26 @@ def test_a_program_that_reads_the_requests_for_itself_gains_nothing(grade):
     """
     verdict = grade(problem(*[call([n], n) for n in range(8)], time_limit=1), code)
     assert verdict["passed"] is False
+
+
+@pytest.mark.parametrize("said", [
+    b"[" * 100_000,
+    b"{}",
+    b"[]",
+    b'{"results": []}',
+    b'{"results": [[1, "passed", "", null]]}',
+    b'{"results": [[true, "passed", "", "digest"]]}',
+    b'{"lost": ["gone", 1]}',
+    b'{"loaded": 1, "x": 1}',
+    b"\xff",
+])
+def test_a_grader_that_talks_nonsense_is_of_no_more_use(said):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    grader = object.__new__(boxes.Grader)
+    grader.sock = ours
+    theirs.send(said)
+    assert grader.hear(1) == {}
+    assert grader.broken
 
 
 def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path):

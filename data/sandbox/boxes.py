@@ -185,7 +185,7 @@ class Grader:
             else:
                 known = {"loaded": True}, {"wants": "again"}, {"wants": "nothing"}
                 well_formed = message in known
-        except (ConnectionError, ValueError, TypeError):
+        except (ConnectionError, ValueError, TypeError, RecursionError):
             well_formed = False
         self.broken = not well_formed
         return message if well_formed else {}
