@@ -48,6 +48,10 @@ sizes() { # SEED: how large must the meta set be? Learned weights beside trainin
     train "size-$size-meta" "$1" "$BASE" $few --weights uniform --train-split meta
     train "size-$size-both" "$1" "$BASE" $few --weights uniform --train-split train meta
   done
+  # four pairs make a step of four pairs: with as many judgments as a step of sixteen has
+  for size in 4 8; do
+    train "equal-$size-meta" "$1" "$BASE" --meta-problems $size --group $((96 / size)) --eval-every 0 --weights uniform --train-split meta
+  done
 }
 rewards() { # SEED: the oracle's pairs, paid only for what is right in both orders
   train consistent "$1" "$BASE" --weights uniform --reward consistent --train-only $TARGET

@@ -7,6 +7,7 @@ Reads, in --runs,
 
     KIND-SEED/{settings.json,metrics.jsonl,weights.jsonl,selections.jsonl}   each kind of weights
     size-N-KIND-SEED/{settings.json,metrics.jsonl}                  with N problems in the meta set
+    equal-N-meta-SEED/{settings.json,metrics.jsonl}       the same as size-N-meta, of more judgments
     consistent-SEED/{settings.json,metrics.jsonl}         the oracle's, paid for both orders alone
     thinking-JUDGE-SEED.jsonl                                                  docs/thinking.py
     untrained/selections.jsonl                                                 the judge before
@@ -106,6 +107,7 @@ def main(argv=None):
     if trained:
         print_markdown(weights_table(cfg.runs, runs))
         print_markdown(sizes_table(sizes))
+        print_equal_judgments(cfg.runs)
         rewards = rewards_table(cfg.runs, runs)
         if rewards:
             print_markdown(rewards)
@@ -304,6 +306,16 @@ def weights_table(folder, runs):
     print(f"{len(mixed)} test problems with passing and failing programs: "
           + ", ".join(f"{method} {value:.1f}" for method, value in simple.items()))
     return rows
+
+
+def print_equal_judgments(folder):
+    """What small meta sets alone are good for with as many judgments a step as all others have."""
+    for size in (4, 8):
+        runs = [trained_run(folder / f"equal-{size}-meta-{seed}") for seed in SEEDS]
+        shares = [last_accuracy(run) for run in runs if run]
+        if shares:
+            print(f"\ntrained on {size} meta problems alone, as many judgments a step: "
+                  f"{mean_interval(shares)} ({by_seed(100 * np.array(shares))})")
 
 
 def rewards_table(folder, runs):
