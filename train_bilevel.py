@@ -12,7 +12,7 @@ Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.
         --explain-weights prints it) and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "weight_domain": "reviewed × hard × strong",
-     "weight": 1.69, "visits": 10, "informed": 7, ...}    informed: visits that could move it
+     "weight": 2.35, "visits": 13, "informed": 8, ...}    informed: visits that could move it
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
@@ -362,7 +362,8 @@ class Trainer:
         if learns:
             # v = ∇L_meta(θ') [P]
             v, importance = meta_gradient(judge, parameters, meta.batch, meta.logprob)
-            self.must_be_finite(float(v.norm()), step, index, theta)
+            v_norm = float(v.norm())
+            self.must_be_finite(v_norm, step, index, theta)
             share = effective_share(importance, meta.batch)
             if share < MIN_EFFECTIVE_SHARE:
                 warn_of_small_share(step, share)
@@ -382,7 +383,7 @@ class Trainer:
                     self.remember(step + 1, index, unit_s, move, groups)
             outer = {
                 "meta_reward": meta.reward,
-                "meta_grad_norm": float(v.norm()),
+                "meta_grad_norm": v_norm,
                 "meta_effective_share": share,
             }
             if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
@@ -1953,7 +1954,8 @@ def report_checks(checks):
     predicted = mean([row["meta_change_predicted"] for row in checks])
     realised = mean([row["meta_change_realised"] for row in checks])
     print(f"hypergradient, {len(checks)} checks, each of its step's v alone: split-half correlation "
-          f"{correlation:.2f}; change of the meta loss by a step {predicted:+.1e} predicted, {realised:+.1e} realised")
+          f"{correlation:.2f}; change of the meta loss by a step {predicted:+.1e} predicted, "
+          f"{realised:+.1e} realised")
 
 
 # ---------------------------------------------------------------- LoRA (2106.09685)

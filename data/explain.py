@@ -1,10 +1,11 @@
 """Why a training pair counts as much as it does: explained.jsonl, and its words for the terminal.
 
     {"instance_id": "edges/train/7:weak-0>weak-5", "weight_domain": "reviewed × easy × weak",
-     "weight": 6.86, "visits": 28, "informed": 17, (all else of its row of weights.jsonl)
+     "weight": 5.77, "visits": 32, "informed": 21, (all else of its row of weights.jsonl)
      "right": "B", "fields": {"steps": ["triple", "drop first", "flip"], "source": "edges", ...},
      "failed": "wrong_answer: public test 1: expected [6, 8], got []",
-     "moved": [{"step": 10, "s": 3.0, "move": 2.1, "right": "B", "rewards": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+     "moved": [{"step": 10, "s": 2.422, "move": 1.0762, "right": "B",
+                "rewards": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
                 "best": {"reward": 1.0, "text": "try r 794 -> 27..."},
                 "worst": {"reward": 0.0, "text": "skim: steps 3, A 3, B 3..."}}, ...]}
 

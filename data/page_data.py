@@ -18,6 +18,7 @@ MOST_BYTES = 4_000_000  # of the JSON block
 # From the best that a page can hold to the least: characters of a text, pairs with their texts.
 SIZES = ((8000, 100_000), (4000, 100_000), (2000, 100_000), (1000, 100_000), (1000, 1000),
          (1000, 500), (1000, 200), (1000, 100), (1000, 0))
+PAIR_FIELDS = ("domain", "difficulty", "policy", "weight_domain")  # of Pair.description
 
 
 # ---------------------------------------------------------------- the files of a run
@@ -176,7 +177,7 @@ class Payload:
 
     def training(self, row, with_texts):
         """A training pair: its row of explained.jsonl, and where its texts stand."""
-        names = ("domain", "difficulty", "policy", "weight_domain", "weight", "visits", "informed")
+        names = (*PAIR_FIELDS, "weight", "visits", "informed")
         shown = {
             "id": row["instance_id"],
             **{name: row[name] for name in names},
@@ -211,7 +212,7 @@ class Payload:
             }
         return {
             "id": pair.instance_id,
-            **{name: description[name] for name in ("domain", "difficulty", "policy", "weight_domain")},
+            **{name: description[name] for name in PAIR_FIELDS},
             **self.places_of(pair),
             **judgments,
         }

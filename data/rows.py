@@ -16,8 +16,8 @@
                             "public_passed": false, "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
       train_bilevel.py
     judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
-                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 1.69,
-                            "weight_domain": "reviewed × hard × strong", "visits": 10, "informed": 7}
+                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 2.35,
+                            "weight_domain": "reviewed × hard × strong", "visits": 13, "informed": 8}
       select.py
     selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
                             "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 130,

@@ -58,6 +58,8 @@ WITH_META_SET = {
     "both": "trained on both, mixed",
 }
 SIZES = (4, 8, 16, 0)  # of the meta set, in problems; 0: all
+# Trained only, without a choice: on small meta sets with more judgments, and with another reward
+CONTROLS = ("equal-4-meta", "equal-8-meta", "consistent")
 # Judges that thought: name in the table, colour, marker
 JUDGES = {
     "base": ("base", "#888888", "o"),
@@ -98,6 +100,7 @@ def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
     runs = finished_runs(cfg.runs)
     sizes = accuracy_by_size(cfg.runs, runs)
+    controls = finished_controls(cfg.runs)
     found = thinking(cfg.runs)
     trained = any(runs.values())
     asked = {judge: seeds for judge, seeds in found.items() if seeds}
@@ -107,10 +110,9 @@ def main(argv=None):
     if trained:
         print_markdown(weights_table(cfg.runs, runs))
         print_markdown(sizes_table(sizes))
-        print_equal_judgments(cfg.runs)
-        rewards = rewards_table(cfg.runs, runs)
-        if rewards:
-            print_markdown(rewards)
+        print_equal_judgments(controls)
+        if controls["consistent"]:
+            print_markdown(rewards_table(runs["oracle"], controls["consistent"]))
         draw_training(runs, sizes, cfg.out / "training.png")
     if any(runs[method] for method in LEARNED):
         print_markdown(group_weights(runs))
@@ -121,11 +123,11 @@ def main(argv=None):
         print_markdown(looks_table(asked))
         draw_waits(asked, cfg.out / "waits.png")
     print_found_by_waiting(found)
-    missing = missing_runs(cfg.runs, runs, sizes, found)
+    missing = missing_runs(runs, sizes, controls, found)
     print("\nmissing: " + (", ".join(missing) or "nothing"))
 
 
-def missing_runs(folder, runs, sizes, found):
+def missing_runs(runs, sizes, controls, found):
     """Names of what reproduce.sh makes and is not there, or not finished."""
     missing = [f"{method}-{seed}" for method in METHODS for seed in SEEDS
                if seed not in runs[method]]
@@ -133,8 +135,8 @@ def missing_runs(folder, runs, sizes, found):
         if size:    # where it is 0, the runs are those with all of the meta set
             missing += [f"size-{size}-{method}-{seed}" for seed in SEEDS
                         if seed not in sizes[size, method]]
-    missing += [f"consistent-{seed}" for seed in SEEDS
-                if not trained_run(folder / f"consistent-{seed}")]
+    missing += [f"{name}-{seed}" for name in CONTROLS for seed in SEEDS
+                if seed not in controls[name]]
     missing += [f"thinking-{judge}-{seed}" for judge in JUDGES for seed in SEEDS
                 if seed not in found[judge]]
     return missing
@@ -220,6 +222,17 @@ def trained_run(path):
     run = {"metrics": read_rows(path / "metrics.jsonl")}
     steps = json.loads((path / "settings.json").read_text())["steps"]
     return run if evaluations(run)[-1]["step"] == steps else None
+
+
+def finished_controls(folder):
+    """{name: {seed: run}} of CONTROLS, of those that trained to the end."""
+    controls = {name: {} for name in CONTROLS}
+    for name in CONTROLS:
+        for seed in SEEDS:
+            run = trained_run(folder / f"{name}-{seed}")
+            if run:
+                controls[name][seed] = run
+    return controls
 
 
 def accuracy_by_size(folder, runs):
@@ -308,32 +321,29 @@ def weights_table(folder, runs):
     return rows
 
 
-def print_equal_judgments(folder):
+def print_equal_judgments(controls):
     """What small meta sets alone are good for with as many judgments a step as all others have."""
     for size in (4, 8):
-        runs = [trained_run(folder / f"equal-{size}-meta-{seed}") for seed in SEEDS]
-        shares = [last_accuracy(run) for run in runs if run]
+        shares = [last_accuracy(run) for run in controls[f"equal-{size}-meta"].values()]
         if shares:
             print(f"\ntrained on {size} meta problems alone, as many judgments a step: "
                   f"{mean_interval(shares)} ({by_seed(100 * np.array(shares))})")
 
 
-def rewards_table(folder, runs):
-    """The oracle's runs beside those with --reward consistent; empty where there are none."""
-    consistent = {seed: trained_run(folder / f"consistent-{seed}") for seed in SEEDS}
-    consistent = {seed: run for seed, run in consistent.items() if run}
+def rewards_table(plain, consistent):
+    """The oracle's runs {seed: run} beside those with --reward consistent."""
     rows = []
-    for reward, seeds in (("right", runs["oracle"]), ("consistent", consistent)):
-        last = [evaluations(run)[-1] for run in seeds.values()]
-        if not last:
+    for reward, seeds in (("right", plain), ("consistent", consistent)):
+        if not seeds:
             continue
+        last = [evaluations(run)[-1] for run in seeds.values()]
         row = {"--reward": reward}
         for column, name in (("target pairs right, %", "eval_accuracy"),
                              ("right in both orders, %", "eval_both_orders")):
             shares = [evaluation[name] for evaluation in last]
             row[column] = f"{mean_interval(shares)} ({by_seed(100 * np.array(shares))})"
         rows.append(row)
-    return rows if consistent else []
+    return rows
 
 
 def weights_row(name, evaluated, chosen, over):
