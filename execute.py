@@ -233,7 +233,7 @@ class Tests:
         """Give it a task, and before that the tests, if those that it has are another problem's."""
         if self.grader is None:
             idle, self.zygote.idle_grader = self.zygote.idle_grader, None
-            self.grader = idle if idle and not idle.has_died() else Grader(self.zygote)
+            self.grader = idle if idle and not idle.box.has_ended(0) else Grader(self.zygote)
         if self.grader.problem is not self.problem:
             self.grader.problem = self.problem
             job = {
@@ -294,7 +294,7 @@ class Tests:
         said = os.fstat(err).st_size
         if MAX_OUTPUT in (os.fstat(out).st_size, said):
             return "output_limit", f"more than {MAX_OUTPUT} bytes"
-        if report["killed"] or report["seconds"] > limit:
+        if report["killed"]:
             return self.out_of_time(limit, report)
         if not report["code"]:
             return None
@@ -312,8 +312,8 @@ class Tests:
             if got.rstrip("\n") == expected.rstrip("\n"):  # right by every rule
                 return "passed", "", text_digest(expected)
         self.ask_grader({"grade": "stdin", "positions": [position]}, file)
-        message = self.grader.hear(self.limit(position))
-        if message and self.grader.hear(PATIENCE) == {"wants": "nothing"}:
+        message = self.grader.hear(self.limit(position), [position])
+        if message and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
             if "results" in message:
                 return tuple(message["results"][0][1:])
             status, detail = message["lost"]
@@ -399,33 +399,30 @@ class Tests:
         limit = self.limit(positions[0]) * (len(positions) if kind == "again" else 1)
         deadline = time.monotonic() + limit + HOLD
         while True:
-            message = self.grader.hear(deadline - time.monotonic())
-            at_stake = waiting[:1] if loaded and kind != "again" else waiting
+            message = self.grader.hear(deadline - time.monotonic(), positions)
             done_before = len(waiting)
-            if message is None:
-                grader = self.dismiss_grader()
-                self.fail(at_stake, *self.out_of_time(limit, box.wait(0), grader))
-                return False
-            results = message.get("results", [])
-            if not message or not {result[0] for result in results} <= set(positions):
-                self.dismiss_grader()
-                box.wait(0)
-                self.fail(at_stake, "output_limit", "its answers take too much memory to grade")
-                return False
-            if "wants" in message:
-                box.wait(0)
-                return message["wants"] == "again"
-            if "lost" in message:
-                status, detail = message["lost"]
-                if status == "gone":
-                    status, detail = self.how_it_left(box)
-                self.fail(at_stake, status, with_advice(status, detail))
-            for position, status, detail, digest in results:
+            for position, status, detail, digest in (message or {}).get("results", []):
                 if status == "inside" and kind != "assert":  # which only a forged message can say
                     status = "runtime_error"
                 self.results[position] = status, with_advice(status, detail), digest
                 if position in waiting:
                     waiting.remove(position)
+            at_stake = waiting[:1] if loaded and kind != "again" else waiting
+            if not message:
+                reports = box.wait(0), self.dismiss_grader()
+                ending = "output_limit", "its answers take too much memory to grade"
+                if message is None:
+                    ending = self.out_of_time(limit, *reports)
+                self.fail(at_stake, *ending)
+                return False
+            if "lost" in message:
+                status, detail = message["lost"]
+                if status == "gone":
+                    status, detail = self.how_it_left(box)
+                self.fail(at_stake, status, with_advice(status, detail))
+            if "wants" in message:
+                box.wait(0)
+                return message["wants"] == "again"
             if "loaded" in message and not loaded or len(waiting) < done_before:
                 loaded = True
                 deadline = time.monotonic() + limit + HOLD  # the next test's

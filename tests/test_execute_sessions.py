@@ -110,23 +110,61 @@ def test_a_program_that_reads_the_requests_for_itself_gains_nothing(grade):
     assert verdict["passed"] is False
 
 
-@pytest.mark.parametrize("said", [
-    b"[" * 100_000,
-    b"{}",
-    b"[]",
-    b'{"results": []}',
-    b'{"results": [[1, "passed", "", null]]}',
-    b'{"results": [[true, "passed", "", "digest"]]}',
-    b'{"lost": ["gone", 1]}',
-    b'{"loaded": 1, "x": 1}',
-    b"\xff",
+@pytest.mark.parametrize("answer, passed", [
+    ("[n, 2]", True),
+    ("(n, 2)", True),
+    ("[n, 2.0]", True),
+    ("[n, 3]", False),
+    ("[n, '2']", False),
+    ("[[n, 2]]", False),
 ])
-def test_a_grader_that_talks_nonsense_is_of_no_more_use(said):
+def test_an_answer_is_judged_alike_whatever_the_grader_has_seen_before(grade, answer, passed):
+    tests = problem(public_tests=[call([n], [n, 2]) for n in range(5)])
+    first = grade(tests, "def f(n): return [n, 2]")
+    alone = grade({**tests}, f"def f(n): return {answer}")
+    grade(tests, "def f(n): return [n, 2]")
+    after = grade(tests, f"def f(n): return {answer}")
+    assert first["passed"]
+    assert after["passed"] is passed
+    assert after["output_digest"] == alone["output_digest"]
+    assert (after["output_digest"] == first["output_digest"]) is passed
+
+
+def test_nan_is_no_right_answer_the_second_time_either(grade):
+    tests = problem(call([], float("nan")))
+    verdicts = [grade(tests, "def f(): return float('nan')")["status"] for _ in range(2)]
+    assert verdicts == ["wrong_answer", "wrong_answer"]
+
+
+def test_a_program_gets_the_usual_recursion_limit_and_no_trace_of_the_rehearsal(grade):
+    code = """
+        import sys
+        before = sorted(name for name in sys.modules if "candidate" in name)
+        def f():
+            return [before, 1000 <= sys.getrecursionlimit() < 1015]
+    """
+    assert grade(problem(call([], [["candidate"], True])), code)["status"] == "passed"
+
+
+@pytest.mark.parametrize("message", [
+    {},
+    [],
+    {"results": [[True, "passed", "", "digest"]]},
+    {"results": [[2, "passed", "", "digest"]]},
+    {"results": [[1, "passed", "", None]]},
+    {"results": [[1, "passed", ""]]},
+    {"results": [[1, "passed", "", "digest"]], "wants": "more"},
+    {"lost": ["gone"]},
+    {"lost": ["gone", 1]},
+    {"loaded": 1},
+])
+def test_what_a_grader_must_not_say_ends_it(message):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     grader = object.__new__(boxes.Grader)
     grader.sock = ours
-    theirs.send(said)
-    assert grader.hear(1) == {}
+    grader.buffer = bytearray(1000)
+    theirs.send(json.dumps(message).encode())
+    assert grader.hear(1, [1]) == {}
     assert grader.broken
 
 

@@ -4,11 +4,13 @@ import json
 import marshal
 import os
 import select
+import signal
 import site
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from data.rows import ROOT
 
@@ -37,6 +39,7 @@ class Zygote:
         (What a box has must not depend on other rows.)
         """
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.unsafe = cfg.unsafe
         options = {
             "unsafe": cfg.unsafe,
             "unittest": with_unittest,
@@ -74,10 +77,11 @@ class Zygote:
         theirs.close()
         self.sock.settimeout(PATIENCE)
         self.refused = self.hear().get("refused")
+        self.boxes = []  # that may not have ended
         self.idle_grader = None
 
     def hear(self):
-        message = self.sock.recv(100000)
+        message = self.sock.recv(10000)
         if not message:
             raise Machinery(f"the zygote died (status {self.process.wait()})")
         return json.loads(message)
@@ -93,13 +97,19 @@ class Zygote:
         request = b"network" if network else b"no network"
         try:
             socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
+            box = Box(self.hear(), ours, self.unsafe)
         finally:
             os.close(job_file)
             theirs.close()
-        return Box(ours)
+        self.boxes = [box for box in self.boxes if box.report is None] + [box]
+        box.hear_start()
+        return box
 
     def close(self):
-        self.sock.close()  # it ends its boxes and itself
+        for box in self.boxes:
+            with contextlib.suppress(Machinery):
+                box.wait(0)
+        self.sock.close()  # it ends itself
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -108,36 +118,61 @@ class Zygote:
 
 
 class Box:
-    """One run. It ends when its program does, when it is told to, or with this process."""
+    """One run. It ends when its program does, when it is told to, or with this process.
 
-    def __init__(self, sock):
+    (Or already with the thread that has started its zygote; label() keeps them to the end.)
+    """
+
+    def __init__(self, pid, sock, unsafe):
+        self.pid = pid
+        self.process = os.pidfd_open(pid)
         self.sock = sock
-        self.sock.settimeout(PATIENCE)
+        self.unsafe = unsafe
         self.report = None
-        self.started = float(self.hear())  # from now on the clock runs
+        self.started = time.monotonic()
 
-    def hear(self):
-        message = self.sock.recv(1000)
+    def hear_start(self):
+        self.sock.settimeout(PATIENCE)
+        message = self.sock.recv(100)
         if not message:
             raise Machinery("a box broke")
-        return message
+        self.started = float(message)  # from now on the clock runs
+
+    def has_ended(self, seconds):
+        """Is nothing left of it, or will it be so within so many seconds?"""
+        return is_readable(self.process, seconds)
 
     def wait(self, seconds):
         """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
         if self.report is None:
-            if not is_readable(self.sock, seconds):
+            killed = not self.has_ended(seconds)
+            if killed and self.unsafe:
                 self.sock.shutdown(socket.SHUT_WR)
-            code, killed, ended, cpu = self.hear().split()
-            seconds = float(ended) - self.started
-            self.report = {"code": int(code), "killed": killed == b"1", "seconds": seconds,
-                           "cpu": float(cpu)}
+            elif killed:
+                signal.pidfd_send_signal(self.process, signal.SIGKILL)
+            if not self.has_ended(PATIENCE):
+                raise Machinery("a box does not end")
+            seconds = time.monotonic() - self.started
+            _, code, usage = os.wait4(self.pid, 0)
+            cpu = usage.ru_utime + usage.ru_stime
+            self.report = {"code": os.waitstatus_to_exitcode(code), "killed": killed,
+                           "seconds": seconds, "cpu": cpu}
             self.sock.close()
+            os.close(self.process)
         return self.report
 
 
-def is_result(result):
-    position, status, detail, digest = result
-    return type(position) is int and {str} == {type(status), type(detail), type(digest)}
+def is_message(message, positions):
+    """Is this what a grader may say about these tests (the table in grading.py)?"""
+    status, detail = message.get("lost", ["", ""])
+    texts = [status, detail]
+    for position, status, detail, digest in message.get("results", []):
+        texts += [status, detail, digest]
+        if type(position) is not int or position not in positions:
+            return False
+    return (message != {} and {str} == set(map(type, texts))
+            and message.get("loaded", True) is True
+            and message.get("wants", "again") in ("again", "nothing"))
 
 
 def is_readable(sock, seconds):
@@ -160,6 +195,7 @@ class Grader:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.box = zygote.spawn("grader", {}, [theirs.fileno()], MAX_MEMORY_OF_GRADER)
         theirs.close()
+        self.buffer = bytearray(1 << 20)
         self.problem = None  # whose tests it has
         self.broken = False
 
@@ -167,7 +203,7 @@ class Grader:
         with contextlib.suppress(ConnectionError):  # it has died: so will hear() say
             socket.send_fds(self.sock, [json.dumps(task).encode()], files)
 
-    def hear(self, seconds):
+    def hear(self, seconds, positions):
         """Its next message; None if none comes in time, {} if it has died or talks nonsense.
 
         After either it is of no more use. A test that evaluates an answer can make it say anything.
@@ -176,22 +212,13 @@ class Grader:
         if not is_readable(self.sock, max(seconds, 0)):
             return None
         try:
-            message = json.loads(self.sock.recv(1 << 20))
-            if "results" in message:
-                well_formed = bool(message["results"]) and all(map(is_result, message["results"]))
-            elif "lost" in message:
-                status, detail = message["lost"]
-                well_formed = {str} == {type(status), type(detail)}
-            else:
-                known = {"loaded": True}, {"wants": "again"}, {"wants": "nothing"}
-                well_formed = message in known
-        except (ConnectionError, ValueError, TypeError, RecursionError):
+            size = self.sock.recv_into(self.buffer)
+            message = json.loads(self.buffer[:size])
+            well_formed = is_message(message, positions)
+        except (ConnectionError, ValueError, TypeError, AttributeError):
             well_formed = False
         self.broken = not well_formed
         return message if well_formed else {}
-
-    def has_died(self):
-        return is_readable(self.box.sock, 0)
 
     def end(self):
         self.sock.close()

@@ -14,7 +14,8 @@ What the worker (execute.py) and the grader say to each other, each in one packe
                                                     "assert", "inside", or "again": make the calls
                                                     of the asserts just graded in another order
     grader   {"loaded": true}        the program's code has run, its first test starts
-             {"results": [...]}      [position, status, detail, digest] of tests that are over
+             {"results": [...]}      [position, status, detail, digest] of tests that are over; may
+                                     come with one of the next
              {"lost": [status, detail]}   no more results: this is how it ended. Status "gone": its
                                      process has left, and the worker finds out how
              {"wants": "nothing"}    the last word on a task; "again": another session, as above
@@ -97,13 +98,14 @@ class Grader:
         self.right = {}  # a line that was a right answer, and its digest: so it is the next time
 
     def say(self, **message):
-        self.send_results()
+        if self.results:
+            message["results"] = self.results
+            self.results = []
         self.worker.send(json.dumps(message).encode())
 
     def send_results(self):
         if self.results:
-            self.worker.send(json.dumps({"results": self.results}).encode())
-            self.results = []
+            self.say()
 
     def result(self, position, status, detail, outputs, hold=False):
         """Returns the digest of outputs; right or wrong, equal answers are one cluster.

@@ -130,28 +130,28 @@ class Packer:
         return content if base is list else {base.__name__: content}
 
 
-@contextlib.contextmanager
-def deep_values():
+class DeepValues:
     """Within, values may be nested deeply, whatever a program's own recursion limit is."""
-    limit = sys.getrecursionlimit()
-    try:
-        sys.setrecursionlimit(max(limit, DEPTH))
-        yield
-    except RecursionError:
-        raise OutputLimit("the value is nested too deeply") from None
-    finally:
-        sys.setrecursionlimit(limit)
+
+    def __enter__(self):
+        self.limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(self.limit, DEPTH))
+
+    def __exit__(self, kind, error, trace):
+        sys.setrecursionlimit(self.limit)
+        if kind is RecursionError:
+            raise OutputLimit("the value is nested too deeply") from None
 
 
 def pack(value, exact=False):
     """See Packer. Raises OutputLimit, and with `exact` CannotCross."""
-    with deep_values():
+    with DeepValues():
         return Packer(exact).pack(value)
 
 
 def as_text(value, exact=False):
     """A value as it travels; two are equal when they are so down to the types."""
-    with deep_values():
+    with DeepValues():
         return json.dumps(Packer(exact).pack(value))
 
 
@@ -173,7 +173,7 @@ BUILD = {
 
 def unpack(wire):
     """The inverse of pack."""
-    with deep_values():
+    with DeepValues():
         return build(wire)
 
 

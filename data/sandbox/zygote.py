@@ -10,14 +10,15 @@ box, and execute.py refuses to run; with --unsafe a run is a process with limits
 more. What a box does *not* protect against stands once, at the top of execute.py.
 
     from     to       what
-    worker   zygote   "network" or "no network", with files: a socket for the next two messages, the
+    worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
+    zygote   worker   the box's process number
     box      worker   the time, when the program starts
-    zygote   worker   code, killed, time, CPU seconds: four numbers, when nothing is left of the box
 
-When the worker (boxes.py) closes its end of that socket, or dies, the box ends. Nearly all of a
-box's cost is the pages that it or its zygote writes to, of which the kernel makes copies then: what
-can be done before the fork is done there, and after it the zygote does next to nothing.
+The kernel takes a box for a child of the worker (boxes.py), which waits for it, may kill it, and
+whose death it does not outlive. Nearly all of a box's cost is the pages that it or its zygote
+writes to, of which the kernel makes copies then: what can be done before the fork is done there,
+and after it the zygote does next to nothing.
 """
 import contextlib
 import ctypes
@@ -44,6 +45,7 @@ THREAD_STACK = 8 << 20
 
 # ---------------------------------------------------------------- the kernel's names
 
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -77,11 +79,7 @@ MACHINE = os.uname().machine
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 
 # System calls by number: (x86_64, aarch64). -1: there is no such call.
-USED_HERE = {"clone": (56, 220), "capset": (126, 91), "mount": (165, 40),
-             "mount_setattr": (442, 442), "pivot_root": (155, 41)}
-LOOKED_INTO = {"clone": (56, 220), "socket": (41, 198), "fcntl": (72, 25), "prlimit64": (302, 261),
-               "prctl": (157, 167)}
-REFUSED = {  # and "mount", once a box has its folder
+REFUSED = {
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438), "kcmp": (312, 272), "process_madvise": (440, 440),
@@ -89,9 +87,9 @@ REFUSED = {  # and "mount", once a box has its folder
     "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # namespaces and mounts
-    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39),
-    "open_tree": (428, 428), "open_tree_attr": (467, 467), "move_mount": (429, 429),
-    "fsopen": (430, 430), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97), "setns": (308, 268), "umount2": (166, 39), "open_tree": (428, 428),
+    "open_tree_attr": (467, 467), "move_mount": (429, 429), "fsopen": (430, 430),
+    "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
     # large or rarely used parts of the kernel, where its bugs are
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
@@ -100,16 +98,15 @@ REFUSED = {  # and "mount", once a box has its folder
     "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1),
     "inotify_init1": (294, 26), "fanotify_init": (300, 262),
 }
-# Its flags are out of a filter's sight; told that there is no such call, libc uses clone.
-UNKNOWN = {"clone3": (435, 435)}
+CALLS = REFUSED | {
+    "capset": (126, 91), "clone": (56, 220), "clone3": (435, 435), "fcntl": (72, 25),
+    "mount": (165, 40), "prctl": (157, 167), "prlimit64": (302, 261), "socket": (41, 198),
+}
 
 
 def number(call):
     """Of a system call, on this machine."""
-    for table in (USED_HERE, LOOKED_INTO, REFUSED, UNKNOWN):
-        if call in table:
-            return table[call][MACHINE == "aarch64"]
-    raise KeyError(call)
+    return CALLS[call][MACHINE == "aarch64"]
 
 
 libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock across a fork
@@ -242,10 +239,7 @@ def limit(**limits):
 
 def give_up_rights(user):
     """Another user where we are root, and no capability."""
-    if os.geteuid() == 0 and user:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+    os.setresuid(user, user, user)
     system("syscall", number("capset"), NO_CAPABILITY, bytes(24))
 
 
@@ -308,6 +302,7 @@ def filter_of_zygote():
             # nice() does nothing rather than fail: programs do not expect that it can
             answer = PRETEND if name == "setpriority" else REFUSE
             rules += when(EQUAL, number(name), answer)
+    # its flags are out of a filter's sight; told that there is no such call, libc uses clone
     rules += when(EQUAL, number("clone3"), NO_SUCH_CALL)
     rules += look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
     rules += look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
@@ -351,8 +346,6 @@ class Zygote:
         self.user = os.geteuid()
         if self.user == 0:
             self.user = 100000 + os.getpid() % 100000  # one that nobody else is
-        self.boxes = {}  # number of a pidfd -> Box
-        self.poll = select.poll()
         try:
             self.shut_in(options)
         except OSError as error:
@@ -367,12 +360,13 @@ class Zygote:
     def shut_in(self, options):
         os.umask(0o022)  # whatever the user's is, candidates shall be able to read the tree
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self.unsafe:
-            prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives a run becomes a child of this process
-        else:
+        if not self.unsafe:
             enter_private_tree(options["shown"], options["hidden"], self.user)
-        if os.geteuid() == 0 and not readable_by(self.user):  # a candidate never runs as root
-            raise OSError(0, f"other users cannot read it ({os.__file__})")
+        if os.geteuid() == 0:  # a candidate never runs as root
+            os.setgroups([])
+            os.setresgid(self.user, self.user, self.user)
+            if not readable_by(self.user):
+                raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         others = 20 if self.unsafe and os.geteuid() else 1
         limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
@@ -387,103 +381,51 @@ class Zygote:
 
     def serve(self):
         gc.collect()
+        libc.malloc_trim(0)  # what is free need not be copied
         gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
-        self.poll.register(self.control, select.POLLIN)
         while True:
-            for file, _ in self.poll.poll():
-                if file == self.control.fileno():
-                    message, files, _, _ = socket.recv_fds(self.control, 10000, 8)
-                    if not message:  # the worker is gone
-                        for box in list(self.boxes.values()):
-                            self.kill(box.pid)
-                            self.finish(box)
-                        os._exit(0)
-                    self.spawn(message == b"network" and not self.unsafe, files)
-                elif file in self.boxes:
-                    self.finish(self.boxes[file])
-                for box in self.boxes.values():
-                    if box.status.fileno() == file and not box.killed:
-                        box.killed = True  # the worker will not wait any longer
-                        self.poll.unregister(file)
-                        self.kill(box.pid)
-
-    def kill(self, pid):
-        """End a box: its process 1, or with --unsafe its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            if self.unsafe:
-                os.killpg(pid, signal.SIGKILL)
+            message, files, _, _ = socket.recv_fds(self.control, 100, 8)
+            if not message:  # the worker is gone
+                os._exit(0)
+            self.spawn(message == b"network" and not self.unsafe, files)
 
     def spawn(self, network, files):
         """Fork a box."""
-        folder = make_folder(self.scratch, self.user) if self.unsafe else "/box"
-        flags = signal.SIGCHLD
+        flags = CLONE_PARENT
         if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
         pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
         if pid == 0:
             try:
-                self.be_a_box(folder, network, *files)
+                self.be_a_box(network, *files)
             finally:
                 os._exit(1)
-        for file in files[1:]:
+        self.control.send(str(pid).encode())
+        for file in files:
             os.close(file)
-        box = Box(pid, os.pidfd_open(pid), socket.socket(fileno=files[0]), folder)
-        self.boxes[box.ended] = box
-        self.poll.register(box.ended, select.POLLIN)
-        self.poll.register(box.status, select.POLLIN)
 
-    def be_a_box(self, folder, network, status, job_file, *files):
+    def be_a_box(self, network, worker, job_file, *files):
         """Process 1 of a run, before the program's code runs there."""
         job = marshal.loads(os.read(job_file, os.fstat(job_file).st_size))
-        if not self.unsafe:
+        folder = "/box"
+        if self.unsafe:
+            folder = keep_unsafely(self.scratch, self.user, worker)
+        else:
             mount_box(job)
         furnish(job, folder, self.user)
         if network:
             bring_up_loopback(self.proc)
         give_up_rights(self.user)
         limit(AS=self.mapped + job["memory"], FSIZE=MAX_OUTPUT)
-        home = f"{folder}/tmp" if self.unsafe else "/tmp"
-        os.chdir(home)
-        if self.unsafe:
-            os.environ.update(HOME=home, TMPDIR=home)
+        os.chdir(os.environ["HOME"])
         os.umask(0o077)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         set_filter(self.filters[network])
-        os.write(status, repr(time.monotonic()).encode())
+        os.write(worker, repr(time.monotonic()).encode())
         arrange(files, job["role"])
         ROLES[job["role"]](job)
-
-    def finish(self, box):
-        ended = time.monotonic()
-        self.poll.unregister(box.ended)
-        if not box.killed:
-            self.poll.unregister(box.status)
-        del self.boxes[box.ended]
-        if self.unsafe:
-            self.kill(box.pid)
-        _, code, usage = os.wait4(box.pid, 0)
-        if self.unsafe:
-            clear_up_unsafely(box, self.user)
-        code = os.waitstatus_to_exitcode(code)
-        report = f"{code} {box.killed:d} {ended} {usage.ru_utime + usage.ru_stime}"
-        with contextlib.suppress(OSError):  # the worker is gone
-            box.status.send(report.encode())
-        box.status.close()
-        os.close(box.ended)
-
-
-class Box:
-    """A run, as its zygote sees it. With `pid`, process 1 of its namespace, all of it ends."""
-
-    def __init__(self, pid, ended, status, folder):
-        self.pid = pid
-        self.ended = ended
-        self.status = status
-        self.folder = folder
-        self.killed = False
 
 
 def readable_by(user):
@@ -513,25 +455,43 @@ def arrange(files, role):
 
 # --unsafe: what is left of all this without namespaces
 
-def make_folder(scratch, user):
+def keep_unsafely(scratch, user, worker):
+    """Make a folder, fork, and go on in the child, with the folder.
+
+    The parent ends the run when it is told to, clears up, and ends as the run did.
+    """
     folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
     os.chown(folder, user, -1)
-    return folder
-
-
-def clear_up_unsafely(box, user):
-    """Remove a run's folder, with its user's rights and by descriptors."""
+    os.environ.update(HOME=f"{folder}/tmp", TMPDIR=f"{folder}/tmp")
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what outlives the run becomes a child of this process
+    run = os.fork()
+    if run == 0:
+        return folder
+    ended = os.pidfd_open(run)
+    low, high = sorted([ended, worker])
+    os.closerange(0, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, 4096)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
+    poll.poll()
+    for kill in (os.kill, os.killpg):
+        with contextlib.suppress(ProcessLookupError):
+            kill(run, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
     with contextlib.suppress(ChildProcessError):
         while True:  # until none is left that it has started: they count against its user's limit
-            os.waitpid(-box.pid, 0)
-    child = os.fork()
-    if child == 0:
-        import shutil  # here, because what is imported above costs every fork its share
-        os.setresuid(user, user, user)
-        shutil.rmtree(box.folder, ignore_errors=True)
-        os._exit(0)
-    os.waitpid(child, 0)
+            os.waitpid(-run, 0)
+    os.setresuid(user, user, user)
+    import shutil  # here, because what is imported above costs every fork its share
+    shutil.rmtree(folder, ignore_errors=True)  # by descriptors
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 ROLES = {
