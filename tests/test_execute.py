@@ -846,6 +846,46 @@ def must_end(pids):
     assert not pids & set(table_of_processes())
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def start_exec_from_a_thread(folder):
+    """(a run of such a program, its processes): the kernel tells that thread of no parent's end."""
+    code = """
+        import os, threading, time
+        def leave():
+            os.execv("/usr/bin/sleep", ["sleep", "107"])
+        threading.Thread(target=leave).start()
+        time.sleep(107)
+        """
+    tests = [stdin("", "")]
+    write(folder / "p.jsonl", [problem("p", tests, entry_point=None, time_limit=100)])
+    write(folder / "c.jsonl", programs("p", code))
+    supervisor = subprocess.Popen(
+        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+    def is_asleep():
+        started = started_by(supervisor.pid)
+        lines = [line for pid, (_, line) in table_of_processes().items() if pid in started]
+        return b"sleep\000107\0" in lines
+
+    wait_until(is_asleep)
+    return supervisor, started_by(supervisor.pid)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
+def test_no_program_outlives_the_run_by_an_exec_from_a_thread(end, tmp_path):
+    supervisor, pids = start_exec_from_a_thread(tmp_path)
+    supervisor.send_signal(end)
+    supervisor.wait(30)
+    must_end(pids)
+
+
 def test_killed_runs_lose_nothing_and_leave_nothing(tmp_path):
     """DAJ_KILLS=20 repeats it as often."""
     problems, candidates = many()

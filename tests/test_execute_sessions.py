@@ -1,5 +1,7 @@
 """execute.py: what passes between a candidate's session and its grader, and how a box starts."""
 import json
+import marshal
+import os
 import socket
 import subprocess
 import sys
@@ -190,3 +192,52 @@ def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path
                    capture_output=True, check=True, timeout=60)
     row = json.loads((tmp_path / "l.jsonl").read_text())
     assert row["status"] == "passed"
+
+
+# ---------------------------------------------------------------- how a box ends
+
+FOREVER = "import time\nprint('here', flush=True)\ntime.sleep(600)"
+
+
+@pytest.fixture
+def zygote():
+    cfg = execute.Settings(jobs=1)
+    execute.prepare_this_process(cfg)
+    zygote = boxes.Zygote(cfg)
+    yield zygote
+    zygote.close()
+
+
+def start(zygote, code):
+    """A box with a whole program, and nobody who reads what it prints."""
+    files = [boxes.memory_file(), boxes.memory_file()]
+    try:
+        return zygote.spawn("program", {"setup": "", "code": code}, files, 1 << 30)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def test_a_zygote_that_is_alone_ends_its_boxes(zygote):
+    ended = start(zygote, "pass")
+    assert ended.has_ended(60)
+    running = [start(zygote, FOREVER), start(zygote, FOREVER)]
+    zygote.sock.close()
+    assert running[0].has_ended(60)
+    assert running[1].has_ended(60)
+
+
+def test_a_box_that_is_about_to_start_when_the_worker_goes_ends_too(zygote):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    output, its_output = os.pipe()
+    job = {"role": "program", "memory": 1 << 30, "setup": "", "code": FOREVER, "input": b""}
+    files = [theirs.detach(), boxes.memory_file(marshal.dumps(job)), its_output]
+    socket.send_fds(zygote.sock, [b"no network"], [*files, its_output])
+    zygote.sock.close()
+    for file in files:
+        os.close(file)
+    while boxes.is_readable(output, 60) and os.read(output, 100):
+        pass
+    assert boxes.is_readable(output, 0)  # it is at its end: nobody is left who could write
+    os.close(output)
+    ours.close()

@@ -120,7 +120,8 @@ class Zygote:
 class Box:
     """One run. It ends when its program does, when it is told to, or with this process.
 
-    (Or already with the thread that has started its zygote; label() keeps them to the end.)
+    (Or already with the thread that has started its zygote, whose death the kernel takes for its
+    parent's; label() keeps them to the end.)
     """
 
     def __init__(self, pid, sock, unsafe):
