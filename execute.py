@@ -313,7 +313,8 @@ class Tests:
                 return "passed", "", text_digest(expected)
         self.ask_grader({"grade": "stdin", "positions": [position]}, file)
         message = self.grader.hear(self.limit(position), [position])
-        if message and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
+        is_verdict = message and ("results" in message or "lost" in message)
+        if is_verdict and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
             if "results" in message:
                 return tuple(message["results"][0][1:])
             status, detail = message["lost"]

@@ -159,15 +159,51 @@ def test_a_program_gets_the_usual_recursion_limit_and_no_trace_of_the_rehearsal(
     {"lost": ["gone"]},
     {"lost": ["gone", 1]},
     {"loaded": 1},
+    {"results": []},
+    {"results": {}},
+    {"results": None},
+    {"x": 1},
+    {"loaded": True, "x": 1},
+    ["loaded"],
+    "loaded",
+    1,
 ])
 def test_what_a_grader_must_not_say_ends_it(message):
+    must_end_the_grader(json.dumps(message).encode())
+
+
+def test_so_does_what_is_nested_too_deeply_to_read():
+    must_end_the_grader(b"[" * 200000)
+
+
+def must_end_the_grader(packet):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     grader = object.__new__(boxes.Grader)
     grader.sock = ours
-    grader.buffer = bytearray(1000)
-    theirs.send(json.dumps(message).encode())
+    grader.buffer = bytearray(1 << 20)
+    theirs.send(packet)
     assert grader.hear(1, [1]) == {}
     assert grader.broken
+
+
+@pytest.mark.parametrize("message", [
+    """b'{"results": []}'""",
+    """b'{"results": {}}'""",
+    """b'{"x": 1}'""",
+    """b'{"loaded": true}'""",
+    """b'{"wants": "nothing"}'""",
+    "b'[' * 100000",
+])
+def test_a_message_forged_by_an_output_that_a_checker_evaluates_gives_a_label(grade, message):
+    test = {"type": "stdin", "input": "", "output": "1\n"}
+    checker = "def check(given, answer, expected):\n    return eval(answer)"
+    writes = [f"__import__('os').write(3, {packet})"
+              for packet in (message, """b'{"wants": "nothing"}'""")]
+    tests = problem(test, checker=checker, entry_point=None)
+    verdict = grade(tests, f"print({' + '.join(writes)!r})")
+    assert verdict["passed"] is False
+    assert verdict["status"] == "output_limit"
 
 
 def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path):

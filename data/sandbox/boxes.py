@@ -165,13 +165,16 @@ class Box:
 
 def is_message(message, positions):
     """Is this what a grader may say about these tests (the table in grading.py)?"""
+    known = {"loaded", "results", "lost", "wants"}
+    if not message or not known.issuperset(message) or not message.get("results", True):
+        return False
     status, detail = message.get("lost", ["", ""])
     texts = [status, detail]
     for position, status, detail, digest in message.get("results", []):
         texts += [status, detail, digest]
         if type(position) is not int or position not in positions:
             return False
-    return (message != {} and {str} == set(map(type, texts))
+    return ({str} == set(map(type, texts))
             and message.get("loaded", True) is True
             and message.get("wants", "again") in ("again", "nothing"))
 
@@ -216,7 +219,7 @@ class Grader:
             size = self.sock.recv_into(self.buffer)
             message = json.loads(self.buffer[:size])
             well_formed = is_message(message, positions)
-        except (ConnectionError, ValueError, TypeError, AttributeError):
+        except (ConnectionError, ValueError, TypeError, AttributeError, RecursionError):
             well_formed = False
         self.broken = not well_formed
         return message if well_formed else {}
