@@ -56,7 +56,8 @@ NOT protected against, even so:
   sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
-  stays in the temporary folder.
+  stays in the temporary folder. An ordinary user's program can also kill the process that watches
+  over its run: then nobody clears up.
 """
 import collections
 import functools

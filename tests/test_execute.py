@@ -1096,6 +1096,118 @@ def test_unsafe_gives_the_same_verdicts_and_a_warning(public_folder):
     assert len(list(scratch.iterdir())) <= 1  # one program has taken the rights from what it made
 
 
+# What an ordinary user's programs can do to the process that watches over their run.
+STOP = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\n"
+KILL = STOP.replace("STOP", "KILL")
+ON_KEEPERS = [
+    ("s", STOP + "time.sleep(600)", "time_limit"),
+    ("s", STOP + "print('x')", "time_limit"),
+    ("s", KILL + "time.sleep(600)", "runtime_error"),
+    ("f", STOP + "def f(a):\n    return a", "passed"),
+    ("f", KILL + "time.sleep(600)", "runtime_error"),
+]
+
+
+def start_unsafe_as_an_ordinary_user(folder, rows):
+    """A run of these (problem, program, status)."""
+    python = system_python()
+    install_for_everybody(folder)
+    subprocess.run(["chown", "-R", "4321:4321", str(folder)], check=True)
+    once = [stdin("x\n", "x\n")]
+    write(folder / "p.jsonl", [problem("f", [call([1], 1)]),
+                               problem("s", once, entry_point=None, time_limit=2)])
+    write(folder / "c.jsonl", [{**programs(name, code)[0], "candidate_id": str(number)}
+                               for number, (name, code, _) in enumerate(rows)])
+    start = [*ORDINARY, "env", f"TMPDIR={folder}", python, str(folder / "execute.py")]
+    return subprocess.Popen([*start, *command(folder)[2:], "--unsafe"], cwd=folder,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def one_is_stopped(pids):
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T":
+                return True
+    return False
+
+
+def test_who_stops_or_kills_the_keeper_of_an_unsafe_run_holds_up_nobody(public_folder):
+    supervisor = start_unsafe_as_an_ordinary_user(public_folder, ON_KEEPERS)
+    pids = set()
+
+    def has_ended():
+        pids.update(started_by(supervisor.pid))
+        return supervisor.poll() is not None
+
+    try:
+        wait_until(has_ended)
+    finally:
+        supervisor.kill()
+    assert statuses(public_folder) == [status for _, _, status in ON_KEEPERS]
+    must_end(pids)
+    # a killed keeper clears nothing up
+    assert len(list(public_folder.glob("judge-unsafe-*"))) <= 2
+
+
+def run_unsafe_box(folder, code, script):
+    """Run the script as an ordinary user with `box`: that of a program with this code."""
+    python = system_python()
+    install_for_everybody(folder)
+    start = f"""
+        import time
+        import execute
+        from data.sandbox import boxes
+        zygote = boxes.Zygote(execute.Settings(jobs=1, unsafe=True))
+        files = [boxes.memory_file(), boxes.memory_file()]
+        job = {{"setup": "", "code": {textwrap.dedent(code)!r}}}
+        spawned = time.monotonic()
+        box = zygote.spawn("program", job, files, 1 << 30)
+        """
+    script = textwrap.dedent(start) + textwrap.dedent(script) + "zygote.close()\n"
+    done = subprocess.run([*ORDINARY, "env", f"TMPDIR={folder}", python, "-c", script], cwd=folder,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_time_of_an_unsafe_run_is_that_of_its_program_alone(public_folder):
+    run_unsafe_box(public_folder, "import os\nos._exit(3)", """
+        assert box.has_ended(60)
+        seen = time.monotonic()
+        time.sleep(0.2)
+        report = box.wait(0)
+        assert 0 < report["seconds"] <= seen - spawned
+        assert report["code"] == 3
+        assert not report["killed"]
+        """)
+
+
+def test_a_keeper_that_is_stopped_again_and_again_is_killed(public_folder):
+    code = """
+        import os, signal
+        keeper = os.getppid()
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                os.kill(keeper, signal.SIGSTOP)
+        os.wait()
+        """
+    run_unsafe_box(public_folder, code, """
+        boxes.CLEAN_UP = 0.5
+        report = box.wait(0.5)
+        assert report["killed"]
+        assert report["code"] == -9
+        """)
+
+
+def test_a_stopped_keeper_ends_with_its_killed_supervisor(public_folder):
+    supervisor = start_unsafe_as_an_ordinary_user(public_folder, ON_KEEPERS[:1])
+    wait_until(lambda: one_is_stopped(started_by(supervisor.pid)))
+    pids = started_by(supervisor.pid)
+    supervisor.kill()
+    supervisor.wait()
+    must_end(pids)
+
+
 def test_a_fork_bomb_without_namespaces_is_bounded(public_folder):
     install_for_everybody(public_folder)
     start = [*POWERLESS, system_python()] if os.geteuid() == 0 else [sys.executable]

@@ -15,6 +15,7 @@ import time
 from data.rows import ROOT
 
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
+CLEAN_UP = 20  # seconds that the keeper of an unsafe run has for what the run leaves
 MAX_MEMORY_OF_GRADER = 3 << 30  # bytes of address space for comparing
 
 
@@ -134,33 +135,50 @@ class Box:
 
     def hear_start(self):
         self.sock.settimeout(PATIENCE)
+        if not is_readable(self.sock, PATIENCE):
+            self.sock.shutdown(socket.SHUT_RDWR)  # now it cannot start any more
+            raise Machinery("a box does not start")
         message = self.sock.recv(100)
         if not message:
             raise Machinery("a box broke")
         self.started = float(message)  # from now on the clock runs
 
     def has_ended(self, seconds):
-        """Is nothing left of it, or will it be so within so many seconds?"""
-        return is_readable(self.process, seconds)
+        """Has its program ended, or will it within so many seconds?"""
+        # an unsafe run's keeper says so before it clears up, or closes its socket when it dies
+        return is_readable(self.sock if self.unsafe else self.process, seconds)
 
     def wait(self, seconds):
         """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
         if self.report is None:
             killed = not self.has_ended(seconds)
-            if killed and self.unsafe:
-                self.sock.shutdown(socket.SHUT_WR)
-            elif killed:
-                signal.pidfd_send_signal(self.process, signal.SIGKILL)
-            if not self.has_ended(PATIENCE):
+            if killed:
+                self.kill()
+            if self.unsafe and not is_readable(self.process, CLEAN_UP):
+                self.send(signal.SIGKILL)  # what the program has left behind holds the keeper up
+            if not is_readable(self.process, PATIENCE):
                 raise Machinery("a box does not end")
-            seconds = time.monotonic() - self.started
+            ended = time.monotonic()
             _, code, usage = os.wait4(self.pid, 0)
-            cpu = usage.ru_utime + usage.ru_stime
-            self.report = {"code": os.waitstatus_to_exitcode(code), "killed": killed,
-                           "seconds": seconds, "cpu": cpu}
+            code = os.waitstatus_to_exitcode(code)
+            last_words = self.unsafe and self.sock.recv(100)
+            if last_words:  # no program has killed the keeper
+                ended, code = json.loads(last_words)
+            self.report = {"code": code, "killed": killed, "seconds": ended - self.started,
+                           "cpu": usage.ru_utime + usage.ru_stime}
             self.sock.close()
             os.close(self.process)
         return self.report
+
+    def kill(self):
+        if self.unsafe:
+            self.sock.shutdown(socket.SHUT_WR)  # the keeper ends the run,
+            self.send(signal.SIGCONT)  # even if its program has stopped it
+        else:
+            self.send(signal.SIGKILL)
+
+    def send(self, number):
+        signal.pidfd_send_signal(self.process, number)
 
 
 def is_message(message, positions):

@@ -13,7 +13,8 @@ more. What a box does *not* protect against stands once, at the top of execute.p
     worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
     zygote   worker   the box's process number
-    box      worker   the time, when the program starts
+    box      worker   the time, when the program starts; with --unsafe, when it has ended, too,
+                      and its exit code
 
 The kernel takes a box for a child of the worker (boxes.py), which waits for it and may kill it.
 Where the worker dies, the zygote finds its socket closed, and ends the boxes that are left. Nearly
@@ -482,7 +483,8 @@ def arrange(files, role):
 def keep_unsafely(scratch, user, worker):
     """Make a folder, fork, and go on in the child, with the folder.
 
-    The parent ends the run when it is told to, clears up, and ends as the run did.
+    The parent, the run's keeper, ends it when it is told to, tells the worker when the run ended
+    and with which code, and clears up. An ordinary user's programs can stop or kill it.
     """
     folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
@@ -492,30 +494,29 @@ def keep_unsafely(scratch, user, worker):
     run = os.fork()
     if run == 0:
         return folder
-    ended = os.pidfd_open(run)
-    low, high = sorted([ended, worker])
+    process = os.pidfd_open(run)
+    low, high = sorted([process, worker])
     os.closerange(0, low)
     os.closerange(low + 1, high)
     os.closerange(high + 1, 4096)
     poll = select.poll()
-    poll.register(ended, select.POLLIN)
+    poll.register(process, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
     poll.poll()
+    ended = time.monotonic()
     for kill in (os.kill, os.killpg):
         with contextlib.suppress(ProcessLookupError):
             kill(run, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+    with contextlib.suppress(OSError):  # the worker is gone
+        os.write(worker, json.dumps([ended, code]).encode())
     with contextlib.suppress(ChildProcessError):
         while True:  # until none is left that it has started: they count against its user's limit
             os.waitpid(-run, 0)
     os.setresuid(user, user, user)
     import shutil  # here, because what is imported above costs every fork its share
     shutil.rmtree(folder, ignore_errors=True)  # by descriptors
-    if code < 0:
-        with contextlib.suppress(OSError):  # SIGKILL has no handler
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    os._exit(code)
+    os._exit(0)
 
 
 ROLES = {
