@@ -1193,7 +1193,7 @@ def test_a_keeper_that_is_stopped_again_and_again_is_killed(public_folder):
         """
     run_unsafe_box(public_folder, code, """
         boxes.CLEAN_UP = 0.5
-        report = box.wait(0.5)
+        report = box.wait(box.started + 0.5)
         assert report["killed"]
         assert report["code"] == -9
         """)

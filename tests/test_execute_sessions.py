@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,44 @@ def start(zygote, code):
     finally:
         for file in files:
             os.close(file)
+
+
+def look_late(monkeypatch, seconds, until):
+    """Each run is looked at by so many seconds too late, and not before until(box)."""
+    spawn = boxes.Zygote.spawn
+
+    def spawn_earlier(self, *arguments):
+        box = spawn(self, *arguments)
+        until(box)
+        box.started -= seconds
+        return box
+
+    monkeypatch.setattr(boxes.Zygote, "spawn", spawn_earlier)
+
+
+WHOLE = problem({"type": "stdin", "input": "", "output": "here\n"}, time_limit=30,
+                entry_point=None)
+
+
+def test_a_time_limit_counts_from_the_start_of_the_program(grade, monkeypatch):
+    look_late(monkeypatch, 30, lambda box: None)
+    before = time.monotonic()
+    verdict = grade(WHOLE, FOREVER)
+    assert verdict["status"] == "time_limit"
+    assert time.monotonic() - before < 25
+
+
+def test_a_program_whose_end_was_seen_too_late_is_run_again(grade, monkeypatch):
+    with monkeypatch.context() as patch:
+        look_late(patch, 31, lambda box: box.has_ended(60))
+        assert grade(WHOLE, "print('here')")["status"] == "machinery"
+    assert grade(WHOLE, "print('here')")["status"] == "passed"
+
+
+def test_a_program_that_ends_after_its_time_limit_has_not_passed(grade, monkeypatch):
+    monkeypatch.setattr(execute, "LATE", 1000)
+    look_late(monkeypatch, 31, lambda box: box.has_ended(60))
+    assert grade(WHOLE, "print('here')")["status"] == "time_limit"
 
 
 def test_a_zygote_that_is_alone_ends_its_boxes(zygote):

@@ -146,12 +146,16 @@ class Box:
     def has_ended(self, seconds):
         """Has its program ended, or will it within so many seconds?"""
         # an unsafe run's keeper says so before it clears up, or closes its socket when it dies
-        return is_readable(self.sock if self.unsafe else self.process, seconds)
+        return is_readable(self.sock if self.unsafe else self.process, max(seconds, 0))
 
-    def wait(self, seconds):
-        """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
+    def wait(self, until):
+        """Its report, {"code", "killed", "seconds", "cpu"}. It has until that time.monotonic().
+
+        killed: it had to be told to end. seconds: from its program's start, until this process saw
+        that it had ended; with --unsafe, until it had.
+        """
         if self.report is None:
-            killed = not self.has_ended(seconds)
+            killed = not self.has_ended(until - time.monotonic())
             if killed:
                 self.kill()
             if self.unsafe and not is_readable(self.process, CLEAN_UP):
