@@ -1,7 +1,10 @@
 """execute.py: what passes between a candidate's session and its grader, and how a box starts."""
+import ctypes
+import errno
 import json
 import marshal
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
 from data.sandbox import boxes  # noqa: E402
+from data.sandbox import zygote as far_side  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -253,6 +257,66 @@ def start(zygote, code):
     finally:
         for file in files:
             os.close(file)
+
+
+def test_a_box_that_cannot_be_watched_is_ended(zygote, monkeypatch):
+    pids = []
+
+    def fail(pid):
+        pids.append(pid)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", fail)
+        with pytest.raises(OSError):
+            start(zygote, FOREVER)
+    assert len(pids) == 1
+    assert not Path(f"/proc/{pids[0]}").exists()
+    assert start(zygote, "pass").has_ended(60)
+
+
+def test_a_zygote_says_why_it_can_make_no_box():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    far = object.__new__(far_side.Zygote)
+    far.unsafe = True
+    far.control = theirs
+    far.boxes = []
+    far.new_box = ctypes.c_int()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # a box would need a descriptor
+    try:
+        far.spawn(False, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    near = object.__new__(boxes.Zygote)
+    near.unsafe = True
+    near.sock = ours
+    near.boxes = []
+    with pytest.raises(boxes.Machinery, match="no box could be made .Too many open files."):
+        start(near, "pass")
+    assert near.boxes == far.boxes == []
+
+
+def test_the_boxes_of_a_dead_zygote_end(zygote):
+    running = start(zygote, FOREVER)
+    zygote.process.kill()
+    with pytest.raises((boxes.Machinery, OSError)):
+        start(zygote, FOREVER)
+    zygote.close()
+    assert running.report["killed"]
+    assert not Path(f"/proc/{running.pid}").exists()
+
+
+def test_a_box_that_fails_to_end_does_not_keep_the_others(zygote):
+    def fail(until):
+        raise OSError(errno.EIO, "broken")
+
+    broken, running = start(zygote, FOREVER), start(zygote, FOREVER)
+    wait = broken.wait
+    broken.wait = fail
+    zygote.close()
+    assert running.report["killed"]
+    assert wait(time.monotonic() + 60)["code"] == -9
 
 
 def look_late(monkeypatch, seconds, until):

@@ -98,7 +98,13 @@ class Zygote:
         request = b"network" if network else b"no network"
         try:
             socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
-            box = Box(self.hear(), ours, self.unsafe)
+            pid = self.hear()
+            if pid < 0:
+                raise Machinery(f"no box could be made ({os.strerror(-pid)})")
+            box = Box(pid, ours, self.unsafe)
+        except (Machinery, OSError):
+            ours.close()  # a box without one does not start
+            raise
         finally:
             os.close(job_file)
             theirs.close()
@@ -108,7 +114,7 @@ class Zygote:
 
     def close(self):
         for box in self.boxes:
-            with contextlib.suppress(Machinery):
+            with contextlib.suppress(Machinery, OSError, ValueError):
                 box.wait(0)
         self.sock.close()  # it ends itself
         try:
@@ -127,7 +133,14 @@ class Box:
 
     def __init__(self, pid, sock, unsafe):
         self.pid = pid
-        self.process = os.pidfd_open(pid)
+        try:
+            self.process = os.pidfd_open(pid)
+        except OSError:  # too many open files: a box that cannot be ended later ends now
+            sock.close()  # with --unsafe its keeper sees to it
+            if not unsafe:
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self.sock = sock
         self.unsafe = unsafe
         self.report = None

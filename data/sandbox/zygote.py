@@ -12,7 +12,7 @@ more. What a box does *not* protect against stands once, at the top of execute.p
     from     to       what
     worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
-    zygote   worker   the box's process number
+    zygote   worker   the box's process number; below 0: why there is none, an errno
     box      worker   the time, when the program starts; with --unsafe, when it has ended, too,
                       and its exit code
 
@@ -425,6 +425,8 @@ class Zygote:
                 os._exit(1)
         if pid > 0:
             self.boxes.append(self.new_box.value)
+        else:
+            pid = -ctypes.get_errno()
         self.control.send(str(pid).encode())
         for file in files:
             os.close(file)
