@@ -853,34 +853,32 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
-def start_exec_from_a_thread(folder):
-    """(a run of such a program, its processes): the kernel tells that thread of no parent's end."""
-    code = """
-        import os, threading, time
-        def leave():
-            os.execv("/usr/bin/sleep", ["sleep", "107"])
-        threading.Thread(target=leave).start()
-        time.sleep(107)
-        """
-    tests = [stdin("", "")]
-    write(folder / "p.jsonl", [problem("p", tests, entry_point=None, time_limit=100)])
-    write(folder / "c.jsonl", programs("p", code))
-    supervisor = subprocess.Popen(
-        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+# the kernel tells such a thread of no parent's end
+EXEC_FROM_A_THREAD = """
+import os, threading, time
+def leave():
+    os.execv("/usr/bin/sleep", ["sleep", "107"])
+threading.Thread(target=leave).start()
+time.sleep(107)
+"""
 
-    def is_asleep():
-        started = started_by(supervisor.pid)
-        lines = [line for pid, (_, line) in table_of_processes().items() if pid in started]
-        return b"sleep\000107\0" in lines
 
-    wait_until(is_asleep)
-    return supervisor, started_by(supervisor.pid)
+def is_asleep(supervisor):
+    started = started_by(supervisor.pid)
+    lines = [line for pid, (_, line) in table_of_processes().items() if pid in started]
+    return b"sleep\000107\0" in lines
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
 def test_no_program_outlives_the_run_by_an_exec_from_a_thread(end, tmp_path):
-    supervisor, pids = start_exec_from_a_thread(tmp_path)
+    tests = [stdin("", "")]
+    write(tmp_path / "p.jsonl", [problem("p", tests, entry_point=None, time_limit=100)])
+    write(tmp_path / "c.jsonl", programs("p", EXEC_FROM_A_THREAD))
+    supervisor = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    wait_until(lambda: is_asleep(supervisor))
+    pids = started_by(supervisor.pid)
     supervisor.send_signal(end)
     supervisor.wait(30)
     must_end(pids)
@@ -1115,7 +1113,8 @@ def start_unsafe_as_an_ordinary_user(folder, rows):
     subprocess.run(["chown", "-R", "4321:4321", str(folder)], check=True)
     once = [stdin("x\n", "x\n")]
     write(folder / "p.jsonl", [problem("f", [call([1], 1)]),
-                               problem("s", once, entry_point=None, time_limit=2)])
+                               problem("s", once, entry_point=None, time_limit=2),
+                               problem("late", once, entry_point=None, time_limit=600)])
     write(folder / "c.jsonl", [{**programs(name, code)[0], "candidate_id": str(number)}
                                for number, (name, code, _) in enumerate(rows)])
     start = [*ORDINARY, "env", f"TMPDIR={folder}", python, str(folder / "execute.py")]
@@ -1123,8 +1122,8 @@ def start_unsafe_as_an_ordinary_user(folder, rows):
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def one_is_stopped(pids):
-    for pid in pids:
+def one_is_stopped(supervisor):
+    for pid in started_by(supervisor.pid):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T":
                 return True
@@ -1199,9 +1198,13 @@ def test_a_keeper_that_is_stopped_again_and_again_is_killed(public_folder):
         """)
 
 
-def test_a_stopped_keeper_ends_with_its_killed_supervisor(public_folder):
-    supervisor = start_unsafe_as_an_ordinary_user(public_folder, ON_KEEPERS[:1])
-    wait_until(lambda: one_is_stopped(started_by(supervisor.pid)))
+@pytest.mark.parametrize("code, is_there", [
+    (STOP + "time.sleep(600)", one_is_stopped),
+    (EXEC_FROM_A_THREAD, is_asleep),
+], ids=["stopped keeper", "exec from a thread"])
+def test_no_unsafe_program_outlives_the_killed_run(code, is_there, public_folder):
+    supervisor = start_unsafe_as_an_ordinary_user(public_folder, [("late", code, "")])
+    wait_until(lambda: is_there(supervisor))
     pids = started_by(supervisor.pid)
     supervisor.kill()
     supervisor.wait()
