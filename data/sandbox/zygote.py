@@ -400,7 +400,7 @@ class Zygote:
 
     def end_boxes(self):
         for box in self.boxes:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 # --unsafe: a keeper sees by itself that the worker is gone, unless its program has
                 # stopped it
                 signal.pidfd_send_signal(box, signal.SIGCONT if self.unsafe else signal.SIGKILL)
