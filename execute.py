@@ -56,7 +56,8 @@ NOT protected against, even so:
   sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
-  stays in the temporary folder.
+  stays in the temporary folder. An ordinary user's program can also kill the process that watches
+  over its run: then nobody clears up.
 """
 import collections
 import functools
@@ -95,6 +96,7 @@ LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no grader
 ATTEMPTS = 3  # for the machinery; a candidate gets one
+LATE = 0.1  # seconds: whether a program was in time can be told if its end is seen no later
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what
 # could use one: of Python's own library (with --site-packages always). Else it can make no socket.
 # It would make each box half as dear again.
@@ -281,7 +283,7 @@ class Tests:
         files = [memory_file(), memory_file()]
         try:
             box = self.zygote.spawn("program", job, files, self.cfg.memory_mb << 20, self.network)
-            failure = self.failure_of(box.wait(limit), limit, *files)
+            failure = self.failure_of(box.wait(box.started + limit), limit, *files)
             if failure:
                 return (*failure, failure[0])
             return self.judge_output(position, files[0])
@@ -294,7 +296,9 @@ class Tests:
         said = os.fstat(err).st_size
         if MAX_OUTPUT in (os.fstat(out).st_size, said):
             return "output_limit", f"more than {MAX_OUTPUT} bytes"
-        if report["killed"]:
+        if not report["killed"] and report["seconds"] > limit + LATE:
+            raise Machinery("nobody looked in time whether a program had ended in time")
+        if report["seconds"] > limit:
             return self.out_of_time(limit, report)
         if not report["code"]:
             return None
@@ -313,7 +317,8 @@ class Tests:
                 return "passed", "", text_digest(expected)
         self.ask_grader({"grade": "stdin", "positions": [position]}, file)
         message = self.grader.hear(self.limit(position), [position])
-        if message and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
+        is_verdict = message and ("results" in message or "lost" in message)
+        if is_verdict and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
             if "results" in message:
                 return tuple(message["results"][0][1:])
             status, detail = message["lost"]
@@ -433,7 +438,7 @@ class Tests:
 
     def how_it_left(self, box):
         """(status, detail) of a session's program that has closed its socket."""
-        report = box.wait(0.5)  # it may need a moment to end
+        report = box.wait(time.monotonic() + 0.5)  # it may need a moment to end
         if report["killed"]:
             return "runtime_error", "the program does not answer any more"
         status, detail = how_it_ended(report["code"])

@@ -846,6 +846,44 @@ def must_end(pids):
     assert not pids & set(table_of_processes())
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# the kernel tells such a thread of no parent's end
+EXEC_FROM_A_THREAD = """
+import os, threading, time
+def leave():
+    os.execv("/usr/bin/sleep", ["sleep", "107"])
+threading.Thread(target=leave).start()
+time.sleep(107)
+"""
+
+
+def is_asleep(supervisor):
+    started = started_by(supervisor.pid)
+    lines = [line for pid, (_, line) in table_of_processes().items() if pid in started]
+    return b"sleep\000107\0" in lines
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
+def test_no_program_outlives_the_run_by_an_exec_from_a_thread(end, tmp_path):
+    tests = [stdin("", "")]
+    write(tmp_path / "p.jsonl", [problem("p", tests, entry_point=None, time_limit=100)])
+    write(tmp_path / "c.jsonl", programs("p", EXEC_FROM_A_THREAD))
+    supervisor = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    wait_until(lambda: is_asleep(supervisor))
+    pids = started_by(supervisor.pid)
+    supervisor.send_signal(end)
+    supervisor.wait(30)
+    must_end(pids)
+
+
 def test_killed_runs_lose_nothing_and_leave_nothing(tmp_path):
     """DAJ_KILLS=20 repeats it as often."""
     problems, candidates = many()
@@ -1054,6 +1092,123 @@ def test_unsafe_gives_the_same_verdicts_and_a_warning(public_folder):
     assert "warning: --unsafe: candidates can see and write what their user may" in done.stderr
     assert statuses(public_folder) == [status for _, _, status in MIXED]
     assert len(list(scratch.iterdir())) <= 1  # one program has taken the rights from what it made
+
+
+# What an ordinary user's programs can do to the process that watches over their run.
+STOP = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\n"
+KILL = STOP.replace("STOP", "KILL")
+ON_KEEPERS = [
+    ("s", STOP + "time.sleep(600)", "time_limit"),
+    ("s", STOP + "print('x')", "time_limit"),
+    ("s", KILL + "time.sleep(600)", "runtime_error"),
+    ("f", STOP + "def f(a):\n    return a", "passed"),
+    ("f", KILL + "time.sleep(600)", "runtime_error"),
+]
+
+
+def start_unsafe_as_an_ordinary_user(folder, rows):
+    """A run of these (problem, program, status)."""
+    python = system_python()
+    install_for_everybody(folder)
+    subprocess.run(["chown", "-R", "4321:4321", str(folder)], check=True)
+    once = [stdin("x\n", "x\n")]
+    write(folder / "p.jsonl", [problem("f", [call([1], 1)]),
+                               problem("s", once, entry_point=None, time_limit=2),
+                               problem("late", once, entry_point=None, time_limit=600)])
+    write(folder / "c.jsonl", [{**programs(name, code)[0], "candidate_id": str(number)}
+                               for number, (name, code, _) in enumerate(rows)])
+    start = [*ORDINARY, "env", f"TMPDIR={folder}", python, str(folder / "execute.py")]
+    return subprocess.Popen([*start, *command(folder)[2:], "--unsafe"], cwd=folder,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def one_is_stopped(supervisor):
+    for pid in started_by(supervisor.pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T":
+                return True
+    return False
+
+
+def test_who_stops_or_kills_the_keeper_of_an_unsafe_run_holds_up_nobody(public_folder):
+    supervisor = start_unsafe_as_an_ordinary_user(public_folder, ON_KEEPERS)
+    pids = set()
+
+    def has_ended():
+        pids.update(started_by(supervisor.pid))
+        return supervisor.poll() is not None
+
+    try:
+        wait_until(has_ended)
+    finally:
+        supervisor.kill()
+    assert statuses(public_folder) == [status for _, _, status in ON_KEEPERS]
+    must_end(pids)
+    # a killed keeper clears nothing up
+    assert len(list(public_folder.glob("judge-unsafe-*"))) <= 2
+
+
+def run_unsafe_box(folder, code, script):
+    """Run the script as an ordinary user with `box`: that of a program with this code."""
+    python = system_python()
+    install_for_everybody(folder)
+    start = f"""
+        import time
+        import execute
+        from data.sandbox import boxes
+        zygote = boxes.Zygote(execute.Settings(jobs=1, unsafe=True))
+        files = [boxes.memory_file(), boxes.memory_file()]
+        job = {{"setup": "", "code": {textwrap.dedent(code)!r}}}
+        spawned = time.monotonic()
+        box = zygote.spawn("program", job, files, 1 << 30)
+        """
+    script = textwrap.dedent(start) + textwrap.dedent(script) + "zygote.close()\n"
+    done = subprocess.run([*ORDINARY, "env", f"TMPDIR={folder}", python, "-c", script], cwd=folder,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_time_of_an_unsafe_run_is_that_of_its_program_alone(public_folder):
+    run_unsafe_box(public_folder, "import os\nos._exit(3)", """
+        assert box.has_ended(60)
+        seen = time.monotonic()
+        time.sleep(0.2)
+        report = box.wait(0)
+        assert 0 < report["seconds"] <= seen - spawned
+        assert report["code"] == 3
+        assert not report["killed"]
+        """)
+
+
+def test_a_keeper_that_is_stopped_again_and_again_is_killed(public_folder):
+    code = """
+        import os, signal
+        keeper = os.getppid()
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                os.kill(keeper, signal.SIGSTOP)
+        os.wait()
+        """
+    run_unsafe_box(public_folder, code, """
+        boxes.CLEAN_UP = 0.5
+        report = box.wait(box.started + 0.5)
+        assert report["killed"]
+        assert report["code"] == -9
+        """)
+
+
+@pytest.mark.parametrize("code, is_there", [
+    (STOP + "time.sleep(600)", one_is_stopped),
+    (EXEC_FROM_A_THREAD, is_asleep),
+], ids=["stopped keeper", "exec from a thread"])
+def test_no_unsafe_program_outlives_the_killed_run(code, is_there, public_folder):
+    supervisor = start_unsafe_as_an_ordinary_user(public_folder, [("late", code, "")])
+    wait_until(lambda: is_there(supervisor))
+    pids = started_by(supervisor.pid)
+    supervisor.kill()
+    supervisor.wait()
+    must_end(pids)
 
 
 def test_a_fork_bomb_without_namespaces_is_bounded(public_folder):

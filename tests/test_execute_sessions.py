@@ -1,9 +1,15 @@
 """execute.py: what passes between a candidate's session and its grader, and how a box starts."""
+import ctypes
+import errno
 import json
+import marshal
+import os
+import resource
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
 from data.sandbox import boxes  # noqa: E402
+from data.sandbox import zygote as far_side  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -157,15 +164,51 @@ def test_a_program_gets_the_usual_recursion_limit_and_no_trace_of_the_rehearsal(
     {"lost": ["gone"]},
     {"lost": ["gone", 1]},
     {"loaded": 1},
+    {"results": []},
+    {"results": {}},
+    {"results": None},
+    {"x": 1},
+    {"loaded": True, "x": 1},
+    ["loaded"],
+    "loaded",
+    1,
 ])
 def test_what_a_grader_must_not_say_ends_it(message):
+    must_end_the_grader(json.dumps(message).encode())
+
+
+def test_so_does_what_is_nested_too_deeply_to_read():
+    must_end_the_grader(b"[" * 200000)
+
+
+def must_end_the_grader(packet):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     grader = object.__new__(boxes.Grader)
     grader.sock = ours
-    grader.buffer = bytearray(1000)
-    theirs.send(json.dumps(message).encode())
+    grader.buffer = bytearray(1 << 20)
+    theirs.send(packet)
     assert grader.hear(1, [1]) == {}
     assert grader.broken
+
+
+@pytest.mark.parametrize("message", [
+    """b'{"results": []}'""",
+    """b'{"results": {}}'""",
+    """b'{"x": 1}'""",
+    """b'{"loaded": true}'""",
+    """b'{"wants": "nothing"}'""",
+    "b'[' * 100000",
+])
+def test_a_message_forged_by_an_output_that_a_checker_evaluates_gives_a_label(grade, message):
+    test = {"type": "stdin", "input": "", "output": "1\n"}
+    checker = "def check(given, answer, expected):\n    return eval(answer)"
+    writes = [f"__import__('os').write(3, {packet})"
+              for packet in (message, """b'{"wants": "nothing"}'""")]
+    tests = problem(test, checker=checker, entry_point=None)
+    verdict = grade(tests, f"print({' + '.join(writes)!r})")
+    assert verdict["passed"] is False
+    assert verdict["status"] == "output_limit"
 
 
 def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path):
@@ -190,3 +233,150 @@ def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path
                    capture_output=True, check=True, timeout=60)
     row = json.loads((tmp_path / "l.jsonl").read_text())
     assert row["status"] == "passed"
+
+
+# ---------------------------------------------------------------- how a box ends
+
+FOREVER = "import time\nprint('here', flush=True)\ntime.sleep(600)"
+
+
+@pytest.fixture
+def zygote():
+    cfg = execute.Settings(jobs=1)
+    execute.prepare_this_process(cfg)
+    zygote = boxes.Zygote(cfg)
+    yield zygote
+    zygote.close()
+
+
+def start(zygote, code):
+    """A box with a whole program, and nobody who reads what it prints."""
+    files = [boxes.memory_file(), boxes.memory_file()]
+    try:
+        return zygote.spawn("program", {"setup": "", "code": code}, files, 1 << 30)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def test_a_box_that_cannot_be_watched_is_ended(zygote, monkeypatch):
+    pids = []
+
+    def fail(pid):
+        pids.append(pid)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", fail)
+        with pytest.raises(OSError):
+            start(zygote, FOREVER)
+    assert len(pids) == 1
+    assert not Path(f"/proc/{pids[0]}").exists()
+    assert start(zygote, "pass").has_ended(60)
+
+
+def test_a_zygote_says_why_it_can_make_no_box():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    far = object.__new__(far_side.Zygote)
+    far.unsafe = True
+    far.control = theirs
+    far.boxes = []
+    far.new_box = ctypes.c_int()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # a box would need a descriptor
+    try:
+        far.spawn(False, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    near = object.__new__(boxes.Zygote)
+    near.unsafe = True
+    near.sock = ours
+    near.boxes = []
+    with pytest.raises(boxes.Machinery, match="no box could be made .Too many open files."):
+        start(near, "pass")
+    assert near.boxes == far.boxes == []
+
+
+def test_the_boxes_of_a_dead_zygote_end(zygote):
+    running = start(zygote, FOREVER)
+    zygote.process.kill()
+    with pytest.raises((boxes.Machinery, OSError)):
+        start(zygote, FOREVER)
+    zygote.close()
+    assert running.report["killed"]
+    assert not Path(f"/proc/{running.pid}").exists()
+
+
+def test_a_box_that_fails_to_end_does_not_keep_the_others(zygote):
+    def fail(until):
+        raise OSError(errno.EIO, "broken")
+
+    broken, running = start(zygote, FOREVER), start(zygote, FOREVER)
+    wait = broken.wait
+    broken.wait = fail
+    zygote.close()
+    assert running.report["killed"]
+    assert wait(time.monotonic() + 60)["code"] == -9
+
+
+def look_late(monkeypatch, seconds, until):
+    """Each run is looked at by so many seconds too late, and not before until(box)."""
+    spawn = boxes.Zygote.spawn
+
+    def spawn_earlier(self, *arguments):
+        box = spawn(self, *arguments)
+        until(box)
+        box.started -= seconds
+        return box
+
+    monkeypatch.setattr(boxes.Zygote, "spawn", spawn_earlier)
+
+
+WHOLE = problem({"type": "stdin", "input": "", "output": "here\n"}, time_limit=30,
+                entry_point=None)
+
+
+def test_a_time_limit_counts_from_the_start_of_the_program(grade, monkeypatch):
+    look_late(monkeypatch, 30, lambda box: None)
+    before = time.monotonic()
+    verdict = grade(WHOLE, FOREVER)
+    assert verdict["status"] == "time_limit"
+    assert time.monotonic() - before < 25
+
+
+def test_a_program_whose_end_was_seen_too_late_is_run_again(grade, monkeypatch):
+    with monkeypatch.context() as patch:
+        look_late(patch, 31, lambda box: box.has_ended(60))
+        assert grade(WHOLE, "print('here')")["status"] == "machinery"
+    assert grade(WHOLE, "print('here')")["status"] == "passed"
+
+
+def test_a_program_that_ends_after_its_time_limit_has_not_passed(grade, monkeypatch):
+    monkeypatch.setattr(execute, "LATE", 1000)
+    look_late(monkeypatch, 31, lambda box: box.has_ended(60))
+    assert grade(WHOLE, "print('here')")["status"] == "time_limit"
+
+
+def test_a_zygote_that_is_alone_ends_its_boxes(zygote):
+    ended = start(zygote, "pass")
+    assert ended.has_ended(60)
+    running = [start(zygote, FOREVER), start(zygote, FOREVER)]
+    zygote.sock.close()
+    assert running[0].has_ended(60)
+    assert running[1].has_ended(60)
+
+
+def test_a_box_that_is_about_to_start_when_the_worker_goes_ends_too(zygote):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    output, its_output = os.pipe()
+    job = {"role": "program", "memory": 1 << 30, "setup": "", "code": FOREVER, "input": b""}
+    files = [theirs.detach(), boxes.memory_file(marshal.dumps(job)), its_output]
+    socket.send_fds(zygote.sock, [b"no network"], [*files, its_output])
+    zygote.sock.close()
+    for file in files:
+        os.close(file)
+    while boxes.is_readable(output, 60) and os.read(output, 100):
+        pass
+    assert boxes.is_readable(output, 0)  # it is at its end: nobody is left who could write
+    os.close(output)
+    ours.close()

@@ -15,6 +15,7 @@ import time
 from data.rows import ROOT
 
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
+CLEAN_UP = 20  # seconds that the keeper of an unsafe run has for what the run leaves
 MAX_MEMORY_OF_GRADER = 3 << 30  # bytes of address space for comparing
 
 
@@ -97,7 +98,13 @@ class Zygote:
         request = b"network" if network else b"no network"
         try:
             socket.send_fds(self.sock, [request], [theirs.fileno(), job_file, *files])
-            box = Box(self.hear(), ours, self.unsafe)
+            pid = self.hear()
+            if pid < 0:
+                raise Machinery(f"no box could be made ({os.strerror(-pid)})")
+            box = Box(pid, ours, self.unsafe)
+        except (Machinery, OSError):
+            ours.close()  # a box without one does not start
+            raise
         finally:
             os.close(job_file)
             theirs.close()
@@ -107,7 +114,7 @@ class Zygote:
 
     def close(self):
         for box in self.boxes:
-            with contextlib.suppress(Machinery):
+            with contextlib.suppress(Machinery, OSError, ValueError):
                 box.wait(0)
         self.sock.close()  # it ends itself
         try:
@@ -120,12 +127,20 @@ class Zygote:
 class Box:
     """One run. It ends when its program does, when it is told to, or with this process.
 
-    (Or already with the thread that has started its zygote; label() keeps them to the end.)
+    (Or already with the thread that has started its zygote, whose death the kernel takes for its
+    parent's; label() keeps them to the end.)
     """
 
     def __init__(self, pid, sock, unsafe):
         self.pid = pid
-        self.process = os.pidfd_open(pid)
+        try:
+            self.process = os.pidfd_open(pid)
+        except OSError:  # too many open files: a box that cannot be ended later ends now
+            sock.close()  # with --unsafe its keeper sees to it
+            if not unsafe:
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self.sock = sock
         self.unsafe = unsafe
         self.report = None
@@ -133,44 +148,68 @@ class Box:
 
     def hear_start(self):
         self.sock.settimeout(PATIENCE)
+        if not is_readable(self.sock, PATIENCE):
+            self.sock.shutdown(socket.SHUT_RDWR)  # now it cannot start any more
+            raise Machinery("a box does not start")
         message = self.sock.recv(100)
         if not message:
             raise Machinery("a box broke")
         self.started = float(message)  # from now on the clock runs
 
     def has_ended(self, seconds):
-        """Is nothing left of it, or will it be so within so many seconds?"""
-        return is_readable(self.process, seconds)
+        """Has its program ended, or will it within so many seconds?"""
+        # an unsafe run's keeper says so before it clears up, or closes its socket when it dies
+        return is_readable(self.sock if self.unsafe else self.process, max(seconds, 0))
 
-    def wait(self, seconds):
-        """Its report, {"code", "killed", "seconds", "cpu"}, after at most so many seconds."""
+    def wait(self, until):
+        """Its report, {"code", "killed", "seconds", "cpu"}. It has until that time.monotonic().
+
+        killed: it had to be told to end. seconds: from its program's start, until this process saw
+        that it had ended; with --unsafe, until it had.
+        """
         if self.report is None:
-            killed = not self.has_ended(seconds)
-            if killed and self.unsafe:
-                self.sock.shutdown(socket.SHUT_WR)
-            elif killed:
-                signal.pidfd_send_signal(self.process, signal.SIGKILL)
-            if not self.has_ended(PATIENCE):
+            killed = not self.has_ended(until - time.monotonic())
+            if killed:
+                self.kill()
+            if self.unsafe and not is_readable(self.process, CLEAN_UP):
+                self.send(signal.SIGKILL)  # what the program has left behind holds the keeper up
+            if not is_readable(self.process, PATIENCE):
                 raise Machinery("a box does not end")
-            seconds = time.monotonic() - self.started
+            ended = time.monotonic()
             _, code, usage = os.wait4(self.pid, 0)
-            cpu = usage.ru_utime + usage.ru_stime
-            self.report = {"code": os.waitstatus_to_exitcode(code), "killed": killed,
-                           "seconds": seconds, "cpu": cpu}
+            code = os.waitstatus_to_exitcode(code)
+            last_words = self.unsafe and self.sock.recv(100)
+            if last_words:  # no program has killed the keeper
+                ended, code = json.loads(last_words)
+            self.report = {"code": code, "killed": killed, "seconds": ended - self.started,
+                           "cpu": usage.ru_utime + usage.ru_stime}
             self.sock.close()
             os.close(self.process)
         return self.report
 
+    def kill(self):
+        if self.unsafe:
+            self.sock.shutdown(socket.SHUT_WR)  # the keeper ends the run,
+            self.send(signal.SIGCONT)  # even if its program has stopped it
+        else:
+            self.send(signal.SIGKILL)
+
+    def send(self, number):
+        signal.pidfd_send_signal(self.process, number)
+
 
 def is_message(message, positions):
     """Is this what a grader may say about these tests (the table in grading.py)?"""
+    known = {"loaded", "results", "lost", "wants"}
+    if not message or not known.issuperset(message) or not message.get("results", True):
+        return False
     status, detail = message.get("lost", ["", ""])
     texts = [status, detail]
     for position, status, detail, digest in message.get("results", []):
         texts += [status, detail, digest]
         if type(position) is not int or position not in positions:
             return False
-    return (message != {} and {str} == set(map(type, texts))
+    return ({str} == set(map(type, texts))
             and message.get("loaded", True) is True
             and message.get("wants", "again") in ("again", "nothing"))
 
@@ -215,7 +254,7 @@ class Grader:
             size = self.sock.recv_into(self.buffer)
             message = json.loads(self.buffer[:size])
             well_formed = is_message(message, positions)
-        except (ConnectionError, ValueError, TypeError, AttributeError):
+        except (ConnectionError, ValueError, TypeError, AttributeError, RecursionError):
             well_formed = False
         self.broken = not well_formed
         return message if well_formed else {}

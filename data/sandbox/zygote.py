@@ -12,13 +12,14 @@ more. What a box does *not* protect against stands once, at the top of execute.p
     from     to       what
     worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
-    zygote   worker   the box's process number
-    box      worker   the time, when the program starts
+    zygote   worker   the box's process number; below 0: why there is none, an errno
+    box      worker   the time, when the program starts; with --unsafe, when it has ended, too,
+                      and its exit code
 
-The kernel takes a box for a child of the worker (boxes.py), which waits for it, may kill it, and
-whose death it does not outlive. Nearly all of a box's cost is the pages that it or its zygote
-writes to, of which the kernel makes copies then: what can be done before the fork is done there,
-and after it the zygote does next to nothing.
+The kernel takes a box for a child of the worker (boxes.py), which waits for it and may kill it.
+Where the worker dies, the zygote finds its socket closed, and ends the boxes that are left. Nearly
+all of a box's cost is the pages that it or its zygote writes to, of which the kernel makes copies
+then: what can be done before the fork is done there, and after it the zygote does next to nothing.
 """
 import contextlib
 import ctypes
@@ -45,6 +46,7 @@ THREAD_STACK = 8 << 20
 
 # ---------------------------------------------------------------- the kernel's names
 
+CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -340,6 +342,8 @@ class Zygote:
         self.unsafe = options["unsafe"]
         self.with_unittest = options["unittest"]
         self.scratch = options["scratch"]  # where --unsafe makes its folders
+        self.boxes = []  # pidfds of those that may not have ended
+        self.new_box = ctypes.c_int()  # where the kernel writes the latest one's
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         with open("/proc/self/statm") as file:
             self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -384,23 +388,45 @@ class Zygote:
         libc.malloc_trim(0)  # what is free need not be copied
         gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
-        while True:
-            message, files, _, _ = socket.recv_fds(self.control, 100, 8)
-            if not message:  # the worker is gone
-                os._exit(0)
-            self.spawn(message == b"network" and not self.unsafe, files)
+        try:
+            while True:
+                message, files, _, _ = socket.recv_fds(self.control, 100, 8)
+                if not message:  # the worker is gone
+                    break
+                self.spawn(message == b"network" and not self.unsafe, files)
+        finally:
+            self.end_boxes()
+        os._exit(0)
+
+    def end_boxes(self):
+        for box in self.boxes:
+            with contextlib.suppress(OSError):
+                # --unsafe: a keeper sees by itself that the worker is gone, unless its program has
+                # stopped it
+                signal.pidfd_send_signal(box, signal.SIGCONT if self.unsafe else signal.SIGKILL)
+
+    def forget_ended_boxes(self):
+        ended, _, _ = select.select(self.boxes, [], [], 0)
+        for box in ended:
+            self.boxes.remove(box)
+            os.close(box)
 
     def spawn(self, network, files):
         """Fork a box."""
-        flags = CLONE_PARENT
+        self.forget_ended_boxes()
+        flags = CLONE_PARENT | CLONE_PIDFD
         if not self.unsafe:
             flags |= NAMESPACES | (CLONE_NEWNET if network else 0)
-        pid = libc.syscall(number("clone"), flags, 0, 0, 0, 0)
+        pid = libc.syscall(number("clone"), flags, 0, ctypes.byref(self.new_box), 0, 0)
         if pid == 0:
             try:
                 self.be_a_box(network, *files)
             finally:
                 os._exit(1)
+        if pid > 0:
+            self.boxes.append(self.new_box.value)
+        else:
+            pid = -ctypes.get_errno()
         self.control.send(str(pid).encode())
         for file in files:
             os.close(file)
@@ -421,6 +447,7 @@ class Zygote:
         os.chdir(os.environ["HOME"])
         os.umask(0o077)
         os.setpgid(0, 0)
+        # in case that the zygote dies before the worker; with --unsafe, that the keeper does
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         set_filter(self.filters[network])
         os.write(worker, repr(time.monotonic()).encode())
@@ -458,7 +485,8 @@ def arrange(files, role):
 def keep_unsafely(scratch, user, worker):
     """Make a folder, fork, and go on in the child, with the folder.
 
-    The parent ends the run when it is told to, clears up, and ends as the run did.
+    The parent, the run's keeper, ends it when it is told to, tells the worker when the run ended
+    and with which code, and clears up. An ordinary user's programs can stop or kill it.
     """
     folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
@@ -468,30 +496,29 @@ def keep_unsafely(scratch, user, worker):
     run = os.fork()
     if run == 0:
         return folder
-    ended = os.pidfd_open(run)
-    low, high = sorted([ended, worker])
+    process = os.pidfd_open(run)
+    low, high = sorted([process, worker])
     os.closerange(0, low)
     os.closerange(low + 1, high)
     os.closerange(high + 1, 4096)
     poll = select.poll()
-    poll.register(ended, select.POLLIN)
+    poll.register(process, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
     poll.poll()
+    ended = time.monotonic()
     for kill in (os.kill, os.killpg):
         with contextlib.suppress(ProcessLookupError):
             kill(run, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+    with contextlib.suppress(OSError):  # the worker is gone
+        os.write(worker, json.dumps([ended, code]).encode())
     with contextlib.suppress(ChildProcessError):
         while True:  # until none is left that it has started: they count against its user's limit
             os.waitpid(-run, 0)
     os.setresuid(user, user, user)
     import shutil  # here, because what is imported above costs every fork its share
     shutil.rmtree(folder, ignore_errors=True)  # by descriptors
-    if code < 0:
-        with contextlib.suppress(OSError):  # SIGKILL has no handler
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    os._exit(code)
+    os._exit(0)
 
 
 ROLES = {
