@@ -56,8 +56,10 @@ NOT protected against, even so:
   sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
-  stays in the temporary folder. An ordinary user's program can also kill the process that watches
-  over its run: then nobody clears up.
+  stays in the temporary folder. An ordinary user's program can also stop or kill the processes
+  that watch over its run and over others: then nobody clears up, or all wait for some minutes.
+- Whoever kills this process and its zygotes at the same time: a program that has replaced itself
+  from a thread lives on.
 """
 import collections
 import functools
@@ -96,7 +98,7 @@ LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no grader
 ATTEMPTS = 3  # for the machinery; a candidate gets one
-LATE = 0.1  # seconds: whether a program was in time can be told if its end is seen no later
+LATE = 0.1  # seconds: one seen to end later than this after its limit may have been in time: again
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what
 # could use one: of Python's own library (with --site-packages always). Else it can make no socket.
 # It would make each box half as dear again.
@@ -297,7 +299,7 @@ class Tests:
         if MAX_OUTPUT in (os.fstat(out).st_size, said):
             return "output_limit", f"more than {MAX_OUTPUT} bytes"
         if not report["killed"] and report["seconds"] > limit + LATE:
-            raise Machinery("nobody looked in time whether a program had ended in time")
+            raise Machinery("this machine was too busy to see when a program ended")
         if report["seconds"] > limit:
             return self.out_of_time(limit, report)
         if not report["code"]:
@@ -306,7 +308,7 @@ class Tests:
         last_words = os.pread(err, 10000, max(0, said - 10000)).decode("utf-8", "replace").strip()
         if last_words:
             detail = last_words.splitlines()[-1]
-        return status, with_advice(status, clean(detail))
+        return status, with_advice(status, detail)
 
     def judge_output(self, position, file):
         """(status, detail, digest) of a whole program's output."""
@@ -317,12 +319,12 @@ class Tests:
                 return "passed", "", text_digest(expected)
         self.ask_grader({"grade": "stdin", "positions": [position]}, file)
         message = self.grader.hear(self.limit(position), [position])
-        is_verdict = message and ("results" in message or "lost" in message)
-        if is_verdict and self.grader.hear(PATIENCE, []) == {"wants": "nothing"}:
+        if message and message.get("wants") == "nothing":
             if "results" in message:
                 return tuple(message["results"][0][1:])
-            status, detail = message["lost"]
-            return status, detail, status
+            if "lost" in message:
+                status, detail = message["lost"]
+                return status, detail, status
         self.dismiss_grader()
         if message is None:
             return "time_limit", "its output takes too long to compare", "time_limit"
@@ -371,6 +373,8 @@ class Tests:
             return {}
         passed = {position: self.results[position] for position in positions
                   if self.status(position) == "passed"}
+        if not passed:  # it has nothing to ask again: only a forged message wants to
+            return {}
         again = list(passed)
         self.follow(self.spawn_session("again", again), "again", again)
         return {position: result for position, result in passed.items()
@@ -407,9 +411,7 @@ class Tests:
             message = self.grader.hear(deadline - time.monotonic(), positions)
             done_before = len(waiting)
             for position, status, detail, digest in (message or {}).get("results", []):
-                if status == "inside" and kind != "assert":  # which only a forged message can say
-                    status = "runtime_error"
-                self.results[position] = status, with_advice(status, detail), digest
+                self.results[position] = *possible(kind, status, detail), digest
                 if position in waiting:
                     waiting.remove(position)
             at_stake = waiting[:1] if loaded and kind != "again" else waiting
@@ -424,9 +426,12 @@ class Tests:
                 status, detail = message["lost"]
                 if status == "gone":
                     status, detail = self.how_it_left(box)
-                self.fail(at_stake, status, with_advice(status, detail))
+                self.fail(at_stake, *possible(kind, status, detail))
             if "wants" in message:
                 box.wait(0)
+                failed = {self.status(position) for position in positions} - {None, "passed"}
+                if waiting and not failed and kind != "again":  # so says only a forged message
+                    self.fail(waiting, "runtime_error", "the tests were broken off")
                 return message["wants"] == "again"
             if "loaded" in message and not loaded or len(waiting) < done_before:
                 loaded = True
@@ -504,8 +509,15 @@ def is_installed(name, site_packages):
     return site_packages and importlib.util.find_spec(package) is not None
 
 
+def possible(kind, status, detail):
+    """(status, detail) of a test of this kind; only asserts can be sent inside."""
+    if status == "inside" and kind != "assert":  # a forged message
+        status = "runtime_error"
+    return status, with_advice(status, detail)
+
+
 def with_advice(status, detail):
-    return f"not installed: {detail}" if status == "missing_dependency" else detail
+    return f"not installed: {clean(detail)}" if status == "missing_dependency" else clean(detail)
 
 
 def run_tests(problem, code, zygote, cfg):
@@ -528,6 +540,8 @@ class Pool:
         if first.refused:
             advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run "
                       "--privileged), or give --unsafe if you trust the programs")
+            if cfg.unsafe:
+                advice = "run it as an ordinary user, or as the machine's real root"
             if "cannot read" in first.refused:
                 advice = ("candidates run as another user than root: use a Python that every user "
                           "can read")
@@ -623,6 +637,9 @@ def prepare_this_process(cfg):
     warnings.simplefilter("ignore", SyntaxWarning)  # of the tests' sources
     # zygotes inherit it; it counts when a program is started
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a job slot takes some ten
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child could be waited for
     if cfg.unsafe:
         print("warning: --unsafe: candidates can see and write what their user may",
               file=sys.stderr)
@@ -721,14 +738,9 @@ def label_file(cfg):
         todo = [job for job in jobs if out.key_of(job[1]) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
-        try:
-            for candidate, answer in with_progress(label(todo, cfg), len(todo)):
-                tests_digest = digests[candidate["problem_id"]]
-                out.append({**candidate, **answer, "tests_digest": tests_digest})
-        except KeyboardInterrupt:
-            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}",
-                  file=sys.stderr, flush=True)
-            os._exit(130)  # at once, and with this process all boxes
+        for candidate, answer in with_progress(label(todo, cfg), len(todo)):
+            tests_digest = digests[candidate["problem_id"]]
+            out.append({**candidate, **answer, "tests_digest": tests_digest})
         labelled = rows.read_rows(cfg.out)
         arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
         if arranged != labelled:
@@ -898,11 +910,16 @@ def probe_job(name, args):
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
     sys.set_int_max_str_digits(0)  # tests hold long integers
-    if cfg.self_check:
-        return self_check(cfg)
-    if cfg.check_problems:
-        return check_problems(cfg)
-    return label_file(cfg)
+    try:
+        if cfg.self_check:
+            return self_check(cfg)
+        if cfg.check_problems:
+            return check_problems(cfg)
+        return label_file(cfg)
+    except KeyboardInterrupt:
+        print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}",
+              file=sys.stderr, flush=True)
+        os._exit(130)  # at once, and with this process all boxes
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ CANDIDATE = {"problem_id": str, "candidate_id": str, "policy": str, "code": str}
 LABELLED = {**CANDIDATE, "passed": (bool, type(None)), "status": str}
 CANDIDATE_KEY = ("problem_id", "candidate_id")  # what identifies a candidate, labelled or not
 
+MOST_TESTS = 10_000  # of a problem
 # What a test of each type needs.
 TESTS = {
     "call": {"args": list, "expected": object},
@@ -179,6 +180,9 @@ def check_tests(problem, where):
     if not problem["public_tests"] and not problem["tests"]:
         raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
                         "remove it or give it tests")
+    count = len(problem["public_tests"]) + len(problem["tests"])
+    if count > MOST_TESTS:
+        raise UserError(f"{place} has {count} tests; the most is {MOST_TESTS}: leave some out")
     for kind in ("public_tests", "tests"):
         for number, test in enumerate(problem[kind], 1):
             check_test(test, problem["entry_point"], f"{place}, {kind} number {number}")

@@ -706,6 +706,7 @@ SAME = programs("p", "def f(a):\n    return a", "def f(a):\n    return -a")
 
 @pytest.mark.parametrize("problems, candidates, flags, message", [
     ([problem("p", [])], SAME, (), "p.jsonl: problem 'p' has no tests"),
+    ([problem("p", [call([1], 1)] * 10_001)], SAME, (), "problem 'p' has 10001 tests; the most is 10000"),
     ([problem("p", [{"type": "calls"}])], SAME, (), "p.jsonl: problem 'p', tests number 1: expected an object with 'type' one of call, stdin"),
     ([problem("p", [{"type": "stdin", "input": "x"}])], SAME, (), "problem 'p', tests number 1: a 'stdin' test needs 'output' (text)"),
     ([problem("p", [call([1], 1)], entry_point=None)], SAME, (), "needs the problem's 'entry_point'"),

@@ -161,6 +161,9 @@ def test_a_program_gets_the_usual_recursion_limit_and_no_trace_of_the_rehearsal(
     {"results": [[1, "passed", "", None]]},
     {"results": [[1, "passed", ""]]},
     {"results": [[1, "passed", "", "digest"]], "wants": "more"},
+    {"results": [[1, "machinery", "your disk is broken", "digest"]]},
+    {"results": [[1, ["passed"], "", "digest"]]},
+    {"lost": ["foo", ""]},
     {"lost": ["gone"]},
     {"lost": ["gone", 1]},
     {"loaded": 1},
@@ -198,6 +201,7 @@ def must_end_the_grader(packet):
     """b'{"x": 1}'""",
     """b'{"loaded": true}'""",
     """b'{"wants": "nothing"}'""",
+    """b'{"wants": "again"}'""",
     "b'[' * 100000",
 ])
 def test_a_message_forged_by_an_output_that_a_checker_evaluates_gives_a_label(grade, message):
@@ -209,6 +213,66 @@ def test_a_message_forged_by_an_output_that_a_checker_evaluates_gives_a_label(gr
     verdict = grade(tests, f"print({' + '.join(writes)!r})")
     assert verdict["passed"] is False
     assert verdict["status"] == "output_limit"
+
+
+EVALUATED = {
+    "call": problem(call([1], 1),
+                    checker="def check(given, answer, expected):\n    return eval(answer)"),
+    "assert": problem({"type": "assert", "source": "assert eval(f(1))"}),
+}
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("call", """b'{"wants": "again"}'"""),
+    ("call", """b'{"wants": "nothing"}'"""),
+    ("call", """b'{"results": [[0, "inside", "", ""]], "wants": "nothing"}'"""),
+    ("call", """b'{"lost": ["inside", ""], "wants": "nothing"}'"""),
+    ("assert", """b'{"wants": "again"}'"""),
+    ("assert", """b'{"wants": "nothing"}'"""),
+])
+def test_a_message_forged_by_an_answer_that_a_test_evaluates_gives_a_label(grade, kind, message):
+    written = f"__import__('os').write(3, {message})"
+    verdict = grade(EVALUATED[kind], f"def f(x): return {written!r}")
+    assert verdict["passed"] is False
+    assert verdict["status"] in execute.FAILURES
+
+
+@pytest.mark.parametrize("test", [
+    call([1], 1),
+    {"type": "assert", "source": "assert f(1) == 1"},
+    {"type": "unittest", "source": "import unittest\nclass T(unittest.TestCase):\n"
+                                   "    def test(self): self.assertEqual(f(1), 1)"},
+])
+def test_a_program_that_says_itself_that_its_test_must_run_inside_fails(grade, test):
+    code = """
+        import os
+        os.write(3, b'{"error": "inside", "detail": "boo"}\\n')
+        def f(x): return x
+    """
+    verdict = grade(problem(test), code)
+    assert verdict["passed"] is False
+    assert verdict["status"] in execute.FAILURES
+
+
+def test_a_detail_can_be_printed_whatever_a_program_imports(grade):
+    verdict = grade(problem(call([1], 1)), "__import__('\\ud800')\ndef f(x): return x")
+    assert verdict["detail"].encode("utf-8")
+    assert "ud800" in verdict["detail"]
+
+
+def test_a_box_that_ends_before_it_starts_is_a_failure_of_the_machinery():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    box = object.__new__(boxes.Box)
+    box.sock = ours
+    theirs.send(b"[79565.8, 1]")  # its keeper's last words
+    with pytest.raises(boxes.Machinery, match="a box broke"):
+        box.hear_start()
+
+
+def test_a_program_that_does_not_fit_on_the_disk_is_not_cut_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(far_side.os, "write", lambda file, content: len(content) - 1)
+    with pytest.raises(OSError, match="No space left"):
+        far_side.furnish({"code": "pass", "input": b""}, tmp_path, os.getuid())
 
 
 def test_ctrl_c_means_the_same_to_a_program_however_execute_was_started(tmp_path):

@@ -13,9 +13,10 @@ import tempfile
 import time
 
 from data.rows import ROOT
+from data.sandbox.wire import STATUSES
 
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
-CLEAN_UP = 20  # seconds that the keeper of an unsafe run has for what the run leaves
+CLEAN_UP = 20  # seconds that a zygote has to end, and an unsafe run's keeper for what is left
 MAX_MEMORY_OF_GRADER = 3 << 30  # bytes of address space for comparing
 
 
@@ -118,7 +119,7 @@ class Zygote:
                 box.wait(0)
         self.sock.close()  # it ends itself
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(CLEAN_UP)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -128,13 +129,13 @@ class Box:
     """One run. It ends when its program does, when it is told to, or with this process.
 
     (Or already with the thread that has started its zygote, whose death the kernel takes for its
-    parent's; label() keeps them to the end.)
+    parent's; label() keeps those threads to the end.)
     """
 
     def __init__(self, pid, sock, unsafe):
         self.pid = pid
         try:
-            self.process = os.pidfd_open(pid)
+            self.pidfd = os.pidfd_open(pid)
         except OSError:  # too many open files: a box that cannot be ended later ends now
             sock.close()  # with --unsafe its keeper sees to it
             if not unsafe:
@@ -152,14 +153,15 @@ class Box:
             self.sock.shutdown(socket.SHUT_RDWR)  # now it cannot start any more
             raise Machinery("a box does not start")
         message = self.sock.recv(100)
-        if not message:
-            raise Machinery("a box broke")
-        self.started = float(message)  # from now on the clock runs
+        try:
+            self.started = float(message)  # from now on the clock runs
+        except ValueError:  # it has said nothing, or its keeper that it has ended
+            raise Machinery("a box broke") from None
 
     def has_ended(self, seconds):
         """Has its program ended, or will it within so many seconds?"""
         # an unsafe run's keeper says so before it clears up, or closes its socket when it dies
-        return is_readable(self.sock if self.unsafe else self.process, max(seconds, 0))
+        return is_readable(self.sock if self.unsafe else self.pidfd, max(seconds, 0))
 
     def wait(self, until):
         """Its report, {"code", "killed", "seconds", "cpu"}. It has until that time.monotonic().
@@ -171,9 +173,9 @@ class Box:
             killed = not self.has_ended(until - time.monotonic())
             if killed:
                 self.kill()
-            if self.unsafe and not is_readable(self.process, CLEAN_UP):
+            if self.unsafe and not is_readable(self.pidfd, CLEAN_UP):
                 self.send(signal.SIGKILL)  # what the program has left behind holds the keeper up
-            if not is_readable(self.process, PATIENCE):
+            if not is_readable(self.pidfd, PATIENCE):
                 raise Machinery("a box does not end")
             ended = time.monotonic()
             _, code, usage = os.wait4(self.pid, 0)
@@ -184,7 +186,7 @@ class Box:
             self.report = {"code": code, "killed": killed, "seconds": ended - self.started,
                            "cpu": usage.ru_utime + usage.ru_stime}
             self.sock.close()
-            os.close(self.process)
+            os.close(self.pidfd)
         return self.report
 
     def kill(self):
@@ -195,7 +197,7 @@ class Box:
             self.send(signal.SIGKILL)
 
     def send(self, number):
-        signal.pidfd_send_signal(self.process, number)
+        signal.pidfd_send_signal(self.pidfd, number)
 
 
 def is_message(message, positions):
@@ -203,20 +205,22 @@ def is_message(message, positions):
     known = {"loaded", "results", "lost", "wants"}
     if not message or not known.issuperset(message) or not message.get("results", True):
         return False
-    status, detail = message.get("lost", ["", ""])
-    texts = [status, detail]
+    lost_status, lost_detail = message.get("lost", ["gone", ""])
+    if lost_status not in STATUSES | {"gone"} or type(lost_detail) is not str:
+        return False
     for position, status, detail, digest in message.get("results", []):
-        texts += [status, detail, digest]
-        if type(position) is not int or position not in positions:
+        if type(position) is not int or position not in positions or status not in STATUSES:
             return False
-    return ({str} == set(map(type, texts))
-            and message.get("loaded", True) is True
+        if {str} != {type(detail), type(digest)}:
+            return False
+    return (message.get("loaded", True) is True
             and message.get("wants", "again") in ("again", "nothing"))
 
 
-def is_readable(sock, seconds):
+def is_readable(file, seconds):
+    """file: a socket, or a number such as a pidfd's."""
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
+    poll.register(file, select.POLLIN)
     return bool(poll.poll(1000 * seconds))
 
 

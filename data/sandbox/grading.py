@@ -15,10 +15,11 @@ What the worker (execute.py) and the grader say to each other, each in one packe
                                                     of the asserts just graded in another order
     grader   {"loaded": true}        the program's code has run, its first test starts
              {"results": [...]}      [position, status, detail, digest] of tests that are over; may
-                                     come with one of the next
-             {"lost": [status, detail]}   no more results: this is how it ended. Status "gone": its
-                                     process has left, and the worker finds out how
-             {"wants": "nothing"}    the last word on a task; "again": another session, as above
+                                     come with the next
+             {"lost": [status, detail], "wants": "nothing"}   the last word on a task. wants
+                                     "again": another session, as above. lost, if it is there: why
+                                     no more results come. Its status "gone": the session's process
+                                     has left, and the worker finds out how
 
 Grader and session write lines of JSON:
 
@@ -140,6 +141,7 @@ class Grader:
                 self.take(files[0])
                 continue
             self.wants = "nothing"
+            ending = {}
             try:
                 if task["grade"] == "stdin":
                     self.grade_text(task["positions"][0], files[0])
@@ -150,8 +152,8 @@ class Grader:
                         self.say(loaded=True)
                         grade[task["grade"]](task["positions"])
             except Verdict as verdict:
-                self.say(lost=[verdict.status, clean(verdict.detail)])
-            self.say(wants=self.wants)
+                ending = {"lost": [verdict.status, clean(verdict.detail)]}
+            self.say(**ending, wants=self.wants)
 
     # a session
 
@@ -221,10 +223,10 @@ class Grader:
         got = os.pread(file, MAX_OUTPUT, 0).decode("utf-8", "replace")
         os.close(file)
         if self.is_right(without_mark(test["input"]), without_mark(got), test["output"], same_text):
-            self.result(position, "passed", "", text_digest(test["output"]))
+            self.result(position, "passed", "", text_digest(test["output"]), hold=True)
         else:
             detail = f"expected {shown(test['output'])}, got {shown(got)}"
-            self.result(position, "wrong_answer", detail, text_digest(got))
+            self.result(position, "wrong_answer", detail, text_digest(got), hold=True)
 
     def grade_calls(self, positions):
         for some, requests in batches(positions, self.call_request):

@@ -31,7 +31,10 @@ class BrokenSetup(Exception):
     """The problem's own setup does not run."""
 
 
-# Statuses by what a candidate's process raises; "inside": the test must run there.
+# What a test may end with; "inside": it must run there.
+STATUSES = {"passed", "wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
+            "compile_error", "broken_test", "missing_dependency", "inside"}
+# By what a candidate's process raises.
 STATUS_OF = {
     BrokenSetup: "broken_test",
     CompileError: "compile_error",
@@ -209,7 +212,8 @@ def places(error):
 
 
 def clean(text, most=300):
-    """One line without addresses, which differ from run to run."""
+    """One line that can be printed, without addresses, which differ from run to run."""
+    text = text.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "0x...", " ".join(text[:4 * most].split()))
     return text if len(text) <= most else text[:most - 3] + "..."
 

@@ -23,6 +23,7 @@ then: what can be done before the fork is done there, and after it the zygote do
 """
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -220,7 +221,8 @@ def furnish(job, folder, user):
     source = job["code"].encode("utf-8", "replace")
     for name, content in (("program.py", source), ("stdin", job["input"])):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT, 0o644)
-        os.write(file, content)  # to memory: whole or not at all
+        if os.write(file, content) < len(content):  # of an unsafe run: the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.close(file)
     os.dup2(os.open(f"{folder}/stdin", os.O_RDONLY), 0)
 
@@ -496,13 +498,13 @@ def keep_unsafely(scratch, user, worker):
     run = os.fork()
     if run == 0:
         return folder
-    process = os.pidfd_open(run)
-    low, high = sorted([process, worker])
+    pidfd = os.pidfd_open(run)
+    low, high = sorted([pidfd, worker])
     os.closerange(0, low)
     os.closerange(low + 1, high)
     os.closerange(high + 1, 4096)
     poll = select.poll()
-    poll.register(process, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
     poll.poll()
     ended = time.monotonic()
