@@ -17,7 +17,7 @@ RUNS=runs/results
 BASE=data/edges/judge
 HERE="--labelled data/edges/labelled.jsonl --device cpu"
 TARGET="policy=strong domain=reviewed difficulty=hard"   # the pairs that are like the target
-RL="--weights uniform --steps 40 --freeze-judge-steps 0 --max-new-tokens 56 --eval-every 0 --train-only $TARGET"
+RL="--weights uniform --steps 60 --freeze-judge-steps 0 --max-new-tokens 56 --eval-every 0 --train-only $TARGET"
 export PARTS RUNS BASE HERE TARGET RL
 
 train() { # NAME SEED JUDGE flags...
@@ -69,7 +69,9 @@ waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its rollout
   for name in cold coldrl rl plain; do
     think $name "$1" "$RUNS/$name-$1/judge"
   done
-  think oracle "$1" "$RUNS/oracle-$1/judge" --max-new-tokens 112   # RL with room for two looks
+  # RL with room for two looks: the oracle's judge, which the part `weights` trains as well
+  [ -e "$RUNS/oracle-$1/judge" ] || train oracle "$1" "$BASE" --weights uniform --train-only $TARGET
+  think oracle "$1" "$RUNS/oracle-$1/judge" --max-new-tokens 112
 }
 export -f train choose one weights sizes rewards think waits
 

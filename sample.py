@@ -23,6 +23,7 @@ whole problem list before finished ones are skipped or shards take theirs. So a 
 started again ends with the same rows, and so do shards, put together (with the same --n and
 --batch-size). With a server, as far as it honours seeds.
 """
+import ctypes
 import datetime
 import hashlib
 import json
@@ -703,9 +704,26 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
     # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
     # makes a plan for every new length, which takes longer than the pass (docs/RESULTS-gpu.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     check_model(model, f"{flag} {name}")
     check_tokenizer(tokenizer, model, f"{flag} {name}")
     return model, tokenizer
+
+
+def keep_freed_memory():
+    """Let this process keep what it frees, for its next tensors.
+
+    The C library hands large pieces back to the kernel, which brings them again page by page: a
+    seventh of a training step of the small world. For glibc; others have no such setting.
+    """
+    M_TRIM_THRESHOLD = -1
+    M_MMAP_MAX = -4
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(M_MMAP_MAX, 0)
+            library.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
 
 
 def looks_like_a_folder(name):

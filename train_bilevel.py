@@ -721,22 +721,23 @@ class MetaJudgments:
 
 
 def meta_loss_of_pack(judge, pack, batch, logprob):
-    """What one pack adds to L_meta, and the importance w [M·G] of its judgments.
+    """What one pack adds to L_meta, and the importance ρ [M·G] of its judgments.
 
-        L_meta(θ') = −(1/M) Σ_i Σ_k w_ik A_ik / (G · max_new_tokens)
-        w_ik = π_θ'(judgment k of pair i) / π_θ(judgment k of pair i)
+        L_meta(θ') = −(1/M) Σ_i Σ_k ρ_ik A_ik / (G · max_new_tokens)
+        ρ_ik = π_θ'(judgment k of pair i) / π_θ(judgment k of pair i)
 
     Minus the expected reward of the judge at θ', but for a baseline (A is r − that) and the factor
-    1/max_new_tokens, estimated from judgments of θ: w makes up for who has sampled them, and is 0
-    for those of other packs. The gradient is the policy gradient,
-    ∇w = w ∇log π. logprob: [M·G] log π_θ of whole judgments.
+    1/max_new_tokens, estimated from judgments of θ: ρ, here of whole judgments, makes up for who
+    has sampled them. The gradient is the policy gradient, ∇ρ = ρ ∇log π.
+
+    logprob: [M·G] log π_θ of whole judgments. Of judgments in other packs ρ is given as 0.
     """
     now = judge.judgment_logprobs(pack, len(logprob))  # [M·G]
-    w = torch.zeros_like(now)
+    ratio = torch.zeros_like(now)
     scored = pack.sample.unique()
-    w[scored] = (now - logprob)[scored].exp()
-    loss = -(w * batch.advantage).sum() * batch.token_weight / batch.n_all
-    return loss, w.detach()
+    ratio[scored] = (now - logprob)[scored].exp()
+    loss = -(ratio * batch.advantage).sum() * batch.token_weight / batch.n_all
+    return loss, ratio.detach()
 
 
 def meta_gradient(judge, parameters, batch, logprob):
@@ -744,9 +745,9 @@ def meta_gradient(judge, parameters, batch, logprob):
     importance = torch.zeros_like(logprob)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss, w = meta_loss_of_pack(judge, pack, batch, logprob)
+        loss, ratio = meta_loss_of_pack(judge, pack, batch, logprob)
         loss.backward()
-        importance += w
+        importance += ratio
     return all_sum(parameters.grad).clone(), importance
 
 
@@ -776,14 +777,14 @@ def scored_logprob(judge, batch):
 
 
 def effective_share(importance, batch):
-    """Effective sample size of the scored meta judgments by their number, (Σw)² / (n Σw²).
+    """Effective sample size of the n scored meta judgments by their number, (Σρ)² / (n Σρ²).
 
-    But no more than their mean w, which is 1 where they still are a sample of what θ' says. So it
+    But no more than their mean ρ, which is 1 where they still are a sample of what θ' says. So it
     is 1 if θ' judges as θ does, and 0 if it would give none of these judgments any more. Of all
-    processes.
+    processes. importance: ρ [M·G].
     """
-    w = importance[batch.advantage != 0]
-    sums = torch.stack([w.sum(), (w ** 2).sum(), torch.ones_like(w).sum()])
+    ratio = importance[batch.advantage != 0]
+    sums = torch.stack([ratio.sum(), (ratio ** 2).sum(), torch.ones_like(ratio).sum()])
     total, squares, n = all_sum(sums).tolist()
     if n == 0:
         return 1.0
@@ -820,8 +821,8 @@ class Adam:
     """Adam with a clip of the gradient's norm, by hand, so that its Jacobian is in plain sight.
 
         g ← g · min(1, C/‖g‖)
-        m ← β₁m + (1−β₁)g          n ← β₂n + (1−β₂)g²           (exp_avg, exp_avg_sq)
-        U(g) = (m/c₁) / (q + ε)    with q = √(n/c₂) and the bias corrections c_k = 1 − β_kᵗ
+        m₁ ← β₁m₁ + (1−β₁)g         m₂ ← β₂m₂ + (1−β₂)g²          (exp_avg, exp_avg_sq)
+        U(g) = (m₁/c₁) / (q + ε)    with q = √(m₂/c₂) and the bias corrections c_k = 1 − β_kᵗ
     """
 
     def __init__(self, parameters, cfg):
@@ -874,7 +875,7 @@ class Adam:
         Adam works by coordinate, so its Jacobian is a diagonal D and its transpose the same:
 
             frozen    D = (1−β₁) / (c₁(q+ε))                     preconditioner q taken as given
-            exact     D = the same − m(1−β₂)g / (c₁c₂ q(q+ε)²)   q moves with g, too
+            exact     D = the same − m₁(1−β₂)g / (c₁c₂ q(q+ε)²)  q moves with g, too
             an active clip, which comes first in U and so last here:
                       ṽ ← (C/‖g‖) (ṽ − ĝ⟨ĝ, ṽ⟩)                  ĝ = g/‖g‖ before the clip
         """
@@ -1735,7 +1736,7 @@ class Run:
         cfg = self.cfg
         judge = self.trainer.judge
         numbered = here(list(enumerate(in_both_orders(self.eval_pairs))))
-        size = max(1, 4096 // cfg.max_new_tokens)  # judgments at once
+        size = cfg.rollout_rows or (cfg.batch + cfg.meta_batch) * cfg.group  # at once, as in a step
         rows = []
         with equal_passes(judge):
             for start in range(0, len(numbered), size):

@@ -3,6 +3,8 @@ import importlib.util
 import io
 import json
 import os
+import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -164,6 +166,16 @@ def test_all_end_tokens_of_a_model_are_known(policy):
     model.config.eos_token_id = None
     model.generation_config.eos_token_id = None
     assert sample.end_ids(model, tokenizer) == [tokenizer.eos_token_id]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_tensor_takes_the_place_of_one_that_is_gone(policy):
+    n_pages = (64 << 20) // resource.getpagesize()
+    torch.zeros(16 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(16 << 20)
+    fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert fresh < n_pages / 2
 
 
 def test_a_stream_hangs_on_its_name_alone():
