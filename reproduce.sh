@@ -61,7 +61,7 @@ think() { # NAME SEED JUDGE flags...: what it says after Waits, in votes, by its
   [ -e "$out" ] || python docs/thinking.py --judge "$3" --seed "$2" --votes 5 --device cpu --out "$out" "${@:4}"
 }
 waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its rollouts and without, a cold start and then RL
-  train cold "$1" "$BASE" --weights uniform --cold-start 40 --steps 0 --lr 1e-4 --eval-every 0 --train-only $TARGET
+  train cold "$1" "$BASE" --weights uniform --cold-start 20 --steps 0 --lr 1e-4 --eval-every 0 --train-only $TARGET
   train coldrl "$1" "$RUNS/cold-$1/judge" $RL --waits 2
   train rl "$1" "$BASE" $RL --waits 2
   train plain "$1" "$BASE" $RL
