@@ -1,6 +1,6 @@
 """Stage 3: labelled candidates -> a judge. GRPO, and around it a gradient for the weights of its data.
 
-    python train_bilevel.py --weights instance          the world of edge cases, 1.5 minutes
+    python train_bilevel.py --weights instance          the world of edge cases, a minute
     python train_bilevel.py --problems P.jsonl --labelled L.jsonl --judge NAME_OR_PATH \\
         --weights domain --lora-rank 16 --max-new-tokens 2048 --out runs/NAME
 
