@@ -20,10 +20,10 @@ what a row may hold in data/rows.py.
 
 A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
-  asserts in their own; where their calls give other answers in another order, they fail, unless the
-  same is true of the problem's canonical_solution.
-- There is no /proc, /dev/stdout or /dev/stderr: who opens his output so gets null. Descriptors 0 to
-  2, /dev/stdin and /dev/fd/0 work.
+  asserts in their own. Where the calls of asserts give other answers in another order, the asserts
+  fail, unless the same is true of the problem's canonical_solution.
+- There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
+  no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
 - SystemExit ends a whole program well, whatever its status, as in LiveCodeBench.
 - A test that looks at the order of a set in an answer may see another.
 
@@ -86,7 +86,7 @@ from data import rows
 from data.flags import check_bounds, flag, heading, parse, shard_of
 from data.flags import run as run_command
 from data.rows import UserError
-from data.sandbox.boxes import PATIENCE, Grader, Machinery, Zygote, memory_file, visible_folders
+from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
@@ -97,18 +97,20 @@ from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
 MAX_SOURCE = 1 << 20  # bytes of a candidate's code
 SMALL_OUTPUT = 1 << 16  # bytes: one that is the expected text itself needs no grader
-ATTEMPTS = 3  # for the machinery; a candidate gets one
-LATE = 0.1  # seconds: one seen to end later than this after its limit may have been in time: again
+ATTEMPTS = 3  # for the machinery; a candidate's own failure is final, but see label()
+# Seconds: if a program that was not killed is seen to have ended more than this after its limit, we
+# have looked too late, and it is run again.
+LATE = 0.1
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what
 # could use one: of Python's own library (with --site-packages always). Else it can make no socket.
-# It would make each box half as dear again.
+# It makes a box cost one and a half times as much.
 USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
     "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error")
-UNTOLD = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
+NO_LABEL = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
 
 
 @dataclass
@@ -297,7 +299,7 @@ class Tests:
         """(status, detail) of a whole program that did not end well, or None."""
         said = os.fstat(err).st_size
         if MAX_OUTPUT in (os.fstat(out).st_size, said):
-            return "output_limit", f"more than {MAX_OUTPUT} bytes"
+            return "output_limit", f"{MAX_OUTPUT} bytes or more"
         if not report["killed"] and report["seconds"] > limit + LATE:
             raise Machinery("this machine was too busy to see when a program ended")
         if report["seconds"] > limit:
@@ -308,7 +310,7 @@ class Tests:
         last_words = os.pread(err, 10000, max(0, said - 10000)).decode("utf-8", "replace").strip()
         if last_words:
             detail = last_words.splitlines()[-1]
-        return status, with_advice(status, detail)
+        return status, in_words(status, detail)
 
     def judge_output(self, position, file):
         """(status, detail, digest) of a whole program's output."""
@@ -321,18 +323,18 @@ class Tests:
         message = self.grader.hear(self.limit(position), [position])
         if message and message.get("wants") == "nothing":
             if "results" in message:
-                return tuple(message["results"][0][1:])
+                _, status, detail, digest = message["results"][0]
+                return *possible("stdin", status, detail), digest
             if "lost" in message:
-                status, detail = message["lost"]
+                status, detail = possible("stdin", *message["lost"])
                 return status, detail, status
         self.dismiss_grader()
         if message is None:
             return "time_limit", "its output takes too long to compare", "time_limit"
         return "output_limit", "its output takes too much memory to compare", "output_limit"
 
-    def out_of_time(self, limit, *reports):
-        cpu = sum(report["cpu"] for report in reports)
-        self.starved |= cpu < 0.9 * reports[0]["seconds"]
+    def out_of_time(self, limit, report):
+        self.starved |= report["cpu"] < 0.9 * report["seconds"]
         return "time_limit", f"longer than {limit:g} s"
 
     def run_asserts(self, positions):
@@ -400,8 +402,8 @@ class Tests:
 
         Returns whether it wants another session.
 
-        What ends the session early counts against the tests at stake: all that have no result yet
-        while the program is loaded, or while calls are made again; else the one in progress.
+        What ends the session early counts against the tests at stake: all without a result as long
+        as the program is still loading, or while calls are made again; else the one in progress.
         """
         waiting = list(positions)  # for their results
         loaded = False
@@ -416,10 +418,11 @@ class Tests:
                     waiting.remove(position)
             at_stake = waiting[:1] if loaded and kind != "again" else waiting
             if not message:
-                reports = box.wait(0), self.dismiss_grader()
+                report = box.wait(0)
+                self.dismiss_grader()
                 ending = "output_limit", "its answers take too much memory to grade"
                 if message is None:
-                    ending = self.out_of_time(limit, *reports)
+                    ending = self.out_of_time(limit, report)
                 self.fail(at_stake, *ending)
                 return False
             if "lost" in message:
@@ -458,12 +461,12 @@ class Tests:
         passed = [status == "passed" for status in statuses]
         failed = [position for position, status in enumerate(statuses)
                   if status not in (None, "passed")]
-        untold = [position for position in failed if statuses[position] in UNTOLD]
+        untold = [position for position in failed if statuses[position] in NO_LABEL]
         status = "passed"
         detail = " ".join(f"test {position + 1} ran inside: {why}."
                           for position, why in sorted(self.reasons.items()))
         if failed:
-            status, detail = self.first_failure((untold or failed)[0])
+            status, detail = self.failure_at((untold or failed)[0])
         public_passed = None
         output_digest = None
         if self.n_public and not untold:
@@ -481,7 +484,7 @@ class Tests:
             "output_digest": output_digest,
         }
 
-    def first_failure(self, position):
+    def failure_at(self, position):
         """(status, detail) of a test, with its place; what hidden tests expect stays hidden."""
         status, detail, _ = self.results[position]
         if status == "missing_dependency":
@@ -510,13 +513,13 @@ def is_installed(name, site_packages):
 
 
 def possible(kind, status, detail):
-    """(status, detail) of a test of this kind; only asserts can be sent inside."""
-    if status == "inside" and kind != "assert":  # a forged message
+    """(status, detail) of a test of this kind. Only asserts can be sent inside."""
+    if status == "gone" or status == "inside" and kind != "assert":  # a forged message
         status = "runtime_error"
-    return status, with_advice(status, detail)
+    return status, in_words(status, detail)
 
 
-def with_advice(status, detail):
+def in_words(status, detail):
     return f"not installed: {clean(detail)}" if status == "missing_dependency" else clean(detail)
 
 
@@ -538,13 +541,14 @@ class Pool:
         self.cfg = cfg
         first = Zygote(cfg)
         if first.refused:
-            advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run "
-                      "--privileged), or give --unsafe if you trust the programs")
-            if cfg.unsafe:
-                advice = "run it as an ordinary user, or as the machine's real root"
             if "cannot read" in first.refused:
                 advice = ("candidates run as another user than root: use a Python that every user "
                           "can read")
+            elif cfg.unsafe:
+                advice = "run it as an ordinary user, or as the machine's real root"
+            else:
+                advice = ("allow user namespaces (sysctl user.max_user_namespaces, or docker run "
+                          "--privileged), or give --unsafe if you trust the programs")
             raise UserError(
                 f"candidates cannot be shut in on this machine ({first.refused}): {advice}")
         self.idle = {False: collections.deque([first]), True: collections.deque()}
@@ -648,11 +652,16 @@ def prepare_this_process(cfg):
 # ---------------------------------------------------------------- rows in, rows out
 
 def digest_of_tests(problem, cfg):
-    """Changes when the verdict could: a row that others have labelled is not taken for done."""
-    fields = ("entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare",
-              "checker")
+    """Changes when the verdict could: a row labelled by other tests is not taken for done."""
+    fields = ["entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare",
+              "checker"]
+    tests = problem["public_tests"] + problem["tests"]
+    if any(test["type"] in ("assert", "unittest") for test in tests):
+        fields += ["canonical_solution", "prompt", "starter_code"]
     judged = [problem.get(name) for name in fields]
     judged += [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages]
+    if cfg.unsafe:
+        judged.append("unsafe")
     return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -765,7 +774,7 @@ def with_progress(answers, total):
 def report(labelled, cfg):
     """A table by policy, what has no label and why, the next command. Returns the exit status."""
     count = collections.Counter(row["status"] for row in labelled)
-    names = [name for name in ("passed", *FAILURES, *UNTOLD) if count[name]]
+    names = [name for name in ("passed", *FAILURES, *NO_LABEL) if count[name]]
     policies = sorted({row["policy"] for row in labelled})
     print(f"\n{'policy':24}{'programs':>10}" + "".join(f"{name:>20}" for name in names))
     for policy in policies + ["all"] * (len(policies) > 1):

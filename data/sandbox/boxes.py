@@ -49,7 +49,7 @@ class Zygote:
             "hidden": os.path.realpath(ROOT),
             "scratch": tempfile.gettempdir(),
         }
-        # `select` comes first: in the project's folder that name is a stage, and what this one
+        # The library's `select` comes first: in the project's folder that name is stage 4, whose
         # imports would be in every box.
         start = ("import select, sys; sys.path.insert(0, sys.argv.pop()); "
                  "from data.sandbox import zygote; zygote.main()")
@@ -109,7 +109,7 @@ class Zygote:
         finally:
             os.close(job_file)
             theirs.close()
-        self.boxes = [box for box in self.boxes if box.report is None] + [box]
+        self.boxes = [other for other in self.boxes if other.report is None] + [box]
         box.hear_start()
         return box
 
@@ -154,7 +154,7 @@ class Box:
             raise Machinery("a box does not start")
         message = self.sock.recv(100)
         try:
-            self.started = float(message)  # from now on the clock runs
+            self.started = float(message)  # from there the clock runs
         except ValueError:  # it has said nothing, or its keeper that it has ended
             raise Machinery("a box broke") from None
 
@@ -164,9 +164,9 @@ class Box:
         return is_readable(self.sock if self.unsafe else self.pidfd, max(seconds, 0))
 
     def wait(self, until):
-        """Its report, {"code", "killed", "seconds", "cpu"}. It has until that time.monotonic().
+        """Its report, {"code", "killed", "seconds", "cpu"}. wait(0) ends it at once.
 
-        killed: it had to be told to end. seconds: from its program's start, until this process saw
+        It has until that time.monotonic(); then it is killed. killed: it was. seconds: from its program's start, until this process saw
         that it had ended; with --unsafe, until it had.
         """
         if self.report is None:
@@ -201,7 +201,10 @@ class Box:
 
 
 def is_message(message, positions):
-    """Is this what a grader may say about these tests (the table in grading.py)?"""
+    """Is this what a grader may say about these tests (the table in grading.py)?
+
+    Raises one of the errors that hear() knows where it is not even of that form.
+    """
     known = {"loaded", "results", "lost", "wants"}
     if not message or not known.issuperset(message) or not message.get("results", True):
         return False

@@ -5,14 +5,15 @@
     box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a
                candidate or the grader of its answers; with its end the kernel ends all others
 
-A box holds nothing that another run has touched. Where the namespaces cannot be had there is no
+A candidate's box holds nothing that another run has touched. Where the namespaces cannot be had there is no
 box, and execute.py refuses to run; with --unsafe a run is a process with limits and a folder, no
 more. What a box does *not* protect against stands once, at the top of execute.py.
 
     from     to       what
     worker   zygote   "network" or "no network", with files: a socket for the box's message, the
                       job, and what becomes the program's descriptors
-    zygote   worker   the box's process number; below 0: why there is none, an errno
+    zygote   worker   first {}, or {"refused": why}. Then for each request the box's process number;
+                      below 0: why there is none, an errno
     box      worker   the time, when the program starts; with --unsafe, when it has ended, too,
                       and its exit code
 
@@ -209,7 +210,7 @@ TCP_MEMORY = "4096 16384 65536"  # bytes of a socket: least, usual, most
 def mount_box(job):
     """A memory file system that is this run's own, and goes with its namespace."""
     size = MAX_FILES + 4 * len(job["code"]) + len(job["input"]) + (1 << 20)
-    # an ordinary user's programs are its owner
+    # 555, because where an ordinary user runs this the program is the owner of /box
     options = f"mode=555,size={size},nr_inodes=4100"
     system("mount", "tmpfs", "/box", "tmpfs", MS_NOSUID | MS_NODEV, options)
 
@@ -374,8 +375,8 @@ class Zygote:
             if not readable_by(self.user):
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
-        others = 20 if self.unsafe and os.geteuid() else 1
-        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * others, MEMLOCK=0)
+        factor = 20 if self.unsafe and os.geteuid() else 1
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * factor, MEMLOCK=0)
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
@@ -446,10 +447,11 @@ class Zygote:
             bring_up_loopback(self.proc)
         give_up_rights(self.user)
         limit(AS=self.mapped + job["memory"], FSIZE=MAX_OUTPUT)
-        os.chdir(os.environ["HOME"])
+        os.chdir(os.environ["HOME"])  # set by forget_this_machine, or by keep_unsafely
         os.umask(0o077)
         os.setpgid(0, 0)
-        # in case that the zygote dies before the worker; with --unsafe, that the keeper does
+        # where the worker dies, its zygote ends the boxes; this is for when that is dead already, and
+        # with --unsafe for when the keeper is
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         set_filter(self.filters[network])
         os.write(worker, repr(time.monotonic()).encode())
@@ -469,7 +471,7 @@ def readable_by(user):
 def arrange(files, role):
     """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. No others.
 
-    A whole program's 0, its input, is open already. The zygote's 0 to 2 are, too: no file is one.
+    A whole program's 0, its input, is open already. The zygote's 0 to 2 are, too, so none of `files` is one of them.
     """
     if role == "program":
         first = 1
@@ -515,7 +517,7 @@ def keep_unsafely(scratch, user, worker):
     with contextlib.suppress(OSError):  # the worker is gone
         os.write(worker, json.dumps([ended, code]).encode())
     with contextlib.suppress(ChildProcessError):
-        while True:  # until none is left that it has started: they count against its user's limit
+        while True:  # until none of its group is left: they count against its user's limit
             os.waitpid(-run, 0)
     os.setresuid(user, user, user)
     import shutil  # here, because what is imported above costs every fork its share
