@@ -11,8 +11,8 @@ Reads   problems and labelled candidates. A candidate's label scores a choice; i
 Writes  selections.jsonl, a row for each problem, method and N:
 
     {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8, "candidate_id": "strong-2",
-     "passed": 1.0, "votes": {"strong-0": [1, 4], "strong-2": [3, 4]}, "judge_calls": 4,
-     "judge_tokens": 130, "judge_seconds": 0.0504, "transcript": "try q 830 -> 08...", ...}
+     "passed": 1.0, "votes": {"strong-0": [1, 16], "strong-2": [15, 16]}, "judge_calls": 16,
+     "judge_tokens": 603, "judge_seconds": 0.2112, "transcript": "try q 830 -> 08...", ...}
 
         and judgments.jsonl beside it: every judgment, filed under its judge, settings, prompt and
         pair. So a killed run goes on, and all methods draw on the same judgments. What a judge
