@@ -1,10 +1,9 @@
 """sample.py: the sampler draws from the model's own softmax, and a killed run goes on."""
+import ctypes
 import importlib.util
 import io
 import json
 import os
-import platform
-import resource
 import shutil
 import signal
 import subprocess
@@ -168,14 +167,22 @@ def test_all_end_tokens_of_a_model_are_known(policy):
     assert sample.end_ids(model, tokenizer) == [tokenizer.eos_token_id]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_a_tensor_takes_the_place_of_one_that_is_gone(policy):
-    n_pages = (64 << 20) // resource.getpagesize()
-    torch.zeros(16 << 20)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(16 << 20)
-    fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert fresh < n_pages / 2
+class MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="a function of glibc")
+def test_after_a_model_is_loaded_large_memory_is_of_the_heap_which_is_kept(policy):
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = MallocInfo
+    library.malloc.restype = ctypes.c_void_p
+    library.free.argtypes = [ctypes.c_void_p]
+    borrowed = library.mallinfo2().hblks  # blocks that go back to the kernel when they are freed
+    large = library.malloc(256 << 20)
+    assert library.mallinfo2().hblks == borrowed
+    library.free(large)
 
 
 def test_a_stream_hangs_on_its_name_alone():
