@@ -444,7 +444,10 @@ def after_waits(rows):
 
 
 def by_votes(rows):
-    """[votes] shares right of the majority of 1, 2, ... judgments, a tie counting half; tokens."""
+    """[votes] shares right of the majority of 1, 2, ... judgments, and their tokens.
+
+    A tie counts half. No verdict at all is wrong, as it is everywhere else.
+    """
     shares = []
     tokens = []
     for n in range(1, len(rows[0]["votes"]) + 1):
@@ -454,7 +457,7 @@ def by_votes(rows):
             votes = row["votes"][:n]
             right = sum(vote["verdict"] == row["right"] for vote in votes)
             wrong = sum(vote["verdict"] not in (row["right"], None) for vote in votes)
-            outcomes.append(0.5 + 0.5 * np.sign(right - wrong))
+            outcomes.append(0.0 if right == wrong == 0 else 0.5 + 0.5 * np.sign(right - wrong))
             spent.append(sum(vote["tokens"] for vote in votes))
         shares.append(np.mean(outcomes))
         tokens.append(np.mean(spent))

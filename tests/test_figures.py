@@ -119,6 +119,13 @@ def test_waits_stand_beside_the_votes_of_as_many_tokens(figures, runs, capsys):
     assert thinking_on[2:6] == ["0.0 (20)", "100.0 (40)", "100.0 (60)", "100.0 (100)"]
 
 
+def test_a_tie_of_votes_counts_half_and_no_verdict_is_wrong(figures):
+    votes = [{"verdict": verdict, "tokens": 10} for verdict in (None, "A", "B", "B")]
+    shares, tokens = figures.by_votes([{"right": "A", "votes": votes}])
+    assert shares.tolist() == [0.0, 1.0, 0.5, 0.0]
+    assert tokens.tolist() == [10, 20, 30, 40]
+
+
 def test_both_figures_are_drawn(figures, runs):
     out = runs / "figures"
     figures.main(["--runs", str(runs), "--out", str(out)])
