@@ -94,7 +94,7 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there.
 from J1 (2505.11875):
-  * --cold-start 40 puts 40 supervised steps on the judge's own right judgments in front.
+  * --cold-start 20 puts 20 supervised steps on the judge's own right judgments in front.
   * --waits 2: the paper forces Waits in tests and does not say whether in training. Here a pair
     draws at each visit how often its judgments go on after a forced Wait, 0 to 2. The last verdict
     earns the reward; all thoughts are scored, the forced tokens are not.
