@@ -91,7 +91,7 @@ from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
-from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK
+from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
 # Seconds a test; LiveCodeBench's and BigCodeBench's.
 LIMITS = {"call": 6.0, "stdin": 6.0, "assert": 6.0, "unittest": 240.0}
@@ -258,14 +258,14 @@ class Tests:
     def dismiss_grader(self):
         """One that has run a test's own code may be spoilt; one that has not is used again."""
         if self.grader is None:
-            return None
+            return
         grader, self.grader = self.grader, None
         asserts = any(test["type"] == "assert" and not test.get("inside") for test in self.tests)
         ran_code = asserts or self.problem.get("checker")
         if ran_code or grader.broken or self.zygote.idle_grader:
-            return grader.end()
-        self.zygote.idle_grader = grader
-        return None
+            grader.end()
+        else:
+            self.zygote.idle_grader = grader
 
     # the kinds of test
 
@@ -520,7 +520,8 @@ def possible(kind, status, detail):
 
 
 def in_words(status, detail):
-    return f"not installed: {clean(detail)}" if status == "missing_dependency" else clean(detail)
+    detail = clean(detail)
+    return f"not installed: {detail}" if status == "missing_dependency" else detail
 
 
 def run_tests(problem, code, zygote, cfg):
@@ -641,8 +642,9 @@ def prepare_this_process(cfg):
     warnings.simplefilter("ignore", SyntaxWarning)  # of the tests' sources
     # zygotes inherit it; it counts when a program is started
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a job slot takes some ten
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # a job slot takes some ten
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(MAX_DESCRIPTORS, hard), hard))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child could be waited for
     if cfg.unsafe:
         print("warning: --unsafe: candidates can see and write what their user may",

@@ -1736,7 +1736,8 @@ class Run:
         cfg = self.cfg
         judge = self.trainer.judge
         numbered = here(list(enumerate(in_both_orders(self.eval_pairs))))
-        size = cfg.rollout_rows or (cfg.batch + cfg.meta_batch) * cfg.group  # at once, as in a step
+        of_a_step = (cfg.batch + cfg.meta_batch) * cfg.group // WORLD_SIZE
+        size = cfg.rollout_rows or of_a_step  # judgments at once
         rows = []
         with equal_passes(judge):
             for start in range(0, len(numbered), size):

@@ -20,8 +20,8 @@
                             "weight_domain": "reviewed × hard × strong", "visits": 13, "informed": 8}
       select.py
     selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
-                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 4, "judge_tokens": 130,
-                            "votes": {"strong-0": [1, 4], "strong-2": [3, 4]}}
+                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 16, "judge_tokens": 603,
+                            "votes": {"strong-0": [1, 16], "strong-2": [15, 16]}}
 
 `passed` is null where nothing can be said about the program (the machinery failed, the tests cannot run, or it imports
 what is not installed): never a label, never a reward, always counted and shown.

@@ -457,7 +457,8 @@ def by_votes(rows):
             votes = row["votes"][:n]
             right = sum(vote["verdict"] == row["right"] for vote in votes)
             wrong = sum(vote["verdict"] not in (row["right"], None) for vote in votes)
-            outcomes.append(0.0 if right == wrong == 0 else 0.5 + 0.5 * np.sign(right - wrong))
+            has_verdict = right + wrong > 0
+            outcomes.append(has_verdict * (0.5 + 0.5 * np.sign(right - wrong)))
             spent.append(sum(vote["tokens"] for vote in votes))
         shares.append(np.mean(outcomes))
         tokens.append(np.mean(spent))

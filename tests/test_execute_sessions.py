@@ -323,6 +323,11 @@ def start(zygote, code):
             os.close(file)
 
 
+def test_the_worker_has_no_descriptor_that_a_box_would_not_close(zygote):
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft <= far_side.MAX_DESCRIPTORS
+
+
 def test_a_box_that_cannot_be_watched_is_ended(zygote, monkeypatch):
     pids = []
 

@@ -166,8 +166,8 @@ class Box:
     def wait(self, until):
         """Its report, {"code", "killed", "seconds", "cpu"}. wait(0) ends it at once.
 
-        It has until that time.monotonic(); then it is killed. killed: it was. seconds: from its program's start, until this process saw
-        that it had ended; with --unsafe, until it had.
+        It has until that time.monotonic(); then it is killed. killed: it was. seconds: from its
+        program's start, until this process saw that it had ended; with --unsafe, until it had.
         """
         if self.report is None:
             killed = not self.has_ended(until - time.monotonic())
@@ -268,4 +268,4 @@ class Grader:
 
     def end(self):
         self.sock.close()
-        return self.box.wait(0)
+        self.box.wait(0)

@@ -5,9 +5,9 @@
     box        one run: new namespaces, a new folder, limits, and no rights. Its process 1 is a
                candidate or the grader of its answers; with its end the kernel ends all others
 
-A candidate's box holds nothing that another run has touched. Where the namespaces cannot be had there is no
-box, and execute.py refuses to run; with --unsafe a run is a process with limits and a folder, no
-more. What a box does *not* protect against stands once, at the top of execute.py.
+A candidate's box holds nothing that another run has touched. Where the namespaces cannot be had
+there is no box, and execute.py refuses to run; with --unsafe a run is a process with limits and a
+folder, no more. What a box does *not* protect against stands once, at the top of execute.py.
 
     from     to       what
     worker   zygote   "network" or "no network", with files: a socket for the box's message, the
@@ -45,6 +45,7 @@ MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system 
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred
 MAX_STACK = 256 << 20  # bytes: recursion through C code needs 1 KB a level
 THREAD_STACK = 8 << 20
+MAX_DESCRIPTORS = 4096  # that the worker may have open: a box closes all numbers below
 
 # ---------------------------------------------------------------- the kernel's names
 
@@ -450,8 +451,8 @@ class Zygote:
         os.chdir(os.environ["HOME"])  # set by forget_this_machine, or by keep_unsafely
         os.umask(0o077)
         os.setpgid(0, 0)
-        # where the worker dies, its zygote ends the boxes; this is for when that is dead already, and
-        # with --unsafe for when the keeper is
+        # where the worker dies, its zygote ends the boxes; this is for when that is dead already,
+        # and with --unsafe for when the keeper is
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         set_filter(self.filters[network])
         os.write(worker, repr(time.monotonic()).encode())
@@ -471,7 +472,8 @@ def readable_by(user):
 def arrange(files, role):
     """The program's descriptors: 0, 1, 2 and, but for a whole program, 3: its socket. No others.
 
-    A whole program's 0, its input, is open already. The zygote's 0 to 2 are, too, so none of `files` is one of them.
+    A whole program's 0, its input, is open already. The zygote's 0 to 2 are, too, so none of
+    `files` is one of them.
     """
     if role == "program":
         first = 1
@@ -481,7 +483,7 @@ def arrange(files, role):
         files = [nothing, nothing, nothing, *files]
     for target, file in enumerate(files, first):
         os.dup2(file, target)
-    os.closerange(first + len(files), 4096)
+    os.closerange(first + len(files), MAX_DESCRIPTORS)
 
 
 # --unsafe: what is left of all this without namespaces
@@ -504,7 +506,7 @@ def keep_unsafely(scratch, user, worker):
     low, high = sorted([pidfd, worker])
     os.closerange(0, low)
     os.closerange(low + 1, high)
-    os.closerange(high + 1, 4096)
+    os.closerange(high + 1, MAX_DESCRIPTORS)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(worker, select.POLLIN)  # it will not wait any longer, or is gone
