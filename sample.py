@@ -46,6 +46,7 @@ from data import servers
 from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
 from data.benchmarks.answers import thoughts_are_open
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
+from data.parallel import RANK, WORLD_SIZE
 from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
                        read_problems, read_rows)
 from data.text import answer_text, encode
@@ -56,10 +57,6 @@ transformers_logging.disable_progress_bar()
 # for it.
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 CACHE = "cache" if VERSION >= (5, 24) else "past_key_values"
-
-# Several processes, under torchrun: which one this is, and how many there are.
-RANK = int(os.environ.get("RANK", 0))
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 
 
 # ---------------------------------------------------------------- the sampler

@@ -41,6 +41,7 @@ import scale  # noqa: E402  docs/scale.py
 import train_bilevel as tb  # noqa: E402
 from bench_train import deal_rewards, model_on_paper  # noqa: E402  docs/bench_train.py
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
+from data.lora import checkpoint_layers  # noqa: E402
 from data.pairs import Pair  # noqa: E402
 from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, read_problems,  # noqa: E402
                        read_rows, write_rows)
@@ -295,7 +296,7 @@ def signal(cfg):
     half_a_row = prompt + sizes.answer * sizes.group // 2
     rounded.judge.cfg = settings_of(cfg, micro_tokens=half_a_row)
     found["as the first, rows split"] = rounded.gradients(train) @ exact_v
-    tb.checkpoint_layers(rounded.judge.model)
+    checkpoint_layers(rounded.judge.model)
     found["as the first, rows split, layers checkpointed"] = rounded.gradients(train) @ exact_v
 
     rows = [compare_signals(name, s, exact_s) for name, s in found.items()]

@@ -42,6 +42,7 @@ import torch  # noqa: E402
 import train_bilevel as tb  # noqa: E402
 from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.judge import VERDICT  # noqa: E402
+from data.lora import merge_lora  # noqa: E402
 from data.pairs import Pair, in_both_orders, read_pairs  # noqa: E402
 from data.rows import EDGES, EDGES_PROBLEMS, ROOT, UserError, read_rows, write_rows  # noqa: E402
 from data.tables import print_table  # noqa: E402
@@ -344,7 +345,7 @@ def main(argv=None):
 
     if cfg.steps:
         teach(judge, train, cfg, check)
-        tb.merge_lora(judge.model)
+        merge_lora(judge.model)
         judge.model.save_pretrained(cfg.out / "judge")
         judge.tokenizer.save_pretrained(cfg.out / "judge")
     print_table(rows)

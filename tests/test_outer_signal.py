@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import train_bilevel as tb
+from data.lora import add_lora, rows_come_apart
 from data.rows import EDGES
 from sample import Completion
 
@@ -186,7 +187,7 @@ def test_a_layer_that_mixes_rows_is_found(checkpoint):
     layer = judge.model.model.layers[0].self_attn.o_proj
     forward = layer.forward
     layer.forward = lambda x: forward(x.flatten(0, 1)[None]).view(*x.shape[:2], -1)
-    assert not tb.rows_come_apart(judge.model, "cpu")
+    assert not rows_come_apart(judge.model, "cpu")
 
 
 def test_rows_are_looked_for_behind_a_layer_norm_too():
@@ -195,12 +196,12 @@ def test_rows_are_looked_for_behind_a_layer_norm_too():
     config = GPTNeoXConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                            num_attention_heads=4, max_position_embeddings=64)
     model = AutoModelForCausalLM.from_config(config)
-    tb.add_lora(model, 2, 4.0, seed=0)
-    assert tb.rows_come_apart(model, "cpu")
+    add_lora(model, 2, 4.0, seed=0)
+    assert rows_come_apart(model, "cpu")
     layer = model.base_model.layers[0].attention.dense
     forward = layer.forward
     layer.forward = lambda x: forward(x.flatten(0, 1)[None]).view(*x.shape[:2], -1)
-    assert not tb.rows_come_apart(model, "cpu")
+    assert not rows_come_apart(model, "cpu")
 
 
 def test_looking_for_rows_leaves_the_adapters_as_they_are(checkpoint):

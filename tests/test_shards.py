@@ -17,7 +17,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from conftest import torchrun  # under torchrun, too, this makes the stages importable
 
 import train_bilevel as tb
+from data.lora import adapters_of, checkpoint_layers, layers_of, merge_lora
+from data.parallel import RANK, gather, here, join_processes, part_processes
 from data.rows import EDGES, UserError
+from data.shards import SHARDED, equal_passes, shard_layers
 from sample import generate
 
 OTHERWISE = {  # what these need to be small
@@ -54,7 +57,7 @@ def compare(folder):
     passes = []
     counting = whole.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     # Three prompts in one process and two in the other, of whose rows two fit into a pack.
-    prompts = tb.here([[5, 6, 7, 8], [9, 10], [6, 6, 5, 11, 12, 7, 8], [5, 5, 8], [7, 9, 6, 6, 5]])
+    prompts = here([[5, 6, 7, 8], [9, 10], [6, 6, 5, 11, 12, 7, 8], [5, 5, 8], [7, 9, 6, 6, 5]])
     completions = sampled(whole, prompts)
     counting.remove()
     groups = []
@@ -70,7 +73,7 @@ def compare(folder):
         "held": sum(p.to_local().numel() for p in frozen_of_layers(shards)),
         "in all": sum(p.numel() for p in frozen_of_layers(whole)),
     }
-    tb.checkpoint_layers(shards.model)
+    checkpoint_layers(shards.model)
     shards.rows_apart = False  # as Judge has it then
     found["checkpointed apart"] = apart(learned(shards, groups), expected)
     found["saved apart"] = saved_apart(shards, whole, folder / "saved")
@@ -81,16 +84,16 @@ def adapted(cfg):
     """The judge with adapters that are not 0."""
     judge = tb.Judge(cfg.judge, cfg)
     generator = torch.Generator().manual_seed(1)
-    for adapter in tb.adapters_of(judge.model):
+    for adapter in adapters_of(judge.model):
         adapter.b.data.copy_(0.1 * torch.randn(adapter.b.shape, generator=generator))
     return judge
 
 
 def sampled(judge, prompts):
     """Two samples of each prompt: one prompt after the other, as --rollout-rows is 2."""
-    generator = torch.Generator().manual_seed(tb.RANK)
+    generator = torch.Generator().manual_seed(RANK)
     uniforms = torch.rand(2 * len(prompts), 12, generator=generator)
-    with tb.equal_passes(judge):
+    with equal_passes(judge):
         return generate(judge.model, prompts, uniforms, 1.0, judge.ends, judge.pad, 2)
 
 
@@ -120,7 +123,7 @@ def apart(found, expected):
 
 def frozen_of_layers(judge):
     parameters = []
-    for layer in tb.layers_of(judge.model):
+    for layer in layers_of(judge.model):
         parameters += [p for p in layer.parameters() if not p.requires_grad]
     return parameters
 
@@ -128,8 +131,8 @@ def frozen_of_layers(judge):
 def saved_apart(shards, whole, folder):
     """How far the weights in the checkpoint that the shards are saved as are from the merged ones."""
     tb.Run.save_judge(SimpleNamespace(trainer=SimpleNamespace(judge=shards), out=folder))
-    tb.merge_lora(whole.model)
-    if tb.RANK > 0:
+    merge_lora(whole.model)
+    if RANK > 0:
         return 0.0
     saved = AutoModelForCausalLM.from_pretrained(folder / "judge")
     pairs = zip(saved.parameters(), whole.model.parameters(), strict=True)
@@ -137,14 +140,14 @@ def saved_apart(shards, whole, folder):
 
 
 def main(folder):
-    tb.join_processes("cpu")
+    join_processes("cpu")
     found = {}
-    for kind in tb.SHARDED:
+    for kind in SHARDED:
         here = folder / kind
-        found[kind] = tb.gather([compare(here)])
-    if tb.RANK == 0:
+        found[kind] = gather([compare(here)])
+    if RANK == 0:
         (folder / "found.json").write_text(json.dumps(found))
-    tb.part_processes()
+    part_processes()
 
 
 # ---------------------------------------------------------------- the promises
@@ -153,13 +156,13 @@ def main(folder):
 def found(tmp_path_factory):
     """{architecture: what each of the two processes has found}."""
     folder = tmp_path_factory.mktemp("shards")
-    for kind in tb.SHARDED:
+    for kind in SHARDED:
         small_judge(kind, folder / kind)
     torchrun("tests/test_shards.py", str(folder), processes=2)
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("kind", tb.SHARDED)
+@pytest.mark.parametrize("kind", SHARDED)
 def test_shards_say_and_learn_what_the_whole_judge_does(found, kind):
     """To fp32's rounding, although the two processes have unequally many passes to make."""
     first, second = found[kind]
@@ -172,7 +175,7 @@ def test_shards_say_and_learn_what_the_whole_judge_does(found, kind):
         assert process["checkpointed apart"] < 1e-4
 
 
-@pytest.mark.parametrize("kind", tb.SHARDED)
+@pytest.mark.parametrize("kind", SHARDED)
 def test_each_process_holds_its_share_of_the_layers(found, kind):
     """What cannot be halved is one row uneven."""
     first, second = found[kind]
@@ -181,7 +184,7 @@ def test_each_process_holds_its_share_of_the_layers(found, kind):
     assert second["held"] == pytest.approx(first["in all"] / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", tb.SHARDED)
+@pytest.mark.parametrize("kind", SHARDED)
 def test_a_sharded_judge_is_saved_whole_with_its_adapters_merged(found, kind):
     assert found[kind][0]["saved apart"] < 1e-6
 
@@ -190,7 +193,7 @@ def test_other_architectures_are_refused_in_one_line(tmp_path):
     small_judge("gpt2", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="--shard-base: it was not tested with .* \\(gpt2\\)") as stopped:
-        tb.shard_layers(model, "cpu")
+        shard_layers(model, "cpu")
     assert "\n" not in str(stopped.value)
 
 

@@ -22,6 +22,7 @@ import train_bilevel as tb
 from conftest import start_torchrun, torchrun
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
+from data.lora import adapters_of, merge_lora
 from data.pairs import Pair, make_pairs, read_pairs
 from data.rows import ROOT, UserError, read_problems, read_rows, write_rows
 from kernels.packing import make_packs
@@ -774,7 +775,7 @@ def test_adapters_start_as_no_change_and_alone_are_trained(settings, random_judg
     without = tb.Judge(cfg.judge, settings(judge=str(random_judge)))
     pack = some_pack(judge)
     assert torch.equal(judge.score(pack), without.score(pack))
-    assert len(tb.adapters_of(judge.model)) == 2 * 7  # layers, linear modules in each
+    assert len(adapters_of(judge.model)) == 2 * 7  # layers, linear modules in each
     assert sum(p.requires_grad for p in judge.model.parameters()) == 2 * 2 * 7
 
 
@@ -785,12 +786,12 @@ def test_merged_and_unmerged_logprobs_agree(settings, random_judge):
     pack = some_pack(judge)
     start = judge.score(pack)
     generator = torch.Generator().manual_seed(0)
-    for adapter in tb.adapters_of(judge.model):
+    for adapter in adapters_of(judge.model):
         adapter.b.copy_(0.1 * torch.randn(adapter.b.shape, generator=generator))
     adapted = judge.score(pack)
     assert (adapted - start).abs().max() > 0.05
-    tb.merge_lora(judge.model)
-    assert not tb.adapters_of(judge.model)
+    merge_lora(judge.model)
+    assert not adapters_of(judge.model)
     assert torch.allclose(judge.score(pack), adapted, atol=1e-4, rtol=0)
 
 
