@@ -531,8 +531,8 @@ class Judgments:
         if missing:
             self.fill(judge, answers_to, missing)
         rows = [self.rows[key] for key in keys]
-        for call, row in zip(calls, rows):
-            row["verdict"] = verdict_of(call, row)    # by today's rule, whoever wrote the row
+        for row in rows:
+            row["verdict"] = verdict_of(row)    # by today's rule, whoever wrote the row
         return rows
 
     def fill(self, judge, answers_to, calls):
@@ -560,18 +560,13 @@ def judgment(call, answer):
         row["text"] = call.before["text"] + WAIT + answer["text"]
         row["tokens"] = call.before["tokens"] + answer["tokens"]
         row["seconds"] = round(call.before["seconds"] + answer["seconds"], 4)
-    row["verdict"] = verdict_of(call, row)
+    row["verdict"] = verdict_of(row)
     return row
 
 
-def verdict_of(call, row):
-    """The verdict of a judgment; of one that thinks on and ends without another, the one before."""
-    if "refused" in row:
-        return None
-    verdict = parse_verdict(row["text"], row["finished"])
-    if verdict is None and call.before:
-        return call.before["verdict"]
-    return verdict
+def verdict_of(row):
+    """The verdict of a judgment: that of its last thought, as training rewards it."""
+    return None if "refused" in row else parse_verdict(row["text"], row["finished"])
 
 
 # ---------------------------------------------------------------- methods
@@ -893,14 +888,14 @@ def lacking_fields(candidates):
 def all_methods(judges, problems, candidates, lacking, cache, cfg):
     """Every method that is compared, the oracle last. The judges judge here."""
     shown = sum(len(candidates[pid]) for pid in problems)
-    simple = simple_methods(lacking, shown)
+    *simple, perfect = simple_methods(lacking, shown)     # the oracle, as in BASELINES
     rated = []
     voted = []
     for label, judge in judges.items():
         voted += judge_methods(label, judge, problems, candidates, cache, cfg)
         if label == "judge, untrained":
             rated += pointwise(label, judge, problems, candidates, cache)
-    return simple[:-1] + rated + voted + simple[-1:]
+    return [*simple, *rated, *voted, perfect]
 
 
 def compare_methods(judges, problems, all_candidates, cache, cfg):

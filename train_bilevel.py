@@ -33,10 +33,16 @@ looks like the target. How does it change with each weight? We look one step ahe
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
 η/B is positive and the same for every pair, so we keep s_i alone: where s_i > 0, a larger weight
-would have made the step better for the meta set, and the weight grows. By default a learned weight
-is not a factor of the loss but the chance of being drawn (see --apply below). Then a_i = 1 for the
-pairs of a step, and s_i, which says to first order how much pair i helped, is the payoff for having
-drawn it.
+would have made the step better for the meta set, and the weight grows.
+
+By default a learned weight is not a factor of the loss. It says how often a pair is drawn, as a
+multiple of the average, and a_i = 1 for the pairs of a step. What is learned is a logit z_i:
+
+    w_i = N p_i,  p_i = (1−γ) softmax(z)_i + γ/N     a share γ of the draws stays uniform
+    z_i ← z_i + lr s_i / w_i                         s in units of its running mean magnitude
+
+s_i, which says to first order how much pair i helped, is the payoff for having drawn it. A pair with
+a large w_i is also measured w_i times as often, so each time counts 1/w_i.
 
 This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
 and a backward pass for each training pair instead of one for all: a plain step needs only the sum
@@ -65,21 +71,20 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
     Without this, training on bad pairs has taught the judge not to reason before the weights can
     favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
     so that all kinds of weights train for equally many steps.
-  * --apply draw (default): pairs are drawn in proportion to their weight, and their loss has the
-    factor 1. With the textbook's weight in front of the loss (--apply scale) many judgments are
-    spent on pairs whose weight is near 0. A share γ of the draws, --uniform-share, stays uniform,
-    so that no pair is lost for good: p_i = (1−γ)·softmax(z)_i + γ/N for learned logits z. (The B
-    pairs of a step are all different, so that is the chance of the first draw alone.)
-  * A pair that is drawn often is also measured often. So each s_i counts 1/(N·p_i) times, as in
-    EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how often it came up.
-    Without that, whatever leads by luck is drawn, measured and raised again. And the steps of the
-    weights become shorter, linearly down to 0 at --weight-steps (60 of 70): late ones, when there
-    is less left to learn from the pairs that mattered, would undo what early ones have found.
-  * s is divided by its running mean magnitude and clamped to ±3, before that count. Every learned
-    number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/(N·p_i) is at
-    most 1/γ, 5 by default, so one visit of a pair that is rarely drawn can take its logit from −3
-    to 3.)
-  * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own.
+  * --apply draw (default): with the textbook's weight in front of the loss (--apply scale) many
+    judgments are spent on pairs whose weight is near 0. γ, --uniform-share, is there so that no pair
+    is lost for good. (The B pairs of a step are all different, so p_i is the chance of the first
+    draw alone.)
+  * s_i / w_i is as in EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how
+    often it came up. Without that, whatever leads by luck is drawn, measured and raised again. And
+    lr falls linearly to 0 at --weight-steps (60 of 70): late steps, when there is less left to learn
+    from the pairs that mattered, would undo what early ones have found.
+  * s, in units of its running mean magnitude, is clamped to ±3 before it is divided by w_i. Every
+    learned number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/w_i is at
+    most 1/γ, 5 by default, so early in a run one visit of a pair that is rarely drawn can move its
+    logit by several.)
+  * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own, each
+    with an lr of its own (--domain-lr, --instance-lr).
   * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as in momentum
     methods for bilevel problems (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
     and what a few judgments say of it is noise for the most part. --meta-memory 1 has v itself.
@@ -96,16 +101,20 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
 from J1 (2505.11875):
   * --cold-start 20 puts 20 supervised steps on the judge's own right judgments in front.
   * --waits 2: the paper forces Waits in tests and does not say whether in training. Here a pair
-    draws at each visit how often its judgments go on after a forced Wait, 0 to 2. The last verdict
-    earns the reward; all thoughts are scored, the forced tokens are not.
+    draws at each visit how often its judgments go on after a forced Wait, 0 to 2. The verdict of
+    the last thought earns the reward, one without a verdict nothing; all thoughts are scored, the
+    forced tokens are not.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
 domains (by default the pairs of one domain have their problem's domain and difficulty in common, and
 the policy that wrote the failing program), P trained parameters, T answer tokens in a pack
-(kernels/packing.py). `torchrun --nproc-per-node 8 train_bilevel.py ...`
-shares the batch between eight processes; the result is the same. There, what is drawn and learned
-(index, a, s) is of all processes, what is sampled and scored (groups, advantages, gradients) of one.
-With --shard-base the processes share the frozen weights under the adapters, too.
+(kernels/packing.py).
+
+`torchrun --nproc-per-node 8 train_bilevel.py ...` shares the batch between eight processes; the
+result is the same. What is drawn and learned (index, a, s) is there of all processes, what is sampled
+and scored (groups, advantages, gradients) of one: here(x) is this process's share of x, gather(x)
+undoes that, and all_sum(x) adds up over processes. In a single process the three do nothing. With
+--shard-base the processes share the frozen weights under the adapters, too.
 """
 import json
 import math
@@ -121,9 +130,9 @@ from tqdm import tqdm
 
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
-from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, think_on
-from data.lora import (add_gradients_of_rows, add_lora, checkpoint_layers, merge_lora, rows_come_apart,
-                       rows_kept)
+from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, prompt_after_wait
+from data.lora import (add_gradients_of_rows, add_lora, checkpoint_layers, merge_lora, can_split_by_row,
+                       recording_rows)
 from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
@@ -290,13 +299,16 @@ class Settings:
         if self.weights != "uniform" and not self.weight_steps:
             self.weight_steps = self.steps - self.steps // 7
         if not self.steps and not self.cold_start:
-            raise UserError("--steps 0: must be at least 1")
+            raise UserError("--steps 0: nothing to do; train for 1 step or more, or give --cold-start")
         if self.dtype == "bfloat16" and not self.lora_rank:
             raise UserError("--dtype bfloat16: what is trained must be fp32, "
                             "so it goes with --lora-rank, whose adapters are")
         if self.shard_base and not (self.lora_rank and WORLD_SIZE > 1):
             raise UserError("--shard-base: what is frozen is shared out between processes, so it "
                             "goes with --lora-rank and torchrun --nproc-per-node 2 or more")
+        if self.meta_batch % 2:
+            raise UserError(f"--meta-batch {self.meta_batch}: must be even, as each meta pair is judged "
+                            "in both orders")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -315,7 +327,7 @@ class Trainer:
         refuse_idle_processes(cfg, self.train_pairs, self.meta_pairs)
         self.parameters = FlatParameters(self.judge.model)
         self.adam = Adam(self.parameters, cfg)
-        self.weights = DataWeights(self.train_pairs, cfg)
+        self.data_weights = DataWeights(self.train_pairs, cfg)
         self.v_mean = torch.zeros_like(self.parameters.theta)  # v̄, the running mean of v
         self.v_count = 0                                       # of how many steps
         self.moved = [[] for _ in self.train_pairs]  # of each pair the visits that moved it most
@@ -331,60 +343,33 @@ class Trainer:
 
         # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
         #    each by the judge at θ.
-        index, a = self.weights.draw(stream(cfg.seed, "draw", step))  # [B] pairs, [B] factors a_i
-        pairs = self.pairs_to_train_on(index, step)                   # B
-        meta_pairs = self.draw_meta_pairs(step) if learns else []     # M
+        index, a = self.data_weights.draw(stream(cfg.seed, "draw", step))  # [B] pairs, [B] a_i
+        pairs = self.in_random_order(index, step)                          # B
+        meta_pairs = self.draw_meta_pairs(step) if learns else []          # M
         groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
-        advantage = group_advantage(rewards_of(groups))               # [B, G]
-        stats = judgment_statistics(groups, judge)
-        self.weights.observe(index, stats)
+        advantage = group_advantage(rewards_of(groups))                    # [B, G]
+        stats = judgment_statistics(groups, judge)                         # {name: [B]}
+        self.data_weights.observe(index, stats)  # counts visits; what --weights net goes by
         if learns:
             meta = MetaJudgments.of(judge, meta_groups)
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
-        batch = make_batch(judge, groups, advantage, pair_by_pair=learns and not judge.rows_apart)
+        batch = make_batch(judge, groups, advantage, pair_by_pair=learns and not judge.gradients_by_row)
         if learns:
             # ∇ℓ_i(θ) [B, P]; leaves g in parameters.grad
             loss, gradients = pair_gradients(judge, parameters, batch, a)
         else:
             loss = batch_gradient(judge, parameters, batch, a)  # the same g, without its parts
-        self.must_be_finite(loss + float(parameters.grad.norm()), step, index)
+        self.must_be_finite(step, index, loss, float(parameters.grad.norm()))
         self.adam.step()  # from here on the parameters are θ'
         timer.lap("gradient")
 
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            # v = ∇L_meta(θ') [P]
-            v, importance = meta_gradient(judge, parameters, meta.batch, meta.logprob)
-            v_norm = float(v.norm())
-            self.must_be_finite(v_norm, step, index, theta)
-            share = effective_share(importance, meta.batch)
-            if share < MIN_EFFECTIVE_SHARE:
-                warn_of_small_share(step, share)
-            else:
-                # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; of the first K steps it is the
-                # plain mean
-                self.v_count += 1
-                self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
-                # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
-                v_tilde = self.adam.jacobian_transpose(self.v_mean)
-                s = gather(gradients @ v_tilde).cpu()
-                self.must_be_finite(float(s.sum()), step, index, theta)
-                if grpo_step >= SETTLING * cfg.freeze_judge_steps:
-                    mixed = gather((advantage != 0).any(1))  # [B] judgments of different rewards?
-                    pace = 1 - grpo_step / cfg.weight_steps
-                    unit_s, move = self.weights.update(index, s, mixed, pace)
-                    self.remember(step + 1, index, unit_s, move, groups)
-            outer = {
-                "meta_reward": meta.reward,
-                "meta_grad_norm": v_norm,
-                "meta_effective_share": share,
-            }
-            if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
-                outer |= check_hypergradient(self, theta, v, meta, gradients)
+            outer = self.outer_step(step, theta, index, groups, stats, gradients, meta)
 
         # 4. While the judge is to stand still, it has only looked at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
@@ -394,7 +379,51 @@ class Trainer:
         metrics = self.step_metrics(step, loss, stats)
         return {**metrics, **outer, **self.weight_metrics(), "seconds": timer.laps}
 
-    def pairs_to_train_on(self, index, step):
+    def outer_step(self, step, theta, index, groups, stats, gradients, meta):
+        """The hypergradient s of the weights of this step's pairs, and their move by it.
+
+        theta: θ [P], while the parameters are θ'. index: [B] the pairs. gradients: ∇ℓ_i(θ) [B, P].
+        Returns its metrics.
+        """
+        cfg = self.cfg
+        # v = ∇L_meta(θ') [P]
+        v, importance = meta_gradient(self.judge, self.parameters, meta.batch, meta.logprob)
+        v_norm = float(v.norm())
+        self.must_be_finite(step, index, v_norm, theta=theta)
+
+        share = effective_share(importance, meta.batch)
+        if share < MIN_EFFECTIVE_SHARE:
+            warn_of_small_share(step, share)
+        else:
+            # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; of the first K steps it is the plain mean
+            self.v_count += 1
+            self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
+            # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
+            v_tilde = self.adam.jacobian_transpose(self.v_mean)
+            s = gather(gradients @ v_tilde).cpu()
+            self.must_be_finite(step, index, float(s.sum()), theta=theta)
+            self.move_weights(step, index, s, groups, stats)
+
+        metrics = {
+            "meta_reward": meta.reward,
+            "meta_grad_norm": v_norm,
+            "meta_effective_share": share,
+        }
+        if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
+            metrics |= check_hypergradient(self, theta, v, meta, gradients)
+        return metrics
+
+    def move_weights(self, step, index, s, groups, stats):
+        """Pairs with s_i > 0 count more from now on, once the averages have settled."""
+        grpo_step = step - self.cfg.cold_start
+        if grpo_step < SETTLING * self.cfg.freeze_judge_steps:
+            return
+        mixed = stats["zero_variance"] == 0  # [B] judgments of different rewards?
+        pace = 1 - grpo_step / self.cfg.weight_steps
+        unit_s, move = self.data_weights.update(index, s, mixed, pace)
+        self.remember(step + 1, index, unit_s, move, groups)
+
+    def in_random_order(self, index, step):
         """The pairs with these indices [B], each in a random order: "A" must not become the answer."""
         flip = torch.rand(len(index), generator=stream(self.cfg.seed, "order", step)) < 0.5
         pairs = []
@@ -410,7 +439,7 @@ class Trainer:
         """
         generator = stream(self.cfg.seed, "meta", step)
         order = torch.randperm(len(self.meta_pairs), generator=generator)
-        half = order[:(self.cfg.meta_batch + 1) // 2]
+        half = order[:self.cfg.meta_batch // 2]
         return in_both_orders([self.meta_pairs[i] for i in half])
 
     def judge_pairs(self, pairs, meta_pairs, step):
@@ -435,7 +464,7 @@ class Trainer:
         streams = [stream(cfg.seed, purpose, step, name) for name, _ in named]
         waits = [draw_waits(stream(cfg.seed, "waits", step, name), cfg.waits) for name, _ in named]
         groups = self.judge.rollout([pair for _, pair in named], streams, cfg.group)
-        return think_further(self.judge, groups, streams, waits)
+        return force_waits(self.judge, groups, streams, waits)
 
     def rewarded_in_both_orders(self, groups, named, step):
         """The groups, paying judgment k only if judgment k of the other order is right as well.
@@ -479,12 +508,12 @@ class Trainer:
 
     def weight_metrics(self):
         """The mean weight of each domain."""
-        means = self.weights.domain_means()
-        return {"weight": dict(zip(self.weights.domains, means))}
+        means = self.data_weights.domain_means()
+        return {"weight": dict(zip(self.data_weights.domains, means))}
 
-    def must_be_finite(self, value, step, index, theta=None):
+    def must_be_finite(self, step, index, *values, theta=None):
         """Stop where the step has made NaN or infinity; θ is put back first, where it has moved."""
-        if math.isfinite(value):
+        if all(map(math.isfinite, values)):
             return
         if theta is not None:
             self.parameters.set(theta)
@@ -552,8 +581,7 @@ def leave_one_out(rewards):
     An unbiased baseline for the meta loss (2402.14740).
     """
     n = rewards.shape[1]
-    centred = rewards - rewards.mean(1, keepdim=True)
-    return centred * n / (n - 1)
+    return group_advantage(rewards) * n / (n - 1)
 
 
 # ---------------------------------------------------------------- the GRPO loss
@@ -567,7 +595,7 @@ class Batch:
     n_all: int                  # of all processes
     group: int                  # G
     advantage: torch.Tensor     # [B·G]
-    token_weight: torch.Tensor  # [] 1 / (G · max_new_tokens)
+    scale: torch.Tensor         # [] 1 / (G · max_new_tokens)
 
 
 def make_batch(judge, groups, advantage, pair_by_pair=False):
@@ -593,14 +621,14 @@ def make_batch(judge, groups, advantage, pair_by_pair=False):
         most = max(gather([len(packs)]))
         packs += [empty_pack(judge.pad, cfg.device)] * (most - len(packs))
     n_judgments = advantage.shape[1]
-    token_weight = 1 / (n_judgments * cfg.max_new_tokens)
+    scale = 1 / (n_judgments * cfg.max_new_tokens)
     return Batch(
         packs=packs,
         n_pairs=len(groups),
         n_all=sum(gather([len(groups)])),
         group=n_judgments,
         advantage=advantage.flatten().to(cfg.device),
-        token_weight=torch.tensor(token_weight, device=cfg.device),
+        scale=torch.tensor(scale, device=cfg.device),
     )
 
 
@@ -608,6 +636,9 @@ def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
     """The GRPO loss of each token [T].
 
         f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old
+
+    with the two bounds of DAPO (2503.14476). They come into play only where a batch serves more
+    than one optimizer step.
 
     logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are
     part of.
@@ -630,7 +661,7 @@ def pair_losses(judge, pack, batch):
     n = len(batch.advantage)  # B·G judgments
     logp = judge.score(pack)                                                           # [T]
     f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                  # [T]
-    by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.token_weight)    # [B·G]
+    by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.scale)    # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
@@ -639,8 +670,8 @@ def pair_gradients(judge, parameters, batch, a):
 
     Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
 
-    batch: made pair by pair, unless the gradients of a pack's rows come apart (Judge.rows_apart);
-    a: [B] the weights of the pairs of all processes. A backward pass for each pair instead of one
+    batch: made pair by pair, unless the gradients of a pack's rows come apart (Judge.gradients_by_row);
+    a: [B] the factors a_i of the pairs of all processes. A backward pass for each pair instead of one
     for many, or a few products more in it, and B·P numbers kept: that is all that the
     hypergradient costs at θ.
     """
@@ -650,7 +681,7 @@ def pair_gradients(judge, parameters, batch, a):
     for pack in batch.packs:
         pair_of_row = pairs_of_rows(pack, batch)  # [R]; a pair may have several rows, and packs
         parameters.grad.zero_()
-        with rows_kept(judge.model, len(pair_of_row) > 1):
+        with recording_rows(judge.model, len(pair_of_row) > 1):
             of_pack = pair_losses(judge, pack, batch)  # [B]
             of_pack.sum().backward()
             losses += of_pack.detach()
@@ -674,7 +705,7 @@ def pairs_of_rows(pack, batch):
 def batch_gradient(judge, parameters, batch, a):
     """g = (1/B) Σ_i a_i ∇ℓ_i(θ), left in parameters.grad. Returns the loss.
 
-    a: [B] the weights of the pairs of all processes.
+    a: [B] the factors a_i of the pairs of all processes.
     """
     a_here = here(a).to(parameters.theta)
 
@@ -733,7 +764,7 @@ def meta_loss_of_pack(judge, pack, batch, logprob):
     ratio = torch.zeros_like(now)
     scored = pack.sample.unique()
     ratio[scored] = (now - logprob)[scored].exp()
-    loss = -(ratio * batch.advantage).sum() * batch.token_weight / batch.n_all
+    loss = -(ratio * batch.advantage).sum() * batch.scale / batch.n_all
     return loss, ratio.detach()
 
 
@@ -953,7 +984,7 @@ class DataWeights:
         return z
 
     @torch.no_grad()
-    def weights(self):
+    def w(self):
         """w [N], mean one."""
         cfg = self.cfg
         n = len(self.domain_id)
@@ -970,7 +1001,7 @@ class DataWeights:
 
     def domain_means(self):
         """The mean weight of each domain, in the order of `domains`."""
-        total = torch.bincount(self.domain_id, self.weights().double())
+        total = torch.bincount(self.domain_id, self.w().double())
         n_pairs = torch.bincount(self.domain_id)
         return (total / n_pairs).tolist()
 
@@ -979,7 +1010,7 @@ class DataWeights:
 
         Where pairs are drawn by weight, it is 1.
         """
-        w = self.weights()
+        w = self.w()
         size = min(self.cfg.batch, len(w))
         if self.cfg.apply == "draw":
             index = torch.multinomial(w, size, generator=generator)
@@ -1042,7 +1073,7 @@ class DataWeights:
     def move_for_one(self, index):
         """By how much the logits of these pairs [B] move for an s of one [B]."""
         if self.cfg.apply == "draw":
-            return 1 / self.weights()[index]
+            return 1 / self.w()[index]
         z = self.logits()
         if self.cfg.weights == "domain":
             slope = len(z) * z.softmax(0)       # ∂/∂z of N·softmax(z), the normaliser held fixed
@@ -1184,10 +1215,10 @@ class Judge:
             print0(add_lora(self.model, cfg.lora_rank, cfg.lora_alpha, cfg.seed))
         # Does one backward pass give the gradient of each of its rows? (Not asked where layers are
         # computed twice: what the rows keep is what that saves.)
-        self.rows_apart = False
+        self.gradients_by_row = False
         if cfg.lora_rank and cfg.weights != "uniform" and not cfg.checkpoint_gradients:
-            self.rows_apart = rows_come_apart(self.model, cfg.device)
-            if not self.rows_apart:
+            self.gradients_by_row = can_split_by_row(self.model, cfg.device)
+            if not self.gradients_by_row:
                 print0("note: its adapters cannot tell the rows of a batch apart: "
                        "a backward pass for each pair")
         if cfg.checkpoint_gradients:
@@ -1373,13 +1404,12 @@ def draw_waits(generator, most):
     return int(torch.randint(most + 1, (1,), generator=generator))
 
 
-def think_further(judge, groups, streams, waits):
+def force_waits(judge, groups, streams, waits):
     """The groups [B], in which all judgments of group i have gone on after a WAIT waits[i] times.
 
-    Whether they had ended or were cut off: so does select.py --waits.
-
-    Each thought may have --max-new-tokens. Only the last verdict of a judgment counts, and its
-    reward is that of all of its thoughts.
+    They go on whether they had ended or were cut off, as under select.py --waits. Each thought may
+    have --max-new-tokens. The verdict of the last thought is that of the judgment, and earns the
+    reward of all its thoughts.
     """
     if not any(waits):
         return groups
@@ -1388,11 +1418,11 @@ def think_further(judge, groups, streams, waits):
         for group, generator, n_waits in zip(groups, streams, waits):
             if number < n_waits:
                 chosen += [(group, k, generator) for k in range(len(group.completions))]
-        go_on(judge, chosen)
+        continue_after_wait(judge, chosen)
     return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
 
 
-def go_on(judge, chosen):
+def continue_after_wait(judge, chosen):
     """Let judgments think on, in place: the end token is taken back and WAIT put there instead.
 
         said      skim: ... <best>B</best> [end]
@@ -1408,7 +1438,7 @@ def go_on(judge, chosen):
     prompts = []   # the prompt, what was said, WAIT
     uniforms = []
     for group, k, generator in chosen:
-        prompt = think_on(judge.tokenizer, group.prompt, group.completions[k])
+        prompt = prompt_after_wait(judge.tokenizer, group.prompt, group.completions[k])
         if len(prompt) <= room:
             fitting.append((group, k))
             prompts.append(prompt)
@@ -1513,16 +1543,16 @@ class ColdStart:
         trainer = self.trainer
         timer = Timer()
         generator = stream(trainer.cfg.seed, "draw", step)
-        index, a = trainer.weights.draw(generator)               # both [B]
+        index, a = trainer.data_weights.draw(generator)               # both [B]
         groups = [self.groups[i] for i in here(index)]
         kept = self.kept[here(index)].float()                    # [B, G]
         stats = judgment_statistics(groups, trainer.judge)
-        trainer.weights.observe(index, stats)
+        trainer.data_weights.observe(index, stats)
         timer.lap("rollout")
         batch = make_batch(trainer.judge, groups, advantage=kept)
         loss = supervised_gradient(trainer.judge, trainer.parameters, batch, a)
         grad_norm = float(trainer.parameters.grad.norm())
-        trainer.must_be_finite(loss + grad_norm, step, index)
+        trainer.must_be_finite(step, index, loss, grad_norm)
         trainer.adam.step()
         timer.lap("gradient")
         metrics = trainer.step_metrics(step, loss, stats)
@@ -1541,7 +1571,7 @@ def supervised_gradient(judge, parameters, batch, a):
 
     def losses():
         for pack in batch.packs:
-            loss, _ = judge.weighted_loss(pack, weight, batch.token_weight)
+            loss, _ = judge.weighted_loss(pack, weight, batch.scale)
             yield loss / batch.n_all
 
     return gradient_of_sum(parameters, losses())
@@ -1603,7 +1633,7 @@ def make_traces(judge, numbered_pairs):
         streams = [stream(cfg.seed, "cold start", number) for number, _ in some]
         groups = judge.rollout(pairs, streams, cfg.group)
         streams = [stream(cfg.seed, "second thought", number) for number, _ in some]
-        for group in think_again(judge, groups, streams):
+        for group in wait_where_wrong(judge, groups, streams):
             own = [trace_row(group, k, cfg) for k in range(cfg.group)]
             rows.append(own)
     return rows
@@ -1622,7 +1652,7 @@ def trace_row(group, k, cfg):
     }
 
 
-def think_again(judge, groups, streams):
+def wait_where_wrong(judge, groups, streams):
     """The groups, in which every finished judgment with a wrong verdict has gone on after a WAIT.
 
     So reflection is in the data (J1, section 3).
@@ -1632,7 +1662,7 @@ def think_again(judge, groups, streams):
         for k, completion in enumerate(group.completions):
             if completion.finished and group.verdicts[k] != group.pair.right:
                 wrong.append((group, k, generator))
-    go_on(judge, wrong)
+    continue_after_wait(judge, wrong)
     return [judge.as_group(group.pair, group.prompt, group.completions) for group in groups]
 
 
@@ -1669,6 +1699,11 @@ class Run:
         n_meta = len(trainer.meta_pairs)
         n_eval = len(self.eval_pairs)
         n_parameters = len(trainer.parameters.theta)
+        if cfg.batch > n_train:
+            print0(f"note: --batch {cfg.batch}: a step has all {n_train} training pairs, no more")
+        if cfg.weights != "uniform" and cfg.meta_batch > 2 * n_meta:
+            print0(f"note: --meta-batch {cfg.meta_batch}: a step has all {n_meta} meta pairs, each in "
+                   "both orders, no more")
         print0(f"{n_train} training, {n_meta} meta and {n_eval} {cfg.eval_split} pairs "
                f"from {cfg.labelled}; {n_parameters:,} trainable parameters; "
                f"kernel {trainer.judge.kernel}; device {cfg.device}")
@@ -1760,13 +1795,13 @@ class Run:
 
     def weight_rows(self):
         """The rows of weights.jsonl."""
-        weights = self.trainer.weights
-        a = weights.weights().tolist()
-        visits = weights.visits.tolist()
-        informed = weights.informed.tolist()
+        data_weights = self.trainer.data_weights
+        w = data_weights.w().tolist()
+        visits = data_weights.visits.tolist()
+        informed = data_weights.informed.tolist()
         rows = []
         for i, pair in enumerate(self.trainer.train_pairs):
-            learned = {"weight": a[i], "visits": visits[i], "informed": informed[i]}
+            learned = {"weight": w[i], "visits": visits[i], "informed": informed[i]}
             rows.append({**pair.description(), **learned})
         return rows
 
@@ -1793,7 +1828,7 @@ class Run:
             "exp_avg": trainer.adam.exp_avg,
             "exp_avg_sq": trainer.adam.exp_avg_sq,
             "t": trainer.adam.t,
-            "weights": trainer.weights.state(),
+            "weights": trainer.data_weights.state(),
             "v_mean": trainer.v_mean,
             "v_count": trainer.v_count,
             "moved": trainer.moved,
@@ -1820,7 +1855,7 @@ class Run:
         trainer.adam.exp_avg.copy_(state["exp_avg"])
         trainer.adam.exp_avg_sq.copy_(state["exp_avg_sq"])
         trainer.adam.t = state["t"]
-        trainer.weights.load(state["weights"])
+        trainer.data_weights.load(state["weights"])
         trainer.v_mean.copy_(state["v_mean"])
         trainer.v_count = state["v_count"]
         trainer.moved = state["moved"]

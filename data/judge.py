@@ -67,7 +67,7 @@ def judge_prompt(problem, code_a, code_b, chat=False):
     return (ANSWER_PROTOCOL if answers else PROTOCOL) + text
 
 
-def think_on(tokenizer, prompt_ids, completion):
+def prompt_after_wait(tokenizer, prompt_ids, completion):
     """Prompt ids under which a judgment goes on: its end token taken back, WAIT in its place."""
     said = completion.ids[:-1] if completion.finished else completion.ids
     return prompt_ids + said + tokenizer(WAIT, add_special_tokens=False).input_ids

@@ -29,20 +29,20 @@ class LoRALinear(nn.Module):
         a = torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(rank)
         self.a = nn.Parameter(a.to(device))
         self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
-        self.keeps_rows = False
-        self.of_rows = None  # of the last backward pass
+        self.records_rows = False
+        self.row_gradients = None  # of the last backward pass
 
     def forward(self, x):
         y = self.linear(x)
         x = x.to(self.a.dtype)
         low = x @ self.a.T                       # [R, W, r]
         adapted = self.scale * (low @ self.b.T)  # [R, W, out]
-        if self.keeps_rows and adapted.requires_grad:
-            adapted.register_hook(partial(self.keep_rows, x.detach(), low.detach()))
+        if self.records_rows and adapted.requires_grad:
+            adapted.register_hook(partial(self.record_rows, x.detach(), low.detach()))
         return y + adapted.to(y.dtype)
 
-    def keep_rows(self, x, low, d_adapted):
-        """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row: self.of_rows [R, r·in + out·r].
+    def record_rows(self, x, low, d_adapted):
+        """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row: self.row_gradients [R, r·in + out·r].
 
         x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(its output): [R, W, out].
         """
@@ -52,7 +52,7 @@ class LoRALinear(nn.Module):
         d_low = d @ self.b                       # [R, W, r]
         d_a = d_low.transpose(1, 2) @ x          # [R, r, in]
         d_b = d.transpose(1, 2) @ low            # [R, out, r]
-        self.of_rows = torch.cat([d_a.flatten(1), d_b.flatten(1)], 1)
+        self.row_gradients = torch.cat([d_a.flatten(1), d_b.flatten(1)], 1)
 
     @torch.no_grad()
     def merge(self):
@@ -113,17 +113,17 @@ def adapters_of(model):
 
 
 @contextlib.contextmanager
-def rows_kept(model, wanted=True):
+def recording_rows(model, wanted=True):
     """In here a backward pass leaves in each adapter the gradient of every row of the batch."""
     adapters = adapters_of(model)
     for adapter in adapters:
-        adapter.keeps_rows = wanted
+        adapter.records_rows = wanted
     try:
         yield
     finally:
         for adapter in adapters:
-            adapter.keeps_rows = False
-            adapter.of_rows = None
+            adapter.records_rows = False
+            adapter.row_gradients = None
 
 
 def add_gradients_of_rows(model, pair_of_row, gradients):
@@ -138,13 +138,13 @@ def add_gradients_of_rows(model, pair_of_row, gradients):
     is_of = nn.functional.one_hot(pair_of_row, n_pairs).T.to(gradients.dtype)
     start = 0
     for adapter in adapters_of(model):
-        end = start + adapter.of_rows.shape[1]
-        gradients[:, start:end] += is_of @ adapter.of_rows
+        end = start + adapter.row_gradients.shape[1]
+        gradients[:, start:end] += is_of @ adapter.row_gradients
         start = end
 
 
 @torch.enable_grad()
-def rows_come_apart(model, device):
+def can_split_by_row(model, device):
     """Do the adapters see the rows of a batch, so that they can tell their gradients apart?
 
     Not where a layer sees tokens without their rows, as a router of experts does. So it is tried
@@ -169,9 +169,9 @@ def rows_come_apart(model, device):
         b = 1e-3 * torch.randn(adapter.b.shape, generator=generator)
         adapter.b.data.copy_(b)
     found = torch.zeros(2, sum(p.numel() for p in parameters), device=device)
-    with rows_kept(model):
+    with recording_rows(model):
         gradient_of(outputs().sum())
-        apart = all(has_rows(adapter.of_rows, 2) for adapter in adapters)
+        apart = all(has_rows(adapter.row_gradients, 2) for adapter in adapters)
         if apart:
             add_gradients_of_rows(model, torch.arange(2, device=device), found)
     for row in range(2):
@@ -183,8 +183,8 @@ def rows_come_apart(model, device):
     return apart
 
 
-def has_rows(of_rows, count):
-    return of_rows is not None and len(of_rows) == count
+def has_rows(row_gradients, count):
+    return row_gradients is not None and len(row_gradients) == count
 
 
 def merge_lora(model):

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def effective_size(weights):
-    """(Σa)²/Σa²: how many pairs of equal weight these amount to."""
+    """(Σw)²/Σw²: how many pairs of equal weight these amount to."""
     total = sum(weights)
     squares = sum(weight ** 2 for weight in weights)
     return total ** 2 / max(squares, 1e-30)

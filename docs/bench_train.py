@@ -198,9 +198,9 @@ class BettyInner:
         for pack, old_logp in zip(batch.packs, self.old_logp):
             ratio = (self.judge.score(pack) - old_logp).exp()
             f = -ratio * batch.advantage[pack.sample]
-            by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.token_weight)
+            by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.scale)
             losses = losses + by_judgment.view(batch.n_pairs, -1).sum(1)
-        return (self.weights.a * losses).sum() / batch.n_pairs
+        return (self.data_weights.a * losses).sum() / batch.n_pairs
 
 
 def betty(folder):
@@ -215,7 +215,7 @@ def betty(folder):
     judge = trainer.judge
     parameters = trainer.parameters
     theta = parameters.theta.clone()
-    index, a = trainer.weights.draw(tb.stream(trainer.cfg.seed, "draw", 3))
+    index, a = trainer.data_weights.draw(tb.stream(trainer.cfg.seed, "draw", 3))
     groups, _ = trainer.judge_pairs(trainer.pairs_to_train_on(index, 3), [], 3)
     advantage = tb.group_advantage(tb.rewards_of(groups))
     batch = tb.make_batch(judge, groups, advantage)

@@ -36,7 +36,7 @@ from data.pairs import in_both_orders, read_pairs  # noqa: E402
 from data.rows import EDGES, write_rows  # noqa: E402
 from data.edges import world  # noqa: E402
 from sample import generate, stream  # noqa: E402
-from train_bilevel import DEVICE, Judge, go_on  # noqa: E402
+from train_bilevel import DEVICE, Judge, continue_after_wait  # noqa: E402
 from train_bilevel import Settings as TrainSettings  # noqa: E402
 
 AT_ONCE = 64  # judgments in one batch
@@ -97,7 +97,7 @@ def thoughts_of(judge, pairs, cfg, start):
     groups = judge.rollout(pairs, streams, 1)
     said = [[as_row(judge, group.completions[0])] for group in groups]
     for _ in range(cfg.waits):
-        go_on(judge, [(group, 0, generator) for group, generator in zip(groups, streams)])
+        continue_after_wait(judge, [(group, 0, generator) for group, generator in zip(groups, streams)])
         for rows, group in zip(said, groups):
             rows.append(as_row(judge, group.completions[0]))
     return said

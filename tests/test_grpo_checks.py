@@ -224,9 +224,9 @@ def test_03_a_step_of_equal_rewards_changes_nothing(trainer, monkeypatch):
     for name, value in row.items():
         assert not isinstance(value, float) or math.isfinite(value), name
     assert torch.equal(here.parameters.theta, theta)
-    assert here.weights.weights().tolist() == pytest.approx([1.0] * len(here.train_pairs), abs=1e-6)
-    assert int(here.weights.visits.sum()) == 4
-    assert int(here.weights.informed.sum()) == 0
+    assert here.data_weights.w().tolist() == pytest.approx([1.0] * len(here.train_pairs), abs=1e-6)
+    assert int(here.data_weights.visits.sum()) == 4
+    assert int(here.data_weights.informed.sum()) == 0
 
 
 def test_04_losses_come_home_to_their_pairs(lab):
@@ -259,14 +259,14 @@ def test_05_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
 
 def test_05_groups_of_equal_rewards_are_counted_and_do_not_inform(trainer):
     here = trainer(batch=8)
-    index, _ = here.weights.draw(stream(here.cfg.seed, "draw", 0))
+    index, _ = here.data_weights.draw(stream(here.cfg.seed, "draw", 0))
     groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
     varied = torch.tensor([len(set(group.rewards)) > 1 for group in groups])
     assert 0 < int(varied.sum()) < 8
     row = here.train_step(0)
     assert row["zero_variance"] == 1 - float(varied.double().mean())
-    assert here.weights.informed.nonzero()[:, 0].tolist() == sorted(index[varied].tolist())
-    assert here.weights.visits.nonzero()[:, 0].tolist() == sorted(index.tolist())
+    assert here.data_weights.informed.nonzero()[:, 0].tolist() == sorted(index[varied].tolist())
+    assert here.data_weights.visits.nonzero()[:, 0].tolist() == sorted(index.tolist())
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.79, 0.9, 1.0, 1.2, 1.27, 1.29, 2.0])
@@ -437,7 +437,7 @@ def test_11_a_judgment_without_an_end_token_counts_like_any_other(lab):
 
 def test_11_the_share_of_truncated_judgments_is_reported(trainer):
     here = trainer(weights="uniform")
-    index, _ = here.weights.draw(stream(here.cfg.seed, "draw", 0))
+    index, _ = here.data_weights.draw(stream(here.cfg.seed, "draw", 0))
     groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
     cut_off = [not completion.finished for group in groups for completion in group.completions]
     assert 0 < sum(cut_off) < len(cut_off)
@@ -585,9 +585,9 @@ def test_16_two_and_two_steps_are_four(settings, tmp_path, weights):
     assert torch.equal(once.trainer.adam.exp_avg_sq, twice.trainer.adam.exp_avg_sq)
     assert once.trainer.adam.t == twice.trainer.adam.t == 4
 
-    assert int(once.trainer.weights.informed.sum()) > 3
-    assert once.trainer.weights.weights().std() > 0
-    states = (leaves(once.trainer.weights.state()), leaves(twice.trainer.weights.state()))
+    assert int(once.trainer.data_weights.informed.sum()) > 3
+    assert once.trainer.data_weights.w().std() > 0
+    states = (leaves(once.trainer.data_weights.state()), leaves(twice.trainer.data_weights.state()))
     for x, y in zip(*states, strict=True):
         assert torch.equal(x, y) if torch.is_tensor(x) else x == y
 
@@ -601,20 +601,20 @@ def test_17_weights_enter_linearly_and_ones_are_plain_grpo(trainer):
     weights = twice g to the bit (no denominator depends on them), and any a gives Σ a_i g(e_i)."""
     here = trainer(weights="uniform", clip_grad=0.0)
     start = here.parameters.theta.clone()
-    index, ones = here.weights.draw(stream(here.cfg.seed, "draw", 0))
+    index, ones = here.data_weights.draw(stream(here.cfg.seed, "draw", 0))
     assert ones.tolist() == [1.0] * 4
 
     def gradient(a=None, **changes):
         """The gradient of a first step whose pairs have these weights, or those that the trainer
         gives them."""
-        here.cfg = here.weights.cfg = replace(here.cfg, **changes)
+        here.cfg = here.data_weights.cfg = replace(here.cfg, **changes)
         here.parameters.set(start)
         here.adam.restart()
-        draw = here.weights.draw
+        draw = here.data_weights.draw
         if a is not None:
-            here.weights.draw = lambda generator: (index, torch.tensor(a))
+            here.data_weights.draw = lambda generator: (index, torch.tensor(a))
         here.train_step(0)
-        here.weights.draw = draw
+        here.data_weights.draw = draw
         return here.adam.raw_grad.clone()
 
     plain = gradient()
@@ -654,7 +654,7 @@ def judgment_logprobs(judge, batch):
 def meta_loss(judge, batch, sampled):
     """L_meta = −(1/M) Σ_i Σ_k A_k π(k)/π_θ(k) / (G · limit). sampled: log π_θ(k) [M·G]."""
     ratio = (judgment_logprobs(judge, batch) - sampled).exp()
-    return -(batch.advantage * ratio).sum() * batch.token_weight.double() / batch.n_pairs
+    return -(batch.advantage * ratio).sum() * batch.scale.double() / batch.n_pairs
 
 
 def adam_direction(g, exp_avg, exp_avg_sq, t, cfg, q=None):
@@ -877,12 +877,12 @@ def recorded_updates(here):
     """Everything that the data weights of this trainer are told from now on: [(index, s,
     informed)]."""
     told = []
-    update = here.weights.update
+    update = here.data_weights.update
 
     def record(index, s, informed, pace):
         told.append((index, s, informed))
         return update(index, s, informed, pace)
-    here.weights.update = record
+    here.data_weights.update = record
     return told
 
 
@@ -916,7 +916,7 @@ def test_18_a_whole_step_is_wired_that_way(exact_trainer):
     parameters = here.parameters
     cfg = here.cfg
     theta = parameters.theta.clone()
-    index, a = here.weights.draw(stream(cfg.seed, "draw", 0))
+    index, a = here.data_weights.draw(stream(cfg.seed, "draw", 0))
     groups, meta_groups = here.judge_pairs(here.pairs_to_train_on(index, 0), here.draw_meta_pairs(0), 0)
     assert {group.pair.problem["split"] for group in groups} == {"train"}
     assert {group.pair.problem["split"] for group in meta_groups} == {"meta"}
@@ -1026,8 +1026,8 @@ def test_19_planted_noise_is_weighted_down(settings, apply):
             weights = learned_under_noise(cfg, clean, signal, seed)
             known = weights.informed >= 3
             assert int(known.sum()) > 30
-            assert float(weights.weights().mean()) == pytest.approx(1, abs=1e-6)
-            areas[signal].append(area(weights.weights()[known], clean[known]))
+            assert float(weights.w().mean()) == pytest.approx(1, abs=1e-6)
+            areas[signal].append(area(weights.w()[known], clean[known]))
     print(apply, areas)
     assert min(areas[1.0]) > 0.9
     assert 0.4 < sum(areas[0.0]) / 4 < 0.6

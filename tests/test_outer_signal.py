@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import train_bilevel as tb
-from data.lora import add_lora, rows_come_apart
+from data.lora import add_lora, can_split_by_row
 from data.rows import EDGES
 from sample import Completion
 
@@ -156,12 +156,12 @@ def test_s_is_that_of_float64(checkpoint, dtype, most):
     assert torch.equal(found[clear].sign(), exact[clear].sign())
 
 
-def gradients_of(judge, groups, rows_apart, **settings):
+def gradients_of(judge, groups, gradients_by_row, **settings):
     """∇ℓ_i(θ) [B, P], the packs, and g [P]."""
     judge.cfg = replace(judge.cfg, **settings)
     advantage = tb.group_advantage(tb.rewards_of(groups))
     parameters = tb.FlatParameters(judge.model)
-    batch = tb.make_batch(judge, groups, advantage, pair_by_pair=not rows_apart)
+    batch = tb.make_batch(judge, groups, advantage, pair_by_pair=not gradients_by_row)
     _, gradients = tb.pair_gradients(judge, parameters, batch, torch.ones(len(groups)))
     return gradients, batch.packs, parameters.grad.clone()
 
@@ -178,7 +178,7 @@ def test_the_gradients_of_rows_are_those_of_pairs_one_by_one(checkpoint, micro_t
 
 
 def test_adapters_that_see_rows_are_known(checkpoint):
-    assert judge_in(torch.float32, checkpoint).rows_apart
+    assert judge_in(torch.float32, checkpoint).gradients_by_row
 
 
 def test_a_layer_that_mixes_rows_is_found(checkpoint):
@@ -187,7 +187,7 @@ def test_a_layer_that_mixes_rows_is_found(checkpoint):
     layer = judge.model.model.layers[0].self_attn.o_proj
     forward = layer.forward
     layer.forward = lambda x: forward(x.flatten(0, 1)[None]).view(*x.shape[:2], -1)
-    assert not rows_come_apart(judge.model, "cpu")
+    assert not can_split_by_row(judge.model, "cpu")
 
 
 def test_rows_are_looked_for_behind_a_layer_norm_too():
@@ -197,11 +197,11 @@ def test_rows_are_looked_for_behind_a_layer_norm_too():
                            num_attention_heads=4, max_position_embeddings=64)
     model = AutoModelForCausalLM.from_config(config)
     add_lora(model, 2, 4.0, seed=0)
-    assert rows_come_apart(model, "cpu")
+    assert can_split_by_row(model, "cpu")
     layer = model.base_model.layers[0].attention.dense
     forward = layer.forward
     layer.forward = lambda x: forward(x.flatten(0, 1)[None]).view(*x.shape[:2], -1)
-    assert not rows_come_apart(model, "cpu")
+    assert not can_split_by_row(model, "cpu")
 
 
 def test_looking_for_rows_leaves_the_adapters_as_they_are(checkpoint):
@@ -233,4 +233,4 @@ def test_a_run_says_when_its_weights_learn_nothing(settings, capsys, monkeypatch
     row = run.trainer.train_step(0)
     assert row["meta_effective_share"] < tb.MIN_EFFECTIVE_SHARE
     assert "step 1: the weights learn nothing" in capsys.readouterr().out
-    assert run.trainer.weights.weights().std() == 0
+    assert run.trainer.data_weights.w().std() == 0

@@ -67,14 +67,14 @@ def compare(folder):
     found = {
         "passes": len(passes),
         "packs": len(batch_of(whole, groups).packs),
-        "rows come apart": [whole.rows_apart, shards.rows_apart],
+        "rows come apart": [whole.gradients_by_row, shards.gradients_by_row],
         "same samples": ids_of(sampled(shards, prompts)) == ids_of(completions),
         "shards apart": apart(learned(shards, groups), expected),
         "held": sum(p.to_local().numel() for p in frozen_of_layers(shards)),
         "in all": sum(p.numel() for p in frozen_of_layers(whole)),
     }
     checkpoint_layers(shards.model)
-    shards.rows_apart = False  # as Judge has it then
+    shards.gradients_by_row = False  # as Judge has it then
     found["checkpointed apart"] = apart(learned(shards, groups), expected)
     found["saved apart"] = saved_apart(shards, whole, folder / "saved")
     return found
@@ -103,7 +103,7 @@ def ids_of(completions):
 
 def batch_of(judge, groups):
     advantage = torch.tensor([[1.0, -1.0]] * len(groups))
-    return tb.make_batch(judge, groups, advantage, pair_by_pair=not judge.rows_apart)
+    return tb.make_batch(judge, groups, advantage, pair_by_pair=not judge.gradients_by_row)
 
 
 def learned(judge, groups):

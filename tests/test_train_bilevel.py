@@ -189,7 +189,7 @@ def test_nan_stops_with_step_and_pairs_and_keeps_the_checkpoint(settings, tmp_pa
     assert "step 3" in message  # as metrics count: two have been taken
     assert str(tmp_path / "run/state.pt") in message
     assert "--lr" in message
-    index, _ = run.trainer.weights.draw(stream(cfg.seed, "draw", 2))
+    index, _ = run.trainer.data_weights.draw(stream(cfg.seed, "draw", 2))
     for i in index:
         assert run.trainer.train_pairs[i].instance_id in message
     state = torch.load(tmp_path / "run/state.pt", weights_only=True)
@@ -267,7 +267,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
     assert 0 < sum(row["kept"] for row in traces) < len(traces)
 
     run.one_step()  # the cold start
-    index, _ = trainer.weights.draw(stream(cfg.seed, "draw", 1))
+    index, _ = trainer.data_weights.draw(stream(cfg.seed, "draw", 1))
     groups, _ = trainer.judge_pairs(trainer.pairs_to_train_on(index, 1), [], 1)
     kinds = []
     for group in groups:
@@ -284,7 +284,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
     assert row["reward"] == pytest.approx(float(rewards.mean()), abs=1e-6)
     assert row["parse_rate"] == pytest.approx(sum(has_verdict) / len(has_verdict))
     assert row["zero_variance"] == pytest.approx(1 - float(varied.double().mean()))
-    assert trainer.weights.informed.nonzero()[:, 0].tolist() == sorted(index[varied].tolist())
+    assert trainer.data_weights.informed.nonzero()[:, 0].tolist() == sorted(index[varied].tolist())
 
     run.one_step()  # with an evaluation
     transcripts = [row for row in run.transcripts if row["step"] == 3]
@@ -349,7 +349,7 @@ def test_the_judge_stays_while_it_is_frozen(trainer):
     for step in range(5):
         here.train_step(step)
         moved.append(not torch.equal(here.parameters.theta, start))
-        learned.append(bool(here.weights.pair_logit.abs().max() > 0))
+        learned.append(bool(here.data_weights.pair_logit.abs().max() > 0))
     assert moved == [False, False, False, False, True]
     assert learned == [False, True, True, True, True]
     assert here.adam.t == 5
@@ -401,8 +401,8 @@ def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(sett
     run.train()
     row = run.metrics[-1]
     assert row["meta_effective_share"] < tb.MIN_EFFECTIVE_SHARE
-    assert set(run.trainer.weights.weights().tolist()) == {1.0}
-    assert int(run.trainer.weights.informed.sum()) == 0
+    assert set(run.trainer.data_weights.w().tolist()) == {1.0}
+    assert int(run.trainer.data_weights.informed.sum()) == 0
     printed = capsys.readouterr().out
     assert "step 1: the weights learn nothing" in printed
     assert "in 1 of 1 steps the weights learned nothing" in printed
@@ -532,7 +532,7 @@ def test_logits_that_were_not_visited_do_not_move(settings, weights, apply):
         assert own == [0.0] * 7
     assert max(map(abs, domain + own)) <= w.BOUND
 
-    a = w.weights()
+    a = w.w()
     assert float(a.mean()) == pytest.approx(1, abs=1e-6)
     assert a[0] > 1 > a[3]
     assert a[0] > a[5] > a[3]
@@ -542,8 +542,8 @@ def test_pairs_of_a_run_that_were_not_informed_do_not_move(trainer):
     here = trainer()
     for step in range(3):
         here.train_step(step)
-    own = here.weights.pair_logit
-    informed = here.weights.informed > 0
+    own = here.data_weights.pair_logit
+    informed = here.data_weights.informed > 0
     assert 0 < int(informed.sum()) < len(own)
     assert own[~informed].abs().max() == 0
     assert own[informed].abs().min() > 0
@@ -558,7 +558,7 @@ def test_what_is_drawn_often_does_not_rise_for_that(settings, weights):
         w = weights_of(settings(weights=weights, batch=1), "abc")
         w.domain_logit[:] = torch.tensor([1.5, -0.5, 0.0])
         start = w.logits().clone()
-        a = w.weights()
+        a = w.w()
         assert a[0] > 4 * a[1]
         w.update(torch.tensor([i]), torch.ones(1, dtype=torch.float64), torch.tensor([True]), pace=1)
         moved = w.logits() - start
@@ -571,7 +571,7 @@ def test_what_is_drawn_often_does_not_rise_for_that(settings, weights):
 @pytest.mark.parametrize("weights", ["uniform", "domain", "instance", "net"])
 def test_weights_start_uniform_with_mean_one(settings, weights, apply):
     w = weights_of(settings(weights=weights, apply=apply), "aabbbc")
-    assert w.weights().tolist() == pytest.approx([1.0] * 6, abs=1e-6)
+    assert w.w().tolist() == pytest.approx([1.0] * 6, abs=1e-6)
 
 
 def test_a_positive_s_raises_the_weight_of_the_network(settings):
@@ -581,7 +581,7 @@ def test_a_positive_s_raises_the_weight_of_the_network(settings):
     s = torch.tensor([1.0] * 3 + [-1.0] * 3, dtype=torch.float64)
     for _ in range(20):
         w.update(torch.arange(6), s, torch.ones(6, dtype=torch.bool), pace=1)
-    a = w.weights()
+    a = w.w()
     assert a[0] > 1.2
     assert a[3] < 0.8
     assert float(a.mean()) == pytest.approx(1, abs=1e-6)
@@ -593,7 +593,7 @@ def test_the_network_tells_domains_apart_that_look_alike(settings):
     for _ in range(20):
         s = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
         w.update(torch.tensor([0, 1, 3, 4]), s, torch.ones(4, dtype=torch.bool), pace=1)
-    a = w.weights()
+    a = w.w()
     assert a[2] > 1.2
     assert a[5] < 0.8
 
@@ -604,11 +604,11 @@ def test_the_network_speaks_only_when_it_is_fitted(settings):
     w = weights_of(settings(weights="net"), "aaabbb")
     s = torch.tensor([1.0, -1.0], dtype=torch.float64)
     w.update(torch.tensor([0, 3]), s, torch.ones(2, dtype=torch.bool), pace=1)
-    before = w.weights().clone()
+    before = w.w().clone()
     assert before.std() > 0
     shown = {name: torch.tensor([3.0, -2.0]) for name in w.FEATURES[1:]}
     w.observe(torch.tensor([0, 3]), shown)
-    assert torch.equal(w.weights(), before)
+    assert torch.equal(w.w(), before)
 
 
 def test_a_network_that_says_too_much_can_take_it_back(settings):
@@ -639,7 +639,7 @@ def test_pairs_are_drawn_in_proportion_to_their_weight(settings):
         index, in_the_loss = w.draw(generator)
         counts[index] += 1
         assert in_the_loss.tolist() == [1.0]
-    a = w.weights()
+    a = w.w()
     assert torch.allclose(counts / 4000, a / 6, atol=0.03)
     assert float(a.min()) >= 0.2
 
@@ -649,7 +649,7 @@ def test_with_scale_pairs_are_drawn_uniformly_and_their_loss_is_weighted(setting
     w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
     index, in_the_loss = w.draw(torch.Generator().manual_seed(0))
     assert sorted(index.tolist()) == list(range(6))
-    assert torch.equal(in_the_loss, w.weights()[index])
+    assert torch.equal(in_the_loss, w.w()[index])
     assert in_the_loss.max() > 1.5
 
 
@@ -658,7 +658,7 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
     other = [0.05 + i / 20 for i in range(40)]
     write_rows(path, [{"weight": weight} for weight in other])
     cfg = settings(weights="uniform", shuffle_weights=str(path))
-    a = weights_of(cfg, "d" * 40).weights().tolist()
+    a = weights_of(cfg, "d" * 40).w().tolist()
     assert sorted(a) == pytest.approx(other)
     correlation = torch.corrcoef(torch.tensor([a, other]))[0, 1]
     assert abs(correlation) < 0.4
@@ -702,7 +702,7 @@ def test_a_judgment_goes_on_after_a_forced_wait(trainer):
     pairs = here.train_pairs[:2]
     before, _ = rolled_out(judge, pairs)
     groups, streams = rolled_out(judge, pairs)
-    groups = tb.think_further(judge, groups, streams, waits=[0, 2])
+    groups = tb.force_waits(judge, groups, streams, waits=[0, 2])
     assert [c.ids for c in groups[0].completions] == [c.ids for c in before[0].completions]
     assert all(not c.forced for c in groups[0].completions)
     wait = judge.tokenizer(WAIT, add_special_tokens=False).input_ids
@@ -717,7 +717,7 @@ def test_a_judgment_goes_on_after_a_forced_wait(trainer):
 def test_the_last_verdict_earns_the_reward(trainer):
     here = trainer(max_new_tokens=40)
     groups, streams = rolled_out(here.judge, here.train_pairs[:4])
-    groups = tb.think_further(here.judge, groups, streams, waits=[1] * 4)
+    groups = tb.force_waits(here.judge, groups, streams, waits=[1] * 4)
     for group in groups:
         for text, completion, earned in zip(group.texts, group.completions, group.rewards):
             last = text.rpartition(WAIT)[2]
@@ -748,7 +748,7 @@ def test_judgments_that_do_not_fit_leave_the_running_mean_alone(trainer, monkeyp
     here = trainer(steps=1)
     here.train_step(0)
     assert not here.v_mean.any()
-    assert here.weights.weights().tolist() == pytest.approx([1.0] * len(here.train_pairs))
+    assert here.data_weights.w().tolist() == pytest.approx([1.0] * len(here.train_pairs))
     assert "effective share 0.30" in capsys.readouterr().out
 
 
@@ -941,7 +941,7 @@ def test_a_cold_start_step_raises_the_log_prob_of_what_is_kept(cold_settings, tm
     run = tb.Run(cfg)
     trainer = run.trainer
     start = trainer.parameters.theta.clone()
-    index, _ = trainer.weights.draw(stream(cfg.seed, "draw", 0))
+    index, _ = trainer.data_weights.draw(stream(cfg.seed, "draw", 0))
     row = run.cold_start.step(0)
     assert row["cold"]
     found = trainer.adam.raw_grad.clone()
