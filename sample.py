@@ -70,6 +70,11 @@ class Completion:
     self_certainty: float = 0.0    # sum over ids of KL(uniform ‖ p) (2502.18581)
     forced: list = field(default_factory=list)  # positions in ids of tokens that it did not choose
 
+    @property
+    def said(self):
+        """ids without the end token."""
+        return self.ids[:-1] if self.finished else self.ids
+
 
 @torch.no_grad()
 def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
@@ -124,7 +129,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
         if int((~active).sum()) * 4 >= len(active):
             batch.keep(active.nonzero()[:, 0])
             token = token[active]
-            active = active[active]
+            active = active[active]  # all that are left are
         if len(token):
             step(model, batch, token, active)
         places = at_once * n - len(token)

@@ -366,8 +366,7 @@ class LocalJudge:
             completions = self.complete([prompts[k] for k in fitting], [calls[k] for k in fitting])
         seconds = round((time.monotonic() - begun) / len(calls), 4)
         for k, completion in zip(fitting, completions):
-            ids = completion.ids[:-1] if completion.finished else completion.ids
-            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            text = self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
             answers[k] = {"text": text, "tokens": len(completion.ids),
                           "finished": completion.finished, "seconds": seconds}
         return answers

@@ -41,8 +41,8 @@ multiple of the average, and a_i = 1 for the pairs of a step. What is learned is
     w_i = N p_i,  p_i = (1−γ) softmax(z)_i + γ/N     a share γ of the draws stays uniform
     z_i ← z_i + lr s_i / w_i                         s in units of its running mean magnitude
 
-s_i, which says to first order how much pair i helped, is the payoff for having drawn it. A pair with
-a large w_i is also measured w_i times as often, so each time counts 1/w_i.
+s_i, which says to first order how much pair i helped, is the payoff for having drawn it. A pair
+with a large w_i is also measured w_i times as often, so each time counts 1/w_i.
 
 This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
 and a backward pass for each training pair instead of one for all: a plain step needs only the sum
@@ -72,17 +72,17 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
     favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
     so that all kinds of weights train for equally many steps.
   * --apply draw (default): with the textbook's weight in front of the loss (--apply scale) many
-    judgments are spent on pairs whose weight is near 0. γ, --uniform-share, is there so that no pair
-    is lost for good. (The B pairs of a step are all different, so p_i is the chance of the first
-    draw alone.)
+    judgments are spent on pairs whose weight is near 0. With γ, --uniform-share, no pair is lost
+    for good. (The B pairs of a step are all different, so p_i is the chance of the first draw
+    alone.)
   * s_i / w_i is as in EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how
-    often it came up. Without that, whatever leads by luck is drawn, measured and raised again. And
-    lr falls linearly to 0 at --weight-steps (60 of 70): late steps, when there is less left to learn
-    from the pairs that mattered, would undo what early ones have found.
+    often it came up. Without that, whatever leads by luck is drawn, measured and raised again.
+  * lr falls linearly to 0 at --weight-steps (60 of 70): late steps, when there is less left to
+    learn from the pairs that mattered, would undo what early ones have found.
   * s, in units of its running mean magnitude, is clamped to ±3 before it is divided by w_i. Every
-    learned number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/w_i is at
-    most 1/γ, 5 by default, so early in a run one visit of a pair that is rarely drawn can move its
-    logit by several.)
+    learned number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/w_i is
+    at most 1/γ, 5 by default, so early in a run one visit of a pair that is rarely drawn can move
+    its logit by several.)
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own, each
     with an lr of its own (--domain-lr, --instance-lr).
   * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as in momentum
@@ -106,15 +106,15 @@ from J1 (2505.11875):
     forced tokens are not.
 
 Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
-domains (by default the pairs of one domain have their problem's domain and difficulty in common, and
-the policy that wrote the failing program), P trained parameters, T answer tokens in a pack
+domains (by default the pairs of one domain have their problem's domain and difficulty in common,
+and the policy that wrote the failing program), P trained parameters, T answer tokens in a pack
 (kernels/packing.py).
 
 `torchrun --nproc-per-node 8 train_bilevel.py ...` shares the batch between eight processes; the
-result is the same. What is drawn and learned (index, a, s) is there of all processes, what is sampled
-and scored (groups, advantages, gradients) of one: here(x) is this process's share of x, gather(x)
-undoes that, and all_sum(x) adds up over processes. In a single process the three do nothing. With
---shard-base the processes share the frozen weights under the adapters, too.
+result is the same. What is drawn and learned (index, a, s) is there of all processes, what is
+sampled and scored (groups, advantages, gradients) of one: here(x) is this process's share of x,
+gather(x) undoes that, and all_sum(x) adds up over processes. In a single process the three do
+nothing. With --shard-base the processes share the frozen weights under the adapters, too.
 """
 import json
 import math
@@ -131,8 +131,8 @@ from tqdm import tqdm
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, prompt_after_wait
-from data.lora import (add_gradients_of_rows, add_lora, checkpoint_layers, merge_lora, can_split_by_row,
-                       recording_rows)
+from data.lora import (add_gradients_of_rows, add_lora, can_split_by_row, checkpoint_layers,
+                       merge_lora, recording_rows)
 from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
@@ -299,7 +299,7 @@ class Settings:
         if self.weights != "uniform" and not self.weight_steps:
             self.weight_steps = self.steps - self.steps // 7
         if not self.steps and not self.cold_start:
-            raise UserError("--steps 0: nothing to do; train for 1 step or more, or give --cold-start")
+            raise UserError("--steps 0: nothing to do; give a number of steps, or --cold-start")
         if self.dtype == "bfloat16" and not self.lora_rank:
             raise UserError("--dtype bfloat16: what is trained must be fp32, "
                             "so it goes with --lora-rank, whose adapters are")
@@ -307,8 +307,8 @@ class Settings:
             raise UserError("--shard-base: what is frozen is shared out between processes, so it "
                             "goes with --lora-rank and torchrun --nproc-per-node 2 or more")
         if self.meta_batch % 2:
-            raise UserError(f"--meta-batch {self.meta_batch}: must be even, as each meta pair is judged "
-                            "in both orders")
+            raise UserError(f"--meta-batch {self.meta_batch}: must be even, "
+                            "as each meta pair is judged in both orders")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -356,7 +356,8 @@ class Trainer:
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
         theta = parameters.theta.clone()
-        batch = make_batch(judge, groups, advantage, pair_by_pair=learns and not judge.gradients_by_row)
+        pair_by_pair = learns and not judge.gradients_by_row
+        batch = make_batch(judge, groups, advantage, pair_by_pair)
         if learns:
             # ∇ℓ_i(θ) [B, P]; leaves g in parameters.grad
             loss, gradients = pair_gradients(judge, parameters, batch, a)
@@ -395,7 +396,7 @@ class Trainer:
         if share < MIN_EFFECTIVE_SHARE:
             warn_of_small_share(step, share)
         else:
-            # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; of the first K steps it is the plain mean
+            # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; at first it is the plain mean
             self.v_count += 1
             self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
             # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
@@ -424,7 +425,7 @@ class Trainer:
         self.remember(step + 1, index, unit_s, move, groups)
 
     def in_random_order(self, index, step):
-        """The pairs with these indices [B], each in a random order: "A" must not become the answer."""
+        """The pairs with these indices [B], each in a random order, so that "A" is no answer."""
         flip = torch.rand(len(index), generator=stream(self.cfg.seed, "order", step)) < 0.5
         pairs = []
         for i, flipped in zip(index, flip):
@@ -670,10 +671,11 @@ def pair_gradients(judge, parameters, batch, a):
 
     Leaves g = (1/B) Σ_i a_i ∇ℓ_i(θ) in parameters.grad.
 
-    batch: made pair by pair, unless the gradients of a pack's rows come apart (Judge.gradients_by_row);
-    a: [B] the factors a_i of the pairs of all processes. A backward pass for each pair instead of one
-    for many, or a few products more in it, and B·P numbers kept: that is all that the
-    hypergradient costs at θ.
+    batch: made pair by pair, unless Judge.gradients_by_row.
+    a: [B] the factors a_i of the pairs of all processes.
+
+    A backward pass for each pair instead of one for many, or a few products more in it, and B·P
+    numbers kept: that is all that the hypergradient costs at θ.
     """
     a_here = here(a).to(parameters.theta)  # of its dtype and on its device
     losses = torch.zeros_like(a_here)
@@ -1280,8 +1282,7 @@ class Judge:
 
     def decode(self, completion):
         """Its text, without the end token."""
-        ids = completion.ids[:-1] if completion.finished else completion.ids
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
 
     def score(self, pack):
         """log π(token) at the sampling temperature, [T] fp32, for the answer tokens of one Pack."""
@@ -1702,8 +1703,8 @@ class Run:
         if cfg.batch > n_train:
             print0(f"note: --batch {cfg.batch}: a step has all {n_train} training pairs, no more")
         if cfg.weights != "uniform" and cfg.meta_batch > 2 * n_meta:
-            print0(f"note: --meta-batch {cfg.meta_batch}: a step has all {n_meta} meta pairs, each in "
-                   "both orders, no more")
+            print0(f"note: --meta-batch {cfg.meta_batch}: a step has all {n_meta} meta pairs, "
+                   "each in both orders, no more")
         print0(f"{n_train} training, {n_meta} meta and {n_eval} {cfg.eval_split} pairs "
                f"from {cfg.labelled}; {n_parameters:,} trainable parameters; "
                f"kernel {trainer.judge.kernel}; device {cfg.device}")

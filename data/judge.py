@@ -69,8 +69,7 @@ def judge_prompt(problem, code_a, code_b, chat=False):
 
 def prompt_after_wait(tokenizer, prompt_ids, completion):
     """Prompt ids under which a judgment goes on: its end token taken back, WAIT in its place."""
-    said = completion.ids[:-1] if completion.finished else completion.ids
-    return prompt_ids + said + tokenizer(WAIT, add_special_tokens=False).input_ids
+    return prompt_ids + completion.said + tokenizer(WAIT, add_special_tokens=False).input_ids
 
 
 # ---------------------------------------------------------------- the verdict in an answer

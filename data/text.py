@@ -64,7 +64,7 @@ def answer_text(tokenizer, prompt, completion):
     Decoded alone it would lose its first space with a SentencePiece tokenizer: a program's
     indentation.
     """
-    ids = completion.ids[:-1] if completion.finished else completion.ids
+    ids = completion.said
     before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
     if whole.startswith(before):

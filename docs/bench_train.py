@@ -216,7 +216,7 @@ def betty(folder):
     parameters = trainer.parameters
     theta = parameters.theta.clone()
     index, a = trainer.data_weights.draw(tb.stream(trainer.cfg.seed, "draw", 3))
-    groups, _ = trainer.judge_pairs(trainer.pairs_to_train_on(index, 3), [], 3)
+    groups, _ = trainer.judge_pairs(trainer.in_random_order(index, 3), [], 3)
     advantage = tb.group_advantage(tb.rewards_of(groups))
     batch = tb.make_batch(judge, groups, advantage)
     one_by_one = tb.make_batch(judge, groups, advantage, pair_by_pair=True)

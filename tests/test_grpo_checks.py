@@ -260,7 +260,7 @@ def test_05_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
 def test_05_groups_of_equal_rewards_are_counted_and_do_not_inform(trainer):
     here = trainer(batch=8)
     index, _ = here.data_weights.draw(stream(here.cfg.seed, "draw", 0))
-    groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
+    groups, _ = here.judge_pairs(here.in_random_order(index, 0), [], 0)
     varied = torch.tensor([len(set(group.rewards)) > 1 for group in groups])
     assert 0 < int(varied.sum()) < 8
     row = here.train_step(0)
@@ -438,7 +438,7 @@ def test_11_a_judgment_without_an_end_token_counts_like_any_other(lab):
 def test_11_the_share_of_truncated_judgments_is_reported(trainer):
     here = trainer(weights="uniform")
     index, _ = here.data_weights.draw(stream(here.cfg.seed, "draw", 0))
-    groups, _ = here.judge_pairs(here.pairs_to_train_on(index, 0), [], 0)
+    groups, _ = here.judge_pairs(here.in_random_order(index, 0), [], 0)
     cut_off = [not completion.finished for group in groups for completion in group.completions]
     assert 0 < sum(cut_off) < len(cut_off)
     row = here.train_step(0)
@@ -917,7 +917,7 @@ def test_18_a_whole_step_is_wired_that_way(exact_trainer):
     cfg = here.cfg
     theta = parameters.theta.clone()
     index, a = here.data_weights.draw(stream(cfg.seed, "draw", 0))
-    groups, meta_groups = here.judge_pairs(here.pairs_to_train_on(index, 0), here.draw_meta_pairs(0), 0)
+    groups, meta_groups = here.judge_pairs(here.in_random_order(index, 0), here.draw_meta_pairs(0), 0)
     assert {group.pair.problem["split"] for group in groups} == {"train"}
     assert {group.pair.problem["split"] for group in meta_groups} == {"meta"}
     inner = tb.make_batch(judge, groups, tb.group_advantage(tb.rewards_of(groups)))

@@ -268,7 +268,7 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
     run.one_step()  # the cold start
     index, _ = trainer.data_weights.draw(stream(cfg.seed, "draw", 1))
-    groups, _ = trainer.judge_pairs(trainer.pairs_to_train_on(index, 1), [], 1)
+    groups, _ = trainer.judge_pairs(trainer.in_random_order(index, 1), [], 1)
     kinds = []
     for group in groups:
         texts = [text if completion.finished else "" for text, completion in zip(group.texts, group.completions)]
