@@ -363,7 +363,7 @@ class LocalJudge:
         fitting = [k for k, answer in enumerate(answers) if answer is None]
         completions = []
         if fitting:
-            completions = self.complete([prompts[k] for k in fitting], [calls[k] for k in fitting])
+            completions = self.sample([prompts[k] for k in fitting], [calls[k] for k in fitting])
         seconds = round((time.monotonic() - begun) / len(calls), 4)
         for k, completion in zip(fitting, completions):
             text = self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
@@ -379,7 +379,7 @@ class LocalJudge:
         return refused(f"a prompt of {len(prompt)} tokens and {new_tokens} new ones exceed the model's "
                        f"context of {context}")
 
-    def complete(self, prompts, calls):
+    def sample(self, prompts, calls):
         """A Completion of each prompt, with the random numbers of its call."""
         uniforms = []
         for call in calls:
@@ -398,8 +398,8 @@ class LocalJudge:
         if call.before:
             # Thought by thought: a tokenizer might join the end of one with the WAIT behind it.
             for thought in call.before["text"].split(WAIT):
-                for text in (thought, WAIT):
-                    ids = ids + self.tokenizer(text, add_special_tokens=False).input_ids
+                for piece in (thought, WAIT):
+                    ids = ids + self.tokenizer(piece, add_special_tokens=False).input_ids
         return ids
 
     def rate(self, calls):
@@ -898,7 +898,10 @@ def all_methods(judges, problems, candidates, lacking, cache, cfg):
 
 
 def compare_methods(judges, problems, all_candidates, cache, cfg):
-    """Choose among the first n candidates of each problem, for each n; write and print it."""
+    """Choose among the first n candidates of each problem, for each n; write and print it.
+
+    The tables are those of the largest n.
+    """
     most = max(len(all_candidates[pid]) for pid in problems)
     sizes = sorted({min(n, most) for n in [*cfg.n, most]})
     rows = []
@@ -914,8 +917,7 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
             rows += [selection_row(method, candidates[pid], n, cfg.seed) for pid in problems]
     write_rows(cfg.out, rows)
 
-    # The tables are those of the largest n, which came last.
-    rows = [row for row in rows if row["n"] == most]
+    rows = [row for row in rows if row["n"] == most]    # and what the last round of the loop has made
     resampled = np.stack([resample(candidates[pid], methods, cfg.seed) for pid in problems])
     report(rows, resampled, methods, judges, problems, candidates, cfg)
     preferences = asks_for_answers(next(iter(problems.values())))
