@@ -674,6 +674,9 @@ def write_problems(path, problems):
 
 # ---------------------------------------------------------------- what a model must be
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
 def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module.to):
     """A causal language model and its tokenizer, from a Hugging Face name, a folder or a .gguf file.
 
@@ -690,18 +693,24 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
         gguf = {"gguf_file": path.name}
     elif looks_like_a_folder(name) and not path.exists():
         raise UserError(f"{flag} {name}: no such folder")
+    elif (path / "adapter_config.json").exists():
+        raise UserError(f"{flag} {name}: holds an adapter (adapter_config.json), which would be left "
+                        "out: merge it into its model first")
     if dtype == "auto":
         dtype = "float32" if str(device) == "cpu" else "auto"
-    elif not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UserError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
+    elif dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa",
-                                                     **gguf)
-    except (OSError, ValueError, ImportError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **gguf)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = first_line(error).partition(". ")[0]
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
                         f"{reason}") from None
+    check_weights(found, f"{flag} {name}")
     model = place(model, device).eval()
     # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
     # makes a plan for every new length, which takes longer than the pass (docs/RESULTS-gpu.md).
@@ -733,23 +742,54 @@ def looks_like_a_folder(name):
     return name.startswith((".", "/")) or Path(name).parts[:1] in (("runs",), ("data",))
 
 
+def check_weights(found, name):
+    """Refuse a checkpoint that lacks weights of its model: they would be random numbers.
+
+    found: what the library says of its weights.   name: the model's, for the message.
+    """
+    for kind in ("missing_keys", "mismatched_keys"):
+        lacking = sorted(map(str, found.get(kind) or ()))
+        if lacking:
+            raise UserError(f"{name}: its checkpoint lacks {len(lacking)} weights of the model that "
+                            f"its config.json describes, the first: {lacking[0]}")
+    unknown = sorted(map(str, found.get("unexpected_keys") or ()))
+    if unknown:
+        print(f"note: {name}: {len(unknown)} weights of its checkpoint have no place in the model and "
+              f"are left out, the first: {unknown[0]}", file=sys.stderr)
+
+
+# A program in which much can be lost: indentation, line ends, case, spaces side by side.
+PROGRAM = "def f(x):\n    if x == 1:\n        return  [x]\n\n    return Ab"
+
+
 def check_tokenizer(tokenizer, model, name):
-    """Refuse a tokenizer with which this model cannot be sampled.
+    """Refuse a tokenizer with which this model cannot be sampled, or does not see what it is shown.
 
     name: the model's, for the message.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end token, so no sample would ever end")
     try:
-        ids = encode(tokenizer, "x")
+        ids = encode(tokenizer, PROGRAM)
     except Exception as error:  # a template may raise anything
         reason = first_line(error)
         raise UserError(f"{name}: its chat template cannot be applied: {reason}") from None
+    ends = end_ids(model, tokenizer)
     embedded = model.get_input_embeddings().weight.shape[0]
-    ids.append(pad_id(tokenizer, [tokenizer.eos_token_id]))
-    if max(ids) >= embedded:
-        raise UserError(f"{name}: its tokenizer uses id {max(ids)}, but the model embeds {embedded} "
+    largest = max(*ids, *ends, pad_id(tokenizer, ends))
+    if largest >= embedded:
+        raise UserError(f"{name}: its tokenizer uses id {largest}, but the model embeds {embedded} "
                         "ids only: resize its embeddings, or give the tokenizer another pad token")
+    shown = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if PROGRAM not in shown:
+        raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is shown: "
+                        f"of {PROGRAM!r} is left {shown[-200:]!r}")
+    if ids[-1] in ends:
+        raise UserError(f"{name}: its chat template ends a prompt with the end token, "
+                        "so the model would begin behind its own end")
+    if len(tokenizer.eos_token.strip()) < 2:
+        raise UserError(f"{name}: its end token is {tokenizer.eos_token!r}, "
+                        "which may stand in any text")
 
 
 def check_model(model, name):
@@ -794,18 +834,21 @@ def first_difference(model):
         return "has logits that are NaN"
 
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    if differ(model, logits_of(model, hidden), plain, same_arithmetic=True):
+    if (distance(logits_of(model, hidden), plain) > ROUNDING).any() and not softcap_of(model):
         return "does not compute its logits as the head of its last hidden state"
 
     # As `generate` does it: a long and a short prompt, then three more tokens of each, with the
     # rows changing places.
     batch = prefill(model, [first[:length - 3], first[:short]], n=1, pad=0)
+    distances = []  # [2] of each token
     for t in range(3):
         at = batch.position
-        if differ(model, logits_of(model, batch.hidden), plain[0, at - 1]):
-            return "gives other logits with a key-value cache than without"
+        now = distance(logits_of(model, batch.hidden), plain[0, at - 1])
+        distances.append(now[batch.sample])  # in the order of the prompts
         batch.keep(torch.tensor([1, 0], device=model.device))
         step(model, batch, ids[0, batch.position])
+    if any(differ(model, row, plain) for row in torch.stack(distances, 1)):
+        return "gives other logits with a key-value cache than without"
 
     # As the trainer does it: two answers that part after two tokens behind one prompt, and a
     # shorter row that is padded.
@@ -815,23 +858,34 @@ def first_difference(model):
                                   attention_mask=pack.mask, use_cache=False)
         hidden = output.last_hidden_state[pack.row, pack.column]
         at = pack.position[pack.row, pack.column]
-        if differ(model, logits_of(model, hidden), plain[pack.sample % 2, at]):
+        now = distance(logits_of(model, hidden), plain[pack.sample % 2, at])
+        if any(differ(model, now[pack.sample == k], plain) for k in pack.sample.unique()):
             return "gives other logits in packed rows than in rows of their own"
     return None
 
 
-def differ(model, logits, plain, same_arithmetic=False):
-    """Are these two logits [..., V] more than rounding apart?
+ROUNDING = 1e-3  # nats
 
-    same_arithmetic: both come from the same hidden states, so that even bf16 rounds them alike (but
-    for a soft cap). In bf16 the median position decides: rounding sends some tokens to another
-    expert of a mixture.
+
+def distance(logits, plain):
+    """The largest difference of a log-prob between two logits [..., V]: [...], in nats.
+
+    What is less likely than e⁻³⁰ counts as that.
     """
-    error = (logits - plain).abs().amax(-1).flatten() / plain.abs().max()
-    exact = model.dtype in (torch.float32, torch.float64)
-    if exact or same_arithmetic and not softcap_of(model):
-        return not bool((error <= 1e-3).all())  # a NaN is a difference
-    return not bool(error.median() <= 0.1)
+    mine, theirs = (x.log_softmax(-1).clamp(min=-30) for x in (logits, plain))
+    return (mine - theirs).abs().amax(-1)
+
+
+def differ(model, distances, plain):
+    """Are the logits of one row more than rounding apart from `plain`?   distances: [tokens]
+
+    In bf16 its median token decides, by how far logits spread: rounding sends some tokens to
+    another expert of a mixture.
+    """
+    if model.dtype in (torch.float32, torch.float64):
+        return not bool((distances <= ROUNDING).all())  # a NaN is a difference
+    spread = plain.log_softmax(-1).clamp(min=-30).std()
+    return not bool(distances.median() <= 0.5 * spread)
 
 
 def first_line(error):
@@ -910,12 +964,18 @@ def softcap_of(model):
 
 
 def end_ids(model, tokenizer):
-    """All ids that end an answer: some chat models have several."""
-    ids = {tokenizer.eos_token_id}
-    for config in (model.config, model.config.get_text_config(), model.generation_config):
-        eos = getattr(config, "eos_token_id", None)
-        ids |= set(eos if isinstance(eos, list) else [eos])
-    return sorted(ids - {None})
+    """All ids that end an answer: some chat models have several.
+
+    The tokenizer's and generation_config.json's. Those of config.json only where there are none:
+    its default may be an ordinary token.
+    """
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        found = getattr(config, "eos_token_id", None)
+        found = found if isinstance(found, list) else [found]
+        found = {end for end in found if end is not None and end >= 0}
+        if found:
+            break
+    return sorted(found | {tokenizer.eos_token_id})
 
 
 def pad_id(tokenizer, ends):

@@ -60,7 +60,7 @@ else:
     from data import tables
     from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
-    from data.judge import WAIT, judge_prompt, parse_verdict
+    from data.judge import WAIT, judge_prompt, opened_thoughts, parse_verdict
     from data.preferences.report import print_preferences
     from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
                            ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
@@ -346,6 +346,7 @@ class LocalJudge:
         if self.model is None:
             cfg = self.cfg
             self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
+            self.begun = opened_thoughts(self.tokenizer)
 
     def compare(self, calls):
         """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}.
@@ -369,6 +370,8 @@ class LocalJudge:
             text = self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
             answers[k] = {"text": text, "tokens": len(completion.ids),
                           "finished": completion.finished, "seconds": seconds}
+            if self.begun:
+                answers[k]["begun"] = self.begun
         return answers
 
     def refusal(self, prompt, new_tokens):
@@ -564,8 +567,13 @@ def judgment(call, answer):
 
 
 def verdict_of(row):
-    """The verdict of a judgment: that of its last thought, as training rewards it."""
-    return None if "refused" in row else parse_verdict(row["text"], row["finished"])
+    """The verdict of a judgment: that of its last thought, as training rewards it.
+
+    Where the prompt has opened the judge's thoughts, the row says so (begun).
+    """
+    if "refused" in row:
+        return None
+    return parse_verdict(row.get("begun", "") + row["text"], row["finished"])
 
 
 # ---------------------------------------------------------------- methods

@@ -130,7 +130,8 @@ from tqdm import tqdm
 
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
-from data.judge import VERDICT, WAIT, judge_prompt, parse_verdict, prompt_after_wait
+from data.judge import (VERDICT, WAIT, judge_prompt, opened_thoughts, parse_verdict,
+                        prompt_after_wait)
 from data.lora import (add_gradients_of_rows, add_lora, can_split_by_row, checkpoint_layers,
                        merge_lora, recording_rows)
 from data.page import write_page
@@ -1205,10 +1206,13 @@ class Judge:
             raise UserError(f"--judge {name}: a float16 checkpoint, "
                             "whose small gradients would be 0: add --dtype bfloat16")
         # An embedding with a padding index leaves that row out of its gradient; prompts and answers
-        # may hold the token.
-        self.model.get_input_embeddings().padding_idx = None
+        # may hold the token. (Some models have a further embedding in each layer.)
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding):
+                module.padding_idx = None
         self.ends = end_ids(self.model, self.tokenizer)
         self.pad = pad_id(self.tokenizer, self.ends)
+        self.begun = opened_thoughts(self.tokenizer)
         try:
             self.kernel = resolve_kernel(cfg.kernel, cfg.device)
         except ValueError as error:
@@ -1275,7 +1279,7 @@ class Judge:
         texts = [self.decode(completion) for completion in completions]
         decided = []  # what counts: nothing of a judgment that was cut off
         for text, completion in zip(texts, completions):
-            decided.append(text if completion.finished else "")
+            decided.append(self.begun + text if completion.finished else "")
         verdicts = [parse_verdict(text) for text in decided]
         rewards = [float(reward(pair, text)) for text in decided]
         return Group(pair, prompt, completions, texts, verdicts, rewards)

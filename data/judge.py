@@ -4,7 +4,9 @@ Training (stage 3) and selection (stage 4) must ask in the same words and read a
 """
 import re
 
+from data.benchmarks.answers import thoughts_are_open
 from data.rows import asks_for_answers
+from data.text import encode
 
 VERDICT = "<best>{}</best>"  # how the judge names the better program, A or B
 
@@ -108,6 +110,15 @@ def parse_verdict(text, finished=True):
         return None
     line = text[:last.start()].rpartition("\n")[2]
     return None if is_quotation(line) else last[1].upper()
+
+
+def opened_thoughts(tokenizer):
+    """How every answer has begun: "<think>\\n" if the chat template ends in such a tag, else "".
+
+    Before such thoughts end, nothing is decided, as if the judge had opened them itself.
+    """
+    prompt = tokenizer.decode(encode(tokenizer, "Which is better?"))
+    return "<think>\n" if thoughts_are_open(prompt) else ""
 
 
 def is_still_thinking(text):

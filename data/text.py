@@ -45,15 +45,16 @@ def cut_control_tokens(tokenizer, text):
 
 @functools.lru_cache(maxsize=8)
 def control_tokens(tokenizer, chat_template, size):
-    """What the tokenizer turns into control tokens: special ones, and those the chat template writes.
+    """What the tokenizer turns into control tokens: all that was added to its vocabulary but words.
 
-    (Some models' turns begin with tokens that are not marked as special. Runs of spaces, which some
-    tokenizers add as tokens, are no control tokens.) chat_template and size are the tokenizer's: it
-    may change.
+    (Some models' turns begin with tokens that are not marked as special, nor are those that join
+    files or fill gaps. Runs of spaces, which some tokenizers add as tokens, are no control tokens.)
+    chat_template and size are the tokenizer's: it may change.
     """
     control = []
     for token in tokenizer.added_tokens_decoder.values():
-        if len(token.content.strip()) > 1 and (token.special or token.content in chat_template):
+        is_word = token.content.isidentifier() and token.content not in chat_template
+        if len(token.content.strip()) > 1 and (token.special or not is_word):
             control.append(token.content)
     return control
 

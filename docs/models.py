@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from data.rows import EDGES, UserError  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import end_ids, generate, load_model, logits_of, pad_id  # noqa: E402
-from train_bilevel import SHARDED  # noqa: E402
+from data.shards import SHARDED  # noqa: E402
 
 VOCABULARY = 600
 MOST_PARAMETERS = 4_000_000

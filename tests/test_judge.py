@@ -1,7 +1,9 @@
 """data/judge.py: which verdict in a judge's answer counts, and which does not."""
 import pytest
+from transformers import AutoTokenizer
 
-from data.judge import PROTOCOL, VERDICT, WAIT, parse_verdict
+from data.judge import PROTOCOL, VERDICT, WAIT, opened_thoughts, parse_verdict
+from data.rows import EDGES
 
 A = VERDICT.format("A")
 B = VERDICT.format("B")
@@ -154,3 +156,15 @@ def test_a_verdict_among_thoughts_that_no_answer_follows_does_not_count(text):
 ])
 def test_a_long_answer_is_read_quickly(text):
     assert parse_verdict(text) is None
+
+
+# ---------------------------------------------------------------- thoughts that the prompt has opened
+
+def test_where_the_prompt_opens_thoughts_nothing_is_decided_before_they_end():
+    """The answer then begins within them, without a tag of its own."""
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
+    assert opened_thoughts(tokenizer) == ""
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}\nA:\n<think>\n"
+    begun = opened_thoughts(tokenizer)
+    assert parse_verdict(f"{begun}A looks right at first. {A}") is None
+    assert parse_verdict(f"{begun}A looks right at first.\n</think>\n{B}") == "B"

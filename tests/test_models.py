@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import sample
 import train_bilevel
@@ -332,7 +333,128 @@ def test_a_chat_template_that_cannot_be_applied_is_refused(tmp_path):
         sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
 
 
+# ---------------------------------------------------------------- what is in the checkpoint
+
+def tampered(folder, shipped_tokenizer, change):
+    """A checkpoint of a small Llama, in whose weights `change` has changed something."""
+    build("Llama", vocab_size=len(shipped_tokenizer)).save_pretrained(folder)
+    shipped_tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def without(words):
+    return lambda weights: {name: weight for name, weight in weights.items() if words not in name}
+
+
+@pytest.mark.parametrize("change, count, first", [
+    (without("lm_head"), 1, "lm_head.weight"),
+    (without("layers.1."), 9, "model.layers.1.input_layernorm.weight"),
+    (lambda weights: {f"module.{name}": weight for name, weight in weights.items()}, 21, "lm_head.weight"),
+], ids=["no head", "no second layer", "other names"])
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, shipped_tokenizer, change, count, first):
+    """The library would make them up: other random numbers in each run."""
+    name = tampered(tmp_path, shipped_tokenizer, change)
+    with pytest.raises(UserError, match=f"lacks {count} weights of the model .* the first: {first}"):
+        sample.load_model(name)
+
+
+def test_weights_without_a_place_in_the_model_are_said(tmp_path, shipped_tokenizer, capsys):
+    name = tampered(tmp_path, shipped_tokenizer, lambda weights: weights | {"model.more": torch.ones(3)})
+    sample.load_model(name)
+    assert "1 weights of its checkpoint have no place in the model and are left out, the first: model.more" in (
+        capsys.readouterr().err)
+
+
+def test_an_adapter_in_the_folder_is_refused(tmp_path, shipped_tokenizer):
+    name = tampered(tmp_path, shipped_tokenizer, dict)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds an adapter"):
+        sample.load_model(name)
+
+
+def test_a_head_of_another_size_than_the_config_says_is_refused_in_one_line(tmp_path, shipped_tokenizer):
+    name = tampered(tmp_path, shipped_tokenizer, lambda weights: {**weights, "lm_head.weight": torch.zeros(3, 32)})
+    with pytest.raises(UserError, match="cannot be loaded") as stopped:
+        sample.load_model(name)
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("name", ["Bart", "MBart", "Pegasus"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_that_is_wrong_in_some_rows_only_is_refused_in_bf16_too(name, dtype):
+    """Positions count from the cache on: only the padded, shorter row is wrong."""
+    torch.manual_seed(0)
+    config = getattr(hf, f"{name}Config")(
+        vocab_size=64, d_model=32, decoder_layers=2, decoder_ffn_dim=48, decoder_attention_heads=4, is_decoder=True,
+        max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2, init_std=0.3)
+    model = getattr(hf, f"{name}ForCausalLM")(config).eval().to(dtype)
+    with pytest.raises(UserError, match="is not supported"):
+        sample.check_model(model, "--model x")
+
+
+def test_a_huge_bias_of_the_head_does_not_hide_a_difference():
+    config = hf.BertConfig(**SIZES, is_decoder=False, num_labels=2)
+    model = hf.BertLMHeadModel(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().bias[-8:] = -1e9
+    with pytest.raises(UserError, match="is not supported"):
+        sample.check_model(model, "--model x")
+
+
 # ---------------------------------------------------------------- text and tokens
+
+PARTS = ("{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}"
+         "{% endfor %}{% endfor %}\nassistant:")
+
+
+@pytest.mark.parametrize("template", [
+    PARTS,
+    "{% for m in messages %}{% if m['role'] == 'human' %}{{ m['content'] }}{% endif %}{% endfor %}assistant:",
+    "{% for m in messages %}{{ m['content'][:20] }}{% endfor %}assistant:",
+    "{% for m in messages %}{{ m['content'] | tojson }}{% endfor %}\nassistant:",
+], ids=["wants parts", "another role", "cuts it", "escapes it"])
+def test_a_template_that_does_not_show_what_it_is_given_is_refused(template):
+    tokenizer = byte_level(["<|pad|>", "</s>"], chat_template=template)
+    with pytest.raises(UserError, match="changes or drops what it is shown"):
+        sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
+
+
+def test_a_template_that_ends_a_prompt_with_the_end_token_is_refused():
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    tokenizer = byte_level(["<|pad|>", "</s>"], chat_template=template)
+    with pytest.raises(UserError, match="ends a prompt with the end token"):
+        sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
+
+
+def test_a_tokenizer_that_loses_lines_or_case_is_refused():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["<|pad|>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<|pad|>")
+    with pytest.raises(UserError, match="changes or drops what it is shown"):
+        sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
+
+
+def test_an_end_token_of_one_character_is_refused():
+    tokenizer = byte_level(["<|pad|>", "$"])
+    with pytest.raises(UserError, match="its end token is '\\$', which may stand in any text"):
+        sample.check_tokenizer(tokenizer, build("Llama", vocab_size=len(tokenizer)), "--model x")
+
+
+def test_added_tokens_that_the_template_does_not_write_are_text_too():
+    tokenizer = byte_level(["<|pad|>", "</s>"], chat_template=CHATML)
+    added = ["<|file_sep|>", "</think>"]
+    tokenizer.add_tokens(added)
+    text = "# " + " ".join(added)
+    ids = sample.encode(tokenizer, text)
+    assert not set(ids) & set(tokenizer.convert_tokens_to_ids(added))
+    assert text in tokenizer.decode(ids)
+
 
 CHATML = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
