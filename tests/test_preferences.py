@@ -387,6 +387,26 @@ def test_a_benchmark_must_be_named(tmp_path):
     assert message.startswith("--benchmark: name one of rewardbench")
 
 
+def test_without_pyarrow_a_file_that_is_parquet_by_hand_as_well_is_no_advice(tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec",
+                        lambda name, *rest: None if name == "pyarrow" else real(name, *rest))
+    message = error(convert, ["--benchmark", "rewardbench", "--out", str(tmp_path / "l.jsonl")])
+    assert message.endswith("which wants pyarrow: pip install pyarrow")
+    flags = ["--problems", str(tmp_path / "x.parquet"), "--out", str(tmp_path / "l.jsonl")]
+    message = error(convert, ["--benchmark", "rewardbench", *flags])
+    assert "pip install pyarrow" in message
+    assert "the same rows as JSON Lines" in message
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = write(tmp_path / "rise.jsonl", [original("pairs"), original("pairs", question="R")])
+    with open(path, "a") as file:
+        file.write('{"prompt": oops}\n')
+    message = error(list, read_preferences("pairs", [path]))
+    assert message.startswith(f"{path}, line 3: cannot be read as JSON")
+
+
 def test_without_files_and_hub_it_is_said_where_to_fetch_them(tmp_path):
     message = error(convert, ["--benchmark", "judgebench", "--out", str(tmp_path / "l.jsonl")])
     assert "fetch its files by hand (https://github.com/ScalerLab/JudgeBench" in message
