@@ -145,14 +145,10 @@ def test_every_format_is_tried_here():
 @pytest.mark.parametrize("name, field", NEEDED)
 def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_path):
     row = original(name)
-    if name == "pairs" and field == "question":      # then the answers must be conversations
-        del row["question"]
-        message = error(read, tmp_path, name, original(name), row)
-        assert "field 'chosen' must be text or a list of turns" in message
-    else:
-        del row[field]
-        message = error(read, tmp_path, name, original(name), row)
-        assert repr(field) in message
+    del row[field]
+    message = error(read, tmp_path, name, original(name), row)
+    assert repr(field) in message
+    assert "missing" in message
     assert message.startswith(f"{tmp_path / FORMATS[name][0]}, row 2: ")
 
 
@@ -269,6 +265,43 @@ def test_pairs_may_be_whole_conversations(chosen, rejected, prompt, tmp_path):
 def test_conversations_that_differ_before_their_last_turn_are_no_pair(tmp_path):
     row = {"chosen": [TURNS[0], TURNS[1]], "rejected": [TURNS[2], TURNS[1]]}
     assert "differ in their last turn alone" in error(read, tmp_path, "pairs", row)
+
+
+PARIS = {"role": "assistant", "content": "Paris."}
+ROME = {"role": "assistant", "content": "Rome."}
+
+
+@pytest.mark.parametrize("prompt", ["Hi!", TURNS[:1]])
+def test_a_prompt_beside_a_conversation_may_be_its_text(prompt, tmp_path):
+    row = {"prompt": prompt, "chosen": [TURNS[0], PARIS], "rejected": [TURNS[0], ROME]}
+    (problem, _), = read(tmp_path, "pairs", row)
+    assert problem["prompt"] == "Hi!"
+
+
+def test_an_answer_may_be_a_single_turn_behind_a_prompt(tmp_path):
+    (problem, candidates), = read(tmp_path, "pairs",
+                                  {"prompt": TURNS, "chosen": [PARIS], "rejected": "Rome."})
+    assert problem["prompt"] == SHOWN
+    assert {row["code"] for row in candidates} == {"Paris.", "Rome."}
+
+
+@pytest.mark.parametrize("row, says", [
+    ({"chosen": "x", "rejected": "y"}, "field 'prompt' (or 'question') is missing"),
+    ({"chosen": [PARIS], "rejected": [ROME]}, "field 'prompt' (or 'question') is missing"),
+    ({"question": "Q", "prompt": "P", "chosen": "x", "rejected": "y"},
+     "has both 'question' and 'prompt'"),
+    ({"chosen": TURNS, "rejected": TURNS}, "its last turn must be the assistant's, found 'user'"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": [*TURNS, ROME]},
+     "the prompt is not the text of the conversation"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": [TURNS[0], ROME]},
+     "must differ in their last turn alone"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": "Rome."},
+     "must differ in their last turn alone"),
+])
+def test_a_pair_whose_prompt_is_not_certain_is_refused(row, says, tmp_path):
+    message = error(read, tmp_path, "pairs", row)
+    assert message.startswith(f"{tmp_path / FORMATS['pairs'][0]}, row 1: ")
+    assert says in message
 
 
 def test_one_user_turn_is_its_text():
