@@ -183,11 +183,7 @@ def test_a_line_that_is_no_object_is_named(name, tmp_path):
 
 
 def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
-    row = {"conversation_input": TURNS[:1], "bon_uid": "9",
-           "category_path": "BoN_set/Harmlessness/S1",
-           "bon_best": {"llm_name": "m", "answer": "Red."},
-           "loser_list": [{"llm_name": "n", "answer": "One."}, {"llm_name": "o", "answer": "Two."}]}
-    (problem, candidates), = read(tmp_path, "rmb", row)
+    (problem, candidates), = read(tmp_path, "rmb", bon_row("One.", "Two."))
     assert problem["category"] == "Harmlessness, best of N"
     assert problem["prompt"] == "Hi!"
     assert Counter(row["passed"] for row in candidates) == {True: 1, False: 2}
@@ -339,16 +335,51 @@ def test_neither_the_place_nor_the_id_of_an_answer_tells_its_label(tmp_path):
     assert read(tmp_path, "judgebench", *rows) == found
 
 
-def test_rows_that_say_nothing_new_are_left_out_and_counted(tmp_path):
+@pytest.mark.parametrize("split, kept", [("train", 2), ("meta", 2), ("dev", 4), ("test", 4)])
+def test_rows_that_repeat_another_are_left_out_where_something_is_trained(split, kept, tmp_path):
     row = original("judgebench")
     swapped = original("judgebench", response_A="Red.", response_B="Seven.", label="A>B")
-    alike = original("judgebench", response_A="Red.")
     other_way = original("judgebench", label="A>B")
     left_out = Counter()
-    found = read(tmp_path, "judgebench", row, row, swapped, alike, other_way, left_out=left_out)
+    found = read(tmp_path, "judgebench", row, row, swapped, other_way, left_out=left_out,
+                 shares=((split, 1.0),))
     ids = [problem["problem_id"] for problem, _ in found]
-    assert ids == ["judgebench/e302", "judgebench/e302/2"]
-    assert left_out == {"repeat an earlier row": 2, "prefer an answer to itself": 1}
+    assert ids == ["judgebench/e302", "judgebench/e302/2", "judgebench/e302/3",
+                   "judgebench/e302/4"][:kept]
+    repeated = {"rows to train on that repeat an earlier one": 2} if kept == 2 else {}
+    assert left_out == repeated
+
+
+def test_the_same_refusal_by_several_models_is_as_many_pairs(tmp_path):
+    rows = []
+    for k in range(3):
+        refusal = {"llm_name": f"m{k}", "answer": "Sorry."}
+        rows.append(original("rmb", pair_uid=str(k), chosen=refusal))
+    assert len(read(tmp_path, "rmb", *rows)) == 3
+
+
+def bon_row(*losers):
+    """A list of RMB whose best answer is "Red."."""
+    return {"conversation_input": TURNS[:1], "bon_uid": "9",
+            "category_path": "BoN_set/Harmlessness/S1",
+            "bon_best": {"llm_name": "m", "answer": "Red."},
+            "loser_list": [{"llm_name": "n", "answer": text} for text in losers]}
+
+
+def test_a_loser_with_the_text_of_the_best_answer_alone_is_left_out_and_counted(tmp_path):
+    left_out = Counter()
+    (_, candidates), = read(tmp_path, "rmb", bon_row("One.", "Red.", "Two."), left_out=left_out)
+    assert sorted(row["code"] for row in candidates) == ["One.", "Red.", "Two."]
+    assert [row["policy"] for row in candidates if row["code"] == "Red."] == ["m"]
+    assert left_out == {"answers that lost, with the text of a preferred one of their row": 1}
+
+
+def test_two_equal_answers_cannot_be_asked_about_and_are_counted(tmp_path, capsys):
+    rows = [original("judgebench"), original("judgebench", response_A="Red.")]
+    command(tmp_path, "judgebench", rows)
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 problems (1 test)")
+    assert "note: left out: 1 rows that prefer an answer to itself\n" in printed
 
 
 def test_splits_are_shares_and_the_same_prompt_always_falls_into_the_same(tmp_path):

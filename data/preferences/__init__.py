@@ -48,6 +48,7 @@ PREFERENCES = {
     "pairs": pairs,
 }
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")  # of files in a folder
+TO_LEARN_FROM = ("train", "meta")  # splits
 
 
 def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
@@ -57,11 +58,11 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
     paths:    JSONL, a JSON array or parquet, the first two plain or .gz, or a folder of such files.
     shares:   ((split, share), ...): each problem falls into one of them by its prompt alone, so two
               with the same prompt never part.
-    left_out: a Counter of the rows that say nothing new, by reason.
+    left_out: a Counter of what could not be asked or need not be learned twice, in words.
     Raises UserError naming file, row and field.
     """
     left_out = Counter() if left_out is None else left_out
-    seen = set()
+    seen = set()     # digests of what rows to train on said
     ids = Counter()
     for path in files_in(paths):
         number = 0
@@ -70,15 +71,18 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
             check_fields(row, {}, place)
             with errors_name(place, name):
                 item = PREFERENCES[name].describe(row, Path(path))
-            reason = says_nothing(item, seen)
-            if reason:
-                left_out[reason] += 1
+            split = split_of(item["prompt"], shares)
+            if not can_be_asked(item, left_out):
+                continue
+            # A benchmark counts a row that repeats another, too; to train on, it is no new row.
+            if split in TO_LEARN_FROM and is_repeated(item, seen):
+                left_out["rows to train on that repeat an earlier one"] += 1
                 continue
             # A benchmark may have several pairs under one id: the second is ID/2.
             ids[item["id"]] += 1
             count = ids[item["id"]]
             problem_id = f"{name}/{item['id']}" + (f"/{count}" if count > 1 else "")
-            problem = problem_row(name, problem_id, item, split_of(item["prompt"], shares))
+            problem = problem_row(name, problem_id, item, split)
             candidates = candidate_rows(problem_id, item)
             check_fields(problem, PROBLEM, place)
             for candidate in candidates:
@@ -100,20 +104,36 @@ def files_in(paths):
         yield from found
 
 
-def says_nothing(item, seen):
-    """Why a row adds nothing, or None. seen: digests of what rows before it said; it is added."""
-    preferred = frozenset(text for text, _ in item["preferred"])
-    others = frozenset(text for text, _ in item["others"])
-    if not preferred or not others:
-        return "have no answer of one kind"
-    if preferred & others:
-        return "prefer an answer to itself"
-    said = (item["prompt"], item.get("criterion"), sorted(preferred), sorted(others))
+def can_be_asked(item, left_out):
+    """Is there a preferred answer and another? Others with a preferred one's text are taken out.
+
+    What is left out is counted, a row or an answer.
+    """
+    if not item["preferred"] or not item["others"]:
+        left_out["rows with no preferred answer, or with no other"] += 1
+        return False
+    preferred = {text for text, _ in item["preferred"]}
+    different = [(text, policy) for text, policy in item["others"] if text not in preferred]
+    if not different:
+        left_out["rows that prefer an answer to itself"] += 1
+        return False
+    if len(different) < len(item["others"]):
+        twins = len(item["others"]) - len(different)
+        left_out["answers that lost, with the text of a preferred one of their row"] += twins
+        item["others"] = different
+    return True
+
+
+def is_repeated(item, seen):
+    """Did a row before it say the same? seen: digests of what those said; that of this is added."""
+    preferred = sorted({text for text, _ in item["preferred"]})
+    others = sorted({text for text, _ in item["others"]})
+    said = (item["prompt"], item.get("criterion"), preferred, others)
     digest = hashlib.sha256(repr(said).encode(errors="replace")).digest()
     if digest in seen:
-        return "repeat an earlier row"
+        return True
     seen.add(digest)
-    return None
+    return False
 
 
 def problem_row(name, problem_id, item, split):

@@ -90,8 +90,8 @@ def report(problems, labelled, left_out, problems_file, cfg):
     by_split = ", ".join(f"{count[split]} {split}" for split, _ in cfg.shares)
     print(f"{len(problems)} problems ({by_split}) with {len(labelled)} answers, "
           "labelled by preference; nothing was executed")
-    for reason, number in left_out.items():
-        print(f"note: {number} rows {reason} and are left out")
+    for what, number in left_out.items():
+        print(f"note: left out: {number} {what}")
     print(f"problems: {problems_file}\nlabelled: {cfg.out}")
     stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
     if count["train"]:
