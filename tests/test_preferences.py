@@ -449,6 +449,8 @@ def test_the_command_does_not_write_over_rows_of_programs(file, row, tmp_path):
     (["train=0.5", "train=0.5"], "different ones"),
     (["train", "meta"], "add up to 1"),
     (["train=much"], "'much' is no number"),
+    (["train=nan"], "add up to 1"),
+    (["train=nan", "meta=1"], "add up to 1"),
     (["train=1.5", "meta=-0.5"], "add up to 1"),
 ])
 def test_splits_that_make_no_sense_are_refused(words, says, tmp_path):

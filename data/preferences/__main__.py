@@ -54,7 +54,8 @@ def shares_of(words):
             raise UserError(f"{asked}: {share!r} is no number") from None
     parts = [share for _, share in shares]
     all_different = len({split for split, _ in shares}) == len(shares)
-    if not all_different or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+    adds_up = abs(sum(parts) - 1) <= 1e-6       # which nan does not
+    if not all_different or min(parts) < 0 or not adds_up:
         raise UserError(f"{asked}: name one split, or different ones with shares that add up to 1")
     return tuple(shares)
 
