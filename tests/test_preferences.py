@@ -68,8 +68,8 @@ FORMATS = {
          "starter_code": "class Solution:", "difficulty": "easy", "pos_response": "right",
          "neg_response": "wrong", "release_date": "2024-01-01"},
         {"problem_id": "codejudgebench/codegen/gemini_2.5_pro/3100",
-         "prompt": "Add two.\n\nBegin with this code:\nclass Solution:",
-         "category": "codegen", "domain": "leetcode", "difficulty": "easy",
+         "prompt": "Add two.", "category": "codegen", "domain": "leetcode",
+         "difficulty": "easy",
          "preferred": {("right", "gemini_2.5_pro")}, "others": {("wrong", "gemini_2.5_pro")}}),
     "codeprefbench": (
         "security-alignment.jsonl",
@@ -158,12 +158,18 @@ def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_p
     ("rewardbench2", {"chosen": "Red."}, "field 'chosen' must be a list of texts"),
     ("rewardbench2", {"models": ["a", "b"]}, "names 2 models for 4 answers"),
     ("rewardbench2", {"subset": "Ties"}, "must be ref:N or tied:N"),
-    ("rmb", {"category_path": "Set/Goal"}, "must be SET/GOAL/SCENARIO"),
+    ("rewardbench2", {"subset": "Maths"}, "field 'subset' is 'Maths'; must be one of Factuality"),
+    ("rewardbench2", {"num_correct": 2}, "'num_correct' is 2, but 'chosen' has 1 answers"),
+    ("rmb", {"category_path": "Pairwise_set/Helpfulness"}, "must be SET/GOAL/SCENARIO"),
+    ("rmb", {"category_path": "Pairwise_set/Honesty/Chat"}, "GOAL Helpfulness or Harmlessness"),
     ("rmb", {"conversation_input": []}, "field 'conversation_input' must be a list of turns"),
     ("rmb", {"chosen": {"llm_name": "m"}}, "field 'answer' is missing"),
     ("judgebench", {"label": "tie"}, "field 'label' must be 'A>B' or 'B>A'"),
     ("judgebench", {"source": "poems"}, "field 'source' is 'poems'"),
     ("codejudgebench", {"wrong_code": "x", "wrong_meta": "WA"}, "'wrong_meta' must be an object"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": {}}, "field 'error_code' is missing"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": {"error_code": -9}}, "must be one of -1,"),
+    ("codejudgebench", {"difficulty": "Easy"}, "'Easy'; must be one of easy, medium, hard"),
     ("codeprefbench", {"gt_choice": 2}, "'gt_choice' 0 or 1"),
     ("codeprefbench", {"gt_choice": True}, "'gt_choice' 0 or 1"),
     ("codeprefbench", {"choices": ["x"]}, "must be two programs"),
@@ -191,7 +197,7 @@ def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
 
 def test_ties_have_several_preferred_answers_and_say_which_kind_they_are(tmp_path):
     row = original("rewardbench2", id="tied:3", subset="Ties", chosen=["Red.", "Blue."],
-                   rejected=["One."], models=["a"])
+                   rejected=["One."], num_correct=2, models=["a"])
     (problem, candidates), = read(tmp_path, "rewardbench2", row)
     assert problem["category"] == "Ties"
     assert problem["domain"] == "Ties, tied"
@@ -199,19 +205,29 @@ def test_ties_have_several_preferred_answers_and_say_which_kind_they_are(tmp_pat
     assert sum(row["passed"] for row in candidates) == 2
 
 
-def test_a_program_to_repair_is_shown_with_what_went_wrong(tmp_path):
-    row = original("codejudgebench", wrong_code="print(1)\n", starter_code="",
-                   wrong_meta={"error_code": -2, "inputs": "3 4", "output": "1", "expected": "7"})
+@pytest.mark.parametrize("code, inputs, shown", [
+    (-1, None, "does not compile.\nerror: E"),
+    (-2, "3 4", "gives a wrong answer.\ninputs: 3 4\noutput: 1\nexpected: 7"),
+    (-3, "3 4", "exceeds the time limit.\nerror: E\ninputs: 3 4\nexpected: 7"),
+    (-4, "3 4", "ends with a runtime error.\ninputs: 3 4\nexpected: 7\nerror: E"),
+    (-4, None, "ends with a runtime error.\nerror_message: M"),
+])
+def test_a_program_to_repair_is_shown_with_what_went_wrong(code, inputs, shown, tmp_path):
+    meta = {"error_code": code, "error_message": "M", "error": "E", "inputs": inputs, "output": "1",
+            "expected": "7"}
+    row = original("codejudgebench", wrong_code="print(1)\n", wrong_meta=meta)
     (problem, _), = read(tmp_path, "codejudgebench", row)
     assert problem["category"] == "coderepair"
-    assert problem["prompt"] == ("Add two.\n\nRepair this program:\nprint(1)\n\n"
-                                 "It fails:\ninputs: 3 4\noutput: 1\nexpected: 7")
+    assert problem["prompt"] == f"Add two.\n\nRepair this program:\nprint(1)\n\nIt {shown}"
 
 
 def test_test_generation_of_codejudgebench_is_refused(tmp_path):
     row = original("codejudgebench")
+    path = write(tmp_path / "testgen" / "gemini_2.5_pro.jsonl", [row])
+    rows = read_preferences("codejudgebench", [path])
+    assert "rows of testgen cannot be read" in error(list, rows)
     del row["platform"]
-    assert "only codegen and coderepair can be read" in error(read, tmp_path, "codejudgebench", row)
+    assert "is it a row of testgen?" in error(read, tmp_path, "codejudgebench", row)
 
 
 @pytest.mark.parametrize("program, left", [

@@ -14,7 +14,7 @@ answers of a row with each other.
 import numpy as np
 
 from data.benchmarks.files import Source
-from data.preferences.fields import text_of, texts_of
+from data.preferences.fields import one_of, text_of, texts_of
 from data.preferences.scores import best_of_n, by_field, mean
 from data.rows import UserError
 
@@ -22,12 +22,16 @@ TITLE = "RewardBench 2"
 SOURCE = Source("allenai/reward-bench-2", ["data/test-00000-of-00001.parquet"])
 HOME = "https://huggingface.co/datasets/allenai/reward-bench-2"
 UNDECIDED = 0.5
+SUBSETS = ["Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties"]
 
 
 def describe(row, path):
-    subset = text_of(row, "subset")
+    subset = one_of(row, "subset", SUBSETS)
     chosen = texts_of(row, "chosen")
     rejected = texts_of(row, "rejected")
+    if row.get("num_correct", len(chosen)) != len(chosen):
+        raise UserError(f"field 'num_correct' is {row['num_correct']}, "
+                        f"but 'chosen' has {len(chosen)} answers")
     policies = policies_of(row, len(chosen) + len(rejected))
     number = text_of(row, "id")
     domain = subset

@@ -19,14 +19,16 @@ SOURCE = None
 HOME = "https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark/tree/main/RMB_dataset"
 UNDECIDED = 0.0
 SETS = {"Pairwise_set": "pairs", "BoN_set": "best of N"}
+GOALS = ["Helpfulness", "Harmlessness"]
 
 
 def describe(row, path):
     category_path = text_of(row, "category_path")
-    kind, goal, *scenario = category_path.split("/")
-    if kind not in SETS or not scenario:
-        raise UserError(f"field 'category_path' is {category_path!r}; "
-                        f"must be SET/GOAL/SCENARIO, where SET is {' or '.join(SETS)}")
+    kind, _, rest = category_path.partition("/")
+    goal, _, scenario = rest.partition("/")
+    if kind not in SETS or goal not in GOALS or not scenario:
+        raise UserError(f"field 'category_path' is {category_path!r}; must be SET/GOAL/SCENARIO, "
+                        f"where SET is {' or '.join(SETS)} and GOAL {' or '.join(GOALS)}")
     if kind == "Pairwise_set":
         number = row["pair_uid"]
         preferred = answer_of(row["chosen"])
@@ -39,7 +41,7 @@ def describe(row, path):
         "id": f"{category_path}/{number}",
         "prompt": conversation(row["conversation_input"], "conversation_input"),
         "category": f"{goal}, {SETS[kind]}",
-        "domain": "/".join(scenario),
+        "domain": scenario,
         "preferred": [preferred],
         "others": others,
     }
