@@ -579,8 +579,9 @@ def test_training_pairs_are_made_of_a_preferred_answer_and_another(tmp_path):
 
 # ---------------------------------------------------------------- what the benchmarks report
 
-def result(*pairs, share=None, passed=None, **problem):
-    return scores.Result(problem, list(pairs), share or {}, passed or {})
+def result(*pairs, score=None, passed=None, comparable=True, rated=False, **problem):
+    outcomes = {("best", k): [pair] for k, pair in enumerate(pairs)}
+    return scores.Result(problem, outcomes, score or {}, passed or {}, comparable, rated)
 
 
 RIGHT = (True, True)
@@ -589,15 +590,63 @@ SPLIT = (True, False)
 HALF = (True, None)
 
 
+def answers(texts=None, **passed):
+    """Rows of labelled.jsonl: answers by their ids, which are their texts if nothing else is."""
+    return [{"problem_id": "p", "candidate_id": name, "code": (texts or {}).get(name, name),
+             "passed": preferred} for name, preferred in passed.items()]
+
+
+def judgments_of(said, draw=0):
+    """Rows of judgments.jsonl, of (A, B, verdict)."""
+    return [{"draw": draw, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
+
+
+def every_pair(names, draw=0):
+    """Both orders of each pair; the earlier name wins."""
+    said = []
+    for k, a in enumerate(names):
+        for b in names[k + 1:]:
+            said += [(a, b, "A"), (b, a, "B")]
+    return judgments_of(said, draw)
+
+
 def test_a_pair_is_judged_in_both_orders():
-    candidates = [{"candidate_id": "x", "passed": True}, {"candidate_id": "y", "passed": False},
-                  {"candidate_id": "z", "passed": False}]
+    candidates = answers(x=True, y=False, z=False)
     said = [("x", "y", "A"), ("y", "x", "A"), ("z", "x", None), ("x", "z", "B"), ("y", "z", "B"),
             ("z", "y", "A")]
-    judgments = [{"draw": 0, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
-    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments_of(said))
+    assert found.outcomes == {("x", "y"): [(True, False)], ("x", "z"): [(False, None)]}
     assert found.pairs == [(True, False), (False, None)]
-    assert found.share == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
+    assert found.score == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
+
+
+@pytest.mark.parametrize("judgments, comparable", [
+    (every_pair("xyz"), True),
+    (every_pair("xy") + every_pair("xz"), False),                       # y and z never met
+    (every_pair("xyz") + every_pair("xy", draw=1), False),              # x and y met twice
+    (every_pair("xyz") + every_pair("xyz", draw=1), False),
+    ([], False),
+])
+def test_answers_of_a_list_are_compared_where_each_two_were_judged_once(judgments, comparable):
+    candidates = answers(x=True, y=False, z=False)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    assert found.comparable == comparable
+    assert isnan(scores.best_of_n([found])) == (not comparable)
+
+
+def test_two_answers_may_be_judged_any_number_of_times():
+    candidates = answers(x=True, y=False)
+    judgments = every_pair("xy") + every_pair("yx", draw=1) + every_pair("xy", draw=2)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    assert found.outcomes == {("x", "y"): [RIGHT, WRONG, RIGHT]}
+    assert scores.best_of_n([found]) == 1
+
+
+def test_an_answer_with_the_text_of_another_has_its_share():
+    candidates = answers(dict(y2="y"), x=True, y=False, y2=False, z=False)
+    found = scores.result_of({"problem_id": "p"}, candidates, every_pair("yxz"))
+    assert found.score == {"x": 1 / 2, "y": 1.0, "y2": 1.0, "z": 0.0}
+    assert found.comparable
 
 
 def test_shares_of_pairs():
@@ -616,9 +665,9 @@ def test_nothing_judged_has_no_share():
 
 def test_best_of_n_shares_the_first_place():
     four = dict(w=True, x=False, y=False, z=False)
-    alone = result(share=dict(w=1.0, x=0.5, y=0.5, z=0.0), passed=four)
-    shared = result(share=dict(w=0.5, x=0.5, y=0.0, z=0.0), passed=four)
-    lost = result(share=dict(w=0.0, x=1.0, y=0.5, z=0.5), passed=four)
+    alone = result(score=dict(w=1.0, x=0.5, y=0.5, z=0.0), passed=four)
+    shared = result(score=dict(w=0.5, x=0.5, y=0.0, z=0.0), passed=four)
+    lost = result(score=dict(w=0.0, x=1.0, y=0.5, z=0.5), passed=four)
     assert scores.best_of_n([alone, shared, lost]) == 0.5
 
 
@@ -643,8 +692,8 @@ def test_rewardbench_counts_no_verdict_half():
 
 def test_rewardbench2_is_the_mean_of_its_subsets():
     passed = dict(w=True, x=False)
-    won = result(share=dict(w=1.0, x=0.0), passed=passed, category="Math")
-    lost = result(share=dict(w=0.0, x=1.0), passed=passed, category="Focus")
+    won = result(score=dict(w=1.0, x=0.0), passed=passed, category="Math")
+    lost = result(score=dict(w=0.0, x=1.0), passed=passed, category="Focus")
     found = PREFERENCES["rewardbench2"].scores([won, won, won, lost])
     assert found == {"Math": 1.0, "Focus": 0.0, "score": 0.5}
 
@@ -653,7 +702,7 @@ def ties(number, right, wrong):
     """A row of the subset Ties with these shares."""
     share = {f"r{k}": value for k, value in enumerate(right)}
     share |= {f"w{k}": value for k, value in enumerate(wrong)}
-    return result(share=share, passed={name: name[0] == "r" for name in share},
+    return result(score=share, passed={name: name[0] == "r" for name in share},
                   problem_id=f"rewardbench2/Ties/{number}", category="Ties")
 
 
@@ -705,6 +754,22 @@ def test_rmb_asks_the_best_to_be_preferred_to_each_other_answer():
                result(RIGHT, SPLIT, category="Helpfulness, best of N")]
     found = PREFERENCES["rmb"].scores(results)
     assert found == {"Helpfulness, pairs": 0.75, "Helpfulness, best of N": 0.5, "score": 0.625}
+
+
+def test_lists_of_rmb_that_were_not_judged_pair_by_pair_have_no_share():
+    results = [result(RIGHT, category="Helpfulness, pairs"),
+               result(RIGHT, category="Helpfulness, best of N", comparable=False)]
+    found = PREFERENCES["rmb"].scores(results)
+    assert found["Helpfulness, pairs"] == 1
+    assert isnan(found["Helpfulness, best of N"])
+    assert isnan(found["score"])
+
+
+def test_votes_of_all_draws_decide_whether_the_only_other_answer_of_a_list_is_beaten():
+    for draws, beaten in (([RIGHT, SPLIT], 1), ([RIGHT, WRONG], 0)):
+        judged = result(category="Helpfulness, best of N")
+        judged.outcomes["best", "other"] = draws
+        assert PREFERENCES["rmb"].scores([judged])["Helpfulness, best of N"] == beaten
 
 
 def test_pairs_of_your_own_are_counted_by_judgment():
@@ -802,6 +867,32 @@ def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):
     for file, more in (("problems.jsonl", problem), ("labelled.jsonl", row)):
         write_rows(judged_pairs / file, [more, *read_rows(judged_pairs / file)])
     assert "choose among each in a run of its own" in error(chosen, judged_pairs)
+
+
+def longest(a, b):
+    return "A" if len(a) > len(b) else "B"
+
+
+@pytest.mark.parametrize("name, row", [
+    ("rmb", bon_row("Blue, of course.", "Two.")),
+    ("rewardbench2", original("rewardbench2", rejected=["A long answer.", "Two.", "Six."])),
+])
+@pytest.mark.parametrize("flags, method, share", [
+    (["--rounds", "1"], "judge, trained", "-"),
+    (["--rounds", "3"], "judge, trained", "-"),
+    (["--aggregate", "round-robin"], "judge, trained, round-robin", "0.0"),
+])
+def test_lists_have_a_number_only_where_each_pair_was_judged_once(name, row, flags, method, share,
+                                                                  tmp_path, capsys):
+    """The judge prefers a wrong answer of each list; in rounds, not all others meet it."""
+    folder = command(tmp_path, name, [{**row, "id": f"{k}", "bon_uid": f"{k}"} for k in range(8)])
+    chosen(folder, *flags, says=longest)
+    printed = capsys.readouterr().out
+    reported = printed[printed.index(f"as {PREFERENCES[name].TITLE} reports, %"):]
+    assert reported.splitlines()[1].split()[len(method.split())] == share
+    pairs = reported[reported.index("% of pairs"):]
+    assert pairs.splitlines()[1].split()[-1] == share     # best of N
+    assert ("judge lists with --aggregate round-robin" in reported) == (share == "-")
 
 
 def test_rows_of_a_source_of_your_own_are_reported_as_pairs(judged_pairs, capsys):

@@ -1,7 +1,7 @@
 """What select.py prints of preference data beside its own tables: what each benchmark reports."""
 from data.preferences import PREFERENCES, pairs
-from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of,
-                                     right_in_both, same_choice, share_of_pairs)
+from data.preferences.scores import (accuracy, are_comparable, best_of_n, by_field, is_tied,
+                                     result_of, right_in_both, same_choice, share_of_pairs)
 from data.tables import print_table
 
 
@@ -24,6 +24,9 @@ def print_preferences(problems, candidates, judged):
             continue
         print()
         print_table(scores_table(benchmark, results))
+        if not all(map(are_comparable, results.values())):
+            print("-: answers of a list are compared where each two were judged once: "
+                  "judge lists with --aggregate round-robin")
         for method in results:
             if " wait" not in method:     # what thinking on changes stands in the first table
                 print()

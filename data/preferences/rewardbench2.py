@@ -83,12 +83,12 @@ def ties_score(results):
     spread = {"ref": {}, "tied": {}}
     gap = {"ref": {}, "tied": {}}
     for result in results:
-        if result.share.keys() != result.passed.keys():
+        if result.score.keys() != result.passed.keys():
             continue      # an answer was never judged
         own_id = result.problem["problem_id"].split("/", 2)[2]  # a repeated one ends in "/2"
         kind, _, number = own_id.partition(":")
-        right = [share for name, share in result.share.items() if result.passed[name]]
-        wrong = [share for name, share in result.share.items() if not result.passed[name]]
+        right = [share for name, share in result.score.items() if result.passed[name]]
+        wrong = [share for name, share in result.score.items() if not result.passed[name]]
         spread[kind][number] = max(right) - min(right)
         gap[kind][number] = min(right) - max(wrong)
     both = [number for number in gap["tied"] if number in gap["ref"]]

@@ -8,10 +8,15 @@ answer may win here and lose there, so each pair is a problem of its own.
 Its rule, second hand (from papers that report on it): the share of right pairs, and the share of
 lists whose best answer is preferred to each of the others, for each goal; the total is the mean of
 these four. That an answer is preferred if more of its two judgments are for it than against is our
-reading.
+reading. Lists have a share only where each pair of answers was judged once (`--aggregate
+round-robin`): a best answer that has not met all others, or one of them more often, was asked
+something else.
 """
+from math import nan
+
 from data.preferences.fields import conversation, text_of
-from data.preferences.scores import accuracy, by_field, mean, more_right_than_wrong
+from data.preferences.scores import (accuracy, are_comparable, by_field, mean,
+                                     more_right_than_wrong)
 from data.rows import UserError
 
 TITLE = "RMB"
@@ -57,8 +62,20 @@ def scores(results):
     found = {}
     for category, own in by_field(results, "category").items():
         if category.endswith(SETS["BoN_set"]):
-            found[category] = mean(all(map(more_right_than_wrong, result.pairs)) for result in own)
+            found[category] = lists_right(own)
         else:
             found[category] = accuracy(own, UNDECIDED)
     found["score"] = mean(found.values())
     return found
+
+
+def lists_right(results):
+    """Share of lists whose best answer is preferred to each other one."""
+    if not are_comparable(results):
+        return nan
+    return mean(all(map(is_preferred, result.outcomes.values())) for result in results)
+
+
+def is_preferred(draws):
+    """Are more judgments of a pair for the best answer than against? draws: its outcomes."""
+    return more_right_than_wrong([outcome for pair in draws for outcome in pair])
