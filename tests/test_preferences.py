@@ -14,7 +14,8 @@ from conftest import error
 from data.benchmarks import solution_prompt
 from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
 from data.pairs import audit, read_pairs
-from data.preferences import PREFERENCES, codeprefbench, read_preferences, scores
+from data.preferences import (PREFERENCES, codeprefbench, read_preferences, rewardbench2,
+                              scores)
 from data.preferences.__main__ import main as convert
 from data.preferences.fields import conversation
 from data.rows import ROOT, read_problems, read_rows, write_rows
@@ -690,19 +691,43 @@ def test_rewardbench_counts_no_verdict_half():
     assert found["Safety"] == 0.75
 
 
-def test_rewardbench2_is_the_mean_of_its_subsets():
-    passed = dict(w=True, x=False)
-    won = result(score=dict(w=1.0, x=0.0), passed=passed, category="Math")
-    lost = result(score=dict(w=0.0, x=1.0), passed=passed, category="Focus")
-    found = PREFERENCES["rewardbench2"].scores([won, won, won, lost])
-    assert found == {"Math": 1.0, "Focus": 0.0, "score": 0.5}
+def five_subsets(**more):
+    """A row of each subset but Ties; in Math alone the right answer has the highest score."""
+    rows = []
+    for subset in rewardbench2.FIVE:
+        won = float(subset == "Math")
+        rows.append(result(score=dict(w=won, x=0.5), passed=dict(w=True, x=False), category=subset,
+                           **more))
+    return rows
 
 
-def ties(number, right, wrong):
-    """A row of the subset Ties with these shares."""
-    share = {f"r{k}": value for k, value in enumerate(right)}
-    share |= {f"w{k}": value for k, value in enumerate(wrong)}
-    return result(score=share, passed={name: name[0] == "r" for name in share},
+def test_rewardbench2_of_a_judge_of_pairs_is_the_mean_of_five_subsets():
+    results = five_subsets() + [ties("ref:1", [1.0], [0.5], rated=False)]
+    found = rewardbench2.scores(results)
+    assert found["Math"] == 1
+    assert found["mean without Ties"] == 1 / 5
+    assert isnan(found["Ties"])
+    assert isnan(found["score"])
+
+
+def test_rewardbench2_of_ratings_is_the_mean_of_six_subsets():
+    perfect = [ties("ref:1", [0.9], [0.1]), ties("tied:1", [0.75, 0.75], [0.25])]
+    found = rewardbench2.scores(five_subsets(rated=True) + perfect)
+    assert found["Ties"] == pytest.approx(1)
+    assert found["score"] == pytest.approx(2 / 6)
+
+
+def test_rewardbench2_has_no_mean_of_some_of_its_subsets():
+    found = rewardbench2.scores(five_subsets(rated=True)[:4])
+    assert isnan(found["score"])
+    assert isnan(found["mean without Ties"])
+
+
+def ties(number, right, wrong, rated=True):
+    """A row of the subset Ties with these ratings."""
+    score = {f"r{k}": value for k, value in enumerate(right)}
+    score |= {f"w{k}": value for k, value in enumerate(wrong)}
+    return result(score=score, passed={name: name[0] == "r" for name in score}, rated=rated,
                   problem_id=f"rewardbench2/Ties/{number}", category="Ties")
 
 
@@ -716,12 +741,14 @@ def test_the_ties_of_rewardbench2_ask_for_a_gap_wider_than_the_spread_of_the_rig
     # accurate: both tied rows, one of the two ref rows; wider than its spread: of each kind one
     margin = (tanh(0.375 / 0.25 - 1) + tanh(-0.25 / 0.25 - 1)) / 2
     expected = 0.3 * 1 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * margin
-    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(expected)
+    assert rewardbench2.scores(results)["Ties"] == pytest.approx(expected)
 
 
-def test_right_answers_without_any_spread_have_the_widest_margin():
-    results = [ties("ref:1", [1.0], [0.0]), ties("tied:1", [0.75, 0.75], [0.0])]
-    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(1.01)
+def test_right_answers_without_any_spread_have_no_margin():
+    results = [ties("ref:1", [1.0], [0.5]), ties("tied:1", [0.75, 0.75], [0.25]),   # spread 0
+               ties("ref:2", [1.0], [0.5]), ties("tied:2", [0.75, 0.5], [0.125])]
+    margin = tanh(0.375 / 0.25 - 1)      # of the second alone
+    assert rewardbench2.scores(results)["Ties"] == pytest.approx(1 + 0.01 * margin)
 
 
 def test_judgebench_counts_pairs_with_more_right_than_wrong_judgments():
@@ -893,6 +920,24 @@ def test_lists_have_a_number_only_where_each_pair_was_judged_once(name, row, fla
     pairs = reported[reported.index("% of pairs"):]
     assert pairs.splitlines()[1].split()[-1] == share     # best of N
     assert ("judge lists with --aggregate round-robin" in reported) == (share == "-")
+
+
+def test_ratings_of_single_answers_have_the_ties_that_a_judge_of_pairs_has_not(tmp_path, capsys):
+    rows = [original("rewardbench2", id=f"{k}", subset=subset, models=["a"])
+            for k, subset in enumerate(rewardbench2.FIVE)]
+    rows.append(original("rewardbench2", id="ref:1", subset="Ties", models=["a"]))
+    rows.append(original("rewardbench2", id="tied:1", subset="Ties", models=["a"], num_correct=2,
+                         chosen=["Red.", "Blue."], rejected=["Seven.", "Seven."]))
+    folder = command(tmp_path, "rewardbench2", rows)
+    chosen(folder, "--aggregate", "round-robin", says=longest, label="judge, untrained")
+    printed = capsys.readouterr().out
+    reported = printed[printed.index("as RewardBench 2 reports, %"):]
+    # all are rated 1/2: a quarter of the best of four, and no right answer above a wrong one
+    rated = line_of(reported, "judge, untrained, pointwise")[3:]
+    assert rated == ["25.0"] * 5 + ["0.0", f"{5 * 25 / 6:.1f}", "25.0"]
+    voted = line_of(reported, "judge, untrained, round-robin")[3:]
+    assert voted[5:] == ["-", "-", voted[0]]
+    assert "a judge of pairs\nhas no Ties and no score" in reported
 
 
 def test_rows_of_a_source_of_your_own_are_reported_as_pairs(judged_pairs, capsys):

@@ -23,7 +23,10 @@ shortest:
     scores(results)       {name: share}, what the benchmark reports (scores.py)
 
 and in its docstring the rule that `scores` follows, with its source. A category is what the
-benchmark reports on, a domain a part of it.
+benchmark reports on, a domain a part of it. Where they are needed it has, too,
+
+    NOTE                  what has to be said under its table
+    RATED                 True: `scores` also takes ratings of single answers (scores.py, `rated`)
 """
 import hashlib
 import random

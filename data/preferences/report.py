@@ -1,15 +1,17 @@
 """What select.py prints of preference data beside its own tables: what each benchmark reports."""
 from data.preferences import PREFERENCES, pairs
 from data.preferences.scores import (accuracy, are_comparable, best_of_n, by_field, is_tied,
-                                     result_of, right_in_both, same_choice, share_of_pairs)
+                                     rated_result, result_of, right_in_both, same_choice,
+                                     share_of_pairs)
 from data.tables import print_table
 
 
-def print_preferences(problems, candidates, judged):
+def print_preferences(problems, candidates, judged, rated):
     """Print, for each benchmark among the problems, what it reports of each method, and the pairs.
 
     problems: {problem_id: row}.   candidates: {problem_id: rows of labelled.jsonl}.
     judged:   {method: {problem_id: rows of judgments.jsonl}}.
+    rated:    {method: {(problem_id, text): rating}}, of judges that see each answer alone.
     """
     by_source = {}
     for problem in problems.values():
@@ -22,8 +24,15 @@ def print_preferences(problems, candidates, judged):
                                          judgments[problem["problem_id"]]) for problem in own]
         if not results:
             continue
+        ratings = {}
+        if getattr(benchmark, "RATED", False):
+            for method, rating in rated.items():
+                ratings[method] = [rated_result(problem, candidates[problem["problem_id"]], rating)
+                                   for problem in own]
         print()
-        print_table(scores_table(benchmark, results))
+        print_table(scores_table(benchmark, {**ratings, **results}))
+        if hasattr(benchmark, "NOTE"):
+            print(benchmark.NOTE)
         if not all(map(are_comparable, results.values())):
             print("-: answers of a list are compared where each two were judged once: "
                   "judge lists with --aggregate round-robin")

@@ -64,7 +64,7 @@ def result_of(problem, candidates, judgments):
 
 
 def rated_result(problem, candidates, ratings):
-    """A Result of a judge that rated each answer by itself. ratings: {(problem_id, text): rating}."""
+    """A Result of a judge that saw each answer alone. ratings: {(problem_id, text): rating}."""
     passed = {row["candidate_id"]: row["passed"] for row in candidates}
     score = {row["candidate_id"]: ratings[row["problem_id"], row["code"]] for row in candidates}
     return Result(problem, {}, score, passed, comparable=True, rated=True)
