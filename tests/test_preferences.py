@@ -872,6 +872,15 @@ def test_select_says_nowhere_that_an_answer_passed_or_is_a_program(judged_pairs,
     assert "; not preferred" in printed
 
 
+def test_votes_for_the_tokens_of_waits_are_not_averaged_as_the_benchmark_reports(judged_pairs,
+                                                                                 capsys):
+    chosen(judged_pairs, "--rounds", "1", "--waits", "0", "1")
+    before, _, reported = capsys.readouterr().out.partition("as RewardBench reports, %")
+    assert "judge, trained, tokens of 1 wait" in before
+    assert "judge, trained, 1 wait" in reported
+    assert "tokens of" not in reported
+
+
 def test_ways_that_need_tests_or_log_probs_are_dashes(judged_pairs, capsys):
     chosen(judged_pairs, "--rounds", "1")
     printed = capsys.readouterr().out

@@ -47,9 +47,15 @@ def print_preferences(problems, candidates, judged, rated):
 
 
 def scores_table(benchmark, results):
-    """A row for each method with what the benchmark reports. results: {method: [Result]}."""
+    """A row for each method with what the benchmark reports. results: {method: [Result]}.
+
+    Votes for as many tokens as Waits have are left out: here each of their draws would count by
+    itself, whatever the votes choose. select.py's first table and that of Waits have them.
+    """
     table = []
     for method, own in results.items():
+        if ", tokens of " in method:
+            continue
         row = {f"as {benchmark.TITLE} reports, %": method}
         for name, share in benchmark.scores(own).items():
             row[name] = shown(share)
