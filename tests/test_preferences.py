@@ -905,6 +905,19 @@ def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):
     assert "choose among each in a run of its own" in error(chosen, judged_pairs)
 
 
+def test_judgebench_is_scored_for_each_response_model_by_itself(tmp_path, capsys):
+    rows = [original("judgebench", pair_id=f"{k}", question=f"Question {k}?") for k in range(3)]
+    rows.append(original("judgebench", pair_id="9", response_model="claude-y", response_B="A rose.",
+                         source="livebench-math"))
+    folder = command(tmp_path, "judgebench", rows)
+    chosen(folder, "--rounds", "1")
+    printed = capsys.readouterr().out
+    header, *rows = printed[printed.index("as JudgeBench reports, %"):].splitlines()[:3]
+    assert header.split()[-3:] == ["knowledge", "overall", "math"]
+    assert rows[0].split() == ["judge,", "trained,", "on", "gpt-x", "100.0", "100.0", "-"]
+    assert rows[1].split() == ["judge,", "trained,", "on", "claude-y", "-", "0.0", "0.0"]
+
+
 def longest(a, b):
     return "A" if len(a) > len(b) else "B"
 

@@ -17,8 +17,9 @@ shortest:
     SOURCE                where its files are on the hub (data/benchmarks/files.py), or None
     HOME                  where they can be fetched by hand
     describe(row, path)   an original row -> the fields of its problem row that are its own (`id`,
-                          `prompt`, `category`, `domain`, and more where it has them), and under
-                          `preferred` and `others` the answers, each (text, policy)
+                          `prompt`, `category`, `domain`, and more where it has them; `set` where
+                          it has several that are scored each by itself), and under `preferred` and
+                          `others` the answers, each (text, policy)
     UNDECIDED             what a judgment without a verdict counts: 1 is right, 0 is wrong
     scores(results)       {name: share}, what the benchmark reports (scores.py)
 

@@ -47,8 +47,9 @@ def print_preferences(problems, candidates, judged, rated):
 
 
 def scores_table(benchmark, results):
-    """A row for each method with what the benchmark reports. results: {method: [Result]}.
+    """A row for each method, and each of the benchmark's sets, with what it reports.
 
+    results: {method: [Result]}.
     Votes for as many tokens as Waits have are left out: here each of their draws would count by
     itself, whatever the votes choose. select.py's first table and that of Waits have them.
     """
@@ -56,11 +57,14 @@ def scores_table(benchmark, results):
     for method, own in results.items():
         if ", tokens of " in method:
             continue
-        row = {f"as {benchmark.TITLE} reports, %": method}
-        for name, share in benchmark.scores(own).items():
-            row[name] = shown(share)
-        table.append(row)
-    return table
+        for name, part in by_field(own, "set").items():
+            on = f", on {name}" if "set" in part[0].problem else ""
+            row = {f"as {benchmark.TITLE} reports, %": method + on}
+            for figure, share in benchmark.scores(part).items():
+                row[figure] = shown(share)
+            table.append(row)
+    columns = dict.fromkeys(column for row in table for column in row)
+    return [{column: row.get(column, "-") for column in columns} for row in table]
 
 
 def pairs_table(benchmark, method, results):
