@@ -436,10 +436,16 @@ def test_the_command_writes_rows_that_every_reader_takes(name, tmp_path, capsys)
     assert "next: python select.py --split test" in printed
 
 
-def test_the_command_names_the_next_stage(tmp_path, capsys):
-    rows = [original("pairs", question=f"Question {k}?") for k in range(20)]
-    command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
-    assert "next: python train_bilevel.py" in capsys.readouterr().out
+@pytest.mark.parametrize("splits, held_out", [
+    (["train=0.4", "meta=0.3", "dev=0.3"], "dev"),
+    (["train=0.4", "dev=0.2", "test=0.2", "meta=0.2"], "test"),
+    (["train=0.5", "meta=0.5"], "meta"),
+])
+def test_the_command_names_the_next_stage(splits, held_out, tmp_path, capsys):
+    rows = [original("pairs", question=f"Question {k}?") for k in range(40)]
+    command(tmp_path, "pairs", rows, "--as-split", *splits)
+    stage = f"next: python train_bilevel.py --lora-rank 16 --eval-split {held_out} --problems"
+    assert stage in capsys.readouterr().out
 
 
 def test_the_command_run_again_writes_the_same(tmp_path):

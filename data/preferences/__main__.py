@@ -96,7 +96,8 @@ def report(problems, labelled, left_out, problems_file, cfg):
     print(f"problems: {problems_file}\nlabelled: {cfg.out}")
     stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
     if count["train"]:
-        stage = "train_bilevel.py --lora-rank 16"
+        held_out = next(split for split in ("test", "dev", "meta", "train") if count[split])
+        stage = f"train_bilevel.py --lora-rank 16 --eval-split {held_out}"
     print(f"next: python {stage} --problems {problems_file} --labelled {cfg.out} "
           "--max-new-tokens 1024 --judge NAME_OR_PATH")
 
