@@ -9,8 +9,8 @@ Its rule, second hand (from papers that report on it): the share of right pairs,
 lists whose best answer is preferred to each of the others, for each goal; the total is the mean of
 these four. That an answer is preferred if more of its two judgments are for it than against is our
 reading. Lists have a share only where each pair of answers was judged once (`--aggregate
-round-robin`): a best answer that has not met all others, or one of them more often, was asked
-something else.
+round-robin`): one whose best answer has not met all others is easier to get right, one where they
+met often harder.
 """
 from math import nan
 
@@ -70,7 +70,7 @@ def scores(results):
 
 
 def lists_right(results):
-    """Share of lists whose best answer is preferred to each other one."""
+    """Share of lists whose best answer is preferred to each other one; nan as in `best_of_n`."""
     if not are_comparable(results):
         return nan
     return mean(all(map(is_preferred, result.outcomes.values())) for result in results)
