@@ -335,6 +335,13 @@ def test_a_folder_without_such_files_is_an_error(tmp_path):
     assert "in this folder" in error(list, read_preferences("rmb", [tmp_path]))
 
 
+def test_a_file_beside_itself_zipped_is_not_counted_twice(tmp_path):
+    path = write(tmp_path / "security-alignment.jsonl", [original("codeprefbench")])
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    message = error(list, read_preferences("codeprefbench", [tmp_path]))
+    assert message.startswith(f"{path}: lies beside security-alignment.jsonl.gz")
+
+
 def test_gzipped_lines_are_read(tmp_path):
     path = tmp_path / "security-alignment.jsonl.gz"
     with gzip.open(path, "wt") as file:

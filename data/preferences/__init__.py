@@ -105,6 +105,10 @@ def files_in(paths):
         found = [file for file in sorted(path.rglob("*")) if file.name.endswith(SUFFIXES)]
         if not found:
             raise UserError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+        for file in found:
+            if file.with_name(f"{file.name}.gz") in found:
+                raise UserError(f"{file}: lies beside {file.name}.gz, and would be read twice: "
+                                "take one of them away")
         yield from found
 
 
