@@ -584,6 +584,7 @@ class Method:
     name: str
     choose: callable = None            # a problem's candidates -> probabilities [N]
     judgments: dict = None             # {problem_id: rows of judgments.jsonl}
+    ratings: dict = None               # what `choose` goes by: {(problem_id, program text): P(Yes)}
     in_rounds: bool = False            # the judgments came in rounds of random pairing
 
     def probabilities(self, candidates):
@@ -666,7 +667,7 @@ def pointwise(label, judge, problems, candidates, cache):
             print(f"note: “{label}, pointwise” is left out")
             return []
         p_yes[row["problem_id"], call.a["code"]] = row["yes"]
-    return [Method(f"{label}, pointwise", partial(highest_p_yes, p_yes))]
+    return [Method(f"{label}, pointwise", partial(highest_p_yes, p_yes), ratings=p_yes)]
 
 
 def highest_p_yes(p_yes, candidates):
@@ -998,7 +999,8 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
         print(f"tokens a problem; {words.chosen} on mixed problems; right->wrong and wrong->right: "
               "share of mixed pairs since the line above")
     if asks_for_answers(first):
-        print_preferences(problems, candidates, judged)
+        rated = {method.name: method.ratings for method in methods if method.ratings is not None}
+        print_preferences(problems, candidates, judged, rated)
 
 
 def explain(judges, problems, candidates, cache, cfg):

@@ -1964,7 +1964,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     else:
         problems = " ".join(cfg.problems)
         print(f"next: python select.py --problems {problems} --labelled {cfg.labelled} "
-              f"--max-new-tokens {cfg.max_new_tokens} --judge {out / 'judge'}")
+              f"--split {cfg.eval_split} --max-new-tokens {cfg.max_new_tokens} "
+              f"--judge {out / 'judge'}")
 
 
 def report_weights(cfg, weight_rows):

@@ -31,6 +31,7 @@ A problem may add
                  answer, `passed` means that it was preferred, and `status` says so: "preferred" or "not_preferred"
                  (data/preferences/ makes such rows). Left out: it asks for a program
     criterion    with that: what makes an answer the better one, for the judge to read
+    set          with that: the part of its benchmark that is scored by itself
     setup        source that runs before the candidate's
     time_limit   seconds a test
     libs         modules outside of the standard library that its tests need (BigCodeBench)

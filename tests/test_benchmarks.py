@@ -286,7 +286,8 @@ def test_rows_say_whose_rule_makes_an_output_right(lcb_problem, mbpp_problem, tm
 @pytest.mark.parametrize("content, message", [
     (b"{}\n", "row 1: field .* is missing; is this really a file of humaneval"),
     (b"", "no rows"),
-    (b"{\n", "cannot be read as JSON"),
+    (b"{\n", "line 1: cannot be read as JSON"),
+    (b"\n\n{\n", "line 3: cannot be read as JSON"),
     (gzip.compress(b"{}")[:-3], "cannot be read"),
     (b'{"task_id": 1, "test": 1}', "row 1"),
 ])

@@ -14,7 +14,8 @@ from conftest import error
 from data.benchmarks import solution_prompt
 from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
 from data.pairs import audit, read_pairs
-from data.preferences import PREFERENCES, codeprefbench, read_preferences, scores
+from data.preferences import (PREFERENCES, codeprefbench, read_preferences, rewardbench2,
+                              scores)
 from data.preferences.__main__ import main as convert
 from data.preferences.fields import conversation
 from data.rows import ROOT, read_problems, read_rows, write_rows
@@ -68,8 +69,8 @@ FORMATS = {
          "starter_code": "class Solution:", "difficulty": "easy", "pos_response": "right",
          "neg_response": "wrong", "release_date": "2024-01-01"},
         {"problem_id": "codejudgebench/codegen/gemini_2.5_pro/3100",
-         "prompt": "Add two.\n\nBegin with this code:\nclass Solution:",
-         "category": "codegen", "domain": "leetcode", "difficulty": "easy",
+         "prompt": "Add two.", "category": "codegen", "domain": "leetcode",
+         "difficulty": "easy",
          "preferred": {("right", "gemini_2.5_pro")}, "others": {("wrong", "gemini_2.5_pro")}}),
     "codeprefbench": (
         "security-alignment.jsonl",
@@ -145,14 +146,10 @@ def test_every_format_is_tried_here():
 @pytest.mark.parametrize("name, field", NEEDED)
 def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_path):
     row = original(name)
-    if name == "pairs" and field == "question":      # then the answers must be conversations
-        del row["question"]
-        message = error(read, tmp_path, name, original(name), row)
-        assert "field 'chosen' must be text or a list of turns" in message
-    else:
-        del row[field]
-        message = error(read, tmp_path, name, original(name), row)
-        assert repr(field) in message
+    del row[field]
+    message = error(read, tmp_path, name, original(name), row)
+    assert repr(field) in message
+    assert "missing" in message
     assert message.startswith(f"{tmp_path / FORMATS[name][0]}, row 2: ")
 
 
@@ -162,13 +159,20 @@ def test_a_row_without_a_field_is_named_by_file_row_and_field(name, field, tmp_p
     ("rewardbench2", {"chosen": "Red."}, "field 'chosen' must be a list of texts"),
     ("rewardbench2", {"models": ["a", "b"]}, "names 2 models for 4 answers"),
     ("rewardbench2", {"subset": "Ties"}, "must be ref:N or tied:N"),
-    ("rmb", {"category_path": "Set/Goal"}, "must be SET/GOAL/SCENARIO"),
+    ("rewardbench2", {"subset": "Maths"}, "field 'subset' is 'Maths'; must be one of Factuality"),
+    ("rewardbench2", {"num_correct": 2}, "'num_correct' is 2, but 'chosen' has 1 answers"),
+    ("rmb", {"category_path": "Pairwise_set/Helpfulness"}, "must be SET/GOAL/SCENARIO"),
+    ("rmb", {"category_path": "Pairwise_set/Honesty/Chat"}, "GOAL Helpfulness or Harmlessness"),
     ("rmb", {"conversation_input": []}, "field 'conversation_input' must be a list of turns"),
     ("rmb", {"chosen": {"llm_name": "m"}}, "field 'answer' is missing"),
     ("judgebench", {"label": "tie"}, "field 'label' must be 'A>B' or 'B>A'"),
     ("judgebench", {"source": "poems"}, "field 'source' is 'poems'"),
     ("codejudgebench", {"wrong_code": "x", "wrong_meta": "WA"}, "'wrong_meta' must be an object"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": {}}, "field 'error_code' is missing"),
+    ("codejudgebench", {"wrong_code": "x", "wrong_meta": {"error_code": -9}}, "must be one of -1,"),
+    ("codejudgebench", {"difficulty": "Easy"}, "'Easy'; must be one of easy, medium, hard"),
     ("codeprefbench", {"gt_choice": 2}, "'gt_choice' 0 or 1"),
+    ("codeprefbench", {"gt_choice": True}, "'gt_choice' 0 or 1"),
     ("codeprefbench", {"choices": ["x"]}, "must be two programs"),
     ("pairs", {"question": [{"role": "user"}]}, "field 'content' is missing"),
     ("pairs", {"chosen": []}, "field 'chosen' must be text or a list of turns"),
@@ -186,11 +190,7 @@ def test_a_line_that_is_no_object_is_named(name, tmp_path):
 
 
 def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
-    row = {"conversation_input": TURNS[:1], "bon_uid": "9",
-           "category_path": "BoN_set/Harmlessness/S1",
-           "bon_best": {"llm_name": "m", "answer": "Red."},
-           "loser_list": [{"llm_name": "n", "answer": "One."}, {"llm_name": "o", "answer": "Two."}]}
-    (problem, candidates), = read(tmp_path, "rmb", row)
+    (problem, candidates), = read(tmp_path, "rmb", bon_row("One.", "Two."))
     assert problem["category"] == "Harmlessness, best of N"
     assert problem["prompt"] == "Hi!"
     assert Counter(row["passed"] for row in candidates) == {True: 1, False: 2}
@@ -198,7 +198,7 @@ def test_best_of_n_lists_of_rmb_have_one_preferred_answer(tmp_path):
 
 def test_ties_have_several_preferred_answers_and_say_which_kind_they_are(tmp_path):
     row = original("rewardbench2", id="tied:3", subset="Ties", chosen=["Red.", "Blue."],
-                   rejected=["One."], models=["a"])
+                   rejected=["One."], num_correct=2, models=["a"])
     (problem, candidates), = read(tmp_path, "rewardbench2", row)
     assert problem["category"] == "Ties"
     assert problem["domain"] == "Ties, tied"
@@ -206,29 +206,47 @@ def test_ties_have_several_preferred_answers_and_say_which_kind_they_are(tmp_pat
     assert sum(row["passed"] for row in candidates) == 2
 
 
-def test_a_program_to_repair_is_shown_with_what_went_wrong(tmp_path):
-    row = original("codejudgebench", wrong_code="print(1)\n", starter_code="",
-                   wrong_meta={"error_code": -2, "inputs": "3 4", "output": "1", "expected": "7"})
+@pytest.mark.parametrize("code, inputs, shown", [
+    (-1, None, "does not compile.\nerror: E"),
+    (-2, "3 4", "gives a wrong answer.\ninputs: 3 4\noutput: 1\nexpected: 7"),
+    (-3, "3 4", "exceeds the time limit.\nerror: E\ninputs: 3 4\nexpected: 7"),
+    (-4, "3 4", "ends with a runtime error.\ninputs: 3 4\nexpected: 7\nerror: E"),
+    (-4, None, "ends with a runtime error.\nerror_message: M"),
+])
+def test_a_program_to_repair_is_shown_with_what_went_wrong(code, inputs, shown, tmp_path):
+    meta = {"error_code": code, "error_message": "M", "error": "E", "inputs": inputs, "output": "1",
+            "expected": "7"}
+    row = original("codejudgebench", wrong_code="print(1)\n", wrong_meta=meta)
     (problem, _), = read(tmp_path, "codejudgebench", row)
     assert problem["category"] == "coderepair"
-    assert problem["prompt"] == ("Add two.\n\nRepair this program:\nprint(1)\n\n"
-                                 "It fails:\ninputs: 3 4\noutput: 1\nexpected: 7")
+    assert problem["prompt"] == f"Add two.\n\nRepair this program:\nprint(1)\n\nIt {shown}"
 
 
 def test_test_generation_of_codejudgebench_is_refused(tmp_path):
     row = original("codejudgebench")
+    path = write(tmp_path / "testgen" / "gemini_2.5_pro.jsonl", [row])
+    rows = read_preferences("codejudgebench", [path])
+    assert "rows of testgen cannot be read" in error(list, rows)
     del row["platform"]
-    assert "only codegen and coderepair can be read" in error(read, tmp_path, "codejudgebench", row)
+    assert "is it a row of testgen?" in error(read, tmp_path, "codejudgebench", row)
 
 
 @pytest.mark.parametrize("program, left", [
     ("def f():\n    '''Doc.'''\n    return 1  # one", "def f():\n    return 1"),
     ("class A:\n    '''Doc.'''", "class A:\n    pass"),
     ("'''Doc.'''\nx = 'kept'", "x = 'kept'"),
-    ("print 'of Python 2'  # kept", "print 'of Python 2'  # kept"),
 ])
-def test_codeprefbench_takes_comments_and_docstrings_out_where_it_can_parse(program, left):
-    assert codeprefbench.without_comments(program) == left
+def test_codeprefbench_takes_comments_and_docstrings_out(program, left):
+    assert codeprefbench.without_comments([program, program]) == [left, left]
+
+
+@pytest.mark.parametrize("program", [
+    "print 'of Python 2'",
+    "x = " + "+".join(["1"] * 1500),      # ast.parse reads it, ast.unparse recurses too deep
+], ids=["syntax", "depth"])
+def test_comments_are_taken_from_both_programs_or_from_neither(program):
+    both = ["x = 1  # one", program]
+    assert codeprefbench.without_comments(both) == both
 
 
 def test_codeprefbench_leaves_them_where_people_were_asked(tmp_path):
@@ -262,6 +280,43 @@ def test_conversations_that_differ_before_their_last_turn_are_no_pair(tmp_path):
     assert "differ in their last turn alone" in error(read, tmp_path, "pairs", row)
 
 
+PARIS = {"role": "assistant", "content": "Paris."}
+ROME = {"role": "assistant", "content": "Rome."}
+
+
+@pytest.mark.parametrize("prompt", ["Hi!", TURNS[:1]])
+def test_a_prompt_beside_a_conversation_may_be_its_text(prompt, tmp_path):
+    row = {"prompt": prompt, "chosen": [TURNS[0], PARIS], "rejected": [TURNS[0], ROME]}
+    (problem, _), = read(tmp_path, "pairs", row)
+    assert problem["prompt"] == "Hi!"
+
+
+def test_an_answer_may_be_a_single_turn_behind_a_prompt(tmp_path):
+    (problem, candidates), = read(tmp_path, "pairs",
+                                  {"prompt": TURNS, "chosen": [PARIS], "rejected": "Rome."})
+    assert problem["prompt"] == SHOWN
+    assert {row["code"] for row in candidates} == {"Paris.", "Rome."}
+
+
+@pytest.mark.parametrize("row, says", [
+    ({"chosen": "x", "rejected": "y"}, "field 'prompt' (or 'question') is missing"),
+    ({"chosen": [PARIS], "rejected": [ROME]}, "field 'prompt' (or 'question') is missing"),
+    ({"question": "Q", "prompt": "P", "chosen": "x", "rejected": "y"},
+     "has both 'question' and 'prompt'"),
+    ({"chosen": TURNS, "rejected": TURNS}, "its last turn must be the assistant's, found 'user'"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": [*TURNS, ROME]},
+     "the prompt is not the text of the conversation"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": [TURNS[0], ROME]},
+     "must differ in their last turn alone"),
+    ({"prompt": "Hi!", "chosen": [*TURNS, PARIS], "rejected": "Rome."},
+     "must differ in their last turn alone"),
+])
+def test_a_pair_whose_prompt_is_not_certain_is_refused(row, says, tmp_path):
+    message = error(read, tmp_path, "pairs", row)
+    assert message.startswith(f"{tmp_path / FORMATS['pairs'][0]}, row 1: ")
+    assert says in message
+
+
 def test_one_user_turn_is_its_text():
     assert conversation(TURNS[:1], "x") == "Hi!"
 
@@ -278,6 +333,13 @@ def test_a_folder_stands_for_its_files_in_the_order_of_their_names(tmp_path):
 
 def test_a_folder_without_such_files_is_an_error(tmp_path):
     assert "in this folder" in error(list, read_preferences("rmb", [tmp_path]))
+
+
+def test_a_file_beside_itself_zipped_is_not_counted_twice(tmp_path):
+    path = write(tmp_path / "security-alignment.jsonl", [original("codeprefbench")])
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    message = error(list, read_preferences("codeprefbench", [tmp_path]))
+    assert message.startswith(f"{path}: lies beside security-alignment.jsonl.gz")
 
 
 def test_gzipped_lines_are_read(tmp_path):
@@ -297,16 +359,51 @@ def test_neither_the_place_nor_the_id_of_an_answer_tells_its_label(tmp_path):
     assert read(tmp_path, "judgebench", *rows) == found
 
 
-def test_rows_that_say_nothing_new_are_left_out_and_counted(tmp_path):
+@pytest.mark.parametrize("split, kept", [("train", 2), ("meta", 2), ("dev", 4), ("test", 4)])
+def test_rows_that_repeat_another_are_left_out_where_something_is_trained(split, kept, tmp_path):
     row = original("judgebench")
     swapped = original("judgebench", response_A="Red.", response_B="Seven.", label="A>B")
-    alike = original("judgebench", response_A="Red.")
     other_way = original("judgebench", label="A>B")
     left_out = Counter()
-    found = read(tmp_path, "judgebench", row, row, swapped, alike, other_way, left_out=left_out)
+    found = read(tmp_path, "judgebench", row, row, swapped, other_way, left_out=left_out,
+                 shares=((split, 1.0),))
     ids = [problem["problem_id"] for problem, _ in found]
-    assert ids == ["judgebench/e302", "judgebench/e302/2"]
-    assert left_out == {"repeat an earlier row": 2, "prefer an answer to itself": 1}
+    assert ids == ["judgebench/e302", "judgebench/e302/2", "judgebench/e302/3",
+                   "judgebench/e302/4"][:kept]
+    repeated = {"rows to train on that repeat an earlier one": 2} if kept == 2 else {}
+    assert left_out == repeated
+
+
+def test_the_same_refusal_by_several_models_is_as_many_pairs(tmp_path):
+    rows = []
+    for k in range(3):
+        refusal = {"llm_name": f"m{k}", "answer": "Sorry."}
+        rows.append(original("rmb", pair_uid=str(k), chosen=refusal))
+    assert len(read(tmp_path, "rmb", *rows)) == 3
+
+
+def bon_row(*losers):
+    """A list of RMB whose best answer is "Red."."""
+    return {"conversation_input": TURNS[:1], "bon_uid": "9",
+            "category_path": "BoN_set/Harmlessness/S1",
+            "bon_best": {"llm_name": "m", "answer": "Red."},
+            "loser_list": [{"llm_name": "n", "answer": text} for text in losers]}
+
+
+def test_a_loser_with_the_text_of_the_best_answer_alone_is_left_out_and_counted(tmp_path):
+    left_out = Counter()
+    (_, candidates), = read(tmp_path, "rmb", bon_row("One.", "Red.", "Two."), left_out=left_out)
+    assert sorted(row["code"] for row in candidates) == ["One.", "Red.", "Two."]
+    assert [row["policy"] for row in candidates if row["code"] == "Red."] == ["m"]
+    assert left_out == {"answers that lost, with the text of a preferred one of their row": 1}
+
+
+def test_two_equal_answers_cannot_be_asked_about_and_are_counted(tmp_path, capsys):
+    rows = [original("judgebench"), original("judgebench", response_A="Red.")]
+    command(tmp_path, "judgebench", rows)
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 problems (1 test)")
+    assert "note: left out: 1 rows that prefer an answer to itself\n" in printed
 
 
 def test_splits_are_shares_and_the_same_prompt_always_falls_into_the_same(tmp_path):
@@ -346,10 +443,16 @@ def test_the_command_writes_rows_that_every_reader_takes(name, tmp_path, capsys)
     assert "next: python select.py --split test" in printed
 
 
-def test_the_command_names_the_next_stage(tmp_path, capsys):
-    rows = [original("pairs", question=f"Question {k}?") for k in range(20)]
-    command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
-    assert "next: python train_bilevel.py" in capsys.readouterr().out
+@pytest.mark.parametrize("splits, held_out", [
+    (["train=0.4", "meta=0.3", "dev=0.3"], "dev"),
+    (["train=0.4", "dev=0.2", "test=0.2", "meta=0.2"], "test"),
+    (["train=0.5", "meta=0.5"], "meta"),
+])
+def test_the_command_names_the_next_stage(splits, held_out, tmp_path, capsys):
+    rows = [original("pairs", question=f"Question {k}?") for k in range(40)]
+    command(tmp_path, "pairs", rows, "--as-split", *splits)
+    stage = f"next: python train_bilevel.py --lora-rank 16 --eval-split {held_out} --problems"
+    assert stage in capsys.readouterr().out
 
 
 def test_the_command_run_again_writes_the_same(tmp_path):
@@ -376,6 +479,8 @@ def test_the_command_does_not_write_over_rows_of_programs(file, row, tmp_path):
     (["train=0.5", "train=0.5"], "different ones"),
     (["train", "meta"], "add up to 1"),
     (["train=much"], "'much' is no number"),
+    (["train=nan"], "add up to 1"),
+    (["train=nan", "meta=1"], "add up to 1"),
     (["train=1.5", "meta=-0.5"], "add up to 1"),
 ])
 def test_splits_that_make_no_sense_are_refused(words, says, tmp_path):
@@ -385,6 +490,26 @@ def test_splits_that_make_no_sense_are_refused(words, says, tmp_path):
 def test_a_benchmark_must_be_named(tmp_path):
     message = error(convert, ["--out", str(tmp_path / "l.jsonl")])
     assert message.startswith("--benchmark: name one of rewardbench")
+
+
+def test_without_pyarrow_a_file_that_is_parquet_by_hand_as_well_is_no_advice(tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec",
+                        lambda name, *rest: None if name == "pyarrow" else real(name, *rest))
+    message = error(convert, ["--benchmark", "rewardbench", "--out", str(tmp_path / "l.jsonl")])
+    assert message.endswith("which wants pyarrow: pip install pyarrow")
+    flags = ["--problems", str(tmp_path / "x.parquet"), "--out", str(tmp_path / "l.jsonl")]
+    message = error(convert, ["--benchmark", "rewardbench", *flags])
+    assert "pip install pyarrow" in message
+    assert "the same rows as JSON Lines" in message
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = write(tmp_path / "rise.jsonl", [original("pairs"), original("pairs", question="R")])
+    with open(path, "a") as file:
+        file.write('{"prompt": oops}\n')
+    message = error(list, read_preferences("pairs", [path]))
+    assert message.startswith(f"{path}, line 3: cannot be read as JSON")
 
 
 def test_without_files_and_hub_it_is_said_where_to_fetch_them(tmp_path):
@@ -468,8 +593,9 @@ def test_training_pairs_are_made_of_a_preferred_answer_and_another(tmp_path):
 
 # ---------------------------------------------------------------- what the benchmarks report
 
-def result(*pairs, share=None, passed=None, **problem):
-    return scores.Result(problem, list(pairs), share or {}, passed or {})
+def result(*pairs, score=None, passed=None, comparable=True, rated=False, **problem):
+    outcomes = {("best", k): [pair] for k, pair in enumerate(pairs)}
+    return scores.Result(problem, outcomes, score or {}, passed or {}, comparable, rated)
 
 
 RIGHT = (True, True)
@@ -478,15 +604,63 @@ SPLIT = (True, False)
 HALF = (True, None)
 
 
+def answers(texts=None, **passed):
+    """Rows of labelled.jsonl: answers by their ids, which are their texts if nothing else is."""
+    return [{"problem_id": "p", "candidate_id": name, "code": (texts or {}).get(name, name),
+             "passed": preferred} for name, preferred in passed.items()]
+
+
+def judgments_of(said, draw=0):
+    """Rows of judgments.jsonl, of (A, B, verdict)."""
+    return [{"draw": draw, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
+
+
+def every_pair(names, draw=0):
+    """Both orders of each pair; the earlier name wins."""
+    said = []
+    for k, a in enumerate(names):
+        for b in names[k + 1:]:
+            said += [(a, b, "A"), (b, a, "B")]
+    return judgments_of(said, draw)
+
+
 def test_a_pair_is_judged_in_both_orders():
-    candidates = [{"candidate_id": "x", "passed": True}, {"candidate_id": "y", "passed": False},
-                  {"candidate_id": "z", "passed": False}]
+    candidates = answers(x=True, y=False, z=False)
     said = [("x", "y", "A"), ("y", "x", "A"), ("z", "x", None), ("x", "z", "B"), ("y", "z", "B"),
             ("z", "y", "A")]
-    judgments = [{"draw": 0, "a": a, "b": b, "verdict": verdict} for a, b, verdict in said]
-    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments_of(said))
+    assert found.outcomes == {("x", "y"): [(True, False)], ("x", "z"): [(False, None)]}
     assert found.pairs == [(True, False), (False, None)]
-    assert found.share == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
+    assert found.score == {"x": 1 / 4, "y": 1 / 4, "z": 3 / 4}
+
+
+@pytest.mark.parametrize("judgments, comparable", [
+    (every_pair("xyz"), True),
+    (every_pair("xy") + every_pair("xz"), False),                       # y and z never met
+    (every_pair("xyz") + every_pair("xy", draw=1), False),              # x and y met twice
+    (every_pair("xyz") + every_pair("xyz", draw=1), False),
+    ([], False),
+])
+def test_answers_of_a_list_are_compared_where_each_two_were_judged_once(judgments, comparable):
+    candidates = answers(x=True, y=False, z=False)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    assert found.comparable == comparable
+    assert isnan(scores.best_of_n([found])) == (not comparable)
+
+
+def test_two_answers_may_be_judged_any_number_of_times():
+    candidates = answers(x=True, y=False)
+    judgments = every_pair("xy") + every_pair("yx", draw=1) + every_pair("xy", draw=2)
+    found = scores.result_of({"problem_id": "p"}, candidates, judgments)
+    assert found.outcomes == {("x", "y"): [RIGHT, WRONG, RIGHT]}
+    assert scores.best_of_n([found]) == 1
+
+
+def test_an_answer_with_the_text_of_another_has_its_share():
+    candidates = answers(dict(y2="y"), x=True, y=False, y2=False, z=False)
+    found = scores.result_of({"problem_id": "p"}, candidates, every_pair("yxz"))
+    assert found.score == {"x": 1 / 2, "y": 1.0, "y2": 1.0, "z": 0.0}
+    assert found.comparable
 
 
 def test_shares_of_pairs():
@@ -505,9 +679,9 @@ def test_nothing_judged_has_no_share():
 
 def test_best_of_n_shares_the_first_place():
     four = dict(w=True, x=False, y=False, z=False)
-    alone = result(share=dict(w=1.0, x=0.5, y=0.5, z=0.0), passed=four)
-    shared = result(share=dict(w=0.5, x=0.5, y=0.0, z=0.0), passed=four)
-    lost = result(share=dict(w=0.0, x=1.0, y=0.5, z=0.5), passed=four)
+    alone = result(score=dict(w=1.0, x=0.5, y=0.5, z=0.0), passed=four)
+    shared = result(score=dict(w=0.5, x=0.5, y=0.0, z=0.0), passed=four)
+    lost = result(score=dict(w=0.0, x=1.0, y=0.5, z=0.5), passed=four)
     assert scores.best_of_n([alone, shared, lost]) == 0.5
 
 
@@ -530,19 +704,43 @@ def test_rewardbench_counts_no_verdict_half():
     assert found["Safety"] == 0.75
 
 
-def test_rewardbench2_is_the_mean_of_its_subsets():
-    passed = dict(w=True, x=False)
-    won = result(share=dict(w=1.0, x=0.0), passed=passed, category="Math")
-    lost = result(share=dict(w=0.0, x=1.0), passed=passed, category="Focus")
-    found = PREFERENCES["rewardbench2"].scores([won, won, won, lost])
-    assert found == {"Math": 1.0, "Focus": 0.0, "score": 0.5}
+def five_subsets(**more):
+    """A row of each subset but Ties; in Math alone the right answer has the highest score."""
+    rows = []
+    for subset in rewardbench2.FIVE:
+        won = float(subset == "Math")
+        rows.append(result(score=dict(w=won, x=0.5), passed=dict(w=True, x=False), category=subset,
+                           **more))
+    return rows
 
 
-def ties(number, right, wrong):
-    """A row of the subset Ties with these shares."""
-    share = {f"r{k}": value for k, value in enumerate(right)}
-    share |= {f"w{k}": value for k, value in enumerate(wrong)}
-    return result(share=share, passed={name: name[0] == "r" for name in share},
+def test_rewardbench2_of_a_judge_of_pairs_is_the_mean_of_five_subsets():
+    results = five_subsets() + [ties("ref:1", [1.0], [0.5], rated=False)]
+    found = rewardbench2.scores(results)
+    assert found["Math"] == 1
+    assert found["mean without Ties"] == 1 / 5
+    assert isnan(found["Ties"])
+    assert isnan(found["score"])
+
+
+def test_rewardbench2_of_ratings_is_the_mean_of_six_subsets():
+    perfect = [ties("ref:1", [0.9], [0.1]), ties("tied:1", [0.75, 0.75], [0.25])]
+    found = rewardbench2.scores(five_subsets(rated=True) + perfect)
+    assert found["Ties"] == pytest.approx(1)
+    assert found["score"] == pytest.approx(2 / 6)
+
+
+def test_rewardbench2_has_no_mean_of_some_of_its_subsets():
+    found = rewardbench2.scores(five_subsets(rated=True)[:4])
+    assert isnan(found["score"])
+    assert isnan(found["mean without Ties"])
+
+
+def ties(number, right, wrong, rated=True):
+    """A row of the subset Ties with these ratings."""
+    score = {f"r{k}": value for k, value in enumerate(right)}
+    score |= {f"w{k}": value for k, value in enumerate(wrong)}
+    return result(score=score, passed={name: name[0] == "r" for name in score}, rated=rated,
                   problem_id=f"rewardbench2/Ties/{number}", category="Ties")
 
 
@@ -556,12 +754,14 @@ def test_the_ties_of_rewardbench2_ask_for_a_gap_wider_than_the_spread_of_the_rig
     # accurate: both tied rows, one of the two ref rows; wider than its spread: of each kind one
     margin = (tanh(0.375 / 0.25 - 1) + tanh(-0.25 / 0.25 - 1)) / 2
     expected = 0.3 * 1 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * margin
-    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(expected)
+    assert rewardbench2.scores(results)["Ties"] == pytest.approx(expected)
 
 
-def test_right_answers_without_any_spread_have_the_widest_margin():
-    results = [ties("ref:1", [1.0], [0.0]), ties("tied:1", [0.75, 0.75], [0.0])]
-    assert PREFERENCES["rewardbench2"].scores(results)["Ties"] == pytest.approx(1.01)
+def test_right_answers_without_any_spread_have_no_margin():
+    results = [ties("ref:1", [1.0], [0.5]), ties("tied:1", [0.75, 0.75], [0.25]),   # spread 0
+               ties("ref:2", [1.0], [0.5]), ties("tied:2", [0.75, 0.5], [0.125])]
+    margin = tanh(0.375 / 0.25 - 1)      # of the second alone
+    assert rewardbench2.scores(results)["Ties"] == pytest.approx(1 + 0.01 * margin)
 
 
 def test_judgebench_counts_pairs_with_more_right_than_wrong_judgments():
@@ -594,6 +794,22 @@ def test_rmb_asks_the_best_to_be_preferred_to_each_other_answer():
                result(RIGHT, SPLIT, category="Helpfulness, best of N")]
     found = PREFERENCES["rmb"].scores(results)
     assert found == {"Helpfulness, pairs": 0.75, "Helpfulness, best of N": 0.5, "score": 0.625}
+
+
+def test_lists_of_rmb_that_were_not_judged_pair_by_pair_have_no_share():
+    results = [result(RIGHT, category="Helpfulness, pairs"),
+               result(RIGHT, category="Helpfulness, best of N", comparable=False)]
+    found = PREFERENCES["rmb"].scores(results)
+    assert found["Helpfulness, pairs"] == 1
+    assert isnan(found["Helpfulness, best of N"])
+    assert isnan(found["score"])
+
+
+def test_votes_of_all_draws_decide_whether_the_only_other_answer_of_a_list_is_beaten():
+    for draws, beaten in (([RIGHT, SPLIT], 1), ([RIGHT, WRONG], 0)):
+        judged = result(category="Helpfulness, best of N")
+        judged.outcomes["best", "other"] = draws
+        assert PREFERENCES["rmb"].scores([judged])["Helpfulness, best of N"] == beaten
 
 
 def test_pairs_of_your_own_are_counted_by_judgment():
@@ -669,6 +885,15 @@ def test_select_says_nowhere_that_an_answer_passed_or_is_a_program(judged_pairs,
     assert "; not preferred" in printed
 
 
+def test_votes_for_the_tokens_of_waits_are_not_averaged_as_the_benchmark_reports(judged_pairs,
+                                                                                 capsys):
+    chosen(judged_pairs, "--rounds", "1", "--waits", "0", "1")
+    before, _, reported = capsys.readouterr().out.partition("as RewardBench reports, %")
+    assert "judge, trained, tokens of 1 wait" in before
+    assert "judge, trained, 1 wait" in reported
+    assert "tokens of" not in reported
+
+
 def test_ways_that_need_tests_or_log_probs_are_dashes(judged_pairs, capsys):
     chosen(judged_pairs, "--rounds", "1")
     printed = capsys.readouterr().out
@@ -691,6 +916,63 @@ def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):
     for file, more in (("problems.jsonl", problem), ("labelled.jsonl", row)):
         write_rows(judged_pairs / file, [more, *read_rows(judged_pairs / file)])
     assert "choose among each in a run of its own" in error(chosen, judged_pairs)
+
+
+def test_judgebench_is_scored_for_each_response_model_by_itself(tmp_path, capsys):
+    rows = [original("judgebench", pair_id=f"{k}", question=f"Question {k}?") for k in range(3)]
+    rows.append(original("judgebench", pair_id="9", response_model="claude-y", response_B="A rose.",
+                         source="livebench-math"))
+    folder = command(tmp_path, "judgebench", rows)
+    chosen(folder, "--rounds", "1")
+    printed = capsys.readouterr().out
+    header, *rows = printed[printed.index("as JudgeBench reports, %"):].splitlines()[:3]
+    assert header.split()[-3:] == ["knowledge", "overall", "math"]
+    assert rows[0].split() == ["judge,", "trained,", "on", "gpt-x", "100.0", "100.0", "-"]
+    assert rows[1].split() == ["judge,", "trained,", "on", "claude-y", "-", "0.0", "0.0"]
+
+
+def longest(a, b):
+    return "A" if len(a) > len(b) else "B"
+
+
+@pytest.mark.parametrize("name, row", [
+    ("rmb", bon_row("Blue, of course.", "Two.")),
+    ("rewardbench2", original("rewardbench2", rejected=["A long answer.", "Two.", "Six."])),
+])
+@pytest.mark.parametrize("flags, method, share", [
+    (["--rounds", "1"], "judge, trained", "-"),
+    (["--rounds", "3"], "judge, trained", "-"),
+    (["--aggregate", "round-robin"], "judge, trained, round-robin", "0.0"),
+])
+def test_lists_have_a_number_only_where_each_pair_was_judged_once(name, row, flags, method, share,
+                                                                  tmp_path, capsys):
+    """The judge prefers a wrong answer of each list; in rounds, not all others meet it."""
+    folder = command(tmp_path, name, [{**row, "id": f"{k}", "bon_uid": f"{k}"} for k in range(8)])
+    chosen(folder, *flags, says=longest)
+    printed = capsys.readouterr().out
+    reported = printed[printed.index(f"as {PREFERENCES[name].TITLE} reports, %"):]
+    assert reported.splitlines()[1].split()[len(method.split())] == share
+    pairs = reported[reported.index("% of pairs"):]
+    assert pairs.splitlines()[1].split()[-1] == share     # best of N
+    assert ("judge lists with --aggregate round-robin" in reported) == (share == "-")
+
+
+def test_ratings_of_single_answers_have_the_ties_that_a_judge_of_pairs_has_not(tmp_path, capsys):
+    rows = [original("rewardbench2", id=f"{k}", subset=subset, models=["a"])
+            for k, subset in enumerate(rewardbench2.FIVE)]
+    rows.append(original("rewardbench2", id="ref:1", subset="Ties", models=["a"]))
+    rows.append(original("rewardbench2", id="tied:1", subset="Ties", models=["a"], num_correct=2,
+                         chosen=["Red.", "Blue."], rejected=["Seven.", "Seven."]))
+    folder = command(tmp_path, "rewardbench2", rows)
+    chosen(folder, "--aggregate", "round-robin", says=longest, label="judge, untrained")
+    printed = capsys.readouterr().out
+    reported = printed[printed.index("as RewardBench 2 reports, %"):]
+    # all are rated 1/2: a quarter of the best of four, and no right answer above a wrong one
+    rated = line_of(reported, "judge, untrained, pointwise")[3:]
+    assert rated == ["25.0"] * 5 + ["0.0", f"{5 * 25 / 6:.1f}", "25.0"]
+    voted = line_of(reported, "judge, untrained, round-robin")[3:]
+    assert voted[5:] == ["-", "-", voted[0]]
+    assert "a judge of pairs\nhas no Ties and no score" in reported
 
 
 def test_rows_of_a_source_of_your_own_are_reported_as_pairs(judged_pairs, capsys):

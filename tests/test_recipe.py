@@ -45,6 +45,9 @@ STAND_INS = {
     "--problems RISE.jsonl": "--problems {rise}",
     "--problems CodePrefBench/eval": "--problems {codepref}",
     "--benchmark rewardbench": "--benchmark rewardbench --problems {rewardbench}",
+    "--benchmark rewardbench2": "--benchmark rewardbench2 --problems {rewardbench2}",
+    "--problems RMB_dataset": "--problems {rmb}",
+    "--problems JudgeBench/data": "--problems {judgebench}",
     "runs/daj": "{runs}",
     "runs/j1": "{j1}",
     "--nproc-per-node 8": "--nproc-per-node 2",
@@ -197,6 +200,35 @@ def rewardbench_row(k):
     }
 
 
+REWARDBENCH2_ROW = {"id": "1", "prompt": "Name a colour.", "chosen": ["Red."],
+                    "rejected": ["One.", "Two.", "Six."], "models": ["m"], "subset": "Focus"}
+
+
+def rmb_files(folder):
+    """A pair and a list of three of RMB."""
+    row = {"conversation_input": [{"role": "user", "content": "Name a colour."}]}
+    best, other, third = [{"llm_name": "m", "answer": text} for text in ("Red.", "One.", "Two.")]
+    pair = {**row, "pair_uid": "1", "category_path": "Pairwise_set/Helpfulness/Chat/Casual",
+            "chosen": best, "reject": other}
+    three = {**row, "bon_uid": "2", "category_path": "BoN_set/Harmlessness/S1",
+             "bon_best": best, "loser_list": [other, third]}
+    folder.mkdir()
+    for kind, item in (("Pairwise_set", pair), ("BoN_set", three)):
+        (folder / f"{kind}.json").write_text(json.dumps([item]), encoding="utf-8")
+    return folder
+
+
+def judgebench_files(folder):
+    """Two files of JudgeBench, each of a response model."""
+    folder.mkdir()
+    for model in ("m", "n"):
+        rows = [{"pair_id": f"{model}{k}", "source": "livebench-math", "response_model": model,
+                 "question": f"What is {k} and 2?", "response_A": f"{k + 2}", "response_B": f"{k}",
+                 "label": "A>B"} for k in range(2)]
+        write_lines(folder / f"{model}.jsonl", rows)
+    return folder
+
+
 DAYS = {
     "train": ["2023-09-02", "2024-01-07", "2024-03-03", "2024-05-05", "2024-06-02", "2024-07-31"],
     "meta": ["2024-08-01", "2024-10-05", "2024-11-30"],
@@ -230,6 +262,9 @@ def places(tmp_path_factory):
         "rise": write_lines(folder / "rise.jsonl", [rise_row(k) for k in range(60)]),
         "codepref": codepref_files(folder / "codepref"),
         "rewardbench": write_lines(folder / "filtered.jsonl", map(rewardbench_row, range(4))),
+        "rewardbench2": write_lines(folder / "test.jsonl", [REWARDBENCH2_ROW]),
+        "rmb": rmb_files(folder / "rmb"),
+        "judgebench": judgebench_files(folder / "judgebench"),
     }
 
 
@@ -437,7 +472,10 @@ def check_selections(runs):
 
 
 def check_preferences(runs):
-    """J1's stages on pairs that were never executed; each pair of the benchmarks in both orders."""
+    """J1's stages on pairs that were never executed; each pair of the benchmarks in both orders.
+
+    Of each benchmark: pairs of answers, and answers of the problem that has the most.
+    """
     splits = Counter(row["split"] for row in read_problems(runs / "problems.jsonl").values())
     assert splits.keys() == {"train", "meta", "dev"}
     assert splits.total() == 60
@@ -451,14 +489,18 @@ def check_preferences(runs):
         stages = [(row["step"], row.get("cold")) for row in metrics]
         assert stages == [(0, None), (1, True), (2, True), (3, False), (4, False)]
 
-    for benchmark, name in (("codepref", "codeprefbench"), ("rewardbench", "rewardbench")):
+    for benchmark, name, pairs, most in (("codepref", "codeprefbench", 4, 2),
+                                         ("rewardbench", "rewardbench", 4, 2),
+                                         ("rewardbench2", "rewardbench2", 6, 4),
+                                         ("rmb", "rmb", 1 + 3, 3),
+                                         ("judgebench", "judgebench", 4, 2)):
         judgments = read_rows(runs / benchmark / "judgments.jsonl")
         first = {(row["judge"], row["a"], row["b"], row["problem_id"]) for row in judgments
                  if row["b"] and not row["wait"]}
-        assert len(first) == 2 * 4 * 2      # two judges, four pairs, two orders
+        assert len(first) == 2 * pairs * 2      # two judges, two orders
         chosen = read_rows(runs / benchmark / "selections.jsonl", key=("problem_id", "method", "n"))
         assert {row["problem_id"].partition("/")[0] for row in chosen} == {name}
-        assert {row["n"] for row in chosen} == {2}
+        assert {row["n"] for row in chosen} == {most}
 
 
 # ---------------------------------------------------------------- the README's commands

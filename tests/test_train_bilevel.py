@@ -339,6 +339,16 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
     assert f"{never} of {len(rows)} pairs never moved a weight" in printed
 
 
+def test_the_next_command_chooses_on_the_split_that_was_evaluated(settings, capsys):
+    cfg = settings(eval_split="dev")
+    figures = {name: 0.5 for _, name, _ in tb.FIGURES}
+    weight = {"weight_domain": "d", "weight": 1.0, "visits": 1, "informed": 1}
+    tb.report(cfg, [figures, figures], [weight], 3)
+    next_line = capsys.readouterr().out.splitlines()[-1]
+    assert next_line.startswith("next: python select.py --problems")
+    assert " --split dev " in next_line
+
+
 def test_the_judge_stays_while_it_is_frozen(trainer):
     """--freeze-judge-steps 4: θ is the start's for 4 steps and moves in the fifth; weights learn
     from the second on."""

@@ -29,8 +29,9 @@ def fetch(source, since, flag):
         link = source.by_hand or f"https://huggingface.co/datasets/{source.repository}/resolve/main/{file}"
         advice = f"fetch {link} by hand and pass --problems {link.rpartition('/')[2]}"
         if file.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
+            instead = f", or {advice}" if source.by_hand else ""    # the same file by hand is parquet, too
             raise UserError(f"{flag}: the hub has {source.repository} as parquet, which wants pyarrow: "
-                            f"pip install pyarrow, or {advice}")
+                            f"pip install pyarrow{instead}")
         from huggingface_hub import hf_hub_download
         try:
             yield hf_hub_download(source.repository, file, repo_type="dataset")
@@ -57,7 +58,7 @@ def original_rows(path):
 def parquet_rows(path):
     if not importlib.util.find_spec("pyarrow"):
         raise UserError(f"{path}: parquet files want pyarrow (pip install pyarrow); "
-                        "or pass the benchmark's JSON file to --problems")
+                        "or pass the same rows as JSON Lines to --problems")
     from pyarrow.parquet import ParquetFile
     for batch in ParquetFile(path).iter_batches(batch_size=64):
         yield from batch.to_pylist()
@@ -70,6 +71,10 @@ def json_rows(path):
         if is_array:
             yield from json.load(file)
             return
-        for line in file:
-            if line.strip():
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: cannot be read as JSON ({error})") from None

@@ -17,13 +17,17 @@ shortest:
     SOURCE                where its files are on the hub (data/benchmarks/files.py), or None
     HOME                  where they can be fetched by hand
     describe(row, path)   an original row -> the fields of its problem row that are its own (`id`,
-                          `prompt`, `category`, `domain`, and more where it has them), and under
-                          `preferred` and `others` the answers, each (text, policy)
+                          `prompt`, `category`, `domain`, and more where it has them; `set` where
+                          it has several that are scored each by itself), and under `preferred` and
+                          `others` the answers, each (text, policy)
     UNDECIDED             what a judgment without a verdict counts: 1 is right, 0 is wrong
     scores(results)       {name: share}, what the benchmark reports (scores.py)
 
 and in its docstring the rule that `scores` follows, with its source. A category is what the
-benchmark reports on, a domain a part of it.
+benchmark reports on, a domain a part of it. Where they are needed it has, too,
+
+    NOTE                  what has to be said under its table
+    RATED                 True: `scores` also takes ratings of single answers (scores.py, `rated`)
 """
 import hashlib
 import random
@@ -48,6 +52,7 @@ PREFERENCES = {
     "pairs": pairs,
 }
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")  # of files in a folder
+TO_LEARN_FROM = ("train", "meta")  # splits
 
 
 def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
@@ -57,11 +62,11 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
     paths:    JSONL, a JSON array or parquet, the first two plain or .gz, or a folder of such files.
     shares:   ((split, share), ...): each problem falls into one of them by its prompt alone, so two
               with the same prompt never part.
-    left_out: a Counter of the rows that say nothing new, by reason.
+    left_out: a Counter of what could not be asked or need not be learned twice, in words.
     Raises UserError naming file, row and field.
     """
     left_out = Counter() if left_out is None else left_out
-    seen = set()
+    seen = set()     # digests of what rows to train on said
     ids = Counter()
     for path in files_in(paths):
         number = 0
@@ -70,15 +75,18 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
             check_fields(row, {}, place)
             with errors_name(place, name):
                 item = PREFERENCES[name].describe(row, Path(path))
-            reason = says_nothing(item, seen)
-            if reason:
-                left_out[reason] += 1
+            split = split_of(item["prompt"], shares)
+            if not can_be_asked(item, left_out):
+                continue
+            # A benchmark counts a row that repeats another, too; to train on, it is no new row.
+            if split in TO_LEARN_FROM and is_repeated(item, seen):
+                left_out["rows to train on that repeat an earlier one"] += 1
                 continue
             # A benchmark may have several pairs under one id: the second is ID/2.
             ids[item["id"]] += 1
             count = ids[item["id"]]
             problem_id = f"{name}/{item['id']}" + (f"/{count}" if count > 1 else "")
-            problem = problem_row(name, problem_id, item, split_of(item["prompt"], shares))
+            problem = problem_row(name, problem_id, item, split)
             candidates = candidate_rows(problem_id, item)
             check_fields(problem, PROBLEM, place)
             for candidate in candidates:
@@ -97,23 +105,43 @@ def files_in(paths):
         found = [file for file in sorted(path.rglob("*")) if file.name.endswith(SUFFIXES)]
         if not found:
             raise UserError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+        for file in found:
+            if file.with_name(f"{file.name}.gz") in found:
+                raise UserError(f"{file}: lies beside {file.name}.gz, and would be read twice: "
+                                "take one of them away")
         yield from found
 
 
-def says_nothing(item, seen):
-    """Why a row adds nothing, or None. seen: digests of what rows before it said; it is added."""
-    preferred = frozenset(text for text, _ in item["preferred"])
-    others = frozenset(text for text, _ in item["others"])
-    if not preferred or not others:
-        return "have no answer of one kind"
-    if preferred & others:
-        return "prefer an answer to itself"
-    said = (item["prompt"], item.get("criterion"), sorted(preferred), sorted(others))
+def can_be_asked(item, left_out):
+    """Is there a preferred answer and another? Others with a preferred one's text are taken out.
+
+    What is left out is counted, a row or an answer.
+    """
+    if not item["preferred"] or not item["others"]:
+        left_out["rows with no preferred answer, or with no other"] += 1
+        return False
+    preferred = {text for text, _ in item["preferred"]}
+    different = [(text, policy) for text, policy in item["others"] if text not in preferred]
+    if not different:
+        left_out["rows that prefer an answer to itself"] += 1
+        return False
+    if len(different) < len(item["others"]):
+        twins = len(item["others"]) - len(different)
+        left_out["answers that lost, with the text of a preferred one of their row"] += twins
+        item["others"] = different
+    return True
+
+
+def is_repeated(item, seen):
+    """Did a row before it say the same? seen: digests of what those said; that of this is added."""
+    preferred = sorted({text for text, _ in item["preferred"]})
+    others = sorted({text for text, _ in item["others"]})
+    said = (item["prompt"], item.get("criterion"), preferred, others)
     digest = hashlib.sha256(repr(said).encode(errors="replace")).digest()
     if digest in seen:
-        return "repeat an earlier row"
+        return True
     seen.add(digest)
-    return None
+    return False
 
 
 def problem_row(name, problem_id, item, split):

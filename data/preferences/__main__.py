@@ -54,7 +54,8 @@ def shares_of(words):
             raise UserError(f"{asked}: {share!r} is no number") from None
     parts = [share for _, share in shares]
     all_different = len({split for split, _ in shares}) == len(shares)
-    if not all_different or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+    adds_up = abs(sum(parts) - 1) <= 1e-6       # which nan does not
+    if not all_different or min(parts) < 0 or not adds_up:
         raise UserError(f"{asked}: name one split, or different ones with shares that add up to 1")
     return tuple(shares)
 
@@ -90,12 +91,13 @@ def report(problems, labelled, left_out, problems_file, cfg):
     by_split = ", ".join(f"{count[split]} {split}" for split, _ in cfg.shares)
     print(f"{len(problems)} problems ({by_split}) with {len(labelled)} answers, "
           "labelled by preference; nothing was executed")
-    for reason, number in left_out.items():
-        print(f"note: {number} rows {reason} and are left out")
+    for what, number in left_out.items():
+        print(f"note: left out: {number} {what}")
     print(f"problems: {problems_file}\nlabelled: {cfg.out}")
     stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
     if count["train"]:
-        stage = "train_bilevel.py --lora-rank 16"
+        held_out = next(split for split in ("test", "dev", "meta", "train") if count[split])
+        stage = f"train_bilevel.py --lora-rank 16 --eval-split {held_out}"
     print(f"next: python {stage} --problems {problems_file} --labelled {cfg.out} "
           "--max-new-tokens 1024 --judge NAME_OR_PATH")
 

@@ -6,10 +6,10 @@ human-preference-alignment. The files are for evaluation: their authors ask not 
 (CC BY-NC 4.0).
 
 Its rule (codefavor/evaluate.py in the authors' repository): comments and docstrings are taken out
-of the programs, except for human preference; the judge is told what counts (here in our words,
-CRITERIA); accuracy in each aspect, where no verdict counts half; the total is the mean of the four
-aspects, and without human preference that of three. There each pair is judged once, as it stands,
-here in both orders.
+of both programs, or of neither where one cannot be parsed, and stay for human preference; the judge
+is told what counts (here in our words, CRITERIA); accuracy in each aspect, where no verdict counts
+half; the total is the mean of the four aspects, and without human preference that of three. There
+each pair is judged once, as it stands and at temperature 0, here in both orders.
 """
 import ast
 
@@ -36,10 +36,10 @@ def describe(row, path):
                         f"before -alignment.jsonl; this is {path.name}")
     choices = texts_of(row, "choices")
     better = row["gt_choice"]
-    if len(choices) != 2 or better not in (0, 1):
+    if len(choices) != 2 or type(better) is not int or better not in (0, 1):
         raise UserError("field 'choices' must be two programs, and 'gt_choice' 0 or 1")
     if aspect != "human-preference":
-        choices = [without_comments(program) for program in choices]
+        choices = without_comments(choices)
     task_id = text_of(row, "task_id")
     return {
         "id": f"{aspect}/{task_id}",
@@ -52,12 +52,20 @@ def describe(row, path):
     }
 
 
-def without_comments(program):
-    """The program without comments and docstrings; as it is where it cannot be parsed."""
+def without_comments(programs):
+    """The programs without comments and docstrings; as they are where one cannot be parsed.
+
+    Else comments, and not what the programs do, would tell the two apart.
+    """
     try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError):
-        return program
+        return [bare(program) for program in programs]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return programs
+
+
+def bare(program):
+    """A program without comments and docstrings. Raises what ast.parse and ast.unparse do."""
+    tree = ast.parse(program)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             kept = [line for line in node.body if not is_text(line)]

@@ -10,6 +10,14 @@ def text_of(row, name):
     return value
 
 
+def one_of(row, name, known):
+    """A field that must be one of the known names: another would change a score without a word."""
+    value = text_of(row, name)
+    if value not in known:
+        raise UserError(f"field {name!r} is {value!r}; must be one of {', '.join(known)}")
+    return value
+
+
 def texts_of(row, name):
     """A field that must be a list of texts."""
     value = row[name]

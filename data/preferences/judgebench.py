@@ -5,7 +5,8 @@ response_B and label ("A>B" or "B>A").
 
 Its rule (utils/metrics.py there): both orders are judged, and a right judgment counts +1, a wrong
 one -1, one without a verdict 0; the pair is right if the sum is above 0. So two contradicting
-judgments are a tie, which is not right. Categories are told by `source`.
+judgments are a tie, which is not right. Categories are told by `source`. The pairs of each response
+model are a set, in a file of its own, and scored by themselves.
 """
 from data.preferences.fields import text_of
 from data.preferences.scores import by_field, more_right_than_wrong, share_of_pairs
@@ -34,6 +35,7 @@ def describe(row, path):
     return {
         "id": text_of(row, "pair_id"),
         "prompt": text_of(row, "question"),
+        "set": policy,
         "category": category_of(source),
         "domain": source,
         "preferred": [a if label == "A>B" else b],

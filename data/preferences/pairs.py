@@ -1,8 +1,10 @@
 """Preference pairs in the common form, to train on: RISE, Skywork-Reward-Preference, your own.
 
 Rows: `prompt` (or `question`), `chosen` and `rejected`. Each of these is text or a list of turns
-{"role", "content"}. Without a prompt, chosen and rejected are whole conversations that differ in
-their last turn alone. A row may add source, category, difficulty, chosen_model and rejected_model.
+{"role", "content"}. Where chosen and rejected have more than one turn, they are whole conversations
+that differ in their last, which is the assistant's. A prompt beside them may be left out, or must
+be the text of that conversation. A row may add source, category, difficulty, chosen_model and
+rejected_model.
 
 J1 (2505.11875) trains on RISE (2502.11689), whose published rows are prompts of a judge with
 judgments; how their fields are called could not be established. Of such rows take the question and
@@ -37,30 +39,42 @@ def describe(row, path):
 
 def texts_of_pair(row):
     """(prompt, preferred answer, other answer)"""
-    name = "question" if "question" in row else "prompt"
-    if name in row:
-        prompt = row[name] if isinstance(row[name], str) else conversation(row[name], name)
-        return prompt, last_turn(row, "chosen"), last_turn(row, "rejected")
-    chosen = turns_of(row, "chosen")
-    rejected = turns_of(row, "rejected")
-    if chosen[:-1] != rejected[:-1]:
-        raise UserError("without a 'prompt', 'chosen' and 'rejected' must differ "
-                        "in their last turn alone")
-    return conversation(chosen[:-1], "chosen"), last_turn(row, "chosen"), last_turn(row, "rejected")
+    prompt = prompt_of(row)
+    before, chosen = turns_and_answer(row, "chosen")
+    before_other, rejected = turns_and_answer(row, "rejected")
+    if before != before_other:
+        raise UserError("'chosen' and 'rejected' must differ in their last turn alone")
+    if not before:
+        if prompt is None:
+            raise UserError("field 'prompt' (or 'question') is missing")
+        return prompt, chosen, rejected
+    before = conversation(before, "chosen")
+    if prompt is not None and prompt.strip() != before.strip():
+        raise UserError("the prompt is not the text of the conversation in 'chosen' "
+                        "before its last turn: leave it out")
+    return before, chosen, rejected
 
 
-def last_turn(row, name):
-    """An answer: the field, or the content of its last turn."""
+def prompt_of(row):
+    """The prompt beside the answers, as text; None where there is none."""
+    names = [name for name in ("question", "prompt") if name in row]
+    if len(names) == 2:
+        raise UserError("has both 'question' and 'prompt': leave one out")
+    for name in names:
+        return row[name] if isinstance(row[name], str) else conversation(row[name], name)
+
+
+def turns_and_answer(row, name):
+    """(turns before the answer, answer): the field, or its last turn, which is the assistant's."""
     if isinstance(row[name], str):
-        return row[name]
-    return text_of(turns_of(row, name)[-1], "content")
-
-
-def turns_of(row, name):
+        return [], row[name]
     turns = row[name]
     if not isinstance(turns, list) or not turns or not isinstance(turns[-1], dict):
         raise UserError(f"field {name!r} must be text or a list of turns")
-    return turns
+    role = text_of(turns[-1], "role")
+    if role != "assistant":
+        raise UserError(f"field {name!r}: its last turn must be the assistant's, found {role!r}")
+    return turns[:-1], text_of(turns[-1], "content")
 
 
 def scores(results):

@@ -1,15 +1,17 @@
 """What select.py prints of preference data beside its own tables: what each benchmark reports."""
 from data.preferences import PREFERENCES, pairs
-from data.preferences.scores import (accuracy, best_of_n, by_field, is_tied, result_of,
-                                     right_in_both, same_choice, share_of_pairs)
+from data.preferences.scores import (accuracy, are_comparable, best_of_n, by_field, is_tied,
+                                     rated_result, result_of, right_in_both, same_choice,
+                                     share_of_pairs)
 from data.tables import print_table
 
 
-def print_preferences(problems, candidates, judged):
+def print_preferences(problems, candidates, judged, rated):
     """Print, for each benchmark among the problems, what it reports of each method, and the pairs.
 
     problems: {problem_id: row}.   candidates: {problem_id: rows of labelled.jsonl}.
     judged:   {method: {problem_id: rows of judgments.jsonl}}.
+    rated:    {method: {(problem_id, text): rating}}, of judges that see each answer alone.
     """
     by_source = {}
     for problem in problems.values():
@@ -22,8 +24,18 @@ def print_preferences(problems, candidates, judged):
                                          judgments[problem["problem_id"]]) for problem in own]
         if not results:
             continue
+        ratings = {}
+        if getattr(benchmark, "RATED", False):
+            for method, rating in rated.items():
+                ratings[method] = [rated_result(problem, candidates[problem["problem_id"]], rating)
+                                   for problem in own]
         print()
-        print_table(scores_table(benchmark, results))
+        print_table(scores_table(benchmark, {**ratings, **results}))
+        if hasattr(benchmark, "NOTE"):
+            print(benchmark.NOTE)
+        if not all(map(are_comparable, results.values())):
+            print("-: answers of a list are compared where each two were judged once: "
+                  "judge lists with --aggregate round-robin")
         for method in results:
             if " wait" not in method:     # what thinking on changes stands in the first table
                 print()
@@ -35,14 +47,24 @@ def print_preferences(problems, candidates, judged):
 
 
 def scores_table(benchmark, results):
-    """A row for each method with what the benchmark reports. results: {method: [Result]}."""
+    """A row for each method, and each of the benchmark's sets, with what it reports.
+
+    results: {method: [Result]}.
+    Votes for as many tokens as Waits have are left out: here each of their draws would count by
+    itself, whatever the votes choose. select.py's first table and that of Waits have them.
+    """
     table = []
     for method, own in results.items():
-        row = {f"as {benchmark.TITLE} reports, %": method}
-        for name, share in benchmark.scores(own).items():
-            row[name] = shown(share)
-        table.append(row)
-    return table
+        if ", tokens of " in method:
+            continue
+        for name, part in by_field(own, "set").items():
+            on = f", on {name}" if "set" in part[0].problem else ""
+            row = {f"as {benchmark.TITLE} reports, %": method + on}
+            for figure, share in benchmark.scores(part).items():
+                row[figure] = shown(share)
+            table.append(row)
+    columns = dict.fromkeys(column for row in table for column in row)
+    return [{column: row.get(column, "-") for column in columns} for row in table]
 
 
 def pairs_table(benchmark, method, results):

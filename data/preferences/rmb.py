@@ -8,10 +8,15 @@ answer may win here and lose there, so each pair is a problem of its own.
 Its rule, second hand (from papers that report on it): the share of right pairs, and the share of
 lists whose best answer is preferred to each of the others, for each goal; the total is the mean of
 these four. That an answer is preferred if more of its two judgments are for it than against is our
-reading.
+reading. Lists have a share only where each pair of answers was judged once (`--aggregate
+round-robin`): one whose best answer has not met all others is easier to get right, one where they
+met often harder.
 """
+from math import nan
+
 from data.preferences.fields import conversation, text_of
-from data.preferences.scores import accuracy, by_field, mean, more_right_than_wrong
+from data.preferences.scores import (accuracy, are_comparable, by_field, mean,
+                                     more_right_than_wrong)
 from data.rows import UserError
 
 TITLE = "RMB"
@@ -19,14 +24,16 @@ SOURCE = None
 HOME = "https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark/tree/main/RMB_dataset"
 UNDECIDED = 0.0
 SETS = {"Pairwise_set": "pairs", "BoN_set": "best of N"}
+GOALS = ["Helpfulness", "Harmlessness"]
 
 
 def describe(row, path):
     category_path = text_of(row, "category_path")
-    kind, goal, *scenario = category_path.split("/")
-    if kind not in SETS or not scenario:
-        raise UserError(f"field 'category_path' is {category_path!r}; "
-                        f"must be SET/GOAL/SCENARIO, where SET is {' or '.join(SETS)}")
+    kind, _, rest = category_path.partition("/")
+    goal, _, scenario = rest.partition("/")
+    if kind not in SETS or goal not in GOALS or not scenario:
+        raise UserError(f"field 'category_path' is {category_path!r}; must be SET/GOAL/SCENARIO, "
+                        f"where SET is {' or '.join(SETS)} and GOAL {' or '.join(GOALS)}")
     if kind == "Pairwise_set":
         number = row["pair_uid"]
         preferred = answer_of(row["chosen"])
@@ -39,7 +46,7 @@ def describe(row, path):
         "id": f"{category_path}/{number}",
         "prompt": conversation(row["conversation_input"], "conversation_input"),
         "category": f"{goal}, {SETS[kind]}",
-        "domain": "/".join(scenario),
+        "domain": scenario,
         "preferred": [preferred],
         "others": others,
     }
@@ -55,8 +62,20 @@ def scores(results):
     found = {}
     for category, own in by_field(results, "category").items():
         if category.endswith(SETS["BoN_set"]):
-            found[category] = mean(all(map(more_right_than_wrong, result.pairs)) for result in own)
+            found[category] = lists_right(own)
         else:
             found[category] = accuracy(own, UNDECIDED)
     found["score"] = mean(found.values())
     return found
+
+
+def lists_right(results):
+    """Share of lists whose best answer is preferred to each other one; nan as in `best_of_n`."""
+    if not are_comparable(results):
+        return nan
+    return mean(all(map(is_preferred, result.outcomes.values())) for result in results)
+
+
+def is_preferred(draws):
+    """Are more judgments of a pair for the best answer than against? draws: its outcomes."""
+    return more_right_than_wrong([outcome for pair in draws for outcome in pair])

@@ -12,20 +12,37 @@ from math import nan
 class Result:
     """How one method judged one problem."""
     problem: dict
-    pairs: list      # of (outcome, outcome), one for each pair and draw
-    share: dict      # {candidate_id: share of its judgments that it won}, of those that were judged
-    passed: dict     # {candidate_id: was it preferred?}
+    outcomes: dict         # {(preferred, other): its (outcome, outcome) in each draw}
+    score: dict            # {candidate_id: share of its judgments that it won, or its rating}
+    passed: dict           # {candidate_id: was it preferred?}
+    comparable: bool       # do the scores say which of its answers is the best?
+    rated: bool = False    # each answer was rated by itself: there are no pairs
+
+    @property
+    def pairs(self):
+        """The (outcome, outcome) of all pairs and draws."""
+        return [pair for draws in self.outcomes.values() for pair in draws]
 
 
 def result_of(problem, candidates, judgments):
-    """candidates: rows of labelled.jsonl.   judgments: rows of judgments.jsonl, in both orders."""
+    """A Result of rows of labelled.jsonl and of judgments.jsonl, in both orders.
+
+    Of answers with the same text the first is judged for all (select.py, `programs`): each has its
+    share. Shares of more than two answers are comparable if each pair of them was judged once: with
+    other rivals, or with one more often, an answer would win another share.
+    """
     passed = {row["candidate_id"]: row["passed"] for row in candidates}
+    first = {}                   # {text: the answer that is judged}
+    for row in candidates:
+        first.setdefault(row["code"], row["candidate_id"])
     outcome = {}                 # of (draw, A, B), where one of A and B is preferred
     won = defaultdict(int)
     judged = defaultdict(int)
+    met = defaultdict(int)       # {pair of answers: judgments}
     for row in judgments:
         a = row["a"]
         b = row["b"]
+        met[frozenset((a, b))] += 1
         judged[a] += 1
         judged[b] += 1
         if row["verdict"] is not None:
@@ -33,12 +50,24 @@ def result_of(problem, candidates, judgments):
         if passed[a] != passed[b]:
             right = "A" if passed[a] else "B"
             outcome[row["draw"], a, b] = None if row["verdict"] is None else row["verdict"] == right
-    pairs = []
+    outcomes = defaultdict(list)
     for draw, a, b in outcome:
         if passed[a]:
-            pairs.append((outcome[draw, a, b], outcome[draw, b, a]))
-    share = {candidate_id: won[candidate_id] / judged[candidate_id] for candidate_id in judged}
-    return Result(problem, pairs, share, passed)
+            outcomes[a, b].append((outcome[draw, a, b], outcome[draw, b, a]))
+    share = {}
+    for row in candidates:
+        twin = first[row["code"]]
+        share[row["candidate_id"]] = won[twin] / max(judged[twin], 1)
+    every_pair = len(met) == len(first) * (len(first) - 1) // 2
+    once = all(count == 2 for count in met.values())     # in both orders
+    return Result(problem, dict(outcomes), share, passed, every_pair and (once or len(first) == 2))
+
+
+def rated_result(problem, candidates, ratings):
+    """A Result of a judge that saw each answer alone. ratings: {(problem_id, text): rating}."""
+    passed = {row["candidate_id"]: row["passed"] for row in candidates}
+    score = {row["candidate_id"]: ratings[row["problem_id"], row["code"]] for row in candidates}
+    return Result(problem, {}, score, passed, comparable=True, rated=True)
 
 
 def by_field(results, field):
@@ -86,15 +115,20 @@ def is_tied(pair):
     return pair.count(True) == pair.count(False)
 
 
+def are_comparable(results):
+    return all(result.comparable for result in results)
+
+
 def best_of_n(results):
-    """How often a preferred answer won the largest share of its judgments.
+    """How often a preferred answer has the highest score; nan if scores are not comparable.
 
     Where k answers share the first place, each of them is the choice with probability 1/k.
     """
+    if not are_comparable(results):
+        return nan
     chosen = []
     for result in results:
-        if result.share:
-            most = max(result.share.values())
-            first = [name for name, share in result.share.items() if share == most]
-            chosen.append(mean(result.passed[name] for name in first))
+        most = max(result.score.values())
+        first = [name for name, score in result.score.items() if score == most]
+        chosen.append(mean(result.passed[name] for name in first))
     return mean(chosen)
