@@ -894,7 +894,8 @@ def first_line(error):
 
 # What limits how many tokens a model can look back on, by the names that its config may have for
 # it.
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
+             "max_target_positions")
 WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "keep_window_size",
            "local_attention", "window_size", "index_topk")
 

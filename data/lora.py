@@ -42,8 +42,9 @@ class LoRALinear(nn.Module):
         return y + adapted.to(y.dtype)
 
     def record_rows(self, x, low, d_adapted):
-        """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row: self.row_gradients [R, r·in + out·r].
+        """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row.
 
+        They are left in self.row_gradients: [R, r·in + out·r].
         x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(its output): [R, W, out].
         """
         if x.dim() != 3:
@@ -86,11 +87,24 @@ def add_lora(model, rank, alpha, seed):
     if not n_adapters:
         raise UserError(f"--lora-rank {rank}: {type(model).__name__} has no nn.Linear layers to "
                         "adapt; train all of its parameters (--lora-rank 0), or take another judge")
+    refuse_bypassed_adapters(model, rank)
     note = f"adapters on {n_adapters} linear layers"
     left_out = without_adapter(model)
     if left_out:
         note += f"; none on {', '.join(left_out)}"
     return note
+
+
+@torch.no_grad()
+def refuse_bypassed_adapters(model, rank):
+    """Raise UserError if a layer takes a weight from another one's linear layer, past the adapter."""
+    ids = torch.ones(1, 2, dtype=torch.long, device=model.device)
+    try:
+        model.base_model(input_ids=ids, use_cache=False)
+    except AttributeError as error:
+        raise UserError(f"--lora-rank {rank}: a layer of {type(model).__name__} reads the weight of a "
+                        f"linear layer itself ({error}), past an adapter: train all of its parameters "
+                        "(--lora-rank 0), or take another judge") from None
 
 
 def without_adapter(model):
@@ -135,11 +149,11 @@ def add_gradients_of_rows(model, pair_of_row, gradients):
     """
     n_pairs = len(gradients)
     # [B, R], 1 where the row is of the pair. A product, as index_add_ adds in any order on a GPU.
-    is_of = nn.functional.one_hot(pair_of_row, n_pairs).T.to(gradients.dtype)
+    belongs = nn.functional.one_hot(pair_of_row, n_pairs).T.to(gradients.dtype)
     start = 0
     for adapter in adapters_of(model):
         end = start + adapter.row_gradients.shape[1]
-        gradients[:, start:end] += is_of @ adapter.row_gradients
+        gradients[:, start:end] += belongs @ adapter.row_gradients
         start = end
 
 
@@ -171,7 +185,8 @@ def can_split_by_row(model, device):
     found = torch.zeros(2, sum(p.numel() for p in parameters), device=device)
     with recording_rows(model):
         gradient_of(outputs().sum())
-        apart = all(has_rows(adapter.row_gradients, 2) for adapter in adapters)
+        rows = [adapter.row_gradients for adapter in adapters]
+        apart = all(gradient is not None and len(gradient) == 2 for gradient in rows)
         if apart:
             add_gradients_of_rows(model, torch.arange(2, device=device), found)
     for row in range(2):
@@ -181,10 +196,6 @@ def can_split_by_row(model, device):
     for adapter in adapters:
         nn.init.zeros_(adapter.b)
     return apart
-
-
-def has_rows(row_gradients, count):
-    return row_gradients is not None and len(row_gradients) == count
 
 
 def merge_lora(model):

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import sample
 import train_bilevel
+from data.lora import add_lora
 from data.rows import EDGES, ROOT, UserError, read_rows
 from kernels.packing import make_packs
 
@@ -401,6 +402,20 @@ def test_a_huge_bias_of_the_head_does_not_hide_a_difference():
         model.get_output_embeddings().bias[-8:] = -1e9
     with pytest.raises(UserError, match="is not supported"):
         sample.check_model(model, "--model x")
+
+
+def test_a_layer_that_reads_past_an_adapter_is_refused():
+    model = build("Llama")
+    attention = model.model.layers[0].self_attn
+    forward = attention.forward
+
+    def reads_a_weight(*inputs, **named):
+        attention.q_proj.weight.norm()
+        return forward(*inputs, **named)
+
+    attention.forward = reads_a_weight
+    with pytest.raises(UserError, match="--lora-rank 4: a layer of LlamaForCausalLM reads the weight .* past an adapter"):
+        add_lora(model, 4, 8.0, seed=0)
 
 
 # ---------------------------------------------------------------- text and tokens
