@@ -24,9 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING  
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from data.rows import EDGES, UserError  # noqa: E402
+from data.shards import SHARDED  # noqa: E402
 from kernels.packing import make_packs  # noqa: E402
 from sample import end_ids, generate, load_model, logits_of, pad_id  # noqa: E402
-from data.shards import SHARDED  # noqa: E402
 
 VOCABULARY = 600
 MOST_PARAMETERS = 4_000_000
