@@ -45,6 +45,7 @@ MAX_FILES = 64 << 20  # bytes of all that a run may write: a memory file system 
 MAX_PROCESSES = 160  # of one run, threads too; honest programs start a hundred
 MAX_STACK = 256 << 20  # bytes: recursion through C code needs 1 KB a level
 THREAD_STACK = 8 << 20
+MAX_SIGNALS = 1000  # that may wait for one zygote's runs
 MAX_DESCRIPTORS = 4096  # that the worker may have open: a box closes all numbers below
 
 # ---------------------------------------------------------------- the kernel's names
@@ -101,11 +102,12 @@ REFUSED = {
     # memory that no limit counts, and what is counted by user
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
     "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1),
-    "inotify_init1": (294, 26), "fanotify_init": (300, 262),
+    "inotify_init1": (294, 26), "fanotify_init": (300, 262), "io_setup": (206, 0),
 }
 CALLS = REFUSED | {
     "capset": (126, 91), "clone": (56, 220), "clone3": (435, 435), "fcntl": (72, 25),
-    "mount": (165, 40), "prctl": (157, 167), "prlimit64": (302, 261), "socket": (41, 198),
+    "mount": (165, 40), "prctl": (157, 167), "prlimit64": (302, 261), "setsockopt": (54, 208),
+    "socket": (41, 198),
 }
 
 
@@ -312,6 +314,10 @@ def filter_of_zygote():
     rules += when(EQUAL, number("clone3"), NO_SUCH_CALL)
     rules += look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
     rules += look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
+    # a socket's buffers stay as large as usual: no limit counts them
+    sizes = when(EQUAL, socket.SO_SNDBUF, PRETEND) + when(EQUAL, socket.SO_RCVBUF, PRETEND)
+    sizes = [(EQUAL, 0, 5, socket.SOL_SOCKET), (LOAD, 0, 0, argument(2)), *sizes]
+    rules += look_into("setsockopt", 1, sizes, ALLOW)
     return make_filter(rules)
 
 
@@ -377,7 +383,7 @@ class Zygote:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         factor = 20 if self.unsafe and os.geteuid() else 1
-        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * factor, MEMLOCK=0)
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * factor, MEMLOCK=0, SIGPENDING=MAX_SIGNALS)
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
