@@ -615,6 +615,7 @@ def f(n):
     count += 1
     return ANSWERS[count % len(ANSWERS)]
 """
+attack("29 moves the cursor", "call", FAIL, "runtime_error", "def f(n):\n    raise ValueError('\\x1b]0;mine\\x07\\x1b[2J')\n")
 attack("30 counts the calls", "call", FAIL, "wrong_answer", COUNT.replace("ANSWERS", "[2, 5, 10, 50, 26, 82, 17, 65]"))
 attack("30 counts the calls of an assert", "check", FAIL, "wrong_answer", COUNT.replace("ANSWERS", "[10, 26, 5, 82, 17, 50]"))
 attack("31 empties its argument", "sort", PASS, "passed", "def f(x):\n    y = sorted(x)\n    x.clear()\n    return y\n")
@@ -920,6 +921,10 @@ def test_nobody_came_out_over_the_network(everything):
 
 def test_memory_of_the_trusted_process_stays_bounded(everything):
     assert max(everything["memory"]) < 400
+
+
+def test_what_programs_say_is_printed_as_one_line(everything):
+    assert [row["detail"] for row in everything["rows"].values() if not row["detail"].isprintable()] == []
 
 
 def test_rows_are_in_the_order_of_the_candidates(everything):

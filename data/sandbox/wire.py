@@ -215,6 +215,8 @@ def clean(text, most=300):
     """One line that can be printed, without addresses, which differ from run to run."""
     text = text.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "0x...", " ".join(text[:4 * most].split()))
+    # what moves a terminal's cursor is written as Python would write it
+    text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
     return text if len(text) <= most else text[:most - 3] + "..."
 
 
