@@ -626,6 +626,11 @@ for number, value, verdict in (
         (2, "'1'", FAIL), (3, "float('nan')", FAIL), (4, "2 ** 53 + 1", FAIL), (4, "2.0 ** 53", PASS),
         (5, "{'a': [1]}", PASS), (5, "{'a': (1,)}", FAIL)):
     attack(f"32 {value} looks like it", f"value {number}", verdict, None, f"def f():\n    return {value}\n")
+attack("32 a number that no == accepts", "call", FAIL, "wrong_answer", """
+    from decimal import Decimal
+    def f(n):
+        return Decimal("sNaN")
+    """)
 attack("33 poisons imports", "call", FAIL, "wrong_answer", """
     import os, sys
     def f(n):
