@@ -548,7 +548,7 @@ def needs_inside(source):
 
 @functools.lru_cache(64)
 def imports_of(source):
-    """Modules of the standard library that a test's source imports."""
+    """Modules that a test's source imports."""
     found = {"math", "os", "json"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -556,8 +556,8 @@ def imports_of(source):
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
     # the last two do what one does not expect
-    known = sys.stdlib_module_names - {"unittest", "antigravity", "this"}
-    return sorted(name for name in found if name.partition(".")[0] in known)
+    others = {"unittest", "antigravity", "this"}
+    return sorted(name for name in found if name.partition(".")[0] not in others)
 
 
 class StandIn:

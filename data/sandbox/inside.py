@@ -39,7 +39,7 @@ class Inside:
         self.entry_point = job["entry_point"]
         self.prompt = job["inside"]["prompt"]
         for name in job["inside"]["imports"]:
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):  # it may not be there, or be a broken package
                 importlib.import_module(name)
         self.unittest = {}
         if job["inside"]["unittest"]:
