@@ -24,7 +24,10 @@ A program is judged as plain Python would judge it, but:
   fail, unless the same is true of the problem's canonical_solution.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
-- SystemExit ends a whole program well, whatever its status, as in LiveCodeBench.
+- A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an
+  alarm) does nothing where it has no handler for it; plain Python would die. Not so with --unsafe.
+- SystemExit ends a whole program well, whatever its status, as in LiveCodeBench; but one that exits
+  with a status because a package is missing gets no label.
 - A test that looks at the order of a set in an answer may see another.
 
 Three kinds of process, whose files lie in data/sandbox/:

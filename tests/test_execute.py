@@ -465,6 +465,38 @@ def test_so_does_one_that_imports_it_late(code, tmp_path):
     assert row["detail"] == "not installed: nosuchpackage"
 
 
+WANTS = "try:\n    import nosuchpackage\nexcept ImportError:\n    "
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('needs it')", "raise RuntimeError from None",
+                                 "raise SystemExit('needs it')", "print('needs it'); exit(1)",
+                                 "1 / 0"])
+def test_so_does_one_that_ends_because_of_it(end, tmp_path):
+    late = "def f(n):\n" + textwrap.indent(WANTS + end, "    ")
+    problems = [problem("stdin", [stdin("", "1\n")], entry_point=None),
+                problem("call", [call([1], 2)]), problem("unittest", [unit(CASE)])]
+    candidates = [*programs("stdin", WANTS + end), *programs("call", WANTS + end, late),
+                  *programs("unittest", late)]
+    for row in label(tmp_path, problems, candidates):
+        assert row["passed"] is None, row
+        assert row["detail"] == "not installed: nosuchpackage"
+
+
+@pytest.mark.parametrize("end", ["exit()", "exit(0)", "pass\nexit(1)", "pass\nprint(1 / 0)",
+                                 "import math"])
+def test_but_none_that_does_without_it(end, tmp_path):
+    row, = label(tmp_path, [problem("p", [stdin("", "1\n")], entry_point=None)],
+                 programs("p", WANTS + end))
+    assert row["passed"] is False
+
+
+def test_a_handled_exception_that_is_its_own_cause_is_no_endless_search(tmp_path):
+    code = "error = ValueError()\nerror.__context__ = error\nraise error"
+    row, = label(tmp_path, [problem("p", [stdin("", "1\n")], entry_point=None)],
+                 programs("p", code))
+    assert row["status"] == "runtime_error"
+
+
 def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
     good = problem("good", [call([1], 2)], canonical_solution="def f(n):\n    return n + 1")
     vacuous = problem("vacuous", [stdin("1\n", "")], entry_point=None, canonical_solution="input()")

@@ -118,20 +118,11 @@ def run_program(job):
     threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
         load(job, "__main__")
-    except SystemExit:
-        pass  # a normal end, as in LiveCodeBench
     except BaseException as error:
-        code = 1
-        if isinstance(error, CompileError):
-            code = EXIT_COMPILE
-        elif isinstance(error, BrokenSetup):
-            code = EXIT_SETUP
-        elif isinstance(error, MemoryError):
-            code = EXIT_MEMORY
-        elif missing_module(error):
-            code = EXIT_MISSING
-        with contextlib.suppress(BaseException):
-            os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
+        code = exit_code(error)
+        if code:
+            with contextlib.suppress(BaseException):
+                os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
         del error
     with contextlib.suppress(BaseException):
         if _thread._count():
@@ -150,6 +141,21 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
+
+
+def exit_code(error):
+    """How the process of a program that this exception has ended says so."""
+    if isinstance(error, CompileError):
+        return EXIT_COMPILE
+    if isinstance(error, BrokenSetup):
+        return EXIT_SETUP
+    if isinstance(error, MemoryError):
+        return EXIT_MEMORY
+    if missing_module(error):
+        return EXIT_MISSING
+    if isinstance(error, SystemExit):
+        return 0  # a normal end, as in LiveCodeBench
+    return 1
 
 
 def run_finalizers():

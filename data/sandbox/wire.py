@@ -241,16 +241,27 @@ STREAM = re.compile("/dev/stdout|/dev/stderr|/dev/fd/[12]|/proc/self/fd/[012]")
 def missing_module(error):
     """Name of the package that an import did not find, if it is really not there, nor Python's.
 
-    Or that of a standard stream, under one of its names that a box does not have.
+    Or that of a standard stream, under one of its names that a box does not have. Or what an
+    earlier exception lacked, in whose handler this one was raised, as by sys.exit(1).
     """
-    while getattr(error, "__cause__", None):  # raise RuntimeError("needs numpy") from error
-        error = error.__cause__
-    if isinstance(error, OSError) and STREAM.fullmatch(str(error.filename)):
-        return error.filename
-    if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
-        return None
-    package = error.name.partition(".")[0]
-    with contextlib.suppress(ImportError, ValueError):
-        if package in sys.stdlib_module_names or importlib.util.find_spec(package):
+    seen = set()
+    while isinstance(error, BaseException) and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, SystemExit) and not error.code:  # it means to end so
             return None
-    return package
+        if isinstance(error, OSError) and STREAM.fullmatch(str(error.filename)):
+            return error.filename
+        if isinstance(error, ModuleNotFoundError) and is_missing(error.name):
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def is_missing(name):
+    """Is a module neither here nor one of Python's own?"""
+    package = name.partition(".")[0] if isinstance(name, str) else ""
+    if not package or package in sys.stdlib_module_names:
+        return False
+    with contextlib.suppress(ImportError, ValueError):
+        return importlib.util.find_spec(package) is None
+    return True
