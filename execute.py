@@ -170,13 +170,14 @@ class Tests:
 
     def __init__(self, problem, code, zygote, cfg):
         self.problem = problem
-        self.code = code
+        self.code = without_mark(code)
         self.zygote = zygote
         self.cfg = cfg
-        self.tests = [*problem["public_tests"], *problem["tests"]]
+        self.tests = [test_without_mark(test)
+                      for test in [*problem["public_tests"], *problem["tests"]]]
         self.n_public = len(problem["public_tests"])
         self.results = [None] * len(self.tests)
-        self.setup = problem.get("setup") or ""
+        self.setup = without_mark(problem.get("setup") or "")
         self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
         sources = [code, self.setup, *(test["source"] for test in self.tests if "source" in test)]
         self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
@@ -251,7 +252,7 @@ class Tests:
                 "setup": self.setup,
                 "prompt": self.prompt,
                 "compare": rule_of(self.problem),
-                "checker": self.problem.get("checker"),
+                "checker": without_mark(self.problem.get("checker") or ""),
             }
             job_file = memory_file(marshal.dumps(job))
             self.grader.ask({"grade": "tests"}, job_file)
@@ -497,6 +498,11 @@ class Tests:
         if status == "wrong_answer":
             detail = ""
         return status, f"hidden test {position - self.n_public + 1}: {detail}".rstrip(": ")
+
+
+def test_without_mark(test):
+    """A test whose source begins as Python reads a file's: without its byte order mark."""
+    return {**test, "source": without_mark(test["source"])} if "source" in test else test
 
 
 def rule_of(problem):

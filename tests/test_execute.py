@@ -548,6 +548,19 @@ def test_a_program_that(name, plain):
     assert plain[name]["status"] == "passed", plain[name]["detail"]
 
 
+def test_a_byte_order_mark_before_a_source_is_none_of_it(tmp_path):
+    mark = "\ufeff"
+    checker = mark + "def check(given, answer, expected):\n    return answer == 3"
+    problems = [problem("stdin", [stdin("", "3\n")], entry_point=None),
+                problem("call", [call([1], 3)]), problem("checked", [call([1], 0)], checker=checker),
+                problem("assert", [asserts(mark + "assert f(1) == 3")]),
+                problem("unittest", [unit(mark + CASE.replace("2", "3"))])]
+    code = mark + "def f(n):\n    return n + two\nif __name__ == '__main__':\n    print(f(1))"
+    rows = label(tmp_path, [{**row, "setup": mark + "two = 2"} for row in problems],
+                 [row for each in problems for row in programs(each["problem_id"], code)])
+    assert [row["status"] for row in rows] == ["passed"] * 5
+
+
 def test_every_call_test_has_a_new_solution_object(tmp_path):
     code = """
         class Solution:
