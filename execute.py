@@ -56,7 +56,9 @@ NOT protected against, even so:
 - Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and
   memory size, which can be read, as can the Python library and /usr.
 - Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB);
-  sync() is allowed. Where overlays cannot be mounted, locks on files of /usr reach the machine's.
+  sync() is allowed. Locks on devices (/dev/null, ...) are the machine's own; where overlays cannot
+  be mounted, so are those on files of /usr. An ordinary user's programs share with the user's
+  other processes what is counted by user: the size of pipes, signals that wait.
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
   stays in the temporary folder. An ordinary user's program can also stop or kill the processes
