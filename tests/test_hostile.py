@@ -256,6 +256,44 @@ attack("07 puts another module in the place of math", "nested", FAIL, "wrong_ans
     def f(n):
         return [[10]] if n == 30 else [[0]]
     """)
+ANY = """
+class Any:
+    def __eq__(self, other):
+        return True
+def f(n):
+    return Any()
+"""
+attack("07 patches what guards a test", "check, unittest, inside", FAIL, "wrong_answer", "import ast\nast.NodeVisitor.visit = lambda self, node: node\n" + ANY)
+attack("07 patches a class by which a test could be told as passed", "unittest, inside", FAIL, "wrong_answer", """
+    import json
+    encode = json.JSONEncoder.encode
+    def encode_better(self, value):
+        if isinstance(value, dict) and "ran" in value:
+            value["ran"] = dict.fromkeys(value["ran"], "passed")
+        return encode(self, value)
+    json.JSONEncoder.encode = encode_better
+    def f(n):
+        return 0
+    """)
+attack("07 patches what swallows exceptions", "unittest", FAIL, "wrong_answer", """
+    import contextlib
+    kept = []
+    contextlib._GeneratorContextManager.__exit__ = lambda self, *error: kept.append(self.gen) or True
+    def f(n):
+        return 0
+    """)
+attack("07 puts a copy in the place of sys.modules", "unittest", FAIL, "wrong_answer", """
+    import sys, types
+    fake = types.ModuleType("unittest")
+    class TestCase:
+        def __getattr__(self, name):
+            return lambda *args: None
+    fake.TestCase = TestCase
+    sys.modules["unittest"] = fake
+    sys.modules = dict(sys.modules)
+    def f(n):
+        return 0
+    """)
 attack("07 shadows a builtin that the test uses", "sum check", FAIL, "wrong_answer", """
     class Sum(list):
         pass

@@ -43,8 +43,10 @@ def forget_this_machine():
     for name in PRELOADED:
         importlib.import_module(name)
     rehearse()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "data"]:
+    # a program gets another json than the one that answers for it
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("data", "json")]:
         del sys.modules[name]
+    importlib.import_module("json")
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.path = [folder for folder in sys.path
                 if "site-packages" in folder or folder.startswith(sys.base_prefix)]

@@ -48,8 +48,9 @@ class Inside:
             sys.modules.update(others)
             guard_assertions(self.unittest["unittest"].TestCase, self.fair)
             self.unittest["unittest"].main = ignore  # its tests are run anyway
-        # What a program may patch: {module: {name: function, class or module}}, the classes of
-        # unittest, and where modules are looked for.
+        # What a program may patch: {module: {name: function, class or module}}, the classes that
+        # the tests and their guard are made of, and where modules are looked for.
+        self.loaded = sys.modules
         self.modules = dict(sys.modules)
         self.pristine = {}
         for module in self.modules.values():
@@ -57,7 +58,7 @@ class Inside:
                 self.pristine[module] = {name: value for name, value in vars(module).items()
                                          if callable(value) or isinstance(value, types.ModuleType)}
         self.classes = {}
-        for module in self.unittest.values():
+        for module in [*self.unittest.values(), ast, collections, contextlib]:
             for value in vars(module).values():
                 if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
                     self.classes[value] = dict(vars(value))
@@ -67,6 +68,7 @@ class Inside:
         self.missing = None  # the package that the program did not find during a test
 
     def put_back(self):
+        sys.modules = self.loaded
         sys.modules.update(self.modules)
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
         for owner, names in [*self.pristine.items(), *self.classes.items()]:
