@@ -6,16 +6,20 @@ same stands at the top of execute.py.
 """
 import ast
 import builtins
-import collections
+import collections.abc
 import contextlib
 import functools
+import gc
 import importlib
 import inspect
+import operator
+import os
 import re
 import sys
 import types
 import weakref
 from fractions import Fraction
+from itertools import chain
 
 from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
 
@@ -53,7 +57,7 @@ class Inside:
         self.loaded = sys.modules
         self.modules = dict(sys.modules)
         self.pristine = {}
-        for module in self.modules.values():
+        for module in [*self.modules.values(), *self.unittest.values()]:
             if isinstance(module, types.ModuleType):
                 self.pristine[module] = {name: value for name, value in vars(module).items()
                                          if callable(value) or isinstance(value, types.ModuleType)}
@@ -63,6 +67,7 @@ class Inside:
                 if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
                     self.classes[value] = dict(vars(value))
         self.builtins = dict(vars(builtins))
+        self.environ = dict(vars(ENVIRON))
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
         self.refused = []
         self.missing = None  # the package that the program did not find during a test
@@ -71,6 +76,7 @@ class Inside:
         sys.modules = self.loaded
         sys.modules.update(self.modules)
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
+        vars(ENVIRON).update(self.environ)
         for owner, names in [*self.pristine.items(), *self.classes.items()]:
             for name, value in names.items():
                 if vars(owner).get(name) is not value:
@@ -141,7 +147,12 @@ class Inside:
         return None
 
     def fair(self, *operands):
-        """Refuse operands whose ==, < or - is a program's own, but for two of that very class."""
+        """Refuse operands whose ==, < or - is a program's own, but for two of that very class.
+
+        One alone stands in a chain, a < b < c, and is judged with each of its neighbours.
+        """
+        if len(operands) == 1:
+            return Operand(*operands, self.fair)
         if len(operands) == 2 and operands[0] is operands[1]:
             return operands
         own = [own_classes(value, self.is_trusted) for value in operands]
@@ -158,13 +169,14 @@ class Inside:
         if not cls.__flags__ & HEAP_TYPE:
             return True
         owners = [getattr(method, "__globals__", None) for method in methods]
-        if all(owner is self.names for owner in owners):
+        if owners and all(owner is self.names for owner in owners):
             return True
-        module = sys.modules.get(cls.__module__) if isinstance(cls.__module__, str) else None
+        known = sys.modules | self.unittest
+        module = known.get(cls.__module__) if isinstance(cls.__module__, str) else None
         if module is None or cls.__module__ in ("candidate", "__main__"):
             return False
         for method, owner in zip(methods, owners):
-            if not isinstance(method, C_METHODS) and owner is not vars(module):
+            if not (isinstance(method, C_METHODS) or owner is vars(module) or is_lent(method)):
                 return False
         # as they were before the program could add to them
         names = self.pristine.get(module, vars(module))
@@ -292,11 +304,18 @@ class Guard(ast.NodeTransformer):
         if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             return node
         if len(node.ops) > 1:
-            operands = [ast.Subscript(self.fair(operand), ast.Constant(0), ast.Load())
+            operands = [self.in_chain(operand, node.ops)
                         for operand in (node.left, *node.comparators)]
             return ast.Compare(operands[0], node.ops, operands[1:])
         comparison = ast.Compare(part_of_pair(0), node.ops, [part_of_pair(1)])
         return self.on_pair(comparison, node.left, *node.comparators)
+
+    def in_chain(self, operand, ops):
+        """__fair__(a); where the chain also asks for the very object, __fair__(a, None)[0]."""
+        if any(isinstance(op, (ast.Is, ast.IsNot)) for op in ops):
+            pair = self.fair(operand, ast.Constant(None))
+            return ast.Subscript(pair, ast.Constant(0), ast.Load())
+        return self.fair(operand)
 
     def on_pair(self, operation, *operands):
         """(lambda pair: pair[0] == pair[1])(__fair__(a, b))"""
@@ -312,6 +331,26 @@ def part_of_pair(position):
     return ast.Subscript(ast.Name("pair", ast.Load()), ast.Constant(position), ast.Load())
 
 
+class Operand:
+    """Of a chain of comparisons: which Python evaluates as it should, one pair after the other."""
+
+    def __init__(self, value, fair):
+        self.value = value
+        self.fair = fair
+
+    def compare(self, operation, other):
+        self.fair(self.value, other.value)
+        return operation(self.value, other.value)
+
+    __lt__ = functools.partialmethod(compare, operator.lt)
+    __le__ = functools.partialmethod(compare, operator.le)
+    __eq__ = functools.partialmethod(compare, operator.eq)
+    __ne__ = functools.partialmethod(compare, operator.ne)
+    __gt__ = functools.partialmethod(compare, operator.gt)
+    __ge__ = functools.partialmethod(compare, operator.ge)
+    __contains__ = functools.partialmethod(compare, operator.contains)
+
+
 # By which a value may claim to be another, or to be near it.
 CLAIMS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__", "__sub__",
           "__rsub__")
@@ -319,7 +358,12 @@ PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
 # These ask any other object's ==.
 FORWARD = {
     types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
-WRAPPERS = (collections.UserDict, collections.UserList, collections.UserString)
+# Their functions stand in for a class's ==, < or `in`, and ask its other methods.
+LENDERS = collections.abc.Mapping.__eq__.__globals__, vars(functools)
+BARE = {"__module__", "__doc__", "__init__", "__dict__", "__weakref__", "__orig_bases__",
+        "__parameters__", "__abstractmethods__", "_abc_impl", "__firstlineno__",
+        "__static_attributes__"}  # what changes no method
+ENVIRON = os.environ
 C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType, type(None))
 HEAP_TYPE = 1 << 9  # a class that is not part of the interpreter
 MOST_LOOKED_AT = 1000000  # values within one operand
@@ -343,14 +387,18 @@ def own_classes(value, is_trusted):
         seen.add(id(value))
         if kind in FORWARD:
             found.add(kind)
-        for cls in mro_of(kind):
-            methods = [namespace_of(cls)[name] for name in CLAIMS if name in namespace_of(cls)]
-            if methods and not is_trusted(cls, methods):
+        claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
+        lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
+        for cls, methods in claims:
+            asked = methods or lent and not BARE.issuperset(namespace_of(cls))
+            if asked and not is_trusted(cls, methods):
+                found.add(cls)
+        if lent:
+            todo += gc.get_referents(value)
+            if has_methods_of_its_own(value):
                 found.add(kind)
         if issubclass(kind, Fraction):
             todo += [value._numerator, value._denominator]
-        if issubclass(kind, WRAPPERS):
-            todo.append(value.data)
         for base in CONTAINERS:
             if issubclass(kind, base):
                 items = list(base.__iter__(value))
@@ -359,6 +407,24 @@ def own_classes(value, is_trusted):
                 if base is dict:
                     todo += dict.values(value)
     return found
+
+
+def claims_of(cls):
+    return [namespace_of(cls)[name] for name in CLAIMS if name in namespace_of(cls)]
+
+
+def is_lent(method):
+    """Does an == ask the other methods of its class, the items() of a Mapping for example?"""
+    owner = getattr(method, "__globals__", None)
+    return any(owner is lender for lender in LENDERS)
+
+
+def has_methods_of_its_own(value):
+    """Does an object of Python's, rather than its class, have what replaces a method?"""
+    if type(value) is type(ENVIRON):
+        return value is not ENVIRON
+    return any(callable(thing) and hasattr(type(value), name)
+               for name, thing in getattr(value, "__dict__", {}).items())
 
 
 COMPARING = re.compile(

@@ -1,0 +1,169 @@
+"""execute.py: tests in the candidate's own process, and whose fault it is that one fails."""
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import execute  # noqa: E402
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+
+
+@pytest.fixture(scope="module")
+def grade():
+    """grade(a unittest's source, code): the fields that a labelled row adds."""
+    cfg = execute.Settings(jobs=1)
+    execute.prepare_this_process(cfg)
+    pool = execute.Pool(cfg)
+
+    def run(source, code):
+        test = {"type": "unittest", "source": textwrap.dedent(source)}
+        problem = {"problem_id": "p", "prompt": "write f", "starter_code": "", "entry_point": "f",
+                   "public_tests": [test], "tests": [], "domain": "d", "difficulty": "easy",
+                   "split": "test"}
+        verdict, _ = pool.grade(problem, textwrap.dedent(code))
+        return verdict
+
+    yield run
+    pool.close()
+
+
+def method(*lines):
+    """A test method of these lines."""
+    body = textwrap.indent("\n".join(lines), " " * 8)
+    return f"import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n{body}\n"
+
+
+# ---------------------------------------------------------------- an == of a program's own
+
+CALLS = "def f(function):\n    function(1)\n    function(2, a=3)"
+CALLS_WRONG = "def f(function):\n    function(1)\n    function(2)"
+MOCK = "from unittest.mock import Mock, call\n"
+V = """
+class V:
+    def __init__(self, x):
+        self.x = x
+    def __lt__(self, other):
+        return self.x < other.x
+    def __le__(self, other):
+        return self.x {} other.x
+"""
+HONEST = {  # what is compared -> (test, right program, wrong one)
+    "the calls of a mock": (
+        MOCK + method("m = Mock()", "f(m)", "self.assertEqual(m.mock_calls, [call(1), call(2, a=3)])",
+                      "self.assertTrue(m.call_args == call(2, a=3))"), CALLS, CALLS_WRONG),
+    "one call of a mock": (
+        MOCK + method("m = Mock()", "f(m)", "self.assertIn(call(2, a=3), m.mock_calls)"),
+        CALLS, CALLS_WRONG),
+    "the environment": (
+        method("import os", "f('NEW')", "self.assertIn('NEW', os.environ)"),
+        "import os\ndef f(name):\n    os.environ[name] = '1'", "def f(name):\n    pass"),
+    "a configuration": (
+        method("self.assertIn('b', f('[b]\\nc = 1'))"),
+        "import configparser\ndef f(text):\n    parser = configparser.ConfigParser()\n"
+        "    parser.read_string(text)\n    return parser",
+        "import configparser\ndef f(text):\n    return configparser.ConfigParser()"),
+    "a network": (
+        "import ipaddress\n" + method("self.assertIn(f(), ipaddress.ip_network('10.0.0.0/8'))",
+                                      "self.assertEqual(f(), ipaddress.ip_address('10.0.0.1'))",
+                                      "self.assertLess(f(), ipaddress.ip_address('10.0.0.2'))"),
+        "import ipaddress\ndef f():\n    return ipaddress.ip_address('10.0.0.1')",
+        "import ipaddress\ndef f():\n    return ipaddress.ip_address('10.0.0.3')"),
+    "a UserDict": (
+        method("self.assertEqual(f(), {'a': 1})"),
+        "from collections import UserDict\nclass D(UserDict):\n    pass\ndef f():\n    return D(a=1)",
+        "from collections import UserDict\ndef f():\n    return UserDict(a=2)"),
+    "a UserList": (
+        method("self.assertEqual(f(), [1])", "self.assertIn(1, f())"),
+        "from collections import UserList\ndef f():\n    return UserList([1])",
+        "from collections import UserList\ndef f():\n    return UserList([2])"),
+    "a UserString": (
+        method("self.assertEqual(f(), 'ab')", "self.assertIn('a', f())"),
+        "from collections import UserString\ndef f():\n    return UserString('ab')",
+        "from collections import UserString\ndef f():\n    return UserString('b')"),
+    "a ChainMap": (
+        method("self.assertEqual(f(), {'a': 1, 'b': 2})"),
+        "from collections import ChainMap\ndef f():\n    return ChainMap({'a': 1}, {'b': 2})",
+        "from collections import ChainMap\ndef f():\n    return ChainMap({'a': 1})"),
+    "a chain of the program's objects": (
+        method("self.assertTrue(V(1) < V(2) <= V(2))", "self.assertFalse(V(2) < V(1) < nothing)"),
+        V.format("<="), V.format("<")),
+    "a chain with `is` and `in`": (
+        method("self.assertTrue(None is f(None) == None != 2)", "self.assertTrue(1 in [f(1)] in [[1]])",
+               "self.assertTrue(0 < f(1) < 2)"), "def f(x):\n    return x", "def f(x):\n    return 2"),
+    "objects of two classes with one ==": (
+        method("self.assertEqual(A(1), B(1))"),
+        "class V:\n    def __init__(self, x):\n        self.x = x\n    def __eq__(self, other):\n"
+        "        return self.x == other.x\nclass A(V):\n    pass\nclass B(V):\n    pass",
+        "class A:\n    def __init__(self, x):\n        self.x = x\nclass B(A):\n    pass"),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_may_be_compared(name, grade):
+    source, right, wrong = HONEST[name]
+    verdict = grade(source, right)
+    assert verdict["passed"] is True, verdict["detail"]
+    assert grade(source, wrong)["passed"] is False
+
+
+ANY = "class Any:\n    def __eq__(self, other):\n        return True\n    def __hash__(self):\n" \
+      "        return hash('a')\n"
+FORGED = {  # what a program returns for {"a": 1}, or for a container of "a"
+    "a mapping of its own":
+        "from collections.abc import Mapping\nclass M(Mapping):\n    def __getitem__(self, key):\n"
+        "        return Any()\n    def __iter__(self):\n        return iter('a')\n"
+        "    def __len__(self):\n        return 1\ndef f():\n    return M()",
+    "a UserDict with other items":
+        "from collections import UserDict\nclass D(UserDict):\n    def items(self):\n"
+        "        return [('a', Any())]\ndef f():\n    return D(a=2)",
+    "a UserDict that makes its data":
+        "from collections import UserDict\nclass D(UserDict):\n    count = 0\n    @property\n"
+        "    def data(self):\n        return {'a': Any()}\n    @data.setter\n"
+        "    def data(self, value):\n        pass\ndef f():\n    return D()",
+    "a UserDict with items() of this object alone":
+        "from collections import UserDict\ndef f():\n    d = UserDict()\n"
+        "    d.items = lambda: [('a', Any())]\n    return d",
+    "a UserDict of what equals everything":
+        "from collections import UserDict\ndef f():\n    return UserDict(a=Any())",
+    "a ChainMap of what equals everything":
+        "from collections import ChainMap\ndef f():\n    return ChainMap({'a': Any()})",
+    "a ChainMap with other items":
+        "from collections import ChainMap\nclass M(ChainMap):\n    def __iter__(self):\n"
+        "        return iter('a')\n    def __getitem__(self, key):\n        return Any()\n"
+        "def f():\n    return M()",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_may_not(name, grade):
+    for line in ("self.assertEqual(f(), {'a': 1})", "self.assertEqual([f()], [{'a': 1}])",
+                 "self.assertTrue(f() == {'a': 1} != 0)"):
+        assert grade(method(line), ANY + FORGED[name])["passed"] is False
+
+
+def test_nor_a_chain_of_what_equals_everything(grade):
+    code = ANY + "def f():\n    return Any()"
+    for line in ("f() == 1 == 1", "1 == 1 == f()", "1 == f() == 1", "None is not f() == 2"):
+        assert grade(method(f"self.assertTrue({line})"), code)["passed"] is False
+
+
+@pytest.mark.parametrize("made", [
+    "os.environ.encodekey = lambda key: b'PATH'\nf = lambda: os.environ",
+    "f = lambda: os._Environ({b'a': b''}, lambda key: b'a', str, str, str)",
+])
+def test_nor_an_environment_whose_keys_are_the_programs(made, grade):
+    code = f"import os\n{made}"
+    assert grade(method("self.assertIn('NEW', f())"), code)["passed"] is False
+
+
+def test_nor_a_mock_s_any(grade):
+    code = "from unittest.mock import ANY\ndef f():\n    return [ANY]"
+    assert grade(method("self.assertEqual(f(), [1])"), code)["passed"] is False
+    source = MOCK + method("m = Mock()", "f(m)", "self.assertEqual(m.call_args, call(1))")
+    code = "from unittest.mock import ANY\ndef f(function):\n    function(ANY)"
+    assert grade(source, code)["passed"] is False
