@@ -54,7 +54,8 @@ class V:
 """
 HONEST = {  # what is compared -> (test, right program, wrong one)
     "the calls of a mock": (
-        MOCK + method("m = Mock()", "f(m)", "self.assertEqual(m.mock_calls, [call(1), call(2, a=3)])",
+        MOCK + method("m = Mock()", "f(m)",
+                      "self.assertEqual(m.mock_calls, [call(1), call(2, a=3)])",
                       "self.assertTrue(m.call_args == call(2, a=3))"), CALLS, CALLS_WRONG),
     "one call of a mock": (
         MOCK + method("m = Mock()", "f(m)", "self.assertIn(call(2, a=3), m.mock_calls)"),
@@ -75,7 +76,8 @@ HONEST = {  # what is compared -> (test, right program, wrong one)
         "import ipaddress\ndef f():\n    return ipaddress.ip_address('10.0.0.3')"),
     "a UserDict": (
         method("self.assertEqual(f(), {'a': 1})"),
-        "from collections import UserDict\nclass D(UserDict):\n    pass\ndef f():\n    return D(a=1)",
+        "from collections import UserDict\nclass D(UserDict):\n    pass\n"
+        "def f():\n    return D(a=1)",
         "from collections import UserDict\ndef f():\n    return UserDict(a=2)"),
     "a UserList": (
         method("self.assertEqual(f(), [1])", "self.assertIn(1, f())"),
@@ -93,8 +95,9 @@ HONEST = {  # what is compared -> (test, right program, wrong one)
         method("self.assertTrue(V(1) < V(2) <= V(2))", "self.assertFalse(V(2) < V(1) < nothing)"),
         V.format("<="), V.format("<")),
     "a chain with `is` and `in`": (
-        method("self.assertTrue(None is f(None) == None != 2)", "self.assertTrue(1 in [f(1)] in [[1]])",
-               "self.assertTrue(0 < f(1) < 2)"), "def f(x):\n    return x", "def f(x):\n    return 2"),
+        method("self.assertTrue(None is f(None) == None != 2)",
+               "self.assertTrue(1 in [f(1)] in [[1]])", "self.assertTrue(0 < f(1) < 2)"),
+        "def f(x):\n    return x", "def f(x):\n    return 2"),
     "objects of two classes with one ==": (
         method("self.assertEqual(A(1), B(1))"),
         "class V:\n    def __init__(self, x):\n        self.x = x\n    def __eq__(self, other):\n"
@@ -166,4 +169,111 @@ def test_nor_a_mock_s_any(grade):
     assert grade(method("self.assertEqual(f(), [1])"), code)["passed"] is False
     source = MOCK + method("m = Mock()", "f(m)", "self.assertEqual(m.call_args, call(1))")
     code = "from unittest.mock import ANY\ndef f(function):\n    function(ANY)"
+    assert grade(source, code)["passed"] is False
+
+
+# ---------------------------------------------------------------- skips and expected failures
+
+NEXT = "def f(n):\n    return n + 1"
+CASE = method("self.assertEqual(f(1), 2)")
+LOOP = ("for n in range(3):", "    with self.subTest(n):")
+OUTCOMES = {  # what there is -> (test, `passed` of a right program, of a wrong one)
+    "a class that skips itself": (CASE + """
+class Other(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        raise unittest.SkipTest("not here")
+    def test_b(self):
+        self.fail()
+""", True, False),
+    "a module that skips itself": (CASE + """
+def setUpModule():
+    raise unittest.SkipTest("not here")
+""", None, None),
+    "a skip in setUp": (CASE + """
+class Other(unittest.TestCase):
+    def setUp(self):
+        self.skipTest("not here")
+    def test_b(self):
+        self.fail()
+""", True, False),
+    "a skip when a class has been tested": (CASE + """
+    @classmethod
+    def tearDownClass(cls):
+        raise unittest.SkipTest("what for?")
+""", True, False),
+    "a skipped subtest": (method(*LOOP, "        if n == 1:", "            self.skipTest('odd')",
+                                 "        self.assertEqual(f(n), n + 1)"), True, False),
+    "a failure before a skipped subtest": (
+        method(*LOOP, "        if n == 1:", "            self.skipTest('odd')",
+               "        self.assertEqual(f(n), n or 9)"), False, False),
+    "a failure after one": (
+        method(*LOOP, "        if n == 0:", "            self.skipTest('even')",
+               "        self.assertEqual(f(n), n)"), False, False),
+    "a failure beside one": (
+        method(*LOOP, "        if n == 0:", "            self.skipTest('even')",
+               "self.assertEqual(f(1), 3)"), False, False),
+    "skipped subtests only": (method(*LOOP, "        self.skipTest('all')"), None, None),
+    "unittest in a method": (
+        CASE + "    def test_b(self):\n        import unittest\n"
+               "        raise unittest.SkipTest('not here')\n", True, False),
+    "unittest.case in a method": (
+        CASE + "    def test_b(self):\n        from unittest.case import SkipTest\n"
+               "        raise SkipTest('not here')\n", True, False),
+    "a class that is expected to fail": (CASE + """
+@unittest.expectedFailure
+class Other(unittest.TestCase):
+    def test_b(self):
+        self.assertEqual(f(1), 3)
+""", True, False),
+    "a class that does not fail as expected": (
+        CASE.replace("class", "@unittest.expectedFailure\nclass"), False, True),
+    "an == for its types": (CASE.replace("2", "12").replace("def test_a", """def setUp(self):
+        self.addTypeEqualityFunc(int, self.same_digit)
+    def same_digit(self, a, b, msg=None):
+        if a % 10 != b % 10:
+            raise self.failureException(msg)
+    def test_a"""), True, False),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_a_unittest_with(name, grade):
+    source, right, wrong = OUTCOMES[name]
+    for code, wanted in ((NEXT, right), ("def f(n):\n    return 0", wrong)):
+        verdict = grade(source, code)
+        assert verdict["passed"] is wanted, verdict
+
+
+SKIPPING = {  # how a program might skip its tests
+    "by its own unittest": "import unittest\ndef f(*args):\n    raise unittest.SkipTest('no')",
+    "by the unittest there is": "def f(*args):\n    import unittest\n    raise unittest.SkipTest",
+    "by the test that it is given":
+        "def f(n, test=None):\n    test.skipTest('no')",
+    "by that test, from another file":
+        "exec(compile(\"def f(n, test=None):\\n    test.skipTest('no')\", '<test>', 'exec'))",
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+@pytest.mark.parametrize("lines", [
+    ["self.assertEqual(f(1, self), 2)"],
+    ["with self.subTest():", "    self.assertEqual(1, 1)",
+     "with self.subTest():", "    f(1, self)"],
+    ["import unittest", "self.assertEqual(f(1, self), 2)"],
+])
+def test_no_program_skips_its_tests(name, lines, grade):
+    source = CASE.replace("f(1)", "1 + 1").replace("test_a", "test_b") + \
+        method(*lines).replace("class T", "class S")
+    assert grade(source, SKIPPING[name])["passed"] is False
+
+
+def test_nor_in_a_fixture(grade):
+    source = CASE + "def setUpModule():\n    f(1)\n"
+    assert grade(source, SKIPPING["by its own unittest"])["passed"] is False
+
+
+def test_no_program_brings_an_equality_for_types(grade):
+    code = "def f(n, test):\n    test.addTypeEqualityFunc(int, lambda a, b, msg=None: None)"
+    source = method("f(1, self)", "self.assertEqual(1, 2)")
     assert grade(source, code)["passed"] is False

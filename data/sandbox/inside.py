@@ -50,7 +50,7 @@ class Inside:
             self.unittest, others = prepare_unittest()
             # logging, for example, must be the same for tests and program
             sys.modules.update(others)
-            guard_assertions(self.unittest["unittest"].TestCase, self.fair)
+            guard_assertions(self.unittest["unittest"].TestCase, self.fair, self.is_own_function)
             self.unittest["unittest"].main = ignore  # its tests are run anyway
         # What a program may patch: {module: {name: function, class or module}}, the classes that
         # the tests and their guard are made of, and where modules are looked for.
@@ -67,6 +67,8 @@ class Inside:
                 if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
                     self.classes[value] = dict(vars(value))
         self.builtins = dict(vars(builtins))
+        if self.unittest:
+            self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
         self.refused = []
@@ -126,13 +128,36 @@ class Inside:
         if tests is None:
             ran = {"test": "passed"}
         else:
-            ran, fault = run_tests(tests, self.unittest["unittest"], self.fault)
+            ran, fault = run_tests(tests, self.unittest["unittest"], self.fault, self.is_own)
         if not names.asked and set(ran.values()) == {"passed"}:
             ran = {"test": "no question"}
             fault = "the test asks nothing of the program"
         if self.refused:
             ran["operands"] = "an operand brings its own =="
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
+
+    def import_for_test(self, plain_import, name, *args, **kwargs):
+        """A test's `import`: its methods, too, have the unittest that no program sees."""
+        if name.partition(".")[0] != "unittest":
+            return plain_import(name, *args, **kwargs)
+        theirs = take_modules("unittest")
+        sys.modules.update(self.unittest)
+        try:
+            return plain_import(name, *args, **kwargs)
+        finally:
+            take_modules("unittest")
+            sys.modules.update(theirs)
+
+    def is_own(self, error):
+        """Does an exception come from the test itself, through nothing of the program's?"""
+        known = {id(self.names), id(globals()), *map(id, map(vars, self.pristine))}
+        trace = error.__traceback__
+        while trace and id(trace.tb_frame.f_globals) in known:
+            trace = trace.tb_next
+        return trace is None
+
+    def is_own_function(self, function):
+        return getattr(function, "__globals__", None) is self.names
 
     def fault(self, error):
         """What is wrong with the test itself, if it is (see cannot_run).
@@ -433,23 +458,32 @@ COMPARING = re.compile(
 OPERANDS = ("first", "second", "member", "container")  # what unittest calls them
 
 
-def guard_assertions(TestCase, fair):
+def guard_assertions(TestCase, fair, is_own_function):
     """assertEqual and its kin look at their operands first.
 
-    They do not ask the test's object, which can be tampered with.
+    They do not ask the test's object, which can be tampered with, but for what the test has added
+    by addTypeEqualityFunc.
     """
     judge = TestCase()
+    usual = dict(judge._type_equality_funcs)
+
+    def judge_for(test):
+        own = {kind: function for kind, function in test._type_equality_funcs.items()
+               if is_own_function(function)}
+        judge._type_equality_funcs = usual | own
+        return judge
+
     for name, method in list(vars(TestCase).items()):
         if COMPARING.match(name):
-            setattr(TestCase, name, guarded(method, judge, fair))
+            setattr(TestCase, name, guarded(method, judge_for, fair))
 
 
-def guarded(method, judge, fair):
+def guarded(method, judge_for, fair):
     @functools.wraps(method)
     def check(self, *args, **kwargs):
         named = [kwargs[name] for name in OPERANDS if name in kwargs]
         fair(*[*args, *named][:2])
-        return method(judge, *args, **kwargs)
+        return method(judge_for(self), *args, **kwargs)
     return check
 
 
@@ -493,18 +527,23 @@ def as_test_case(unittest, cls, name):
     return unittest.FunctionTestCase(method, setUp=set_up, description=f"{cls.__name__}.{name}")
 
 
-def run_tests(suite, unittest, fault_of):
+NOT_RUN = "did not run"
+SKIPPED = "skipped"
+
+
+def run_tests(suite, unittest, fault_of, is_own):
     """{test: "passed" or what was wrong}, and the row's own fault.
 
-    Only what reported its success has passed.
+    Only what reported its success has passed. What the test itself skips does not count; of a test
+    that skips some of its subtests, the others do.
     """
     cases = list(flat(suite, unittest))
     names = {}
     for case in cases:
         name = name_of(case)
         names[id(case)] = f"{name} {len(names)}" if name in names.values() else name
-    outcome = dict.fromkeys(names.values(), "did not run")
-    skipped = set()
+    outcome = dict.fromkeys(names.values(), NOT_RUN)
+    in_part = set()  # tests of which a subtest has passed
     fault = []
 
     class Result(unittest.TestResult):
@@ -512,7 +551,7 @@ def run_tests(suite, unittest, fault_of):
             # the program has made it expected
             if getattr(getattr(test, "_outcome", None), "expectedFailure", None):
                 self.note(test, "failed")
-            elif outcome.get(names.get(id(test))) == "did not run":
+            elif outcome.get(names.get(id(test))) == NOT_RUN:
                 self.note(test, "passed")
 
         def note(self, test, what):
@@ -527,27 +566,46 @@ def run_tests(suite, unittest, fault_of):
         def addSubTest(self, test, subtest, error):
             if error:
                 self.failed(test, error)
+            else:
+                in_part.add(names.get(id(test)))
 
         def addSkip(self, test, reason):
+            test = getattr(test, "test_case", test)
             error = sys.exc_info()[1]
-            if error is None or not any(file == PROGRAM for file, _ in places(error)):
-                skipped.add(names.get(id(test)))  # by the test itself, not by the program
-            self.note(test, "skipped")
+            if error is not None and not is_own(error):
+                self.note(test, "skipped by the program")
+                return
+            for case in prepared_by(test, cases):
+                if outcome.get(names.get(id(case))) == NOT_RUN:
+                    self.note(case, SKIPPED)
 
         def addExpectedFailure(self, test, error):
             method = getattr(test, getattr(test, "_testMethodName", ""), None)
-            expected = getattr(method, "__unittest_expecting_failure__", False)
+            expected = any(getattr(marked, "__unittest_expecting_failure__", False)
+                           for marked in (method, type(test)))
             self.note(test, "passed" if expected else describe(error[1]))
 
         def addUnexpectedSuccess(self, test):
             self.note(test, "succeeded unexpectedly")
 
     suite.run(Result())
-    for name in skipped:
-        outcome.pop(name, None)
+    for name in [name for name, what in outcome.items() if what == SKIPPED]:
+        if name in in_part:
+            outcome[name] = "passed"
+        else:
+            del outcome[name]
     if not outcome:
         return {"test": "no test"}, "its source has no test that runs"
     return outcome, next(filter(None, fault), None)
+
+
+def prepared_by(test, cases):
+    """The tests of a class or module whose setUpClass or setUpModule this is; else just itself."""
+    fixture = re.fullmatch(r"setUp(?:Class|Module) \((.+)\)", test.id())
+    if not fixture:
+        return [test]
+    return [case for case in cases
+            if f"{type(case).__module__}.{type(case).__qualname__}.".startswith(f"{fixture[1]}.")]
 
 
 def flat(suite, unittest):
