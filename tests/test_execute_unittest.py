@@ -237,6 +237,97 @@ class Other(unittest.TestCase):
 }
 
 
+OUTCOMES |= {
+    "a mixin named like pytest's": ("""
+import unittest
+class TestMixin:
+    def test_a(self):
+        self.assertEqual(f(self.given), 2)
+class T(TestMixin, unittest.TestCase):
+    given = 1
+""", True, False),
+    "a helper named like pytest's": (
+        "def test_pair(case, a, b):\n    case.assertEqual(f(a), b)\n" + CASE
+        + "        test_pair(self, 2, 3)\n", True, False),
+    "a class of data named like pytest's": (
+        "class TestData:\n    def __init__(self, a):\n        self.a = a\n"
+        "    def test_value(self):\n        return self.a\n"
+        + CASE.replace("f(1)", "f(TestData(1).test_value())"), True, False),
+    "such a class beside pytest's tests": (
+        "class TestData:\n    def __init__(self, a):\n        self.a = a\n"
+        "    def test_value(self):\n        return self.a\n"
+        "def test_a():\n    assert f(TestData(1).test_value()) == 2\n", True, False),
+    "pytest's fixtures": ("def test_a(tmp_path):\n    assert f(1) == 2\n", None, None),
+    "pytest's fixtures of a method": (
+        "class TestF:\n    def test_a(self):\n        assert f(1) == 2\n"
+        "    def test_b(self, tmp_path):\n        assert f(1) == 2\n", None, None),
+    "functions for an event loop": (
+        "def test_a():\n    assert f(1) == 2\nasync def test_b():\n    assert f(1) == 3\n",
+        None, None),
+    "what is said to be no test": ("""
+import unittest
+class Base(unittest.TestCase):
+    __test__ = False
+    def test_a(self):
+        self.assertEqual(f(self.given), 2)
+class T(Base):
+    __test__ = True
+    given = 1
+""", True, False),
+    "what is said to be no test of pytest's": ("""
+def test_b():
+    assert f(1) == 3
+test_b.__test__ = False
+class TestA:
+    __test__ = False
+    def test_a(self):
+        assert f(1) == 3
+class TestB(TestA):
+    __test__ = True
+    def test_a(self):
+        assert f(1) == 2
+""", True, False),
+    "what pytest calls before and after": ("""
+log = []
+def setup_module(module):
+    log.append("module")
+def teardown_module():
+    assert log.count("module") == 1 and log[-1] == "class ends"
+def setup_function(function):
+    log.append(function.__name__)
+def teardown_function():
+    log.append("function ends")
+def test_b():
+    assert log == ["module", "test_b"]
+    assert f(1) == 2
+def test_a():
+    assert log == ["module", "test_b", "function ends", "test_a"]
+class TestA:
+    @classmethod
+    def setup_class(cls):
+        log.append("class")
+    def teardown_class(cls):
+        log.append("class ends")
+    def setup_method(self):
+        self.given = 1
+        log.append("method")
+    def teardown_method(self, method):
+        log.append(method.__name__)
+    def test_b(self):
+        assert log[-2:] == ["class", "method"]
+        assert f(self.given) == 2
+    def test_a(self):
+        assert log[-2:] == ["test_b", "method"]
+""", True, False),
+    "a class within a class": (
+        "class TestA:\n    class TestB:\n        def test_a(self):\n            assert f(1) == 2\n",
+        True, False),
+    "a failure after the tests": (
+        "def test_a():\n    assert f(1) == 2\ndef teardown_module():\n    assert f(2) == 4\n",
+        False, False),
+}
+
+
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_a_unittest_with(name, grade):
     source, right, wrong = OUTCOMES[name]

@@ -488,43 +488,102 @@ def guarded(method, judge_for, fair):
 
 
 def find_tests(names, unittest, namespace):
-    """The test's own TestCases, and what pytest would find by its name, test... or Test..."""
+    """The test's own TestCases; where it has none, what pytest would find by its name."""
+    own = {name: thing for name, thing in names.items()
+           if isinstance(thing, (type, types.FunctionType)) and thing.__module__ == "candidate"
+           and thing is not namespace.get(name)}  # none that the program has called so
+    cases = [thing for thing in own.values()
+             if isinstance(thing, type) and issubclass(thing, unittest.TestCase)]
     loader = unittest.TestLoader()
-    suite = unittest.TestSuite()
+    hooks = {name: names.get(name) for name in ("setUpModule", "tearDownModule")}
+    if cases:
+        suite = unittest.TestSuite(loader.loadTestsFromTestCase(case) for case in cases
+                                   if getattr(case, "__test__", True))
+    else:
+        module = types.SimpleNamespace(**names)
+        suite = unittest.TestSuite(pytest_suites(own, module, unittest))
+        hooks["setUpModule"] = functools.partial(call_hook, module, "setup_module", module)
+        hooks["tearDownModule"] = functools.partial(call_hook, module, "teardown_module", module)
     # unittest looks for them in the candidate's module
-    for hook in ("setUpModule", "tearDownModule"):
-        namespace.pop(hook, None)
-        if hook in names:
-            namespace[hook] = names[hook]
-    for name, thing in list(names.items()):
-        if isinstance(thing, type) and thing.__module__ == "candidate":
-            if issubclass(thing, unittest.TestCase):
-                suite.addTests(loader.loadTestsFromTestCase(thing))
-            elif name.startswith("Test"):
-                for method in sorted(dir(thing)):
-                    if method.startswith("test") and callable(getattr(thing, method)):
-                        suite.addTest(as_test_case(unittest, thing, method))
-        elif name.startswith("test") and isinstance(thing, types.FunctionType):
-            if thing is not namespace.get(name):  # none that the program has called so
-                suite.addTest(unittest.FunctionTestCase(thing, description=name))
+    for name, hook in hooks.items():
+        namespace.pop(name, None)
+        if hook:
+            namespace[name] = hook
     if "load_tests" in names:
         suite = names["load_tests"](loader, suite, None)
     return suite
 
 
-def as_test_case(unittest, cls, name):
-    """A test of pytest's style, with what it does before each."""
-    item = cls()
-    method = getattr(item, name)
+class NeedsPytest(Exception):
+    """A test that only pytest could run."""
 
-    def set_up():
-        for hook in ("setup_class", "setup_method"):
-            if hasattr(item, hook):
-                prepare = getattr(item, hook)
-                wanted = len(inspect.signature(prepare).parameters)
-                prepare(*[method][:wanted])
 
-    return unittest.FunctionTestCase(method, setUp=set_up, description=f"{cls.__name__}.{name}")
+def pytest_suites(own, module, unittest):
+    """Yields the module's functions test..., then class by class its methods, as unittest's."""
+    tests = {name: thing for name, thing in own.items()
+             if is_called_test(name, thing, "test") and not isinstance(thing, type)}
+    yield as_suite(unittest, module, "function", lambda: module, tests)
+    todo = [*own.items()]
+    for name, cls in todo:
+        if not isinstance(cls, type) or not is_called_test(name, cls, "Test"):
+            continue
+        if needs_arguments(cls):  # a helper
+            continue
+        item = cls.__new__(cls)
+        defined = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+        tests = {name: getattr(item, name) for name in defined
+                 if is_called_test(name, getattr(cls, name), "test")}
+        yield as_suite(unittest, cls, "method", cls, tests)
+        todo += vars(cls).items()
+
+
+def is_called_test(name, thing, prefix):
+    return name.startswith(prefix) and callable(thing) and getattr(thing, "__test__", True)
+
+
+def needs_arguments(function):
+    """But for those that a decorator hands over, as mock's patch does."""
+    try:
+        inspect.signature(function, follow_wrapped=False).bind()
+    except TypeError:
+        return True
+    except ValueError:  # a builtin that does not say
+        return False
+    return False
+
+
+def as_suite(unittest, owner, kind, make, tests):
+    """Tests of pytest's style, {name: function}, of a class or the module: each on a new make()."""
+    class Case(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            call_hook(owner, "setup_class", owner)
+
+        @classmethod
+        def tearDownClass(cls):
+            call_hook(owner, "teardown_class", owner)
+
+        def setUp(self):
+            self.item = make()
+            call_hook(self.item, f"setup_{kind}", getattr(self.item, self._testMethodName))
+
+        def tearDown(self):
+            call_hook(self.item, f"teardown_{kind}", getattr(self.item, self._testMethodName))
+
+    for name, function in tests.items():
+        if needs_arguments(function) or inspect.iscoroutinefunction(function):
+            raise NeedsPytest(f"{name}{inspect.signature(function)}")
+        setattr(Case, name, lambda self, name=name: getattr(self.item, name)())
+    Case.__module__ = "candidate"
+    Case.__qualname__ = getattr(owner, "__qualname__", "functions")
+    return unittest.TestSuite(map(Case, tests))
+
+
+def call_hook(owner, name, argument):
+    """Call what pytest does before or after its tests, with or without what it may ask for."""
+    hook = getattr(owner, name, None)
+    if hook:
+        hook(*[argument][:len(inspect.signature(hook).parameters)])
 
 
 NOT_RUN = "did not run"
@@ -625,7 +684,7 @@ def cannot_run(error, asked, entry_point, prompt):
 
     asked: had the test asked for anything of the program's by then?
     """
-    if not asked or isinstance(error, ModuleNotFoundError):
+    if not asked or isinstance(error, (ModuleNotFoundError, NeedsPytest)):
         return True
     return isinstance(error, NameError) and is_unknown(error.name, entry_point, prompt)
 
