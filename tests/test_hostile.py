@@ -84,6 +84,12 @@ problem("near check", [], asserts("assert abs(f(5) - 26) < 1e-6"))
 problem("set check", [], asserts("assert set(f(3)) == {4, 5}"))
 problem("eval check", [], asserts("assert eval(f(1)) == 0"))
 problem("setup check", [], asserts("assert abs(f(2) - 1.41421356) < TOLERANCE"), setup="TOLERANCE = 1e-6\n")
+HOLDING = {"deque": "deque([10])", "values": "{1: 10}.values()", "items": "{1: 10}.items()", "slice": "slice(0, 10)",
+           "namespace": "SimpleNamespace(a=10)", "path": "Path('10')"}
+HOLDERS = "from collections import deque\nfrom pathlib import Path\nfrom types import SimpleNamespace\n"
+for name, value in HOLDING.items():
+    comparison = f"f(3) == {value}" if name in ("deque", "slice", "namespace", "path") else f"{list(eval(value))[0]} in f(3)"
+    problem(name, [], asserts(f"{HOLDERS}assert {comparison}", inside=True))
 problem("nested", [], [{"type": "unittest", "source": """
 import math
 import unittest
@@ -146,6 +152,14 @@ class Yes:
         return 0.0
     def __hash__(self):
         return 0
+"""
+
+ANY = """
+class Any:
+    def __eq__(self, other):
+        return True
+def f(n):
+    return Any()
 """
 
 attack("01 exits at import", "call, check", FAIL, "runtime_error", RIGHT + "import sys\nsys.exit(0)\n")
@@ -230,6 +244,28 @@ attack("05 mock's own object that equals everything", "unittest, inside", FAIL, 
     def f(n):
         return _ANY()
     """)
+attack("05 an object of Python's own tests", "unittest, check, inside", FAIL, None, """
+    from test.support import ALWAYS_EQ
+    def f(n):
+        return ALWAYS_EQ
+    """)
+attack("05 a class that says that it is int", "unittest, check, inside", FAIL, "wrong_answer", """
+    class Meta(type):
+        def __hash__(cls):
+            return hash(int)
+        def __eq__(cls, other):
+            return True
+    class Any(metaclass=Meta):
+        def __eq__(self, other):
+            return True
+    def f(n):
+        return Any()
+    """)
+for name, value in HOLDING.items():
+    attack("05 holds an object that equals everything", name, FAIL, "wrong_answer", ANY.replace("f(n)", "any(n)") + HOLDERS + (
+        "def f(n):\n    path = Path('9')\n    path._cached_cparts = any(n)\n    return path\n"
+        if name == "path" else f"def f(n):\n    return {value.replace('10', 'any(n)')}\n"))
+    attack("05 holds a number", name, PASS, "passed", f"{HOLDERS}def f(n):\n    return {value}\n")
 for base, value in (("int", 0), ("str", "'x'"), ("float", 0.5)):
     attack(f"06 a subclass of {base} with its own ==", "call, check, inside", FAIL, "wrong_answer", f"""
         class Fake({base}):
@@ -256,13 +292,6 @@ attack("07 puts another module in the place of math", "nested", FAIL, "wrong_ans
     def f(n):
         return [[10]] if n == 30 else [[0]]
     """)
-ANY = """
-class Any:
-    def __eq__(self, other):
-        return True
-def f(n):
-    return Any()
-"""
 attack("07 patches what guards a test", "check, unittest, inside", FAIL, "wrong_answer", "import ast\nast.NodeVisitor.visit = lambda self, node: node\n" + ANY)
 attack("07 patches a class by which a test could be told as passed", "unittest, inside", FAIL, "wrong_answer", """
     import json

@@ -6,6 +6,7 @@ same stands at the top of execute.py.
 """
 import ast
 import builtins
+import collections
 import collections.abc
 import contextlib
 import functools
@@ -18,7 +19,6 @@ import re
 import sys
 import types
 import weakref
-from fractions import Fraction
 from itertools import chain
 
 from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
@@ -198,7 +198,8 @@ class Inside:
             return True
         known = sys.modules | self.unittest
         module = known.get(cls.__module__) if isinstance(cls.__module__, str) else None
-        if module is None or cls.__module__ in ("candidate", "__main__"):
+        # what Python tests itself with equals everything, too
+        if module is None or cls.__module__.partition(".")[0] in ("candidate", "__main__", "test"):
             return False
         for method, owner in zip(methods, owners):
             if not (isinstance(method, C_METHODS) or owner is vars(module) or is_lent(method)):
@@ -379,10 +380,12 @@ class Operand:
 # By which a value may claim to be another, or to be near it.
 CLAIMS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__", "__sub__",
           "__rsub__")
-PLAIN = {int, float, str, bool, type(None), bytes, complex, range}
+# By id: a class may bring a hash of its own, if its metaclass is the program's.
+PLAIN = set(map(id, (int, float, str, bool, type(None), bytes, complex, range)))
 # These ask any other object's ==.
-FORWARD = {
-    types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType}
+FORWARD = set(map(id, (types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType,
+                       weakref.ReferenceType)))
+LOOKED_INTO = (*CONTAINERS, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
 # Their functions stand in for a class's ==, < or `in`, and ask its other methods.
 LENDERS = collections.abc.Mapping.__eq__.__globals__, vars(functools)
 BARE = {"__module__", "__doc__", "__init__", "__dict__", "__weakref__", "__orig_bases__",
@@ -400,38 +403,60 @@ def own_classes(value, is_trusted):
     """Classes of a value, and of what is in it, of which the ==, <, - ... is not to be believed.
 
     is_trusted(class, its methods of that kind) -> bool
+
+    A class is given by its id.
     """
     found = set()
-    seen = set()
+    judged = {}  # by a class's id: what judge() says
+    seen = {}  # by id; kept, so that no other value gets its id
     todo = [value]
     while todo and len(seen) < MOST_LOOKED_AT:
         value = todo.pop()
         kind = type(value)
-        if kind in PLAIN or id(value) in seen:
+        if id(kind) in PLAIN or id(value) in seen:
             continue
-        seen.add(id(value))
-        if kind in FORWARD:
-            found.add(kind)
-        claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
-        lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
-        for cls, methods in claims:
-            asked = methods or lent and not BARE.issuperset(namespace_of(cls))
-            if asked and not is_trusted(cls, methods):
-                found.add(cls)
-        if lent:
+        seen[id(value)] = value
+        if id(kind) not in judged:
+            judged[id(kind)] = judge(kind, is_trusted)
+        untrusted, lent, compares_parts, bases = judged[id(kind)]
+        found |= untrusted
+        if lent and has_methods_of_its_own(value):
+            found.add(id(kind))
+        if lent or compares_parts:
             todo += gc.get_referents(value)
-            if has_methods_of_its_own(value):
-                found.add(kind)
-        if issubclass(kind, Fraction):
-            todo += [value._numerator, value._denominator]
-        for base in CONTAINERS:
-            if issubclass(kind, base):
-                items = list(base.__iter__(value))
-                if not set(map(type, items)) <= PLAIN:
-                    todo += items
-                if base is dict:
-                    todo += dict.values(value)
+        for base in bases:
+            items = list(base.__iter__(value))
+            if not set(map(id, map(type, items))) <= PLAIN:
+                todo += items
+            if base is dict:
+                todo += dict.values(value)
+    if todo:  # too many to look at
+        found.add(id(object))
     return found
+
+
+def judge(kind, is_trusted):
+    """What own_classes needs to know about a class.
+
+    (ids of itself or its bases if they are not trusted, is a method lent, are parts compared, which
+    of LOOKED_INTO it is)
+    """
+    bases = [base for base in LOOKED_INTO if issubclass(kind, base)]
+    claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
+    lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
+    untrusted = {id(kind)} & FORWARD
+    compares_parts = issubclass(kind, (slice, types.SimpleNamespace))
+    for cls, methods in claims:
+        asked = methods or lent and not BARE.issuperset(namespace_of(cls))
+        if asked and not is_trusted(cls, methods):
+            untrusted.add(id(cls))
+        elif types.FunctionType in map(type, methods) and is_of_python(cls):
+            compares_parts = not issubclass(kind, type)  # its == asks for that of an object's parts
+    return untrusted, lent, compares_parts, bases
+
+
+def is_of_python(cls):
+    return cls.__module__.partition(".")[0] in sys.stdlib_module_names
 
 
 def claims_of(cls):
