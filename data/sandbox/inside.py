@@ -1,8 +1,8 @@
 """Tests in the candidate's own process: `unittest` tests, and asserts whose values cannot cross.
 
 The tests get a unittest and a namespace that the candidate's code has never seen, what it has
-patched is put back, and an operand that brings its own == is refused. What can be forged all the
-same stands at the top of execute.py.
+patched by then is put back, and an operand that brings its own == is refused. What can be forged
+all the same stands at the top of execute.py.
 """
 import ast
 import builtins
