@@ -690,6 +690,61 @@ def test_a_broken_checker_gives_no_label(tmp_path):
     assert verdicts(tmp_path, [stdin("5\n", "2 3\n")], "print(1)", entry_point=None, checker="def check(:") == [None]
 
 
+AT_FAULT = {  # what a checker does -> how
+    "names what is not there": "return answr == expected",
+    "imports what is not there": "import nosuchpackage\n    return True",
+    "imports what is not in there": "from math import nosuchthing\n    return True",
+    "exits": "import sys\n    sys.exit()",
+    "raises no Exception": "raise KeyboardInterrupt",
+    "returns nothing": "assert answer == expected",
+    "returns nothing of what is wrong, and fails on what is expected":
+        "return None if answer == '1 1' else int(expected)",
+}
+
+
+@pytest.mark.parametrize("kind", ["stdin", "call"])
+@pytest.mark.parametrize("name", AT_FAULT)
+def test_a_checker_that_is_at_fault_gives_no_label(name, kind, tmp_path):
+    head = "def check(given, answer, expected):\n    answer = answer.strip()\n    "
+    test = stdin("", "2 3") if kind == "stdin" else call([], "2 3")
+    codes = ["def f():\n    return '2 3'\nprint(f())", "def f():\n    return '1 1'\nprint(f())"]
+    found = verdicts(tmp_path, [test], *codes, checker=head + AT_FAULT[name],
+                     entry_point="f" if kind == "call" else None)
+    assert None in found
+    assert True not in found
+
+
+def test_a_checker_that_exits_at_once_gives_no_label(tmp_path):
+    row = problem("p", [stdin("", "1")], entry_point=None, checker="exit()")
+    assert label(tmp_path, [row], programs("p", "print(1)"))[0]["status"] == "broken_test"
+
+
+CONFUSED = {  # how an answer confuses a right checker -> (its lines, the answer)
+    "no number": ("return int(answer) > 0", "one"),
+    "too few": ("return answer.split()[1] == '3'", "2"),
+    "nothing, where a variable gets its value": (
+        "for last in answer.split():\n        pass\n    return last == '3'", ""),
+    "nothing, where an inner function has one": (
+        "def inner():\n        return last\n    for last in answer.split():\n        pass\n"
+        "    return inner() == '3'", ""),
+    "an exit": ("return eval(answer) == 3", "exit()"),
+    "a name": ("return eval(answer) == 3", "nosuchname"),
+    "an import": ("return eval(answer) == 3", "__import__('nosuchpackage')"),
+    "no match": ("import re\n    return re.fullmatch('[23] 3', answer)", "4 3"),
+}
+
+
+@pytest.mark.parametrize("name", CONFUSED)
+def test_no_answer_makes_a_right_checker_look_broken(name, tmp_path):
+    lines, answer = CONFUSED[name]
+    checker = f"def check(given, answer, expected):\n    answer = answer.strip()\n    {lines}"
+    expected = "2 3" if "[1]" in lines or "re." in lines else "3"
+    right, wrong = verdicts(tmp_path, [stdin("", expected)], f"print({expected!r})",
+                            f"print({answer!r})", entry_point=None, checker=checker)
+    assert right is True
+    assert wrong is False
+
+
 def test_values_survive_the_wire():
     for value in (None, True, 0, -1, 2 ** 63, -10 ** 5000, 1.5, -0.0, math.inf, "é\udcff\0", [], [1, [2, (3, {4})]], {"a": (1,), (2, 3): {}},
                   {1, 2}, frozenset({(1,)}), b"\0\xff", bytearray(b"x"), 1 + 2j, range(1, 10, 2)):

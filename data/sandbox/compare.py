@@ -19,6 +19,10 @@ A problem with several right answers brings a `checker` instead: Python source t
 
     def check(given, answer, expected):   # given: the input text, or the list of arguments
         return ...                        # true if the answer is right
+
+What it raises of an answer makes the answer wrong. It is at fault itself, and no program gets a
+label by it, where it has no `check`, names or imports what is not there, exits, or returns None
+even of the expected answer.
 """
 import math
 import re

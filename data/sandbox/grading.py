@@ -279,15 +279,22 @@ class Grader:
             return False
         names = {"__name__": "checker"}
         try:
-            exec(compile(self.checker, "<checker>", "exec", dont_inherit=True), names)
+            exec(compile(self.checker, CHECKER, "exec", dont_inherit=True), names)
             check = names["check"]
             inspect.signature(check).bind(given, got, expected)
-        except Exception as error:
+        except BaseException as error:
             self.stop("broken_test", f"its checker: {describe(error)}")
         try:
-            return bool(check(given, got, expected))
-        except Exception:  # of an answer that it did not think of
-            return False
+            right = check(given, got, expected)
+            if right is not None:
+                return bool(right)
+        except BaseException as error:
+            if not is_checkers_own(error):  # an answer that it did not think of
+                return False
+            self.stop("broken_test", f"its checker: {describe(error)}")
+        if returns_nothing(check, given, expected):
+            self.stop("broken_test", "its checker returns nothing")
+        return False
 
     # `assert` tests
 
@@ -448,6 +455,34 @@ class Grader:
             self.result(position, status, clean(fault or f"{name}: {wrong[name]}"), outputs)
         else:
             self.result(position, "passed", "", outputs)
+
+
+CHECKER = "<checker>"
+
+
+def is_checkers_own(error):
+    """Could an exception of a checker's not have come from the answer?
+
+    A name that is nowhere, an import that fails, an exit: in the checker's own lines, not in what
+    it evaluates. A variable that has no value yet may be the answer's doing.
+    """
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code.co_filename != CHECKER:
+        return False
+    if isinstance(error, NameError):
+        return bool(error.name) and error.name not in (*code.co_varnames, *code.co_freevars)
+    return isinstance(error, ImportError) or not isinstance(error, Exception)
+
+
+def returns_nothing(check, given, expected):
+    """Does a checker return nothing even of what is right?"""
+    try:
+        return check(given, expected, expected) is None
+    except BaseException:
+        return True
 
 
 def encoded(**request):
