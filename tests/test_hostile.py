@@ -85,10 +85,10 @@ problem("set check", [], asserts("assert set(f(3)) == {4, 5}"))
 problem("eval check", [], asserts("assert eval(f(1)) == 0"))
 problem("setup check", [], asserts("assert abs(f(2) - 1.41421356) < TOLERANCE"), setup="TOLERANCE = 1e-6\n")
 HOLDING = {"deque": "deque([10])", "values": "{1: 10}.values()", "items": "{1: 10}.items()", "slice": "slice(0, 10)",
-           "namespace": "SimpleNamespace(a=10)", "path": "Path('10')"}
-HOLDERS = "from collections import deque\nfrom pathlib import Path\nfrom types import SimpleNamespace\n"
+           "namespace": "SimpleNamespace(a=10)", "proxy": "MappingProxyType({'a': 10})", "path": "Path('10')"}
+HOLDERS = "from collections import deque\nfrom pathlib import Path\nfrom types import MappingProxyType, SimpleNamespace\n"
 for name, value in HOLDING.items():
-    comparison = f"f(3) == {value}" if name in ("deque", "slice", "namespace", "path") else f"{list(eval(value))[0]} in f(3)"
+    comparison = {"values": "10 in f(3)", "items": "(1, 10) in f(3)"}.get(name, f"f(3) == {value}")
     problem(name, [], asserts(f"{HOLDERS}assert {comparison}", inside=True))
 problem("nested", [], [{"type": "unittest", "source": """
 import math

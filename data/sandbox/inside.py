@@ -382,10 +382,10 @@ CLAIMS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contain
           "__rsub__")
 # By id: a class may bring a hash of its own, if its metaclass is the program's.
 PLAIN = set(map(id, (int, float, str, bool, type(None), bytes, complex, range)))
-# These ask any other object's ==.
-FORWARD = set(map(id, (types.MappingProxyType, weakref.ProxyType, weakref.CallableProxyType,
-                       weakref.ReferenceType)))
+# These ask another object's ==, which cannot be seen from them.
+FORWARD = set(map(id, (weakref.ProxyType, weakref.CallableProxyType, weakref.ReferenceType)))
 LOOKED_INTO = (*CONTAINERS, collections.deque, type({}.keys()), type({}.values()), type({}.items()))
+OF_PARTS = (slice, types.SimpleNamespace, types.MappingProxyType)
 # Their functions stand in for a class's ==, < or `in`, and ask its other methods.
 LENDERS = collections.abc.Mapping.__eq__.__globals__, vars(functools)
 BARE = {"__module__", "__doc__", "__init__", "__dict__", "__weakref__", "__orig_bases__",
@@ -445,7 +445,7 @@ def judge(kind, is_trusted):
     claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
     lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
     untrusted = {id(kind)} & FORWARD
-    compares_parts = issubclass(kind, (slice, types.SimpleNamespace))
+    compares_parts = issubclass(kind, OF_PARTS)
     for cls, methods in claims:
         asked = methods or lent and not BARE.issuperset(namespace_of(cls))
         if asked and not is_trusted(cls, methods):
