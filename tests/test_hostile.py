@@ -709,9 +709,10 @@ attack("33 poisons imports", "call", FAIL, "wrong_answer", """
                     pass
         return 0
     """)
-for name, program in {"breaks off": "def f(n:", "has a zero byte": RIGHT + "\0", "has a byte order mark": "\ufeff" + RIGHT,
+for name, program in {"breaks off": "def f(n:", "has a zero byte": RIGHT + "\0",
                       "has many brackets": "(" * 10000, "has half a character": RIGHT + "\udcff"}.items():
     attack(f"34 its source {name}", "call, stdin, check, unittest", FAIL, "compile_error", program)
+attack("34 its source has a byte order mark", "call, check, unittest", PASS, "passed", "\ufeff" + RIGHT)
 attack("34 its source is long", "call", FAIL, "compile_error", RIGHT + "#" * (10 << 20))
 attack("35 an import from the future", "future", PASS, "passed", """\
     from __future__ import annotations
