@@ -520,6 +520,15 @@ def test_what_is_inside_the_function_does_not_end_it():
     assert extract_code(text, FUNCTION) == STARTER + text
 
 
+@pytest.mark.parametrize("quotes", ['"' * 3, "'" * 3])
+def test_nor_does_what_stands_in_a_text_of_several_lines(quotes):
+    body = (f"    # it's no text: {quotes[:2]}\n    lines = {quotes}\ndef g():\n# a\n\\{quotes}\n"
+            f"if x\n{quotes}\n    return sum(xs) + lines.count('def') - 1\n")
+    code = extract_code(body + "\ndef h():\n    '''more'''\n", FUNCTION)
+    assert code.rstrip() == (STARTER + body).rstrip()
+    assert result(code) == 3
+
+
 def test_a_plain_model_without_starter_code_wrote_the_whole_program():
     assert extract_code("print(1)\nprint(2)\n", WHOLE) == "print(1)\nprint(2)\n"
 
@@ -697,9 +706,32 @@ REDUCES = "def f(xs):\n    return reduce(int.__add__, xs)\n"
     f"```python\nfrom functools import reduce\n```\n```python\n{REDUCES}```",
     f"```python\nfrom functools import *\n```\n```python\n{REDUCES}```",
     f"```python\n{F}```\n```python\nfrom solution import f\nassert f([1]) == 1\n```",
+    f"```python\n{F}```\n```python\nwith open('x') as f:\n    print(f.read())\n```",
+    f"```python\n{F}```\n```python\nfor f in [1, 2]:\n    print(f)\n```",
+    f"```python\n{F}```\n```python\nf.cache = {{}}\nprint([f for f in 'ab'])\n```",
+    f"```python\n{F}```\n```python\nwith open('x') as file:\n    f = max\n```\n```python\n{F}```",
 ])
 def test_the_last_definition_counts_with_what_it_needs_from_other_blocks(answer):
     assert result(extract_code(answer, BARE, chat=True)) == 3
+
+
+SETTINGS = "import sys\nsys.setrecursionlimit(10 ** 5)\n"
+
+
+@pytest.mark.parametrize("settings, kept", [
+    (SETTINGS, True),
+    ("import threading\nthreading.stack_size(1 << 26)\n", True),
+    ("import os\nos.system('ls')\n", False),
+    (SETTINGS + "print(1)\n", False),
+    ("sys.setrecursionlimit(10 ** 5)\n", False),  # of the program's own sys, perhaps
+    ("import numpy\n", False),
+])
+def test_settings_above_a_program_are_part_of_it(settings, kept):
+    kept = settings if kept else ""
+    answer = f"```python\n{settings}```\nThen\n```python\n%s```"
+    assert program(answer % READS) == kept + READS
+    assert program(answer % F, BARE) == kept + F
+    assert program(f"```python\n{F}```\nFirst\n```python\n{settings}```", BARE) == F
 
 
 def test_a_mistake_in_the_last_block_is_not_mended_by_a_draft():

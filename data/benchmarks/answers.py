@@ -23,13 +23,28 @@ from data.benchmarks.markdown import bare_programs, fenced_blocks, is_mere_value
 # What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
 MOST_BLOCKS = 50  # more are a loop
 STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
+# A text in three quotes, to its end or the code's. Comments and other texts are read, too, so that
+# no quotes within them begin one.
+TEXT_OR_QUOTES = re.compile(r"""
+    (?P<text> (?P<quotes> "{3} | '{3} ) (?: \\. | (?!(?P=quotes)) [^\\] )* (?: (?P=quotes) | \Z ) )
+    | \# [^\n]*
+    | " (?: \\. | [^"\\\n] )* "
+    | ' (?: \\. | [^'\\\n] )* '
+    """, re.S | re.X)
 
 
 def from_completion(text, problem):
     """From a plain model: the text continues the starter code, up to the next top-level statement."""
     text = without_control_tokens(text)
     starter = problem.get("starter_code") or ""
-    return starter + STOPS.split(text)[0] if starter else text
+    if not starter:
+        return text
+    code = starter + text
+    texts = [found.span() for found in TEXT_OR_QUOTES.finditer(code) if found["text"]]
+    for stop in STOPS.finditer(code, len(starter)):
+        if not any(first < stop.start() < end for first, end in texts):
+            return code[:stop.start()]
+    return code
 
 
 def from_chat(text, problem):
@@ -146,6 +161,7 @@ def inside_answer_tags(text):
 
 # ---------------------------------------------------------------- which block, and what it needs from the others
 
+SETTING = re.compile(r"\w+\.(set\w+|stack_size|seed)\(")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
 READS = re.compile(r"\binput\b(?!\s*=[^=])|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
@@ -177,11 +193,25 @@ def defines(code, name):
     for statement in statements:
         if isinstance(statement, IMPORTS):  # an example of use: from solution import f
             continue
-        if name in bound_by(statement):
+        if name in defined_by(statement):
             return True
         if any(isinstance(node, FUNCTIONS) and node.name == name for node in ast.walk(statement)):
             return True
     return False
+
+
+def defined_by(statement):
+    """Names that a top-level statement defines or assigns, not those of `for` and `with`."""
+    if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+        return {statement.name}
+    targets = []
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets.append(node.target)
+    return {node.id for target in targets for node in ast.walk(target)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def is_stub(code, name):
@@ -207,13 +237,17 @@ def acts(code):
 def with_missing_names(code, blocks):
     """A block below those statements of the other blocks that give it names it uses but lacks.
 
+    And below the blocks above it that only set something, like the limit of recursion.
+
     ["from functools import reduce", "def f(xs):\\n    return reduce(max, xs)"]: the second one
     gets the import.
     """
     others = [(block, statement) for block in blocks if block != code for statement in parse(block)]
     missing = free_names(parse(code))
     looked_up = set()
-    taken = set()  # positions in `others`
+    above = blocks[:blocks.index(code)] if code in blocks else []
+    taken = {position for position, (block, _) in enumerate(others)  # positions in `others`
+             if block in above and only_sets(block)}
     while missing - looked_up:
         name = min(missing - looked_up)
         looked_up.add(name)
@@ -222,6 +256,14 @@ def with_missing_names(code, blocks):
             missing |= free_names([others[position][1]])
     pieces = [source_of(others[position][1], others[position][0]) for position in sorted(taken)]
     return "".join(pieces) + code
+
+
+def only_sets(code):
+    """Is a block only settings, with their imports: import sys; sys.setrecursionlimit(10 ** 6)?"""
+    statements = parse(code)
+    rest = [statement for statement in statements if not isinstance(statement, IMPORTS)]
+    settings = bool(rest) and all(SETTING.match(ast.unparse(statement)) for statement in rest)
+    return settings and not free_names(statements)
 
 
 def givers(name, others):
