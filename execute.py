@@ -22,6 +22,8 @@ A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
   asserts in their own. Where the calls of asserts give other answers in another order, the asserts
   fail, unless the same is true of the problem's canonical_solution.
+- A problem's asserts share one process, in which a failed one does not end the others. What ends
+  the process (exit, a crash, the time limit) fails one, and those after it are not run.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
 - A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an
@@ -45,6 +47,7 @@ for the next candidate as well.
 NOT protected against, even so:
 - Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and
   asserts whose values cannot cross; then `detail` says so, and a program can bring that about.
+  Where one of a problem's asserts must, all do: what one leaves in the program, the next ones see.
   Stopped there: functions that it has patched before its tests run, an == of its own, lying about
   what ran. Not stopped: a program that patches while a test calls it, patches a class of the
   library, or changes a function, a class's bases or a test's mock in place; that gives an iterator
@@ -185,7 +188,7 @@ class Tests:
         self.prompt = f"{problem['prompt']}\n{problem.get('starter_code') or ''}"
         sources = [code, self.setup, *(test["source"] for test in self.tests if "source" in test)]
         self.network = cfg.site_packages or any(USES_NETWORK.search(source) for source in sources)
-        self.reasons = {}  # why a test that was not marked so has run inside
+        self.why_inside = ""  # where the asserts have run there, though none is marked so
         self.grader = None
         self.starved = False
 
@@ -197,11 +200,7 @@ class Tests:
             return
         groups = collections.defaultdict(list)
         for position, test in enumerate(self.tests):
-            inside = test["type"] == "unittest" or test.get("inside")
-            if test["type"] == "assert" and not inside and needs_inside(test["source"]):
-                self.reasons[position] = "the test asks what cannot be seen from outside"
-            else:
-                groups["inside" if inside else test["type"]].append(position)
+            groups[test["type"]].append(position)
         try:
             if "stdin" in groups:
                 self.run_programs(groups["stdin"])
@@ -210,11 +209,8 @@ class Tests:
                 self.run_session("call", groups["call"])
             if "assert" in groups:
                 self.run_asserts(groups["assert"])
-            for position in groups["assert"]:
-                if self.status(position) == "inside":
-                    self.reasons[position] = self.results[position][1]
-            for position in sorted([*groups["inside"], *self.reasons]):
-                self.run_inside(position)
+            for position in groups["unittest"]:
+                self.run_inside([position])
         finally:
             self.dismiss_grader()
 
@@ -346,7 +342,27 @@ class Tests:
         return "time_limit", f"longer than {limit:g} s"
 
     def run_asserts(self, positions):
-        """In their order. Some pass in no other: is that what the problem asks for?"""
+        """All in one process, in their order: outside, or inside if one of them must be there.
+
+        Results of both would not fit together: each process would have seen some of the tests only.
+        """
+        if not any(self.tests[position].get("inside") for position in positions):
+            self.run_outside(positions)
+            must = [position for position in positions if self.status(position) == "inside"]
+            if not must:
+                return
+            _, why, _ = self.results[must[0]]
+            self.why_inside = f"asserts ran inside, because of test {must[0] + 1}: {why}."
+        for position in positions:
+            self.results[position] = None
+        self.run_inside(positions)
+
+    def run_outside(self, positions):
+        """Asserts in their order. Some pass in no other: is that what the problem asks for?"""
+        for position in positions:
+            if needs_inside(self.tests[position]["source"]):
+                self.fail([position], "inside", "the test asks what cannot be seen from outside")
+                return
         in_order = self.run_session("assert", positions)
         canonical = self.problem.get("canonical_solution")
         if not in_order or not isinstance(canonical, str):
@@ -359,20 +375,22 @@ class Tests:
         finally:
             solution.dismiss_grader()
 
-    def run_inside(self, position):
-        self.run_session("inside", [position])
-        status, detail, digest = self.results[position]
-        if status == "broken_test":  # really? A program could have brought it about
-            empty = Tests(self.problem, "", self.zygote, self.cfg)
-            try:
-                empty.run_session("inside", [position])
-            finally:
-                empty.dismiss_grader()
+    def run_inside(self, positions):
+        """Asserts, or one file of unittests, in one process of the candidate's."""
+        self.run_session("inside", positions)
+        broken = [position for position in positions if self.status(position) == "broken_test"]
+        if not broken:
+            return
+        # really? A program could have brought it about
+        empty = Tests(self.problem, "", self.zygote, self.cfg)
+        try:
+            empty.run_session("inside", positions)
+        finally:
+            empty.dismiss_grader()
+        for position in broken:
             if empty.results[position] != self.results[position]:
-                status = "wrong_answer"
-        if position in self.reasons and not detail:
-            detail = f"ran inside: {self.reasons[position]}"
-        self.results[position] = status, detail, status if digest == "broken_test" else digest
+                _, detail, _ = self.results[position]
+                self.fail([position], "wrong_answer", detail)
 
     def run_session(self, kind, positions):
         """One process of the candidate for these tests, perhaps one for their calls reordered.
@@ -394,9 +412,10 @@ class Tests:
         ours, theirs = socket.socketpair()
         job = {"setup": self.setup, "code": self.code, "entry_point": self.problem["entry_point"]}
         if kind == "inside":
-            test = self.tests[positions[0]]
-            job["inside"] = {"imports": imports_of(test["source"]), "prompt": self.prompt,
-                             "unittest": test["type"] == "unittest"}
+            tests = [self.tests[position] for position in positions]
+            imports = {name for test in tests for name in imports_of(test["source"])}
+            job["inside"] = {"imports": sorted(imports), "prompt": self.prompt,
+                             "unittest": tests[0]["type"] == "unittest"}
         memory = self.cfg.memory_mb << 20
         try:
             self.ask_grader({"grade": kind, "positions": positions}, ours.fileno())
@@ -471,8 +490,7 @@ class Tests:
                   if status not in (None, "passed")]
         untold = [position for position in failed if statuses[position] in NO_LABEL]
         status = "passed"
-        detail = " ".join(f"test {position + 1} ran inside: {why}."
-                          for position, why in sorted(self.reasons.items()))
+        detail = self.why_inside
         if failed:
             status, detail = self.failure_at((untold or failed)[0])
         public_passed = None

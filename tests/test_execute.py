@@ -331,8 +331,46 @@ def test_an_assert_that(name, asserted):
 
 
 def test_a_test_that_fell_inside_says_so(asserted):
-    assert asserted["calls the answer", "0"]["detail"] == "test 1 ran inside: a function."
+    assert asserted["calls the answer", "0"]["detail"] == "asserts ran inside, because of test 1: a function."
     assert asserted["expects an exception", "0"]["detail"] == ""
+
+
+BAG = ["b = Bag()\nb.add(1)\nassert b.items == [1]", "b = Bag()\nb.add(2)\nassert b.items == [2]"]
+BAGS = "class Bag:\n    items = []\n    def add(self, x):\n        self.items.append(x)"
+NUMBERED = "class A:\n    n = 0\n    def __init__(self):\n        A.n += 1\n        self.number = A.n\ndef f():\n    return A.n"
+IN_TURN = {  # what a program keeps -> (asserts, the program, its verdict)
+    "a list of the class": (BAG, BAGS, False),
+    "a list of the object": (BAG, BAGS.replace("items = []", "def __init__(self):\n        self.items = []"), True),
+    "a default deque": (["assert list(f(1)) == [1]", "assert list(f(2)) == [2]"],
+                        "from collections import deque\ndef f(x, acc=deque()):\n    acc.append(x)\n    return acc", False),
+    "its calls, to raise in the second": (["assert f(1) == 1", "assert f(2) == 2"],
+                                          "class E(Exception):\n    pass\ncalls = []\ndef f(x):\n    calls.append(x)\n    if len(calls) > 1:\n        raise E\n    return x", False),
+    "a number that the tests ask for": (["assert A().number == 1", "assert A().number == 2"], NUMBERED, True),
+    "a number that a call tells": (["A()", "assert f() == 1"], NUMBERED, True),
+}
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_asserts_share_what_the_program_keeps(marked, tmp_path):
+    problems = [problem(name, [asserts(source, inside=marked) for source in sources]) for name, (sources, _, _) in IN_TURN.items()]
+    rows = label(tmp_path, problems, [row for name, (_, code, _) in IN_TURN.items() for row in programs(name, code)])
+    assert {row["problem_id"]: row["passed"] for row in rows} == {name: verdict for name, (_, _, verdict) in IN_TURN.items()}
+
+
+@pytest.mark.parametrize("end, status", [("os._exit(0)", "runtime_error"), ("os.abort()", "runtime_error"), ("time.sleep(60)", "time_limit")])
+def test_the_end_of_a_process_leaves_the_asserts_before_it_as_they_are(end, status, tmp_path):
+    code = f"import os, time\ndef f(x):\n    time.sleep(0.5)\n    if x == 3:\n        {end}\n    return (n for n in [x])"
+    row, = label(tmp_path, [problem("p", [asserts(f"assert list(f({n})) == [{n}]") for n in range(6)], time_limit=1)], programs("p", code))
+    assert row["status"] == status
+    assert row["detail"].startswith("hidden test 4")
+    assert row["tests_passed"] == 3
+
+
+def test_an_assert_that_fails_or_leaves_does_not_end_the_others(tmp_path):
+    code = "import sys\ndef f(x):\n    if x == 1:\n        sys.exit()\n    return iter([x % 4])"
+    row, = label(tmp_path, [problem("p", [asserts(f"assert list(f({n})) == [{n}]") for n in range(6)])], programs("p", code))
+    assert row["status"] == "runtime_error"
+    assert row["tests_passed"] == 3
 
 
 # ---------------------------------------------------------------- unittest

@@ -71,8 +71,6 @@ class Inside:
             self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
-        self.refused = []
-        self.missing = None  # the package that the program did not find during a test
 
     def put_back(self):
         sys.modules = self.loaded
@@ -93,6 +91,8 @@ class Inside:
         Perhaps with "fault": what is wrong with the row itself; or with "missing": a package.
         """
         self.put_back()
+        self.refused = []
+        self.missing = None  # the package that the program did not find during the test
         theirs = take_modules("unittest")
         sys.modules.update(self.unittest)
         tree = ast.parse(request["source"])
