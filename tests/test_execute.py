@@ -373,6 +373,41 @@ def test_an_assert_that_fails_or_leaves_does_not_end_the_others(tmp_path):
     assert row["tests_passed"] == 3
 
 
+# What a test's source has -> (it, a program that uses it).
+SHARED_NAMES = {
+    "an import": ("import math\nassert f(4) == 2", "def f(x):\n    return math.sqrt(x)"),
+    "an import of one name": ("from math import sqrt\nassert f(4) == 2", "def f(x):\n    return sqrt(x)"),
+    "a value": ("n = 1\nassert f(4) == 2\nn = 2\nassert f(4) == 4", "def f(x):\n    return x // 2 * n"),
+    "a class": ("class Node:\n    def __init__(self, n):\n        self.n = n\nassert f(4) == 2", "def f(x):\n    return Node(x).n // 2"),
+    "a function": ("def half(n):\n    return n / 2\nassert f(4) == 2", "def f(x):\n    return half(x)"),
+}
+
+
+@pytest.mark.parametrize("kind", ["assert", "inside", "unittest"])
+def test_a_program_may_use_what_its_tests_source_has(kind, tmp_path):
+    problems, candidates = [], []
+    for name, (source, code) in SHARED_NAMES.items():
+        test = asserts(source, inside=kind == "inside")
+        if kind == "unittest":
+            test = unit(source + "\nimport unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertTrue(f(4) in (2, 4))")
+        problems.append(problem(name, [test, test]))
+        candidates += programs(name, code, code + " + 1")
+    assert [row["passed"] for row in label(tmp_path, problems, candidates)] == [True, False] * len(SHARED_NAMES)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_but_its_own_names_stay_its_own(inside, tmp_path):
+    tests = [asserts("K = 5\nassert f() == 1", inside=inside), asserts("assert f() == 1", inside=inside)]
+    assert verdicts(tmp_path, tests, "K = 1\ndef f():\n    return K", "def f():\n    return K // 5") == [True, False]
+
+
+def test_and_no_test_is_among_the_names_that_it_gets(tmp_path):
+    source = "import unittest\nfrom unittest.mock import ANY, patch\ndef helper():\n    pass\nclass Cases(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(), ['helper'])"
+    sees = "before = set(globals())\ndef f():\n    return sorted(set(globals()) - before - {'before', 'f'})"
+    changes = "def f():\n    for name in 'unittest', 'Cases', 'ANY', 'patch':\n        if name in globals():\n            return ['helper']"
+    assert verdicts(tmp_path, [unit(source)], sees, changes) == [True, False]
+
+
 # ---------------------------------------------------------------- unittest
 
 CASE = """

@@ -238,6 +238,8 @@ class Session:
             arguments = pack(error.args, exact=True)
             answer = {"raised": kind.__name__, "with": arguments, "detail": describe(error)}
             answer["whole"] = is_whole(error)
+            if kind is NameError:
+                answer["lacks"] = str(error.name)
         else:
             if type(value) in MUTABLE and any(value is earlier for earlier in self.given):
                 raise CannotCross(f"a {type(value).__name__} that it has given before")

@@ -28,7 +28,8 @@ Grader and session write lines of JSON:
              {"exactly": name, "given": [args, kwargs], "test": position}    a call by an assert
              {"name": name}                                     what does it stand for?
              {"source": ..., "setup": ..., "token": ...}        a test that runs inside
-    session  {"value": ...}, {"raised": name, "with": [...], "detail": ..., "whole": ...},
+    session  {"value": ...}, {"raised": name, "with": [...], "detail": ..., "whole": ...,
+             "lacks": the name that a NameError is about},
              {"function": name}, {"module": name}, {"nothing": true},
              {"ran": {...}, "token": ..., "fault": ..., "missing": ...},
              or {"error": status, "detail": ...}
@@ -342,6 +343,8 @@ class Grader:
                     self.stop("inside", "the test may expect the exception")
                 raise
             if "raised" in reply:
+                if str(reply.get("lacks")) in names:
+                    self.stop("inside", f"the program uses the test's {reply['lacks']}")
                 if looks_at_exceptions and not reply.get("whole"):
                     self.stop("inside", "the test looks at an exception")
                 raised.append(make_exception(reply, may_stop))
@@ -355,8 +358,8 @@ class Grader:
             return value
 
         random.seed(0)  # a test may draw its inputs
+        names = Names(self, stand_in)
         try:
-            names = Names(self, stand_in)
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
             exec(compile(source, "<test>", "exec", dont_inherit=True), names)

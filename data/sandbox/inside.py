@@ -70,6 +70,7 @@ class Inside:
         if self.unittest:
             self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
+        self.names = None  # of the latest test
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
 
     def put_back(self):
@@ -96,6 +97,8 @@ class Inside:
         theirs = take_modules("unittest")
         sys.modules.update(self.unittest)
         tree = ast.parse(request["source"])
+        if self.names:
+            self.names.take_back()
         self.names = names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
         if "builtins" not in request["source"]:
@@ -111,9 +114,6 @@ class Inside:
             names.pop(self.entry_point, None)
             names.bind(names_in_class_bodies(tree))
             exec(program, names)
-            for name, value in names.items():  # a program may use what only the test imports
-                if name not in namespace and getattr(value, "__module__", None) != "candidate":
-                    namespace[name] = value
             tests = None
             if self.unittest:
                 tests = find_tests(names, self.unittest["unittest"], namespace)
@@ -242,13 +242,31 @@ def take_modules(package):
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-class TestNames(dict):
-    """Globals of a test that runs inside: its own names, Python's, then the candidate's of now."""
+class LateNames(dict):
+    """Globals of a test that asks for a name of the program's when it needs it, by __missing__."""
+    asked = False  # for anything of the program's
+
+    def bind(self, some):
+        """Give these names their values now: Python does not ask __missing__ for them."""
+        for name in some:
+            asked = self.asked
+            try:
+                dict.__setitem__(self, name, self[name])
+            except KeyError:
+                self.asked = asked  # it is none of the program's
+
+
+class TestNames(LateNames):
+    """Globals of a test that runs inside: its own names, Python's, then the candidate's of now.
+
+    The program may use the test's as well, as soon as it has them, but for what it defines itself.
+    """
     __test__ = False
 
     def __init__(self, namespace, entry_point, tree):
         super().__init__(__name__="candidate", __file__="<test>")
         self.namespace = namespace
+        self.lent = set()
         self.entry_point = entry_point
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         # StopIteration may come if the test asks for one, and a function is wrapped (see below)
@@ -257,16 +275,18 @@ class TestNames(dict):
                           if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
         self.wraps = used.isdisjoint({"StopIteration", "inspect", "types"})
         self.wrappers = {}
-        self.asked = False  # for anything of the program's
 
-    def bind(self, some):
-        """Give these names their values now: Python does not ask __missing__ for them."""
-        for name in some:
-            asked = self.asked
-            try:
-                self[name] = self[name]
-            except KeyError:
-                self.asked = asked  # it is none of the program's
+    def __setitem__(self, name, value):
+        super().__setitem__(name, value)
+        if (name not in self.namespace or name in self.lent) and not is_testing(name, value):
+            self.namespace[name] = value
+            self.lent.add(name)
+
+    def take_back(self):
+        """The next test has names of its own."""
+        for name in self.lent:
+            if name in self and self.namespace.get(name) is self[name]:
+                del self.namespace[name]
 
     def __missing__(self, name):
         if hasattr(builtins, name) and name != self.entry_point:
@@ -283,6 +303,19 @@ class TestNames(dict):
         if self.wrappers.get(name, (None,))[0] is not value:
             self.wrappers[name] = value, without_stop_iteration(value)
         return self.wrappers[name][1]
+
+
+def is_testing(name, value):
+    """Is it a test, a part of unittest, or Python's own? The program has no business with it."""
+    kind = type(value)
+    if kind is types.ModuleType:
+        homes = [value.__name__]
+    elif kind is types.FunctionType:
+        homes = [value.__module__]
+    else:
+        homes = [cls.__module__ for cls in mro_of(value if issubclass(kind, type) else kind)]
+    return (name.lower().startswith(("test", "__"))
+            or any(str(home).startswith("unittest") for home in homes))
 
 
 def names_in_class_bodies(tree, within=False):
