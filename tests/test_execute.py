@@ -311,6 +311,7 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
     "expects a missing module": ("try:\n    f('nosuchmodule')\n    assert False\nexcept ImportError:\n    pass", "import importlib\ndef f(name):\n    return importlib.import_module(name)",
                                  "def f(name):\n    return name"),
     "knows one nan from another": ("import math\nassert f(2) == [math.nan] * 2", "import math\ndef f(n):\n    return [math.nan] * n", "def f(n):\n    return [float('nan')] * n"),
+    "calls it in a class body": ("class C:\n    wanted = 2\n    got = f(1)\nassert C.got == C.wanted", "def f(n):\n    return n + 1", "def f(n):\n    return n"),
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }

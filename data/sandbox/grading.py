@@ -53,7 +53,7 @@ import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
-from data.sandbox.inside import cannot_run
+from data.sandbox.inside import LateNames, cannot_run, names_in_class_bodies
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
     pack, shown, unpack)
@@ -320,7 +320,6 @@ class Grader:
     def run_assert(self, position, call):
         """(Verdict, outputs) of one test; call(key) -> reply."""
         self.verdict = None
-        self.touched = False  # has the test asked for anything of the candidate's?
         outputs = []
         crossed = []  # (what the test holds, as the program has it)
         raised = []
@@ -362,23 +361,25 @@ class Grader:
         try:
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
+            if "class" in source:
+                names.bind(names_in_class_bodies(ast.parse(source)))
             exec(compile(source, "<test>", "exec", dont_inherit=True), names)
             verdict = Verdict("passed")
-            if not self.touched:
+            if not names.asked:
                 verdict = Verdict("broken_test", "the test asks nothing of the program")
         except Verdict as stopped:
             verdict = stopped
         except BaseException as error:
-            verdict = self.judge_error(error, raised)
+            verdict = self.judge_error(error, raised, names.asked)
         if not self.verdict and any(as_text(value) != text for value, text in crossed):
             verdict = Verdict("inside", "the test changes what the program may hold as well")
         return self.verdict or verdict, outputs
 
-    def judge_error(self, error, raised):
-        """A test that ended with an exception."""
+    def judge_error(self, error, raised, asked):
+        """A test that ended with an exception. asked: for anything of the program's."""
         if any(error is one for one in raised):
             return Verdict("runtime_error", getattr(error, "detail", describe(error)))
-        if cannot_run(error, self.touched, self.entry_point, self.prompt):
+        if cannot_run(error, asked, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         if isinstance(error, AssertionError):
             return Verdict("wrong_answer", describe(error))
@@ -620,7 +621,7 @@ class StandIn:
         self.grader.stop("inside", f"the test asks for {self.name}.{attribute}")
 
 
-class Names(dict):
+class Names(LateNames):
     """Globals of an assert test: what neither test, setup nor Python knows is the candidate's."""
 
     def __init__(self, grader, stand_in):
@@ -632,7 +633,7 @@ class Names(dict):
         # which may be named like one
         if hasattr(builtins, name) and name != self.grader.entry_point:
             raise KeyError(name)
-        self.grader.touched = True
+        self.asked = True
         kind = self.grader.ask(name=name)
         if "nothing" in kind:
             raise KeyError(name)
