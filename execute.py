@@ -100,7 +100,7 @@ from data.rows import UserError
 from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES, without_mark
-from data.sandbox.grading import HOLD, imports_of, needs_inside, text_digest
+from data.sandbox.grading import HOLD, imports_of, may_change_values, needs_inside, text_digest
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -254,11 +254,21 @@ class Tests:
                 "prompt": self.prompt,
                 "compare": rule_of(self.problem),
                 "checker": without_mark(self.problem.get("checker") or ""),
+                "changing": self.changing_asserts(),
             }
             job_file = memory_file(marshal.dumps(job))
             self.grader.ask({"grade": "tests"}, job_file)
             os.close(job_file)
         self.grader.ask(task, *files)
+
+    def changing_asserts(self):
+        """Positions of those that may change a value in place that the program holds as well."""
+        positions = [position for position, test in enumerate(self.tests)
+                     if test["type"] == "assert"]
+        if may_change_values(self.setup):
+            return positions
+        return [position for position in positions
+                if may_change_values(self.tests[position]["source"])]
 
     def dismiss_grader(self):
         """One that has run a test's own code may be spoilt; one that has not is used again."""

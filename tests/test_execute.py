@@ -312,9 +312,21 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
                                  "def f(name):\n    return name"),
     "knows one nan from another": ("import math\nassert f(2) == [math.nan] * 2", "import math\ndef f(n):\n    return [math.nan] * n", "def f(n):\n    return [float('nan')] * n"),
     "calls it in a class body": ("class C:\n    wanted = 2\n    got = f(1)\nassert C.got == C.wanted", "def f(n):\n    return n + 1", "def f(n):\n    return n"),
+    "holds an answer that the next call changes": ("held = f(1)\nf(2)\nassert held == ([1, 2], 1)", "seen = []\ndef f(n):\n    seen.append(n)\n    return seen, n",
+                                                   "seen = []\ndef f(n):\n    seen.append(n)\n    return list(seen), n"),
+    "holds an answer that no call may change": ("held = f(1)\nf(2)\nassert held == ([1], 1)", "def f(n):\n    return [n], n",
+                                                "latest = []\ndef f(n):\n    latest[:] = [n]\n    return latest, n"),
+    "holds an argument that the next call changes": ("held = [1]\nf(held)\nf([2])\nassert held == [1, 9]", "seen = []\ndef f(x):\n    seen.append(x)\n    if len(seen) == 2:\n        seen[0].append(9)",
+                                                     "def f(x):\n    pass"),
+    "holds an argument that no call may change": ("held = [1]\nf(held)\nf([2])\nassert held == [1]", "def f(x):\n    pass", "seen = []\ndef f(x):\n    seen.append(x)\n    seen[0].append(9)"),
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }
+CHANGES = ["out[0], last = 9, 2", "for out[0] in range(3):\n    pass", "add = out.append\nadd(3)", "list(map(out.append, [3]))", "del out[0]",
+           "import operator\noperator.iadd(out, [3])", "from operator import setitem as put\nput(out, 0, 9)", "import random\nrandom.Random(1).shuffle(out)"]
+for change in CHANGES:  # of what should be a copy
+    ASSERTED[f"has {change!r}"] = (f"given = [1, 2]\nout = f(given)\n{change}\nassert given == [1, 2]",
+                                   "def f(x):\n    return list(x)", "def f(x):\n    return x")
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +341,11 @@ def asserted(tmp_path_factory):
 def test_an_assert_that(name, asserted):
     assert asserted[name, "0"]["passed"] is True, asserted[name, "0"]["detail"]
     assert asserted[name, "1"]["passed"] is False, asserted[name, "1"]["detail"]
+
+
+def test_a_helper_of_the_setup_may_change_the_answer(tmp_path):
+    test = asserts("given = [1]\nadd(f(given))\nassert given == [1]")
+    assert verdicts(tmp_path, [test], "def f(x):\n    return list(x)", "def f(x):\n    return x", setup="def add(out):\n    out += [2]\n") == [True, False]
 
 
 def test_a_test_that_fell_inside_says_so(asserted):

@@ -7,7 +7,6 @@
 import _thread
 import atexit
 import builtins
-import collections
 import contextlib
 import functools
 import gc
@@ -23,13 +22,14 @@ import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
-    OutputLimit, as_text, describe, missing_module, pack, unpack)
+    MAX_OUTPUT, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
+    OutputLimit, as_text, describe, has_changed, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
 EXIT_MEMORY = 82
 EXIT_MISSING = 83
 EXIT_SETUP = 84
+MOST_KEPT = 4 << 20  # bytes of text, roughly, of what an assert has passed and got
 # Often imported: here an import costs a few pages in every fork, there milliseconds in every run.
 # Fixed, so that no program's verdict depends on other rows, and without packages: `import xml` must
 # not find that xml.etree is there.
@@ -185,7 +185,8 @@ class Session:
         self.entry_point = job["entry_point"]
         self.functions = {}
         self.test = None  # whose functions these are
-        self.given = collections.deque(maxlen=100)  # the latest answers to that test
+        self.kept = []  # (arguments or answer of that test, their text then)
+        self.room = MOST_KEPT
         self.inside = None
         if "inside" in job:  # before the candidate's code has run
             self.inside = Inside(job)
@@ -219,7 +220,8 @@ class Session:
         """An assert's: the answer or exception, if it can cross and left the arguments alone."""
         if request["test"] != self.test:
             self.functions.clear()
-            self.given.clear()
+            self.kept.clear()
+            self.room = MOST_KEPT
             self.test = request["test"]
         function = self.find(request["exactly"])
         args, kwargs = unpack(request["given"])
@@ -241,12 +243,23 @@ class Session:
             if kind is NameError:
                 answer["lacks"] = str(error.name)
         else:
-            if type(value) in MUTABLE and any(value is earlier for earlier in self.given):
-                raise CannotCross(f"a {type(value).__name__} that it has given before")
-            self.given.append(value)
-        if as_text([args, kwargs]) != before:
+            self.keep(value, as_text(value))
+        if has_changed([args, kwargs], before):
             raise CannotCross("changed arguments")
+        self.keep([args, kwargs], before)
         return answer
+
+    def keep(self, value, text):
+        """The test may still hold a copy of it."""
+        self.room -= len(text) + 100
+        if self.room > 0:
+            self.kept.append((value, text))
+
+    def look_back(self, _request):
+        """An assert has made its calls: are its copies of what it passed and got still right?"""
+        if any(has_changed(value, text) for value, text in self.kept):
+            raise CannotCross("a value that a later call has changed")
+        return {"value": None}
 
     def look_up(self, request):
         """What a name of a test's stands for here."""
@@ -267,6 +280,8 @@ class Session:
             return self.call_exactly(request)
         if "name" in request:
             return self.look_up(request)
+        if "kept" in request:
+            return self.look_back(request)
         return self.inside.run(request, self.namespace)
 
 

@@ -27,6 +27,7 @@ Grader and session write lines of JSON:
     grader   {"call": name, "given": [args, kwargs]}            a `call` test
              {"exactly": name, "given": [args, kwargs], "test": position}    a call by an assert
              {"name": name}                                     what does it stand for?
+             {"kept": position}                                 that assert has made its calls
              {"source": ..., "setup": ..., "token": ...}        a test that runs inside
     session  {"value": ...}, {"raised": name, "with": [...], "detail": ..., "whole": ...,
              "lacks": the name that a NameError is about},
@@ -56,7 +57,7 @@ from data.sandbox.compare import digestible, lines_of, same_text, same_value, wi
 from data.sandbox.inside import LateNames, cannot_run, names_in_class_bodies
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
-    pack, shown, unpack)
+    has_changed, pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -96,6 +97,7 @@ class Grader:
         self.prompt = job["prompt"]
         self.rule = job["compare"]
         self.checker = job["checker"]
+        self.changing = job["changing"]  # positions of asserts that may change values in place
         self.requests = {}  # of `call` tests, by position: as all programs get them
         self.right = {}  # a line that was a right answer, and its digest: so it is the next time
 
@@ -304,7 +306,10 @@ class Grader:
         self.calls = []  # (key, line of the reply)
         passed = False
         for position in positions:
+            calls_before = len(self.calls)
             verdict, outputs = self.run_assert(position, self.call_session)
+            if len(self.calls) > calls_before + 1 and not verdict.over:
+                verdict = self.unless_changed(position, verdict)
             if verdict.over and verdict.status == "gone":
                 raise verdict
             self.result(position, verdict.status, verdict.detail, outputs)
@@ -317,6 +322,14 @@ class Grader:
         if passed and len(functions) == 1 and len(different) > 1:
             self.wants = "again"
 
+    def unless_changed(self, position, verdict):
+        """An assert's verdict, if no call has changed what it passed to earlier ones or got."""
+        try:
+            self.ask(kept=position)
+        except Verdict as changed:
+            return changed
+        return verdict
+
     def run_assert(self, position, call):
         """(Verdict, outputs) of one test; call(key) -> reply."""
         self.verdict = None
@@ -326,7 +339,7 @@ class Grader:
         source = self.tests[position]["source"]
         may_stop = "StopIteration" in source
         looks_at_exceptions = re.search(r"\bexcept\b.*\bas\b", source)
-        changes_values = CHANGING.search(source)
+        changes_values = position in self.changing
 
         def stand_in(name, *args, **kwargs):
             try:
@@ -371,7 +384,7 @@ class Grader:
             verdict = stopped
         except BaseException as error:
             verdict = self.judge_error(error, raised, names.asked)
-        if not self.verdict and any(as_text(value) != text for value, text in crossed):
+        if not self.verdict and any(has_changed(value, text) for value, text in crossed):
             verdict = Verdict("inside", "the test changes what the program may hold as well")
         return self.verdict or verdict, outputs
 
@@ -552,10 +565,31 @@ def make_exception(reply, may_stop):
     return error
 
 
-# What may change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], shuffle(x).
-CHANGING = re.compile(
-    r"\.(append|extend|insert|remove|pop|popitem|clear|sort|reverse|update|add|discard|setdefault)\("
-    r"|\]\s*=(?!=)|[-+*/%|&^@]=|\bdel\b|_update\(|shuffle|heap|insort")
+# Names of what may change a value in place: methods, functions, what reaches them by a text.
+CHANGING = set(
+    "append extend insert remove pop popitem clear sort reverse update add discard setdefault "
+    "difference_update intersection_update symmetric_difference_update "
+    "shuffle heapify heappush heappop heapreplace heappushpop insort insort_left insort_right "
+    "setitem delitem iadd iand iconcat imul ior isub ixor methodcaller getattr eval exec".split())
+
+
+@functools.lru_cache(64)
+def may_change_values(source):
+    """May this code change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], ...?"""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # a setup, which does not run, then
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AugAssign):
+            return True
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            return True
+        names = {getattr(node, field, None) for field in ("id", "attr", "name")}
+        if not names.isdisjoint(CHANGING):
+            return True
+    return False
+
 
 # With these a test computes. With others (sys, os, io, tempfile, inspect, threading, ...) it may
 # look at what a program does beyond its answers, or change the world that the program sees.

@@ -158,6 +158,14 @@ def as_text(value, exact=False):
         return json.dumps(Packer(exact).pack(value))
 
 
+def has_changed(value, text):
+    """Is a value no longer what it was when as_text() gave this text?"""
+    try:
+        return as_text(value) != text
+    except OutputLimit:  # it has grown
+        return True
+
+
 BUILD = {
     "int": lambda content: int(content, 16),
     "bytes": bytes.fromhex,
