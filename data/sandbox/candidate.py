@@ -22,7 +22,7 @@ import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
+    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
     OutputLimit, as_text, describe, has_changed, missing_module, pack, unpack)
 
 EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
@@ -243,14 +243,15 @@ class Session:
             if kind is NameError:
                 answer["lacks"] = str(error.name)
         else:
-            self.keep(value, as_text(value))
+            if type(value) in MUTABLE or type(value) is tuple:
+                self.keep(value, as_text(value))
         if has_changed([args, kwargs], before):
             raise CannotCross("changed arguments")
         self.keep([args, kwargs], before)
         return answer
 
     def keep(self, value, text):
-        """The test may still hold a copy of it."""
+        """The test may still hold a copy, which look_back() asks about: up to MOST_KEPT of them."""
         self.room -= len(text) + 100
         if self.room > 0:
             self.kept.append((value, text))
