@@ -251,7 +251,7 @@ class Session:
         return answer
 
     def keep(self, value, text):
-        """The test may still hold a copy, which look_back() asks about: up to MOST_KEPT of them."""
+        """The test may still hold a copy; look_back() asks about the first MOST_KEPT bytes."""
         self.room -= len(text) + 100
         if self.room > 0:
             self.kept.append((value, text))
