@@ -725,8 +725,8 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
 def keep_freed_memory():
     """Let this process keep what it frees, for its next tensors.
 
-    The C library hands large pieces back to the kernel, which brings them again page by page: a
-    seventh of a training step of the small world. For glibc; others have no such setting.
+    The C library hands large pieces back to the kernel, which faults them in again page by page:
+    a seventh of a training step of the small world. For glibc; others have no such setting.
     """
     M_TRIM_THRESHOLD = -1
     M_MMAP_MAX = -4
@@ -844,7 +844,7 @@ def first_difference(model):
     for t in range(3):
         at = batch.position
         now = distance(logits_of(model, batch.hidden), plain[0, at - 1])
-        distances.append(now[batch.sample])  # in the order of the prompts
+        distances.append(now[batch.sample])  # in the order of the prompts, as a swap undoes itself
         batch.keep(torch.tensor([1, 0], device=model.device))
         step(model, batch, ids[0, batch.position])
     if any(differ(model, row, plain) for row in torch.stack(distances, 1)):
@@ -879,8 +879,8 @@ def distance(logits, plain):
 def differ(model, distances, plain):
     """Are the logits of one row more than rounding apart from `plain`?   distances: [tokens]
 
-    In bf16 its median token decides, by how far logits spread: rounding sends some tokens to
-    another expert of a mixture.
+    In half precision a row passes if its median distance is at most half the standard deviation
+    of the log-probs: rounding sends some tokens to another expert of a mixture.
     """
     if model.dtype in (torch.float32, torch.float64):
         return not bool((distances <= ROUNDING).all())  # a NaN is a difference

@@ -7,9 +7,10 @@
 Reads   problems and labelled candidates. A training instance is a pair of candidates of one
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt
-        (to go on from), weights.jsonl, explained.jsonl (of each pair the visits that moved it most;
-        --explain-weights prints it) and report.html (all of this, to look at):
+Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt and
+        settings.json (to go on from), with --cold-start cold_start.jsonl, weights.jsonl,
+        explained.jsonl (of each pair the visits that moved it most; --explain-weights prints it)
+        and report.html (all of this, to look at):
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "weight_domain": "reviewed × hard × strong",
      "weight": 2.35, "visits": 13, "informed": 8, ...}    informed: visits that could move it
@@ -36,10 +37,11 @@ looks like the target. How does it change with each weight? We look one step ahe
 would have made the step better for the meta set, and the weight grows.
 
 By default a learned weight is not a factor of the loss. It says how often a pair is drawn, as a
-multiple of the average, and a_i = 1 for the pairs of a step. What is learned is a logit z_i:
+multiple of the average, and a_i = 1 for the pairs of a step. What is learned is a logit z_i, made
+of numbers ω (one for each pair, each domain of pairs, or a network), with a step size α:
 
     w_i = N p_i,  p_i = (1−γ) softmax(z)_i + γ/N     a share γ of the draws stays uniform
-    z_i ← z_i + lr s_i / w_i                         s in units of its running mean magnitude
+    z_i ← z_i + α s_i / w_i                          s in units of its running mean magnitude
 
 s_i, which says to first order how much pair i helped, is the payoff for having drawn it. A pair
 with a large w_i is also measured w_i times as often, so each time counts 1/w_i.
@@ -57,9 +59,10 @@ default (frozen) if the repeated step holds Adam's denominator.
 What deviates, on purpose
 -------------------------
 from GRPO (2402.03300):
-  * Advantages are r − mean, not divided by the group's standard deviation: that is a hidden weight
-    for each pair.
-  * The denominator is a constant (Dr. GRPO, 2503.20783), so a weight enters linearly and alone.
+  * Advantages are r − mean. Dividing them by the group's standard deviation would be a hidden
+    weight for each pair.
+  * The loss is divided by the constant G·max_new_tokens, not by lengths (Dr. GRPO, 2503.20783), so
+    a weight enters linearly and alone.
   * One optimizer step for each batch of judgments. So the ratio ρ = π_θ/π_old is 1, and the *value*
     of the loss says nothing: it is −Σ a·A·length / (B·G·max_new_tokens) for judgments of advantage A,
     whatever the judge does. Look at reward, gradient norm and entropy instead.
@@ -68,8 +71,8 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
   * The judge stands still for --freeze-judge-steps (by default steps 1 to 30 of 70): θ' is only
     computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
     averages move, Adam's and v̄: they are too young to mean much. Then the weights learn, too.
-    Without this, training on bad pairs has taught the judge not to reason before the weights can
-    favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
+    Without this pause, training on bad pairs has taught the judge not to reason before the weights
+    can favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
     so that all kinds of weights train for equally many steps.
   * --apply draw (default): with the textbook's weight in front of the loss (--apply scale) many
     judgments are spent on pairs whose weight is near 0. With γ, --uniform-share, no pair is lost
@@ -77,14 +80,14 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
     alone.)
   * s_i / w_i is as in EXP3 (Auer et al. 2002): a weight grows by what its pair is worth, not by how
     often it came up. Without that, whatever leads by luck is drawn, measured and raised again.
-  * lr falls linearly to 0 at --weight-steps (60 of 70): late steps, when there is less left to
+  * α falls linearly to 0 at --weight-steps (60 of 70): late steps, when there is less left to
     learn from the pairs that mattered, would undo what early ones have found.
   * s, in units of its running mean magnitude, is clamped to ±3 before it is divided by w_i. Every
     learned number stays within ±3: a domain's logit, a pair's own, the output of `net`. (1/w_i is
-    at most 1/γ, 5 by default, so early in a run one visit of a pair that is rarely drawn can move
-    its logit by several.)
+    at most 1/γ, 5 by default: once weights have spread, one visit of a pair that is rarely drawn
+    can move its logit by several.)
   * --weights instance is a small hierarchy: the logit of a pair is its domain's plus its own, each
-    with an lr of its own (--domain-lr, --instance-lr).
+    with an α of its own (--domain-lr, --instance-lr).
   * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as in momentum
     methods for bilevel problems (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
     and what a few judgments say of it is noise for the most part. --meta-memory 1 has v itself.
@@ -95,26 +98,28 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
     of the two 0.92 to 1.00 in the first twelve steps of a run); --jacobian exact has it.
   * --weights net sees a pair's domain and what its visits showed, in the mean. DaJ feeds it the
     loss, which says nothing here (see above). It is fitted to the table of what all visits so far
-    have added up to: a gradient step by a few noisy s hardly moves it.
+    have added up to; a gradient step by each s, which is noisy, would hardly move it.
   * Every visit shows a pair in a random order, and meta pairs are judged in both: else a liking
     for "A" looks like progress, and v points there.
 from J1 (2505.11875):
-  * --cold-start 20 puts 20 supervised steps on the judge's own right judgments in front.
-  * --waits 2: the paper forces Waits in tests and does not say whether in training. Here a pair
-    draws at each visit how often its judgments go on after a forced Wait, 0 to 2. The verdict of
-    the last thought earns the reward, one without a verdict nothing; all thoughts are scored, the
-    forced tokens are not.
+  * --cold-start 20 (off by default) puts 20 supervised steps on the judge's own right judgments in
+    front.
+  * --waits 2 (off by default): the paper forces Waits in tests and does not say whether in
+    training. Here a pair draws at each visit how often its judgments go on after a forced Wait, 0
+    to 2. The verdict of the last thought earns the reward, one without a verdict nothing; all
+    thoughts are scored, the forced tokens are not.
 
-Axes: B training pairs in a step, M meta pairs, G judgments of each, N training pairs in all, D
-domains (by default the pairs of one domain have their problem's domain and difficulty in common,
-and the policy that wrote the failing program), P trained parameters, T answer tokens in a pack
-(kernels/packing.py).
+Axes: B training pairs in a step, M meta pairs (M/2 different ones, each in both orders), G judgments
+of each, N training pairs in all, D domains (groups of pairs, by default those whose problem has the
+same `domain` and difficulty, and whose failing program the same policy), P trained parameters, T
+answer tokens in a pack of R rows of W columns (kernels/packing.py), H hidden, V vocabulary.
 
 `torchrun --nproc-per-node 8 train_bilevel.py ...` shares the batch between eight processes; the
-result is the same. What is drawn and learned (index, a, s) is there of all processes, what is
-sampled and scored (groups, advantages, gradients) of one: here(x) is this process's share of x,
-gather(x) undoes that, and all_sum(x) adds up over processes. In a single process the three do
-nothing. With --shard-base the processes share the frozen weights under the adapters, too.
+result is the same. What is drawn and learned (index, a, s) is there of all processes; what is
+sampled and scored (groups, advantages, gradients) is of one, and B and M are its own share: here(x)
+is this process's share of x, gather(x) undoes that, and all_sum(x) adds up over processes. In a
+single process the three do nothing. With --shard-base the processes share the frozen weights under
+the adapters, too.
 """
 import json
 import math
@@ -201,7 +206,7 @@ class Settings:
     )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
-        30, "first steps in which θ' is only looked at and the judge stays θ", least=0
+        30, "first steps in which only the weights learn and the judge is put back", least=0
     )
 
     heading("GRPO (inner problem)")
@@ -334,7 +339,7 @@ class Trainer:
         self.moved = [[] for _ in self.train_pairs]  # of each pair the visits that moved it most
 
     def train_step(self, step):
-        """One inner and one outer step; `step` have been taken before. Returns its metrics."""
+        """One inner and one outer step. step: how many were taken before. Returns its metrics."""
         cfg = self.cfg
         judge = self.judge
         parameters = self.parameters
@@ -948,7 +953,8 @@ class DataWeights:
     stays within ±BOUND. A pair's or a domain's own number ω moves only where it is visited. (With
     --shuffle-weights, the weights of another run take the place of w_i = 1.)
     """
-    BOUND = 3.0      # of each learned logit: one domain is at most e⁶ times as likely as another
+    BOUND = 3.0      # of each number ω: but for γ, a pair is at most e⁶ times as likely as one of
+                     # another domain, under `instance`, where two of them add up, e¹²
     MEMORY = 0.8     # of the running mean of |s|: about five steps
     OUTLIER = 3.0    # times that mean is all that one s may count
     FIT_STEPS = 20   # Adam steps that fit the network after each step: its table has moved little,
@@ -1704,6 +1710,10 @@ class Run:
         n_meta = len(trainer.meta_pairs)
         n_eval = len(self.eval_pairs)
         n_parameters = len(trainer.parameters.theta)
+        if cfg.weights == "domain" and len(trainer.data_weights.domains) == 1:
+            only = trainer.data_weights.domains[0]
+            print0(f"note: --weights domain: all training pairs are of one domain, {only!r}, so there "
+                   "is nothing to learn: name other fields in --domain-key")
         if cfg.batch > n_train:
             print0(f"note: --batch {cfg.batch}: a step has all {n_train} training pairs, no more")
         if cfg.weights != "uniform" and cfg.meta_batch > 2 * n_meta:

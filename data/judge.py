@@ -122,7 +122,7 @@ def opened_thoughts(tokenizer):
 
 
 def is_still_thinking(text):
-    """Do the last thoughts that begin, on a line of their own or at the start, never end?"""
+    """Do the last thoughts that open at the beginning of a line never end?"""
     begins = [match.end() for match in THOUGHTS_BEGIN.finditer(text)]
     return bool(begins) and not THOUGHTS_END.search(text, begins[-1])
 

@@ -45,7 +45,7 @@ class LoRALinear(nn.Module):
         """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row.
 
         They are left in self.row_gradients: [R, r·in + out·r].
-        x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(its output): [R, W, out].
+        x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(what it adds): [R, W, out].
         """
         if x.dim() != 3:
             return  # tokens without their rows
@@ -71,7 +71,7 @@ class LoRALinear(nn.Module):
 def add_lora(model, rank, alpha, seed):
     """Put an adapter on every nn.Linear below the head; everything else is frozen.
 
-    Returns a note on what has none.
+    Returns a note on what has one and what has none.
 
     Raises UserError for a model without such layers.
     """
@@ -128,7 +128,10 @@ def adapters_of(model):
 
 @contextlib.contextmanager
 def recording_rows(model, wanted=True):
-    """In here a backward pass leaves in each adapter the gradient of every row of the batch."""
+    """In here a backward pass leaves in each adapter the gradient of every row of the batch.
+
+    They are gone at its end. wanted: False records nothing.
+    """
     adapters = adapters_of(model)
     for adapter in adapters:
         adapter.records_rows = wanted
@@ -142,6 +145,8 @@ def recording_rows(model, wanted=True):
 
 def add_gradients_of_rows(model, pair_of_row, gradients):
     """gradients[pair of row r] += the gradient of row r of the last backward pass, for R rows.
+
+    Within `recording_rows`.
 
     Their sum is what autograd gives: a linear layer's gradient is a sum over rows, so that a row's
     own costs one more product and no further pass. pair_of_row: [R]; gradients: [B, P], whose

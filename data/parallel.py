@@ -43,7 +43,7 @@ def part_processes():
 def here(items):
     """This process's share of a list or tensor that is the same everywhere.
 
-    Of five: 0, 2, 4 on rank 0 and 1, 3 on rank 1.
+    With two processes, of five items: 0, 2, 4 on rank 0 and 1, 3 on rank 1.
     """
     return items[RANK::WORLD_SIZE]
 
@@ -51,7 +51,7 @@ def here(items):
 def gather(items):
     """The shares of all processes back in the common order: undoes `here`.
 
-    A list, or a tensor along its first dimension.
+    A list, or a tensor along its first dimension, which then comes back on the CPU.
     """
     if WORLD_SIZE == 1:
         return items

@@ -25,7 +25,7 @@ def shard_layers(model, device):
     """The model on a device, with this process's 1/K of the rows of each weight in its layers.
 
     Embedding, head and last norm are whole everywhere: sampler and kernel ask for them by
-    themselves. So will be the adapters, of which nothing here knows.
+    themselves. Adapters, added later, are whole as well.
     Raises UserError for an architecture with which this was not tested.
     """
     kind = model.config.model_type
@@ -59,7 +59,9 @@ def whole_weights(model):
 
 @contextlib.contextmanager
 def equal_passes(judge):
-    """In here, all processes make the same number of passes (those without gradients).
+    """In here, all processes make the same number of passes without gradients.
+
+    (Those with gradients are made equal by make_batch's empty packs.)
 
     With --shard-base a layer needs all processes whenever one of them computes it. So each says so
     to the others before a pass, and one that is done makes passes over nothing until no one else
@@ -70,16 +72,16 @@ def equal_passes(judge):
         return
     backbone = judge.model.base_model
 
-    def going_on(number):
-        return float(all_sum(torch.tensor(number, device=judge.cfg.device)))
+    def processes_in_pass(mine):
+        return float(all_sum(torch.tensor(mine, device=judge.cfg.device)))
 
-    def say_so(*_):
-        going_on(1.0)
+    def announce(*_):
+        processes_in_pass(1.0)
 
-    saying_so = backbone.register_forward_pre_hook(say_so)
+    hook = backbone.register_forward_pre_hook(announce)
     yield
-    saying_so.remove()
+    hook.remove()
     nothing = torch.tensor([[judge.pad]], device=judge.cfg.device)
-    while going_on(0.0):
+    while processes_in_pass(0.0):
         with torch.no_grad():
             backbone(input_ids=nothing, use_cache=False)

@@ -793,7 +793,10 @@ def test_rmb_asks_the_best_to_be_preferred_to_each_other_answer():
                result(RIGHT, HALF, category="Helpfulness, best of N"),
                result(RIGHT, SPLIT, category="Helpfulness, best of N")]
     found = PREFERENCES["rmb"].scores(results)
-    assert found == {"Helpfulness, pairs": 0.75, "Helpfulness, best of N": 0.5, "score": 0.625}
+    assert isnan(found.pop("score"))  # of the four parts that RMB takes the mean of, two are not there
+    assert found == {"Helpfulness, pairs": 0.75, "Helpfulness, best of N": 0.5}
+    results += [result(RIGHT, category="Harmlessness, pairs"), result(WRONG, category="Harmlessness, best of N")]
+    assert PREFERENCES["rmb"].scores(results)["score"] == pytest.approx((0.75 + 0.5 + 1 + 0) / 4)
 
 
 def test_lists_of_rmb_that_were_not_judged_pair_by_pair_have_no_share():

@@ -58,14 +58,15 @@ def answer_of(answer):
 
 
 def scores(results):
-    """Pairs and lists of each goal, and the mean."""
+    """Pairs and lists of each goal, and the mean of these four; nan where one is not there."""
     found = {}
     for category, own in by_field(results, "category").items():
         if category.endswith(SETS["BoN_set"]):
             found[category] = lists_right(own)
         else:
             found[category] = accuracy(own, UNDECIDED)
-    found["score"] = mean(found.values())
+    four = [f"{goal}, {kind}" for goal in GOALS for kind in SETS.values()]
+    found["score"] = mean(found.get(category, nan) for category in four)
     return found
 
 
