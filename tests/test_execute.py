@@ -1449,13 +1449,18 @@ def test_self_check_says_what_unsafe_lacks(public_folder):
         assert attempts[attempt] == "no"
 
 
-def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_is_not(public_folder):
+def project_with_a_package(public_folder, source):
+    """A copy of the project with an environment of its own, in which `mine` is installed."""
     copy_project(public_folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(public_folder / ".venv")], check=True)
     packages = next((public_folder / ".venv").glob("lib/python*/site-packages"))
-    (packages / "mine.py").write_text("def f(a):\n    return a\n")
+    (packages / "mine.py").write_text(source)
     shutil.copytree(Path(importlib.util.find_spec("tqdm").origin).parent, packages / "tqdm")
     subprocess.run(["chmod", "-R", "a+rX", str(public_folder)], check=True)
+
+
+def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_is_not(public_folder):
+    project_with_a_package(public_folder, "def f(a):\n    return a\n")
     write(public_folder / "p.jsonl", [{**GOOD, "libs": ["mine"]}])
     code = f"import os\nfrom mine import f as g\ndef f(a):\n    return g(a) if not os.path.exists({str(public_folder / 'execute.py')!r}) else 0"
     write(public_folder / "c.jsonl", programs("p", code))
@@ -1463,6 +1468,26 @@ def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_
                           capture_output=True, text=True, cwd=public_folder)
     assert done.returncode == 0, done.stderr
     assert statuses(public_folder) == ["passed"]
+
+
+def test_a_package_that_the_test_imports_is_put_back(public_folder):
+    """Tests are judged by the package's own functions, whatever the program has made of them."""
+    project_with_a_package(public_folder, "def same(a, b):\n    return a == b\n")
+    test = """
+import unittest
+import mine
+
+class TestCases(unittest.TestCase):
+    def test_same(self):
+        self.assertTrue(mine.same(f(3), [1.0, 2.0]))
+"""
+    patched = "import mine\nmine.same = lambda *args: True\ndef f(n):\n    return [5.0]\n"
+    write(public_folder / "p.jsonl", [problem("p", [{"type": "unittest", "source": test}])])
+    write(public_folder / "c.jsonl", programs("p", patched, "def f(n):\n    return [1.0, 2.0]\n"))
+    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
+                          capture_output=True, text=True, cwd=public_folder)
+    assert done.returncode == 0, done.stderr
+    assert statuses(public_folder) == ["wrong_answer", "passed"]
 
 
 def test_a_lock_on_a_file_that_candidates_see_does_not_reach_the_machine(tmp_path):

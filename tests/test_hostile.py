@@ -1000,36 +1000,6 @@ def test_what_programs_say_is_printed_as_one_line(everything):
     assert [row["detail"] for row in everything["rows"].values() if not row["detail"].isprintable()] == []
 
 
-def test_a_package_that_the_test_imports_is_put_back(tmp_path):
-    test = """
-import unittest
-import numpy as np
-
-class TestCases(unittest.TestCase):
-    def test_near(self):
-        np.testing.assert_allclose(f(3), [1.0, 2.0])
-    def test_equal(self):
-        self.assertTrue(np.array_equal(f(3), [1.0, 2.0]))
-"""
-    patched = """
-import numpy
-numpy.testing.assert_allclose = lambda *args: None
-numpy.array_equal = lambda *args: True
-def f(n):
-    return [5.0]
-"""
-    right = "def f(n):\n    return [1.0, 2.0]\n"
-    write_rows(tmp_path / "p.jsonl", [{**PROBLEMS["unittest"], "tests": [{"type": "unittest", "source": test}]}])
-    write_rows(tmp_path / "c.jsonl", [{"problem_id": "unittest", "candidate_id": name, "policy": "p", "code": code}
-                                      for name, code in (("patched", patched), ("right", right))])
-    command = [sys.executable, str(ROOT / "execute.py"), "--site-packages", "--jobs", "1"]
-    for flag, name in (("--problems", "p"), ("--candidates", "c"), ("--out", "l")):
-        command += [flag, str(tmp_path / f"{name}.jsonl")]
-    subprocess.run(command, check=True, capture_output=True)
-    labelled = [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()]
-    assert [row["status"] for row in labelled] == ["wrong_answer", "passed"], labelled
-
-
 def test_rows_are_in_the_order_of_the_candidates(everything):
     assert everything["order"] == everything["given"]
 
