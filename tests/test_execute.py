@@ -319,6 +319,10 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
     "holds an argument that the next call changes": ("held = [1]\nf(held)\nf([2])\nassert held == [1, 9]", "seen = []\ndef f(x):\n    seen.append(x)\n    if len(seen) == 2:\n        seen[0].append(9)",
                                                      "def f(x):\n    pass"),
     "holds an argument that no call may change": ("held = [1]\nf(held)\nf([2])\nassert held == [1]", "def f(x):\n    pass", "seen = []\ndef f(x):\n    seen.append(x)\n    seen[0].append(9)"),
+    "holds a large answer that the next call changes": ("a = f(1)\nb = f(2)\nassert a[0] == b[0] == 2", "L = list(range(10 ** 6))\ndef f(n):\n    L[0] = n\n    return L",
+                                                        "def f(n):\n    return [n]"),
+    "forgets a name of its own, inside": ("try:\n    raise ValueError\nexcept ValueError as e:\n    pass\nassert f(1) == 1",
+                                          "def f(n):\n    try:\n        return e\n    except NameError:\n        return n", "def f(n):\n    return 0"),
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }

@@ -155,6 +155,29 @@ def test_nor_a_chain_of_what_equals_everything(grade):
         assert grade(method(f"self.assertTrue({line})"), code)["passed"] is False
 
 
+LYING_PARTS = """
+from fractions import Fraction
+from collections import Counter
+class Any:
+    def __eq__(self, other):
+        return True
+class F(Fraction):
+    _numerator = property(lambda self: Any())
+    _denominator = 1
+class C(Counter):
+    def __missing__(self, key):
+        return Any()
+def f(n):
+    return {}
+"""
+
+
+@pytest.mark.parametrize("made, right", [("object.__new__(F)", "3"), ("C()", "Counter('ab')")])
+def test_nor_what_replaces_the_parts_that_python_s_own_compares(made, right, grade):
+    test = "from collections import Counter\n" + method(f"self.assertEqual(f(1), {right})")
+    assert grade(test, LYING_PARTS.format(made))["passed"] is False
+
+
 @pytest.mark.parametrize("made", [
     "os.environ.encodekey = lambda key: b'PATH'\nf = lambda: os.environ",
     "f = lambda: os._Environ({b'a': b''}, lambda key: b'a', str, str, str)",
@@ -368,3 +391,36 @@ def test_no_program_brings_an_equality_for_types(grade):
     code = "def f(n, test):\n    test.addTypeEqualityFunc(int, lambda a, b, msg=None: None)"
     source = method("f(1, self)", "self.assertEqual(1, 2)")
     assert grade(source, code)["passed"] is False
+
+
+# ---------------------------------------------------------------- names of the test's
+
+def test_a_test_case_within_a_class_is_prepared_like_others(grade):
+    test = """
+        import unittest
+        class TestOuter:
+            class TestInner(unittest.TestCase):
+                def setUp(self):
+                    self.right = 1
+                def test_a(self):
+                    self.assertEqual(f(0), self.right)
+        """
+    assert grade(test, "def f(n):\n    return 1")["passed"] is True
+    assert grade(test, "def f(n):\n    return 2")["passed"] is False
+
+
+def test_a_name_that_a_test_declares_global_is_lent_too(grade):
+    test = """
+        import unittest
+        import math
+        class T(unittest.TestCase):
+            def test_a(self):
+                global math
+                self.assertEqual(f(4), 2)
+        """
+    assert grade(test, "def f(n):\n    return math.sqrt(n)")["passed"] is True
+
+
+def test_a_class_body_that_asks_for_its_own_names_asks_nothing_of_the_program(grade):
+    test = method("self.assertEqual(1, 1)") + "class Q:\n    n = 1\n    m = n\n"
+    assert grade(test, "n = 5\ndef f(x):\n    return x")["passed"] is None

@@ -76,14 +76,15 @@ print(task_func(*map(int, input().split())))
 ```"""
 ADDS_OR_SUBTRACTS = [PROGRAM.format("+"), PROGRAM.format("-")]
 SAYS_A_OR_B = ["Tried it.\n<best>A</best>", "Tried it.\n<best>B</best>"]
-TEMPLATE = ("{% for m in messages %}{{ m['content'][-64:] }}{% endfor %}"
+# Of a long text its end, so that the model is small; a short one, with which it is checked, in whole.
+TEMPLATE = ("{% for m in messages %}{{ m['content'][-12:] if m['content'] | length > 80 else m['content'] }}{% endfor %}"
             "{% if add_generation_prompt %}\n> {% endif %}")
 
 
 def chat_model(folder, answers):
     """A chat model that gives one of two answers, each as often, whatever it is asked.
 
-    A two-layer Llama that is shown the last 64 characters, trained in seconds.
+    A two-layer Llama that is shown the last 12 characters of a text, trained in seconds.
     """
     tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.chat_template = TEMPLATE
@@ -101,7 +102,7 @@ def chat_model(folder, answers):
     for step in range(100):
         rows = []
         for k, start in enumerate(rng.choices(range(20000), k=8)):
-            rows.append((sample.encode(tokenizer, text[start:start + 64]), ends[k % 2]))
+            rows.append((sample.encode(tokenizer, text[start:start + 12]), ends[k % 2]))
         ids, labels = padded_batch(rows, tokenizer.pad_token_id)
         adam.param_groups[0]["lr"] = 1e-2 * (1 - step / 100)
         adam.zero_grad()

@@ -28,8 +28,8 @@ STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
 TEXT_OR_QUOTES = re.compile(r"""
     (?P<text> (?P<quotes> "{3} | '{3} ) (?: \\. | (?!(?P=quotes)) [^\\] )* (?: (?P=quotes) | \Z ) )
     | \# [^\n]*
-    | " (?: \\. | [^"\\\n] )* "
-    | ' (?: \\. | [^'\\\n] )* '
+    | " (?: \\. | [^"\\\n] )* "?
+    | ' (?: \\. | [^'\\\n] )* '?
     """, re.S | re.X)
 
 

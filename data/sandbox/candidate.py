@@ -251,13 +251,15 @@ class Session:
         return answer
 
     def keep(self, value, text):
-        """The test may still hold a copy; look_back() asks about the first MOST_KEPT bytes."""
+        """The test may still hold a copy; look_back() asks about no more than MOST_KEPT bytes."""
         self.room -= len(text) + 100
         if self.room > 0:
             self.kept.append((value, text))
 
     def look_back(self, _request):
         """An assert has made its calls: are its copies of what it passed and got still right?"""
+        if self.room <= 0:
+            raise CannotCross("more values than can be looked at again")
         if any(has_changed(value, text) for value, text in self.kept):
             raise CannotCross("a value that a later call has changed")
         return {"value": None}

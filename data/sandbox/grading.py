@@ -54,7 +54,7 @@ import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
-from data.sandbox.inside import LateNames, cannot_run, names_in_class_bodies
+from data.sandbox.inside import LateNames, cannot_run, names_asked_by_classes
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
     has_changed, pack, shown, unpack)
@@ -375,7 +375,7 @@ class Grader:
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
             if "class" in source:
-                names.bind(names_in_class_bodies(ast.parse(source)))
+                names.bind(names_asked_by_classes(ast.parse(source)))
             exec(compile(source, "<test>", "exec", dont_inherit=True), names)
             verdict = Verdict("passed")
             if not names.asked:

@@ -112,8 +112,10 @@ class Inside:
             setup = compile(request["setup"], "<setup>", "exec", dont_inherit=True)
             exec(setup, names)  # its names are the setup's
             names.pop(self.entry_point, None)
-            names.bind(names_in_class_bodies(tree))
+            names.bind(names_asked_by_classes(tree))
             exec(program, names)
+            for name in list(names):  # what a `global` has stored past __setitem__
+                names[name] = names[name]
             tests = None
             if self.unittest:
                 tests = find_tests(names, self.unittest["unittest"], namespace)
@@ -282,6 +284,11 @@ class TestNames(LateNames):
             self.namespace[name] = value
             self.lent.add(name)
 
+    def __delitem__(self, name):
+        if name in self.lent and self.namespace.get(name) is self[name]:
+            del self.namespace[name]
+        super().__delitem__(name)
+
     def take_back(self):
         """The next test has names of its own."""
         for name in self.lent:
@@ -314,8 +321,29 @@ def is_testing(name, value):
         homes = [value.__module__]
     else:
         homes = [cls.__module__ for cls in mro_of(value if issubclass(kind, type) else kind)]
-    return (name.lower().startswith(("test", "__"))
+    return (name.lower().startswith(("test", "__")) or hasattr(builtins, name)
             or any(str(home).startswith("unittest") for home in homes))
+
+
+def names_asked_by_classes(tree):
+    """Names that class bodies use, but for what the test itself defines outside of functions."""
+    return names_in_class_bodies(tree) - bound_outside_functions(tree)
+
+
+def bound_outside_functions(tree):
+    found = set()
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            found.add(getattr(node, "name", None))
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        if not isinstance(node, FUNCTIONS):
+            todo += ast.iter_child_nodes(node)
+    return found
 
 
 def names_in_class_bodies(tree, within=False):
@@ -479,12 +507,13 @@ def judge(kind, is_trusted):
     lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
     untrusted = {id(kind)} & FORWARD
     compares_parts = issubclass(kind, OF_PARTS)
-    for cls, methods in claims:
+    for cls, methods in reversed(claims):  # a class after those that it may change
         asked = methods or lent and not BARE.issuperset(namespace_of(cls))
         if asked and not is_trusted(cls, methods):
             untrusted.add(id(cls))
         elif types.FunctionType in map(type, methods) and is_of_python(cls):
-            compares_parts = not issubclass(kind, type)  # its == asks for that of an object's parts
+            # its == asks for that of an object's parts, which a subclass may replace
+            lent = compares_parts = not issubclass(kind, type)
     return untrusted, lent, compares_parts, bases
 
 
@@ -584,6 +613,9 @@ def pytest_suites(own, module, unittest):
     todo = [*own.items()]
     for name, cls in todo:
         if not isinstance(cls, type) or not is_called_test(name, cls, "Test"):
+            continue
+        if issubclass(cls, unittest.TestCase):  # within another class
+            yield unittest.TestLoader().loadTestsFromTestCase(cls)
             continue
         if needs_arguments(cls):  # a helper
             continue

@@ -255,7 +255,7 @@ def missing_module(error):
     seen = set()
     while isinstance(error, BaseException) and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, SystemExit) and not error.code:  # it means to end so
+        if isinstance(error, SystemExit) and is_success(error.code):  # it means to end so
             return None
         if isinstance(error, OSError) and STREAM.fullmatch(str(error.filename)):
             return error.filename
@@ -263,6 +263,11 @@ def missing_module(error):
             return error.name.partition(".")[0]
         error = error.__cause__ or error.__context__
     return None
+
+
+def is_success(status):
+    """Of sys.exit(status), which may be any object of the program's."""
+    return status is None or type(status) is int and status == 0
 
 
 def is_missing(name):

@@ -383,7 +383,9 @@ class Zygote:
                 raise OSError(0, f"other users cannot read it ({os.__file__})")
         # outside of a user namespace an ordinary user's other processes count, too
         factor = 20 if self.unsafe and os.geteuid() else 1
-        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * factor, MEMLOCK=0, SIGPENDING=MAX_SIGNALS)
+        limit(CORE=0, NOFILE=256, NPROC=MAX_PROCESSES * factor, MEMLOCK=0)
+        _, most = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+        limit(SIGPENDING=MAX_SIGNALS if most < 0 else min(MAX_SIGNALS, most))  # < 0: no limit
         prctl(PR_SET_DUMPABLE, 0)  # no process of the same user may look into these
         attributes = ctypes.create_string_buffer(256)  # pthread_attr_t
         libc.pthread_attr_init(attributes)
