@@ -392,16 +392,23 @@ class Tests:
         broken = [position for position in positions if self.status(position) == "broken_test"]
         if not broken:
             return
-        # really? A program could have brought it about
-        empty = Tests(self.problem, "", self.zygote, self.cfg)
-        try:
-            empty.run_session("inside", positions)
-        finally:
-            empty.dismiss_grader()
+        # really? A program could have brought it about, but not for others
+        others = [self.results_inside("", positions)]
+        if isinstance(self.problem.get("canonical_solution"), str):
+            others.append(self.results_inside(self.problem["canonical_solution"], positions))
         for position in broken:
-            if empty.results[position] != self.results[position]:
+            if all(results[position] != self.results[position] for results in others):
                 _, detail, _ = self.results[position]
                 self.fail([position], "wrong_answer", detail)
+
+    def results_inside(self, code, positions):
+        """What these tests say of another program."""
+        other = Tests(self.problem, code, self.zygote, self.cfg)
+        try:
+            other.run_session("inside", positions)
+        finally:
+            other.dismiss_grader()
+        return other.results
 
     def run_session(self, kind, positions):
         """One process of the candidate for these tests, perhaps one for their calls reordered.

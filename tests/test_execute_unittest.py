@@ -15,16 +15,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox nee
 
 @pytest.fixture(scope="module")
 def grade():
-    """grade(a unittest's source, code): the fields that a labelled row adds."""
+    """grade(a test's source, code): the fields that a labelled row adds."""
     cfg = execute.Settings(jobs=1)
     execute.prepare_this_process(cfg)
     pool = execute.Pool(cfg)
 
-    def run(source, code):
-        test = {"type": "unittest", "source": textwrap.dedent(source)}
+    def run(source, code, kind="unittest", setup="", canonical=None):
+        test = {"type": kind, "source": textwrap.dedent(source)}
         problem = {"problem_id": "p", "prompt": "write f", "starter_code": "", "entry_point": "f",
                    "public_tests": [test], "tests": [], "domain": "d", "difficulty": "easy",
-                   "split": "test"}
+                   "split": "test", "setup": textwrap.dedent(setup),
+                   "canonical_solution": canonical}
         verdict, _ = pool.grade(problem, textwrap.dedent(code))
         return verdict
 
@@ -424,3 +425,60 @@ def test_a_name_that_a_test_declares_global_is_lent_too(grade):
 def test_a_class_body_that_asks_for_its_own_names_asks_nothing_of_the_program(grade):
     test = method("self.assertEqual(1, 1)") + "class Q:\n    n = 1\n    m = n\n"
     assert grade(test, "n = 5\ndef f(x):\n    return x")["passed"] is None
+
+
+# ---------------------------------------------------------------- classes of the setup's
+
+NODE = """
+    class Node:
+        made = 0
+        def __init__(self, n):
+            self.n = n
+            Node.made += 1
+        def __eq__(self, other):
+            return self.n == other.n
+    FIRST = Node(1)
+    """
+OF_NODES = {  # kind of test -> its source
+    "assert": "assert isinstance(f(Node(3)), Node)\nassert f(Node(3)) == Node(4)\nassert f(FIRST) == Node(2)",
+    "unittest": method("self.assertIsInstance(f(Node(3)), Node)", "self.assertEqual(f(Node(3)), Node(4))",
+                       "self.assertEqual(f(FIRST), Node(2))"),
+}
+ALL_ALIKE = "def f(node):\n    return Node(9)\n"
+
+
+@pytest.mark.parametrize("kind", OF_NODES)
+def test_program_and_test_share_the_classes_of_the_setup(kind, grade):
+    def passed(code):
+        return grade(OF_NODES[kind], code, kind, NODE)["passed"]
+    assert passed("def f(node):\n    return Node(node.n + 1)") is True
+    assert passed("def f(node):\n    return node") is False
+    assert passed("import copy\ndef f(node):\n    Node.made = 0\n    node = copy.copy(node)\n    node.n += 1\n    return node") is True
+
+
+@pytest.mark.parametrize("patch", [
+    "Node.__eq__ = lambda self, other: True",
+    "Node.__init__ = lambda self, n: setattr(self, 'n', 0)",
+    "Node.__getattribute__ = lambda self, name: 0",
+    "class Any:\n    def __eq__(self, other):\n        return True\nNode.n = Any()\nNode.__init__ = lambda self, n: None",
+    "class Node(Node):\n    def __eq__(self, other):\n        return True",
+], ids=range(5))
+@pytest.mark.parametrize("kind", OF_NODES)
+def test_but_no_program_makes_them_equal(kind, patch, grade):
+    assert grade(OF_NODES[kind], f"{ALL_ALIKE}{patch}", kind, NODE)["passed"] is False
+
+
+# ---------------------------------------------------------------- whose fault it is
+
+def test_what_no_program_could_pass_is_the_row_s_own_fault(grade):
+    """Even where an empty program fails earlier: the canonical solution ends in the same way."""
+    test = method("self.assertEqual(f(1), 1)", "self.assertEqual(f(2), unknown)")
+    right = "def f(n):\n    return n"
+    assert grade(test, right, canonical="def f(x):\n    return x")["passed"] is None
+    assert grade(test, "def f(n):\n    return 0", canonical="def f(x):\n    return x")["passed"] is False
+
+
+def test_what_a_program_brings_about_alone_is_its_own_fault(grade):
+    test = method("self.assertEqual(f(1), 1)")
+    code = "def f(n):\n    raise ModuleNotFoundError('No module named json', name='json')"
+    assert grade(test, code, canonical="def f(x):\n    return x")["passed"] is False

@@ -81,8 +81,11 @@ def rehearse():
 
 # ---------------------------------------------------------------- the candidate
 
-def load(job, name):
-    """Run setup and code in a fresh module called `name`; returns its namespace."""
+def load(job, name, between=lambda namespace: None):
+    """Run setup and code in a fresh module called `name`; returns its namespace.
+
+    between: what is called with it before the code has run.
+    """
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = PROGRAM
     try:
@@ -92,6 +95,7 @@ def load(job, name):
         if missing_module(error):
             raise
         raise BrokenSetup(f"its setup does not run ({describe(error)})") from None
+    between(module.__dict__)
     try:
         program = compile(job["code"], PROGRAM, "exec", dont_inherit=True)
     except BaseException as error:
@@ -192,7 +196,10 @@ class Session:
             self.inside = Inside(job)
 
     def load(self, job):
-        self.namespace = load(job, "candidate")
+        if self.inside:
+            self.namespace = load(job, "candidate", self.inside.share_classes)
+        else:
+            self.namespace = load(job, "candidate")
         return {}
 
     def find(self, name):

@@ -71,9 +71,28 @@ class Inside:
             self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
         self.names = None  # of the latest test
+        self.shared = {}  # the setup's classes, by name
+        self.methods = {}  # of each of them {name: method}
         self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
 
+    def share_classes(self, namespace):
+        """The classes that the setup has made there are the test's as well.
+
+        A second run of the setup, for the test, would make others: no program could return one of
+        the test's.
+        """
+        for name, value in namespace.items():
+            if isinstance(value, type) and value.__module__ == "candidate":
+                self.shared[name] = value
+                self.methods[value] = methods_of(value)
+
     def put_back(self):
+        for cls, methods in self.methods.items():
+            for name in set(methods_of(cls)) - set(methods):
+                delattr(cls, name)
+            for name, method in methods.items():
+                if vars(cls).get(name) is not method:
+                    setattr(cls, name, method)
         sys.modules = self.loaded
         sys.modules.update(self.modules)
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
@@ -109,9 +128,7 @@ class Inside:
         program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
         fault = None
         try:
-            setup = compile(request["setup"], "<setup>", "exec", dont_inherit=True)
-            exec(setup, names)  # its names are the setup's
-            names.pop(self.entry_point, None)
+            self.run_setup(request["setup"], names)
             names.bind(names_asked_by_classes(tree))
             exec(program, names)
             for name in list(names):  # what a `global` has stored past __setitem__
@@ -137,6 +154,15 @@ class Inside:
         if self.refused:
             ran["operands"] = "an operand brings its own =="
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
+
+    def run_setup(self, source, names):
+        """Its names are the test's, whatever the program has made of them."""
+        tree = ast.parse(source)
+        tree.body = [statement for statement in tree.body
+                     if not (isinstance(statement, ast.ClassDef) and statement.name in self.shared)]
+        names.update(self.shared)
+        exec(compile(tree, "<setup>", "exec", dont_inherit=True), names)
+        names.pop(self.entry_point, None)
 
     def import_for_test(self, plain_import, name, *args, **kwargs):
         """A test's `import`: its methods, too, have the unittest that no program sees."""
@@ -195,6 +221,8 @@ class Inside:
         """
         if not cls.__flags__ & HEAP_TYPE:
             return True
+        if any(cls is one and has_methods(cls, made) for one, made in self.methods.items()):
+            return True
         owners = [getattr(method, "__globals__", None) for method in methods]
         if owners and all(owner is self.names for owner in owners):
             return True
@@ -239,6 +267,19 @@ def take_modules(package):
     """Remove a package's modules, {name: module}: who imports it next gets another copy."""
     names = [name for name in sys.modules if name == package or name.startswith(package + ".")]
     return {name: sys.modules.pop(name) for name in names}
+
+
+def methods_of(cls):
+    """{name: value} of what a class defines that can be called or looked up: not its data."""
+    return {name: value for name, value in vars(cls).items()
+            if name not in ("__dict__", "__weakref__")
+            and (callable(value) or hasattr(type(value), "__get__"))}
+
+
+def has_methods(cls, methods):
+    """Has a class these methods, {name: value}, themselves, and no others?"""
+    now = methods_of(cls)
+    return len(now) == len(methods) and all(now.get(name) is methods[name] for name in methods)
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
