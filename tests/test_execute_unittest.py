@@ -394,6 +394,13 @@ def test_no_program_brings_an_equality_for_types(grade):
     assert grade(source, code)["passed"] is False
 
 
+def test_nor_by_builtins_patched_while_it_is_called(grade):
+    test = method("self.assertAlmostEqual(f(3), 10.0)")
+    code = "import builtins\ndef f(n):\n    builtins.round = lambda *a: 0\n    return {}"
+    assert grade(test, code.format("0.0"))["passed"] is False
+    assert grade(test, code.format("10.0"))["passed"] is True
+
+
 # ---------------------------------------------------------------- names of the test's
 
 def test_a_test_case_within_a_class_is_prepared_like_others(grade):

@@ -67,6 +67,7 @@ class Inside:
                 if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
                     self.classes[value] = dict(vars(value))
         self.builtins = dict(vars(builtins))
+        self.python_builtins = dict(vars(builtins))  # for all but the test
         if self.unittest:
             self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
@@ -120,7 +121,8 @@ class Inside:
             self.names.take_back()
         self.names = names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
-        if "builtins" not in request["source"]:
+        self.patches_builtins = "builtins" in request["source"]
+        if not self.patches_builtins:
             names["__builtins__"] = self.builtins  # which the program cannot patch
         # Else the test patches them itself, mock's open for example, and has to see that.
         names.asked = bool(ASKS_OTHERWISE.search(request["source"]))
@@ -204,6 +206,8 @@ class Inside:
 
         One alone stands in a chain, a < b < c, and is judged with each of its neighbours.
         """
+        if not self.patches_builtins:  # what compares them may be unittest's round() or sorted()
+            vars(builtins).update(self.python_builtins)
         if len(operands) == 1:
             return Operand(*operands, self.fair)
         if len(operands) == 2 and operands[0] is operands[1]:
