@@ -378,13 +378,10 @@ class Tests:
         canonical = self.problem.get("canonical_solution")
         if not in_order or not isinstance(canonical, str):
             return
-        solution = Tests(self.problem, canonical, self.zygote, self.cfg)
-        try:
-            if solution.run_session("assert", positions).keys() >= in_order.keys():
-                for position, result in in_order.items():
-                    self.results[position] = result
-        finally:
-            solution.dismiss_grader()
+        _, solution_in_order = self.run_other(canonical, "assert", positions)
+        if solution_in_order.keys() >= in_order.keys():
+            for position, result in in_order.items():
+                self.results[position] = result
 
     def run_inside(self, positions):
         """Asserts, or one file of unittests, in one process of the candidate's."""
@@ -393,22 +390,22 @@ class Tests:
         if not broken:
             return
         # really? A program could have brought it about, but not for others
-        others = [self.results_inside("", positions)]
-        if isinstance(self.problem.get("canonical_solution"), str):
-            others.append(self.results_inside(self.problem["canonical_solution"], positions))
+        others = [code for code in ("", self.problem.get("canonical_solution"))
+                  if isinstance(code, str)]
+        found = [self.run_other(code, "inside", positions)[0] for code in others]
         for position in broken:
-            if all(results[position] != self.results[position] for results in others):
+            if all(results[position] != self.results[position] for results in found):
                 _, detail, _ = self.results[position]
                 self.fail([position], "wrong_answer", detail)
 
-    def results_inside(self, code, positions):
-        """What these tests say of another program."""
+    def run_other(self, code, kind, positions):
+        """What these tests say of another program: its results, and what run_session returns."""
         other = Tests(self.problem, code, self.zygote, self.cfg)
         try:
-            other.run_session("inside", positions)
+            in_order = other.run_session(kind, positions)
         finally:
             other.dismiss_grader()
-        return other.results
+        return other.results, in_order
 
     def run_session(self, kind, positions):
         """One process of the candidate for these tests, perhaps one for their calls reordered.

@@ -829,12 +829,17 @@ def first_difference(model):
     ids = torch.randint(vocabulary, (2, length), generator=generator).to(model.device)
     ids[1, :half + 2] = ids[0, :half + 2]
     first, second = ids.tolist()
-    plain = model(input_ids=ids, use_cache=False).logits.float()                # [2, length, V]
+    plain = log_chances(model(input_ids=ids, use_cache=False).logits.float())   # [2, length, V]
     if plain.isnan().any():
         return "has logits that are NaN"
 
+    exact = model.dtype in (torch.float32, torch.float64)
+    spread = None if exact else plain.std()
+
+    # From the same hidden states even bf16 rounds alike, but for a soft cap.
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    if (distance(logits_of(model, hidden), plain) > ROUNDING).any() and not softcap_of(model):
+    by_head = distance(logits_of(model, hidden), plain).flatten()
+    if differ(by_head, spread if softcap_of(model) else None):
         return "does not compute its logits as the head of its last hidden state"
 
     # As `generate` does it: a long and a short prompt, then three more tokens of each, with the
@@ -847,7 +852,7 @@ def first_difference(model):
         distances.append(now[batch.sample])  # in the order of the prompts, as a swap undoes itself
         batch.keep(torch.tensor([1, 0], device=model.device))
         step(model, batch, ids[0, batch.position])
-    if any(differ(model, row, plain) for row in torch.stack(distances, 1)):
+    if any(differ(row, spread) for row in torch.stack(distances, 1)):
         return "gives other logits with a key-value cache than without"
 
     # As the trainer does it: two answers that part after two tokens behind one prompt, and a
@@ -859,7 +864,7 @@ def first_difference(model):
         hidden = output.last_hidden_state[pack.row, pack.column]
         at = pack.position[pack.row, pack.column]
         now = distance(logits_of(model, hidden), plain[pack.sample % 2, at])
-        if any(differ(model, now[pack.sample == k], plain) for k in pack.sample.unique()):
+        if any(differ(now[pack.sample == k], spread) for k in pack.sample.unique()):
             return "gives other logits in packed rows than in rows of their own"
     return None
 
@@ -867,24 +872,25 @@ def first_difference(model):
 ROUNDING = 1e-3  # nats
 
 
+def log_chances(logits):
+    """Log-probs of logits [..., V]; what is less likely than e⁻³⁰ counts as that."""
+    return logits.log_softmax(-1).clamp(min=-30)
+
+
 def distance(logits, plain):
-    """The largest difference of a log-prob between two logits [..., V]: [...], in nats.
+    """The largest difference between logits' and these log-probs [..., V]: [...], in nats."""
+    return (log_chances(logits) - plain).abs().amax(-1)
 
-    What is less likely than e⁻³⁰ counts as that.
+
+def differ(distances, spread=None):
+    """Is one row more than rounding away from a plain pass?   distances: [tokens]
+
+    spread: in half precision, the standard deviation of the log-probs. A row then passes if its
+    median distance is at most half of that: rounding sends some tokens to another expert of a
+    mixture.
     """
-    mine, theirs = (x.log_softmax(-1).clamp(min=-30) for x in (logits, plain))
-    return (mine - theirs).abs().amax(-1)
-
-
-def differ(model, distances, plain):
-    """Are the logits of one row more than rounding apart from `plain`?   distances: [tokens]
-
-    In half precision a row passes if its median distance is at most half the standard deviation
-    of the log-probs: rounding sends some tokens to another expert of a mixture.
-    """
-    if model.dtype in (torch.float32, torch.float64):
+    if spread is None:
         return not bool((distances <= ROUNDING).all())  # a NaN is a difference
-    spread = plain.log_softmax(-1).clamp(min=-30).std()
     return not bool(distances.median() <= 0.5 * spread)
 
 

@@ -401,6 +401,16 @@ def test_nor_by_builtins_patched_while_it_is_called(grade):
     assert grade(test, code.format("10.0"))["passed"] is True
 
 
+@pytest.mark.parametrize("patch", ["vars = lambda *a: {}", "setattr = lambda *a: None", "set = lambda *a: ()"])
+def test_nor_by_builtins_that_its_guard_uses(patch, grade):
+    test = method("self.assertAlmostEqual(f(3), 10.0)")
+    code = ("import builtins\ndef f(n):\n    builtins.round = lambda *a: 0\n    return 0.0\n"
+            f"builtins.round = lambda *a: 0\nbuiltins.{patch}\n")
+    within = code + f"plain = f\ndef f(n):\n    builtins.{patch}\n    return plain(n)\n"
+    assert grade(test, code)["passed"] is False
+    assert grade(test, within)["passed"] is False
+
+
 # ---------------------------------------------------------------- names of the test's
 
 def test_a_test_case_within_a_class_is_prepared_like_others(grade):

@@ -395,6 +395,21 @@ def test_a_model_that_is_wrong_in_some_rows_only_is_refused_in_bf16_too(name, dt
         sample.check_model(model, "--model x")
 
 
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_logits_changed_behind_the_head_are_refused_under_a_soft_cap_too(cap):
+    model = build("Gemma3Text", final_logit_softcapping=cap)
+    forward = model.forward
+
+    def scaled(*inputs, **named):
+        output = forward(*inputs, **named)
+        output.logits = 1.01 * output.logits
+        return output
+
+    model.forward = scaled
+    with pytest.raises(UserError, match="does not compute its logits as the head of its last hidden state"):
+        sample.check_model(model, "--model x")
+
+
 def test_a_huge_bias_of_the_head_does_not_hide_a_difference():
     config = hf.BertConfig(**SIZES, is_decoder=False, num_labels=2)
     model = hf.BertLMHeadModel(config).eval()

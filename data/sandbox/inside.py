@@ -36,6 +36,9 @@ def ignore(*args, **kwargs):
     pass
 
 
+BUILTINS = vars(builtins)
+
+
 class Inside:
     """Runs tests beside the candidate. Made before the candidate's code has run."""
 
@@ -66,8 +69,8 @@ class Inside:
             for value in vars(module).values():
                 if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
                     self.classes[value] = dict(vars(value))
-        self.builtins = dict(vars(builtins))
-        self.python_builtins = dict(vars(builtins))  # for all but the test
+        self.builtins = dict(BUILTINS)
+        self.python_builtins = dict(BUILTINS)  # for all but the test
         if self.unittest:
             self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
         self.environ = dict(vars(ENVIRON))
@@ -88,23 +91,28 @@ class Inside:
                 self.methods[value] = methods_of(value)
 
     def put_back(self):
+        BUILTINS.update(self.python_builtins)  # first: what follows uses them
         for cls, methods in self.methods.items():
-            for name in set(methods_of(cls)) - set(methods):
-                delattr(cls, name)
-            for name, method in methods.items():
-                if vars(cls).get(name) is not method:
-                    setattr(cls, name, method)
+            restore(cls, methods, methods_of(cls))
         sys.modules = self.loaded
         sys.modules.update(self.modules)
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
         vars(ENVIRON).update(self.environ)
-        for owner, names in [*self.pristine.items(), *self.classes.items()]:
-            for name, value in names.items():
-                if vars(owner).get(name) is not value:
-                    setattr(owner, name, value)
+        for module, names in self.pristine.items():
+            restore(module, names)
         for cls, names in self.classes.items():
-            for name in set(vars(cls)) - set(names):
-                delattr(cls, name)
+            restore(cls, names, vars(cls))
+
+    @contextlib.contextmanager
+    def tests_unittest(self):
+        """In here who imports unittest gets the tests' own, which no program sees."""
+        theirs = take_modules("unittest")
+        sys.modules.update(self.unittest)
+        try:
+            yield
+        finally:
+            take_modules("unittest")
+            sys.modules.update(theirs)
 
     def run(self, request, namespace):
         """Returns {"ran": {test: "passed" or what was wrong}, "token": the request's}.
@@ -114,8 +122,6 @@ class Inside:
         self.put_back()
         self.refused = []
         self.missing = None  # the package that the program did not find during the test
-        theirs = take_modules("unittest")
-        sys.modules.update(self.unittest)
         tree = ast.parse(request["source"])
         if self.names:
             self.names.take_back()
@@ -130,22 +136,20 @@ class Inside:
         program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
         fault = None
         try:
-            self.run_setup(request["setup"], names)
-            names.bind(names_asked_by_classes(tree))
-            exec(program, names)
-            for name in list(names):  # what a `global` has stored past __setitem__
-                names[name] = names[name]
-            tests = None
-            if self.unittest:
-                tests = find_tests(names, self.unittest["unittest"], namespace)
+            with self.tests_unittest():
+                self.run_setup(request["setup"], names)
+                names.bind(names_asked_by_classes(tree))
+                exec(program, names)
+                for name in list(names):  # what a `global` has stored past __setitem__
+                    names[name] = names[name]
+                tests = None
+                if self.unittest:
+                    tests = find_tests(names, self.unittest["unittest"], namespace)
         except Refused as error:
             return {"ran": {"test": str(error)}, "token": request["token"]}
         except Exception as error:
             return {"ran": {"test": describe(error)}, "fault": self.fault(error),
                     "missing": self.missing, "token": request["token"]}
-        finally:
-            take_modules("unittest")
-            sys.modules.update(theirs)
         if tests is None:
             ran = {"test": "passed"}
         else:
@@ -170,13 +174,8 @@ class Inside:
         """A test's `import`: its methods, too, have the unittest that no program sees."""
         if name.partition(".")[0] != "unittest":
             return plain_import(name, *args, **kwargs)
-        theirs = take_modules("unittest")
-        sys.modules.update(self.unittest)
-        try:
+        with self.tests_unittest():
             return plain_import(name, *args, **kwargs)
-        finally:
-            take_modules("unittest")
-            sys.modules.update(theirs)
 
     def is_own(self, error):
         """Does an exception come from the test itself, through nothing of the program's?"""
@@ -207,7 +206,7 @@ class Inside:
         One alone stands in a chain, a < b < c, and is judged with each of its neighbours.
         """
         if not self.patches_builtins:  # what compares them may be unittest's round() or sorted()
-            vars(builtins).update(self.python_builtins)
+            BUILTINS.update(self.python_builtins)
         if len(operands) == 1:
             return Operand(*operands, self.fair)
         if len(operands) == 2 and operands[0] is operands[1]:
@@ -271,6 +270,15 @@ def take_modules(package):
     """Remove a package's modules, {name: module}: who imports it next gets another copy."""
     names = [name for name in sys.modules if name == package or name.startswith(package + ".")]
     return {name: sys.modules.pop(name) for name in names}
+
+
+def restore(owner, names, now=()):
+    """Put these names {name: value} of a module or class back, and of those of now remove others."""
+    for name in set(now) - set(names):
+        delattr(owner, name)
+    for name, value in names.items():
+        if vars(owner).get(name) is not value:
+            setattr(owner, name, value)
 
 
 def methods_of(cls):
