@@ -155,6 +155,7 @@ from sample import (Completion, context_length, encode, end_ids, generate,
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
 SETTLING = 0.2  # of --freeze-judge-steps: the first of them, in which only averages move
+ROUNDING = 0.05  # of what adapters have learned: a checkpoint that loses more says so
 # Settings that may change when a killed run goes on.
 MAY_CHANGE = (
     "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "shard_base",
@@ -1893,9 +1894,13 @@ class Run:
     def save_judge(self):
         """A plain checkpoint: adapters become part of the weights, and shards whole again."""
         judge = self.trainer.judge
-        merge_lora(judge.model)
+        rounding = merge_lora(judge.model)
         weights = whole_weights(judge.model)
         if RANK == 0:
+            if rounding > ROUNDING:
+                print(f"note: the checkpoint's judge is not quite the trained one: in "
+                      f"{judge.model.dtype} rounding is {rounding:.0%} of what the adapters have "
+                      "learned; --dtype float32 keeps all of it")
             judge.model.save_pretrained(self.out / "judge", state_dict=weights)
             judge.tokenizer.save_pretrained(self.out / "judge")
 

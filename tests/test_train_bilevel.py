@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -825,6 +826,29 @@ def test_a_lora_run_writes_a_plain_checkpoint(settings, tmp_path):
     adapted = again.score(pack)
     again.model = written
     assert torch.allclose(again.score(pack), adapted, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size, says", [(1e-4, True), (1.0, False)], ids=["tiny", "large"])
+def test_a_checkpoint_whose_type_loses_what_adapters_have_learned_says_so(
+        settings, random_judge, tmp_path, capsys, size, says):
+    """Beside weights of about 0.02, whose bfloat16 steps are about 1e-4."""
+    cfg = settings(judge=str(random_judge), lora_rank=4, dtype="bfloat16")
+    judge = tb.Judge(cfg.judge, cfg)
+    generator = torch.Generator().manual_seed(0)
+    added = 0.0
+    rounded = 0.0
+    for adapter in adapters_of(judge.model):
+        adapter.b.copy_(size * torch.randn(adapter.b.shape, generator=generator))
+        exact = adapter.linear.weight.double() + adapter.scale * (adapter.b @ adapter.a).double()
+        added += float((exact - adapter.linear.weight).square().sum())
+        rounded += float((exact - exact.bfloat16()).square().sum())
+    share = (rounded / added) ** 0.5
+    assert (share > 0.05) == says
+    capsys.readouterr()
+    tb.Run.save_judge(SimpleNamespace(trainer=SimpleNamespace(judge=judge), out=tmp_path))
+    said = capsys.readouterr().out
+    assert (f"rounding is {share:.0%} of what the adapters have learned" in said) == says
 
 
 # ---------------------------------------------------------------- killed and continued
