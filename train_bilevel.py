@@ -121,8 +121,11 @@ is this process's share of x, gather(x) undoes that, and all_sum(x) adds up over
 single process the three do nothing. With --shard-base the processes share the frozen weights under
 the adapters, too.
 """
+import contextlib
+import hashlib
 import json
 import math
+import pickle
 import random
 import sys
 import time
@@ -134,6 +137,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
+from data.fingerprint import fingerprint
 from data.flags import check_bounds, flag, flag_of, heading, parse, run
 from data.judge import (VERDICT, WAIT, judge_prompt, opened_thoughts, parse_verdict,
                         prompt_after_wait)
@@ -143,14 +147,14 @@ from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
                            print0)
-from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, read_rows, stage_input,
-                       write_rows)
+from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder, read_rows,
+                       stage_input, write_rows)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
-from sample import (Completion, context_length, encode, end_ids, generate,
-                    load_model, pad_id, softcap_of, stream)
+from sample import (Completion, context_length, encode, end_ids, first_line, generate, load_model,
+                    pad_id, softcap_of, stream)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
@@ -221,7 +225,8 @@ class Settings:
     temperature: float = flag(1.0, "of the judge, when it samples and when it is scored", above=0)
     reward: str = flag(
         "right",
-        "what pays: a right verdict, or only one that is right in both orders (2505.10320)",
+        "what pays: a right verdict, or only one that is right in both orders (2505.10320); a cold "
+        "start keeps right verdicts either way",
         choices=["right", "consistent"],
     )
     waits: int = flag(
@@ -316,6 +321,10 @@ class Settings:
         if self.meta_batch % 2:
             raise UserError(f"--meta-batch {self.meta_batch}: must be even, "
                             "as each meta pair is judged in both orders")
+        if self.eval_split in self.train_split:
+            raise UserError(f"--eval-split {self.eval_split}: the judge is trained on it")
+        if self.eval_split == "meta" and self.weights != "uniform":
+            raise UserError("--eval-split meta: the weights are learned on it")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
                             f"the judge would never move in --steps {self.steps}")
@@ -418,7 +427,8 @@ class Trainer:
             "meta_effective_share": share,
         }
         if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
-            metrics |= check_hypergradient(self, theta, v, meta, gradients)
+            mixed = stats["zero_variance"] == 0
+            metrics |= check_hypergradient(self, theta, v, meta, gradients, mixed)
         return metrics
 
     def move_weights(self, step, index, s, groups, stats):
@@ -427,6 +437,8 @@ class Trainer:
         if grpo_step < SETTLING * self.cfg.freeze_judge_steps:
             return
         mixed = stats["zero_variance"] == 0  # [B] judgments of different rewards?
+        if self.adam.clipped and int(mixed.sum()) == 1:
+            return  # g is that pair's alone, and a clip takes its length: no weight changes θ'
         pace = 1 - grpo_step / self.cfg.weight_steps
         unit_s, move = self.data_weights.update(index, s, mixed, pace)
         self.remember(step + 1, index, unit_s, move, groups)
@@ -1045,6 +1057,7 @@ class DataWeights:
 
         index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
         different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
+        (Neither does an s that is 0 for all of them, because no meta pair had such judgments.)
         pace: what the step sizes are multiplied by, 1 − GRPO steps taken / --weight-steps.
 
         Only the sign and the relative size of s are trusted: it is divided by its running mean
@@ -1060,7 +1073,7 @@ class DataWeights:
 
         Returns s as it was trusted, and by how much the logits were to move: [B], [B].
         """
-        if not mixed.any():
+        if not s[mixed].any():
             return torch.zeros(len(index)), torch.zeros(len(index))
         self.informed[index[mixed]] += 1
         size = float(s[mixed].abs().mean())
@@ -1125,7 +1138,8 @@ class DataWeights:
         """What the network makes of each pair [N]; differentiable in its parameters."""
         # Features are nats, tokens and rates: bring them to one scale.
         centred = self.features - self.features.mean(0)
-        deviation = self.features.std(0)
+        n = len(self.features)
+        deviation = self.features.std(0) if n > 1 else 0.0                 # [features]
         shown = centred / (deviation + 1e-3)                               # [N, features]
         domain = nn.functional.one_hot(self.domain_id, len(self.domains))  # [N, D]
         z = self.net(torch.cat([domain, shown], 1))[:, 0]
@@ -1174,7 +1188,10 @@ def shuffled_weights(n, cfg):
 
     As uneven, and knowing nothing.
     """
-    weights = [row["weight"] for row in read_rows(cfg.shuffle_weights)]
+    weights = [row["weight"] for row in read_rows(cfg.shuffle_weights, {"weight": (int, float)})]
+    if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
+        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: a weight is negative or not "
+                        "finite, or all are 0")
     if len(weights) != n or cfg.weights != "uniform":
         raise UserError(
             f"--shuffle-weights {cfg.shuffle_weights}: {len(weights)} weights for {n} pairs; "
@@ -1252,8 +1269,9 @@ class Judge:
         too_long = [pair.instance_id for pair in pairs if len(self.prompt_ids(pair)) > room]
         if not too_long:
             return pairs
-        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's "
-                 f"context of {context} tokens with --max-new-tokens {self.cfg.max_new_tokens}")
+        waits = f" and --waits {self.cfg.waits}" if self.cfg.waits else ""
+        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's context "
+                 f"of {context} tokens with --max-new-tokens {self.cfg.max_new_tokens}{waits}")
         if len(too_long) == len(pairs):
             raise UserError(f"{words}: lower it, or take another --judge")
         print0(f"note: {words}, and are left out: {', '.join(too_long)}")
@@ -1482,11 +1500,13 @@ def continue_after_wait(judge, chosen):
 
 # ---------------------------------------------------------------- checks of the hypergradient
 
-def check_hypergradient(trainer, theta, v, meta, gradients):
+def check_hypergradient(trainer, theta, v, meta, gradients, mixed):
     """Is s signal, and does v point downhill? For metrics.jsonl. Of this step alone: v, not v̄.
 
     split_half_cosine         s from one half of the meta pairs against s from the other
-    split_half_correlation    the same, without the means
+    split_half_correlation    the same, without the means; of the pairs whose judgments had
+                              different rewards (mixed: [B]), as the others' s is 0. Both are None
+                              of fewer than three pairs, or where a half says nothing
     meta_change_predicted     ⟨v, θ' − θ⟩
     meta_change_realised      L_meta(θ') − L_meta(θ)
 
@@ -1502,14 +1522,17 @@ def check_hypergradient(trainer, theta, v, meta, gradients):
         half_batch = replace(meta.batch, advantage=meta.batch.advantage * in_half)
         v_half, _ = meta_gradient(judge, parameters, half_batch, meta.logprob)
         v_tilde = trainer.adam.jacobian_transpose(v_half)
-        s_of_half.append(gather(gradients @ v_tilde))
+        s_of_half.append(gather(gradients @ v_tilde).cpu()[mixed])
     first, second = s_of_half
-    cosine = nn.functional.cosine_similarity(first, second, dim=0)
-    # The cosine of what is left without the mean; unlike corrcoef it is 0, not NaN, where nothing
-    # varies.
-    correlation = nn.functional.cosine_similarity(
-        first - first.mean(), second - second.mean(), dim=0
-    )
+    cosine = None
+    correlation = None
+    if len(first) >= 3 and first.any() and second.any():
+        cosine = float(nn.functional.cosine_similarity(first, second, dim=0))
+        # The cosine of what is left without the mean; unlike corrcoef it is 0, not NaN, where
+        # nothing varies.
+        correlation = float(nn.functional.cosine_similarity(
+            first - first.mean(), second - second.mean(), dim=0
+        ))
 
     theta_next = parameters.theta.clone()
     after = meta_loss(judge, meta.batch, meta.logprob)
@@ -1517,8 +1540,8 @@ def check_hypergradient(trainer, theta, v, meta, gradients):
     before = meta_loss(judge, meta.batch, meta.logprob)
     parameters.set(theta_next)
     return {
-        "split_half_cosine": float(cosine),
-        "split_half_correlation": float(correlation),
+        "split_half_cosine": cosine,
+        "split_half_correlation": correlation,
         "meta_change_predicted": float(v @ (theta_next - theta)),
         "meta_change_realised": after - before,
     }
@@ -1610,6 +1633,9 @@ def read_or_make_traces(trainer, path):
     groups = []
     for k, pair in enumerate(trainer.train_pairs):
         own = rows[k * cfg.group:(k + 1) * cfg.group]
+        if [row["instance_id"] for row in own] != [pair.instance_id] * cfg.group:
+            raise UserError(f"{path}: its judgments are not those of this run, {cfg.group} of each "
+                            "training pair in their order: delete the file to make them again")
         completions = [completion_of(row) for row in own]
         groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
     kept_rows = [row for row in rows if row["kept"]]
@@ -1691,6 +1717,7 @@ class Run:
             print0(note)
         self.trainer = Trainer(cfg, train_pairs, meta_pairs)
         self.eval_pairs = self.trainer.judge.fitting(eval_pairs, cfg.eval_split)
+        [self.data] = gather([self.digests()] if RANK == 0 else [])
         self.step = 0          # steps taken, those of a cold start included
         self.metrics = []      # rows of metrics.jsonl
         self.transcripts = []  # rows of transcripts.jsonl
@@ -1838,7 +1865,7 @@ class Run:
         (self.out / "settings.json").write_text(json.dumps(asdict(self.cfg), indent=1))
         state = {
             "settings": asdict(self.cfg),
-            "pairs": self.pair_ids(),
+            "data": self.data,
             "step": self.step,
             "theta": trainer.parameters.theta,
             "exp_avg": trainer.adam.exp_avg,
@@ -1854,17 +1881,25 @@ class Run:
 
     def resume(self):
         """Go on from state.pt. Raises UserError if its run had other settings or other pairs."""
-        state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{self.out / 'state.pt'}: cannot be read ({first_line(error)}): give "
+                            "another --out, or delete the folder") from None
         differs = []
         for name, value in asdict(self.cfg).items():
             if name not in MAY_CHANGE and state["settings"].get(name) != value:
                 differs.append(flag_of(Settings, name))
-        for name, ids in self.pair_ids().items():
-            if state["pairs"].get(name) != ids:
-                differs.append(f"the {name} pairs")
+        for name, digest in self.data.items():
+            if state.get("data", {}).get(name) != digest:
+                differs.append(f"the {name}")
         if differs:
             raise UserError(f"{self.out} holds a run with other settings ({', '.join(differs)}): "
                             "give another --out, or delete the folder")
+        last = self.cfg.cold_start + self.cfg.steps
+        if state["step"] > last:
+            raise UserError(f"{self.out} holds a run that has taken {state['step']} steps already, "
+                            f"more than {last}: give another --out, or delete the folder")
         trainer = self.trainer
         self.step = state["step"]
         trainer.parameters.set(state["theta"])
@@ -1883,13 +1918,25 @@ class Run:
         print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; "
                "changes of the code are not noticed: after one, give another --out)")
 
-    def pair_ids(self):
+    def digests(self):
+        """{what the run is made of: its digest}. A run that goes on must find the same."""
         splits = {
             "training": self.trainer.train_pairs,
             "meta": self.trainer.meta_pairs,
             self.cfg.eval_split: self.eval_pairs,
         }
-        return {name: [pair.instance_id for pair in pairs] for name, pairs in splits.items()}
+        content = {}
+        for name, pairs in splits.items():
+            content[f"{name} pairs"] = [
+                [pair.instance_id, pair.problem["prompt"], pair.a["code"], pair.b["code"], pair.right,
+                 pair.domain] for pair in pairs]
+        content["weights of --shuffle-weights"] = self.trainer.data_weights.fixed.tolist()
+        digests = {}
+        for name, value in content.items():
+            digests[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        if self.cfg.lora_rank:  # else θ is all of the judge
+            digests["files of --judge"] = fingerprint(self.cfg.judge)
+        return digests
 
     def save_judge(self):
         """A plain checkpoint: adapters become part of the weights, and shards whole again."""
@@ -1967,8 +2014,9 @@ def report(cfg, metrics, weight_rows, n_pairs):
         print(f"in {n_closed} of {len(metrics) - 1} steps the weights learned nothing: "
               "θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
-    print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
-          "not drawn since weights are learned, or all of their judgments earned the same")
+    if cfg.weights != "uniform" and cfg.steps:
+        print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
+              "not drawn while weights are learned, or all of their judgments earned the same")
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
@@ -2005,11 +2053,13 @@ def report_weights(cfg, weight_rows):
 
 
 def report_checks(checks):
-    correlation = mean([row["split_half_correlation"] for row in checks])
+    correlations = [row["split_half_correlation"] for row in checks
+                    if row["split_half_correlation"] is not None]
+    correlation = f"{mean(correlations):.2f}" if correlations else "unknown"
     predicted = mean([row["meta_change_predicted"] for row in checks])
     realised = mean([row["meta_change_realised"] for row in checks])
     print(f"hypergradient, {len(checks)} checks, each of its step's v alone: split-half correlation "
-          f"{correlation:.2f}; change of the meta loss by a step {predicted:+.1e} predicted, "
+          f"{correlation}; change of the meta loss by a step {predicted:+.1e} predicted, "
           f"{realised:+.1e} realised")
 
 
@@ -2022,7 +2072,8 @@ def main(argv=None):
         return
     cfg.device = join_processes(cfg.device)
     try:
-        Run(cfg).train()
+        with own_folder(cfg.out) if RANK == 0 else contextlib.nullcontext():
+            Run(cfg).train()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} "
                  f"(every {cfg.save_every} steps)")

@@ -82,6 +82,10 @@ LAST = re.compile(TAG + r"[\s*_`.!]*\Z", re.IGNORECASE)
 # "<best>A</best> or <best>B</best>", "<best>A</best> / <best>B</best>": the instruction, not a choice.
 BETWEEN = r"(?:[\W_]*\b(?:or|and|else|otherwise)\b(?:[\W_]|with\b|by\b)*|[^\w\n.!?]+)"
 EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
+# Words in front of a verdict that make it the one that was not chosen: "<best>A</best>, not <best>B</best>".
+NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike|versus|vs\.?|beats"
+                        r"|maybe|perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`:'\"“‘(]*\Z",
+                        re.IGNORECASE)
 THOUGHTS_BEGIN = re.compile(r"^[ \t]*(?:<think>|<thinking>|<thought>|<reasoning>|\[THINK\])", re.MULTILINE)
 THOUGHTS_END = re.compile(r"</think>|</thinking>|</thought>|</reasoning>|\[/THINK\]")
 
@@ -98,6 +102,7 @@ def parse_verdict(text, finished=True):
         ... **<best>b</best>**.                                    B
         ... <best>A</best> No, it fails on []. <best>B</best>      B
         ... end with <best>A</best> or <best>B</best>.             None: both
+        ... <best>A</best>, not <best>B</best>.                    None: the last one is not chosen
         ... its comment says `# <best>A</best>`                    None: quoted
         ... <best>A</best> because it sorts.                       None: not at the end
         <think> ... <best>A</best>                                 None: still thinking
@@ -109,7 +114,9 @@ def parse_verdict(text, finished=True):
     if either and either[1].upper() != either[2].upper():
         return None
     line = text[:last.start()].rpartition("\n")[2]
-    return None if is_quotation(line) else last[1].upper()
+    if is_quotation(line) or NOT_CHOSEN.search(line):
+        return None
+    return last[1].upper()
 
 
 def opened_thoughts(tokenizer):

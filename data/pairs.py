@@ -25,9 +25,12 @@ class Pair:
         right = "B" if self.right == "A" else "A"
         return Pair(self.instance_id, self.problem, self.b, self.a, right, self.domain)
 
+    def failed(self):
+        return self.b if self.right == "A" else self.a
+
     def description(self):
         """The fields of weights.jsonl that say which pair this is."""
-        failed = self.b if self.right == "A" else self.a
+        failed = self.failed()
         return {
             "instance_id": self.instance_id,
             "problem_id": self.problem["problem_id"],
@@ -59,14 +62,36 @@ def read_pairs(cfg):
     nulls = sum(row["passed"] is None for row in labelled)
     if nulls:
         notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
+    _, n_unclear = programs_of(labelled)
+    if n_unclear:
+        notes.append(f"note: {n_unclear} programs in {cfg.labelled} both passed and failed, as the same text in two "
+                     "candidates of a problem, and are left out")
     of_split = {}
     for split in dict.fromkeys((*cfg.train_split, "meta", cfg.eval_split)):  # each once
         of_split[split] = make_pairs(problems, labelled, split, cfg)
     of_split["meta"] = first_problems(of_split["meta"], cfg.meta_problems)
     train = []
-    for split in cfg.train_split:
+    for split in dict.fromkeys(cfg.train_split):
         train += of_split[split]
-    return [train, of_split["meta"], of_split[cfg.eval_split]], notes
+    return [only(train, cfg), of_split["meta"], of_split[cfg.eval_split]], notes
+
+
+def programs_of(labelled):
+    """({problem_id: {code: row}}, number of texts left out as they have both verdicts).
+
+    Programs that are the same text count once. null is no verdict: the machinery failed, which says nothing.
+    """
+    programs = defaultdict(dict)
+    unclear = set()
+    for row in labelled:
+        if row["passed"] is None:
+            continue
+        first = programs[row["problem_id"]].setdefault(row["code"], row)
+        if first["passed"] != row["passed"]:
+            unclear.add((row["problem_id"], row["code"]))
+    for problem_id, code in unclear:
+        del programs[problem_id][code]
+    return programs, len(unclear)
 
 
 def first_problems(pairs, count):
@@ -79,22 +104,16 @@ def first_problems(pairs, count):
 def make_pairs(problems, labelled, split, cfg):
     """Up to --pairs-per-problem pairs of each problem of a split that has a passed and a failed candidate.
 
-    Programs that are the same text count once. The pairs of a problem depend on the seed and on its own candidates alone.
-    Raises UserError if there are none.
+    The pairs of a problem depend on the seed and on its own candidates alone. Raises UserError if there are none.
     """
-    candidates = defaultdict(dict)  # {problem_id: {code: row}}
-    for row in labelled:
-        if row["passed"] is not None:  # null: the machinery failed, which says nothing about the program
-            candidates[row["problem_id"]].setdefault(row["code"], row)
-    required = train_only(cfg) if split == "train" else {}
-
+    programs, _ = programs_of(labelled)
     pairs = []
     n_problems = 0
     n_mixed = 0
     for problem_id, problem in problems.items():
         if problem["split"] != split:
             continue
-        rows = candidates[problem_id].values()
+        rows = programs[problem_id].values()
         passed = [row for row in rows if row["passed"]]
         failed = [row for row in rows if not row["passed"]]
         n_problems += 1
@@ -103,19 +122,14 @@ def make_pairs(problems, labelled, split, cfg):
         every_pair = [(good, bad) for good in passed for bad in failed]
         for good, bad in rng.sample(every_pair, min(cfg.pairs_per_problem, len(every_pair))):
             right = rng.choice("AB")
-            fields = {**bad, **problem}  # the policy of a pair is that of its failed program
-            for name in (*cfg.domain_key, *required):
-                if name not in fields:
-                    raise UserError(f"--domain-key or --train-only: {problem_id} has no field {name!r}")
-            if any(str(fields[name]) != value for name, value in required.items()):
-                continue
+            values = [value_of(name, problem, bad, "--domain-key") for name in cfg.domain_key]
             pairs.append(Pair(
                 instance_id=f"{problem_id}:{good['candidate_id']}>{bad['candidate_id']}",
                 problem=problem,
                 a=good if right == "A" else bad,
                 b=bad if right == "A" else good,
                 right=right,
-                domain=" × ".join(str(fields[name]) for name in cfg.domain_key),
+                domain=" × ".join(values),
             ))
     if not pairs:
         raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} problems {n_mixed} have both a "
@@ -124,15 +138,31 @@ def make_pairs(problems, labelled, split, cfg):
     return pairs
 
 
-def train_only(cfg):
-    """--train-only FIELD=VALUE ... as {field: value}."""
+def value_of(name, problem, failed, flag):
+    """A field of a pair, as text. Its problem's, or that of its failed program, whose policy is the pair's."""
+    fields = {**failed, **problem}
+    if name not in fields:
+        raise UserError(f"{flag}: {problem['problem_id']} has no field {name!r}")
+    return str(fields[name])
+
+
+def only(pairs, cfg):
+    """Those of them that --train-only FIELD=VALUE ... asks for. Raises UserError if there are none."""
+    words = f"--train-only {' '.join(cfg.train_only)}"
     required = {}
     for item in cfg.train_only:
         name, _, value = item.partition("=")
-        if not value:
-            raise UserError(f"--train-only {' '.join(cfg.train_only)}: expected FIELD=VALUE")
+        if not value or name in required:
+            raise UserError(f"{words}: expected FIELD=VALUE, each field once")
         required[name] = value
-    return required
+    kept = []
+    for pair in pairs:
+        values = [value_of(name, pair.problem, pair.failed(), "--train-only") for name in required]
+        if values == list(required.values()):
+            kept.append(pair)
+    if not kept:
+        raise UserError(f"{words}: no training pair is of that kind")
+    return kept
 
 
 def same_text(prompt):

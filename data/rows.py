@@ -52,6 +52,7 @@ Three promises are kept here, so that no stage has to think of them: a bad row i
 and the field; a torn last line (its writer was killed) is dropped with a warning, and cut off before anything is appended;
 what is already in an output file is known by its key, so that a second run does only what is missing.
 """
+import contextlib
 import json
 import os
 import sys
@@ -210,6 +211,33 @@ def stage_input(name):
 
 def as_lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def own_folder(path):
+    """Make a folder, and let no other run write to it meanwhile. Raises UserError where one does."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be made ({error.strerror})") from None
+    folder = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise UserError(f"--out {path}: another run is writing to it; "
+                        "wait for it, or choose another folder") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        if fcntl:
+            os.close(folder)
+        with contextlib.suppress(OSError):  # it is not empty
+            path.rmdir()
 
 
 class Appender:

@@ -123,6 +123,35 @@ def test_an_instruction_that_is_restated_is_no_verdict(text):
 
 
 @pytest.mark.parametrize("text", [
+    f"So {A}, not {B}.",
+    f"{A} and not {B}",
+    f"I choose {A} rather than {B}.",
+    f"I choose {A} instead of {B}.",
+    f"I prefer {A} over {B}",
+    f"It cannot be {B}",
+    f"It isn't {B}.",
+    f"It can’t be **{B}**",
+    f"{A} beats {B}",
+    f"Either {A}, or maybe {B}",
+])
+def test_a_program_that_is_not_chosen_is_no_verdict(text):
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    f"A does not sort: {B}",
+    f"A is not right, so {B}",
+    f"not {A} but {B}",
+    f"Moreover {B}",
+    f"It is over. {B}",
+    f"It is not A.\n{B}",
+    f"{A}? No, it fails on []. {B}",
+])
+def test_a_choice_after_a_rejection_is_a_verdict(text):
+    assert parse_verdict(text) == "B"
+
+
+@pytest.mark.parametrize("text", [
     f"Candidate A carries the comment `# {A}`",
     f"Candidate A carries the comment # {A}",
     f"Its last line is // {B}",
