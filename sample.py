@@ -26,12 +26,12 @@ started again ends with the same rows, and so do shards, put together (with the 
 import ctypes
 import datetime
 import hashlib
+import itertools
 import json
 import math
 import os
 import sys
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -43,8 +43,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from data import servers
-from data.benchmarks import BENCHMARKS, PRESETS, extract_code, fetch, read_benchmark, solution_prompt
-from data.benchmarks.answers import thoughts_are_open
+from data.benchmarks import (BENCHMARKS, PRESETS, extract_code, fetch, mbpp, read_benchmark,
+                             solution_prompt)
+from data.benchmarks.answers import closes_what_it_did_not_open, thoughts_are_open
+from data.fingerprint import fingerprint
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
 from data.parallel import RANK, WORLD_SIZE
 from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
@@ -440,8 +442,10 @@ def policy_name(model_name):
 
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
-    lists = load_problems(cfg)
     must_be_the_same_settings(cfg)
+    lists = load_problems(cfg)
+    cfg.model_digest = model_digests(cfg)
+    must_be_the_same_questions(lists, cfg)
     with Appender(cfg.my_out, CANDIDATE_KEY) as out:
         try:
             for problems, model_name in zip(lists, cfg.model * len(lists)):
@@ -550,6 +554,7 @@ def sample_served(problems, cfg, out):
         bodies.append(servers.request_body(cfg, solution_prompt(problem, chat), seed))
     answers = servers.complete(cfg.api_base, bodies, cfg.in_flight)
     refused = []
+    in_thoughts = False
     done = len(jobs) - len(missing)
     with tqdm(total=len(jobs), initial=done, desc=policy, unit="candidate", disable=RANK > 0) as bar:
         for (problem, cid), answer in zip(missing, answers):
@@ -557,9 +562,14 @@ def sample_served(problems, cfg, out):
                 refused.append(f"problem {problem['problem_id']!r}: {answer.error}")
             else:
                 code = extract_code(answer.text, problem, chat)
+                in_thoughts |= chat and closes_what_it_did_not_open(answer.text)
                 out.append(candidate(problem, cid, answer.text, code, answer.tokens,
                                      answer.finished, cfg, seconds=answer.seconds))
             bar.update()
+    if in_thoughts:
+        print("note: answers of this server begin within thoughts, so one that was cut off may be "
+              "nothing else, and a draft in it counts as its program: let the server take thoughts out "
+              "(vLLM: --reasoning-parser)", file=sys.stderr)
     if refused and not out.done:
         raise UserError(f"all {len(refused)} requests were refused, the first for {refused[0]}")
     if refused:
@@ -579,14 +589,36 @@ def candidate(problem, candidate_id, text, code, tokens, finished, cfg, **measur
         **measured,
         "finish_reason": "stop" if finished else "length",
         "seed": cfg.seed,
-        "sampling": {"temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens},
+        "sampling": {
+            "temperature": cfg.temperature,
+            "max_new_tokens": cfg.max_new_tokens,
+            "model": cfg.model_digest[candidate_id.rpartition("-")[0]],
+            "problem": problem_digest(problem),
+        },
     }
+
+
+def model_digests(cfg):
+    """{policy: what tells its model from another of the same name}.
+
+    A digest of a model's files; of one behind a server its name and how it is asked.
+    """
+    if cfg.api_base:
+        asked = " (plain)" if cfg.api_plain else ""
+        return {policy_name(cfg.api_model): f"{cfg.api_model}{asked}"}
+    return {policy_name(name): fingerprint(name).rpartition("@")[2] for name in cfg.model}
+
+
+def problem_digest(problem):
+    """Of what a model is shown of it."""
+    shown = json.dumps([problem["prompt"], problem.get("starter_code"), problem.get("source")])
+    return hashlib.sha256(shown.encode()).hexdigest()[:8]
 
 
 def must_be_the_same_settings(cfg):
     """Refuse to continue a file made with other settings: rows are known by their keys alone."""
     now = {"seed": cfg.seed, "temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens}
-    for row in read_rows(cfg.my_out, CANDIDATE) if cfg.my_out.exists() else []:
+    for row in rows_so_far(cfg):
         then = {"seed": row.get("seed"), **row.get("sampling", {})}
         for name, value in now.items():
             if then.get(name) != value:
@@ -594,16 +626,42 @@ def must_be_the_same_settings(cfg):
                                 f"{then.get(name)}, not {value}: give another --out, or delete it")
 
 
+def must_be_the_same_questions(lists, cfg):
+    """Refuse to continue a file made by another model of the same name, or of other problems."""
+    digest_of = {}
+    for problem in itertools.chain(*lists):
+        if problem["problem_id"] in digest_of:
+            raise UserError(f"problem {problem['problem_id']!r} is in two of the --problems files")
+        digest_of[problem["problem_id"]] = problem_digest(problem)
+    for row in rows_so_far(cfg):
+        then = row.get("sampling", {})
+        model = cfg.model_digest.get(row["policy"])
+        problem = digest_of.get(row["problem_id"])
+        if model not in (None, "not-found") and then.get("model", model) != model:
+            raise UserError(f"{cfg.my_out}: its candidates of {row['policy']} are of another model of "
+                            f"that name ({then['model']}, not {model}): give another --out, or delete it")
+        if model and problem and then.get("problem", problem) != problem:
+            raise UserError(f"{cfg.my_out}: its candidates for problem {row['problem_id']!r} are of "
+                            "another text (other files, another --subset?): give another --out, or "
+                            "delete it")
+
+
+def rows_so_far(cfg):
+    return read_rows(cfg.my_out, CANDIDATE) if cfg.my_out.exists() else []
+
+
 # ---------------------------------------------------------------- the problems
 
 def load_problems(cfg):
     """One list for each --problems file, or one for the benchmark, of those that the flags choose."""
     if cfg.benchmark:
+        must_not_be_a_file_of_the_user(cfg)
         paths = cfg.problems or fetch(cfg.benchmark, cfg.subset, cfg.since)
         rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset,
                               lambda row: is_wanted(row, cfg))
-        lists = [write_problems(cfg.out.with_name("problems.jsonl"), islice(rows, cfg.limit))]
+        lists = [write_problems(cfg.out.with_name("problems.jsonl"), itertools.islice(rows, cfg.limit))]
         say_if_it_is_not_the_papers_number(len(lists[0]), cfg)
+        say_if_they_are_not_of_the_test_set(lists[0], cfg)
     else:
         lists = []
         for path in cfg.problems:
@@ -617,15 +675,25 @@ def load_problems(cfg):
 
 def is_wanted(row, cfg):
     """Is this one of the problems that the flags choose?"""
-    if (cfg.since or cfg.until) and not row.get("date"):
-        raise UserError(f"--from and --until: problem {row['problem_id']!r} has no date")
+    date = date_of(row) if cfg.since or cfg.until else None
     if cfg.split and row["split"] not in cfg.split:
         return False
     if cfg.difficulty and row["difficulty"] not in cfg.difficulty:
         return False
-    if cfg.since and row["date"] < cfg.since:
+    if cfg.since and date < cfg.since:
         return False
-    return not (cfg.until and row["date"] > cfg.until)
+    return not (cfg.until and date > cfg.until)
+
+
+def date_of(row):
+    """As in 2025-02-01, which sorts as text."""
+    words = f"--from and --until: problem {row['problem_id']!r}"
+    if not row.get("date"):
+        raise UserError(f"{words} has no date")
+    try:
+        return day(row["date"][:10])
+    except (TypeError, ValueError):
+        raise UserError(f"{words} has the date {row['date']!r}: expected one as in 2025-02-01") from None
 
 
 def choosing_flags(cfg):
@@ -646,6 +714,42 @@ def say_if_it_is_not_the_papers_number(number, cfg):
               file=sys.stderr)
 
 
+def say_if_they_are_not_of_the_test_set(problems, cfg):
+    if cfg.benchmark == "mbpp" and cfg.as_split in (None, "test"):
+        others = [row for row in problems if mbpp.number_of(row) not in mbpp.TEST_SET]
+        if others:
+            print(f"note: {len(others)} of {len(problems)} problems are none of MBPP's test set "
+                  f"({mbpp.TEST_SET.start} to {mbpp.TEST_SET.stop - 1}): its others are for training, "
+                  "validation and prompts", file=sys.stderr)
+
+
+def must_not_be_a_file_of_the_user(cfg):
+    """problems.jsonl beside --out, where a benchmark's rows are written."""
+    path = cfg.out.with_name("problems.jsonl").resolve()
+    if path == cfg.out.resolve() or path in [Path(given).resolve() for given in cfg.problems]:
+        raise UserError(f"{path}: the benchmark's problems are written there, and it is --out or one of "
+                        "--problems: give an --out in another folder")
+
+
+def must_hold_no_others(path, problems):
+    """Refuse to replace a file of problems by one that lacks some of them."""
+    if not path.exists():
+        return
+    kept = {row["problem_id"] for row in problems}
+    lost = []
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                name = json.loads(line)["problem_id"]
+            except (ValueError, TypeError, KeyError):
+                name = "a line that is no problem"
+            if name not in kept:
+                lost.append(name)
+    if lost:
+        raise UserError(f"{path}: holds {len(lost)} problems that are not chosen now (the first: "
+                        f"{lost[0]!r}): give an --out in another folder, or delete the file")
+
+
 def write_problems(path, problems):
     """Write a benchmark's rows one by one, and return them without their tests.
 
@@ -662,6 +766,7 @@ def write_problems(path, problems):
                 shown = problem.keys() - {"tests", "public_tests"}
                 kept.append({name: problem[name] for name in problem if name in shown})
         if kept:
+            must_hold_no_others(path, kept)
             os.replace(aside, path)
             print(f"problems: {path}")
     except OSError as error:

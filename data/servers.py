@@ -38,7 +38,12 @@ MOST_PAUSE = 60
 REFUSED = (200, 400, 403, 413, 422, 451)
 PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
 NOT_PASSING = (501, 505)
-CUT_OFF = ("length", "max_tokens", "content_filter")  # finish reasons of an answer that is not whole
+# Finish reasons of an answer that is whole, and of one that the server has broken off; all others are
+# of answers that were cut off.
+WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
+BROKEN_OFF = ("abort", "aborted", "error", "cancelled", "insufficient_system_resource")
+CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "content_filter",
+           "model_context_window_exceeded", "incomplete")
 
 
 @dataclass
@@ -280,9 +285,23 @@ def read(content, seconds):
     return Answer(
         text=text_of(choice, content),
         tokens=tokens_in(answer.get("usage")),
-        finished=str(choice.get("finish_reason")).lower() not in CUT_OFF,
+        finished=is_whole(choice.get("finish_reason")),
         seconds=seconds,
     )
+
+
+def is_whole(reason):
+    """Does an answer with this finish reason end where the model ended it? Raises Failure."""
+    if reason is None:
+        note_once("note: the server does not say why an answer ended; it counts as whole")
+        return True
+    reason = str(reason).lower()
+    if reason in BROKEN_OFF:
+        raise Failure(f"it has broken off its answer ({reason})")
+    if reason not in (*WHOLE, *CUT_OFF):
+        note_once(f"note: the server's answers end for a reason that is not known here ({reason}); "
+                  "they count as cut off")
+    return reason in WHOLE
 
 
 def status_in(error):
@@ -312,6 +331,8 @@ def text_of(choice, content):
 
 def joined(text):
     """A text, which some servers send in parts: [{"type": "text", "text": "..."}, ...]."""
+    if isinstance(text, dict):
+        text = [text]
     if not isinstance(text, list):
         return str(text or "")
     parts = [part if isinstance(part, dict) else {"text": part} for part in text]

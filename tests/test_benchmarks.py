@@ -144,6 +144,37 @@ def test_original_files_become_problem_rows(name, file, count, tests, tmp_path):
     assert read_again.keys() == {row["problem_id"] for row in problems}
 
 
+@pytest.mark.parametrize("changes, subset, words", [
+    (dict(test_list=[]), (), "`test_list` is empty"),
+    (dict(test_imports="import math"), (), "`test_imports` is no list"),
+    (dict(test="def check(f): ..."), (), "rows of MBPP\\+"),
+    ({}, ("sanitized",), "this is all of MBPP"),
+])
+def test_mbpp_rows_that_would_be_read_wrongly_are_refused(changes, subset, words, tmp_path):
+    path = write(tmp_path / "m.jsonl", mbpp_row(**changes))
+    with pytest.raises(rows.UserError, match=f"m.jsonl, row 1: .*{words}"):
+        list(read_benchmark("mbpp", [path], subset=subset))
+
+
+@pytest.mark.parametrize("testtype, metadata", [("functional", ""), ("functional", "{}"), ("stdin", '{"func_name": "f"}')])
+def test_a_contest_whose_tests_are_of_another_kind_than_it_says_is_refused(testtype, metadata, tmp_path):
+    tests = json.dumps([{"input": "1", "output": "1", "testtype": testtype}])
+    path = write(tmp_path / "l.jsonl", lcb_row(metadata=metadata, public_test_cases=tests, private_test_cases=tests))
+    with pytest.raises(rows.UserError, match="l.jsonl, row 1: its tests are of the type"):
+        load_benchmark("livecodebench", path)
+
+
+def test_a_problem_without_a_text_is_refused(tmp_path):
+    with pytest.raises(rows.UserError, match="has no text"):
+        load_benchmark("livecodebench", write(tmp_path / "l.jsonl", lcb_row(question_content=None)))
+
+
+@pytest.mark.parametrize("text", ["Add.", "Add.\n"])
+def test_a_plain_model_s_prompt_has_the_code_on_a_line_of_its_own(text):
+    problem = {"problem_id": "x", "prompt": text, "starter_code": "def f(x):\n", "source": "mine"}
+    assert solution_prompt(problem) == "Add.\ndef f(x):\n"
+
+
 @pytest.mark.parametrize("protocol", range(1, 5))
 def test_private_tests_are_decoded_whatever_the_pickle_protocol(protocol):
     assert json.loads(private_text(packed(json.dumps(STDIN_TESTS), protocol))) == STDIN_TESTS

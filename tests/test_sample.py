@@ -20,8 +20,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import sample
 from data import parallel, servers
 from data.benchmarks import solution_prompt
+from data.fingerprint import fingerprint
 from data.flags import parse
-from data.rows import CANDIDATE, CANDIDATE_KEY, EDGES, ROOT, UserError, read_rows
+from data.rows import CANDIDATE, CANDIDATE_KEY, EDGES, ROOT, UserError, read_rows, write_rows
 
 VOCABULARY = 40
 PAD = 0
@@ -240,6 +241,8 @@ def test_rows_carry_their_key_and_their_sampling(tmp_path, problems):
     for row in rows.values():
         assert row["policy"] == "weak"
         assert row["seed"] == 3
+        assert row["sampling"].pop("model") == fingerprint(EDGES / "weak").rpartition("@")[2]
+        assert len(row["sampling"].pop("problem")) == 8
         assert row["sampling"] == {"temperature": 0.9, "max_new_tokens": 24}
         assert row["code"].startswith("def f(x):\n")
         assert 1 <= row["n_tokens"] <= 24
@@ -408,6 +411,41 @@ def test_a_file_made_with_other_settings_is_not_taken_for_done(change, tmp_path,
     assert f"it was made with {change[0]} " in failure(flags(tmp_path / "c.jsonl", *change, limit=1), capsys)
 
 
+def test_a_file_made_by_another_model_of_the_same_name_is_not_gone_on_with(tmp_path, capsys):
+    for folder, source in (("a", "weak"), ("b", "strong")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "policy").symlink_to(EDGES / source)
+    sample.main(flags(tmp_path / "c.jsonl", model=tmp_path / "a/policy", limit=1, n=1))
+    said = failure(flags(tmp_path / "c.jsonl", model=tmp_path / "b/policy", limit=1), capsys)
+    assert "candidates of policy are of another model of that name" in said
+    # the same model in another place, and files from before this was noted down
+    sample.main(flags(tmp_path / "c.jsonl", model=EDGES.parent / "edges/weak", limit=1, n=1))
+    rows = read_rows(tmp_path / "c.jsonl")
+    assert {row["policy"] for row in rows} == {"policy", "weak"}
+    for row in rows:
+        del row["sampling"]["model"], row["sampling"]["problem"]
+    write_rows(tmp_path / "c.jsonl", rows)
+    sample.main(flags(tmp_path / "c.jsonl", model=tmp_path / "b/policy", limit=1, n=1))
+    assert read_rows(tmp_path / "c.jsonl") == rows
+
+
+def test_a_file_made_of_other_texts_under_the_same_ids_is_not_gone_on_with(tmp_path, capsys, problems):
+    for name, more in (("p", ""), ("q", "Think.\n")):
+        changed = [{**problem, "prompt": more + problem["prompt"]} for problem in problems[:2]]
+        write_rows(tmp_path / f"{name}.jsonl", changed)
+    sample.main(flags(tmp_path / "c.jsonl", problems=tmp_path / "p.jsonl"))
+    content = (tmp_path / "c.jsonl").read_bytes()
+    said = failure(flags(tmp_path / "c.jsonl", n=3, problems=tmp_path / "q.jsonl"), capsys)
+    assert f"for problem {problems[0]['problem_id']!r} are of another text" in said
+    assert (tmp_path / "c.jsonl").read_bytes() == content
+
+
+def test_a_problem_in_two_files_is_named(tmp_path, capsys):
+    files = [str(EDGES / "problems_weak.jsonl")] * 2
+    said = failure(["--problems", *files, "--model", str(EDGES / "weak"), "--out", str(tmp_path / "c.jsonl")], capsys)
+    assert "is in two of the --problems files" in said
+
+
 # ---------------------------------------------------------------- shards
 
 def test_shards_together_are_the_whole_to_the_last_digit(tmp_path, capsys):
@@ -566,6 +604,42 @@ def test_wrong_choices_of_problems_are_named(more, says, contests, capsys):
     assert not (contests.parent / "problems.jsonl").exists()
 
 
+@pytest.mark.parametrize("given, out", [("problems.jsonl", "c.jsonl"), ("lcb.jsonl", "problems.jsonl")])
+def test_a_benchmark_s_rows_are_not_written_over_a_file_of_the_user_s(contests, given, out, capsys):
+    folder = contests.parent / "mine"
+    folder.mkdir()
+    (folder / given).write_bytes(contests.read_bytes())
+    said = failure([*LCB, "--problems", str(folder / given), "--model", "m", "--out", str(folder / out)], capsys)
+    assert "problems.jsonl: the benchmark's problems are written there" in said
+    assert (folder / given).read_bytes() == contests.read_bytes()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_benchmark_s_rows_do_not_take_the_place_of_others(contests, capsys):
+    chosen(contests, *LCB, "--limit", "2")
+    chosen(contests, *LCB)  # these and more
+    path = contests.parent / "out/problems.jsonl"
+    before = path.read_bytes()
+    arguments = [*LCB, "--problems", str(contests), "--model", "m", "--out", str(path.with_name("c.jsonl"))]
+    said = failure([*arguments, "--limit", "2"], capsys)
+    assert "problems that are not chosen now" in said
+    assert path.read_bytes() == before
+    path.write_text("my notes\n")
+    assert "no problem" in failure(arguments, capsys)
+    assert path.read_text() == "my notes\n"
+
+
+def test_problems_that_are_none_of_mbpp_s_test_set_are_said(tmp_path, capsys):
+    rows = [{"task_id": number, "text": "Add.", "code": "def f(x):\n    return x", "test_list": ["assert f(1) == 1"]}
+            for number in (10, 11, 510, 511)]
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, says in (("test", True), ("train", False)):
+        cfg = settings("--benchmark", "mbpp", "--problems", tmp_path / "mbpp.jsonl", "--model", "m", "--as-split", split,
+                       "--out", tmp_path / "c.jsonl")
+        sample.load_problems(cfg)
+        assert ("2 of 4 problems are none of MBPP's test set (11 to 510)" in capsys.readouterr().err) == says
+
+
 def test_a_folder_that_cannot_be_made_is_named(contests, capsys):
     out = contests / "c.jsonl"  # a folder by the name of a file
     message = failure([*LCB, "--problems", str(contests), "--model", "m", "--out", str(out)], capsys)
@@ -578,6 +652,19 @@ def test_days_want_problems_that_have_them(date, tmp_path, capsys, problems):
     (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
     message = failure(flags(tmp_path / "c.jsonl", "--until", "2025-01-01", problems=tmp_path / "p.jsonl"), capsys)
     assert message == f"--from and --until: problem '{problem['problem_id']}' has no date"
+
+
+@pytest.mark.parametrize("date, wanted", [("2025-01-01T10:00:00", True), ("2025-01-02T00:00:00", False)])
+def test_a_day_includes_its_hours(date, wanted, tmp_path, problems):
+    cfg = settings("--problems", tmp_path / "p.jsonl", "--model", "m", "--until", "2025-01-01")
+    assert sample.is_wanted({**problems[0], "date": date}, cfg) == wanted
+
+
+@pytest.mark.parametrize("date", ["01.05.2025", "2025-5-1", 20250501])
+def test_a_date_in_another_form_is_named(date, tmp_path, problems):
+    cfg = settings("--problems", tmp_path / "p.jsonl", "--model", "m", "--from", "2025-01-01")
+    with pytest.raises(UserError, match="expected one as in 2025-02-01"):
+        sample.is_wanted({**problems[0], "date": date}, cfg)
 
 
 # ---------------------------------------------------------------- the program in a chat model's answer
@@ -674,7 +761,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def answer(self, body):
-        text = f"```python\ndef f(x):\n    return {body['seed']}\n```"
+        text = self.server.text or f"```python\ndef f(x):\n    return {body['seed']}\n```"
         choice = {"message": {"content": text}} if "messages" in body else {"text": text}
         return {"choices": [{**choice, "finish_reason": "stop"}], "usage": {"completion_tokens": 17, "prompt_tokens": 5}}
 
@@ -688,6 +775,7 @@ def server(monkeypatch):
     server.daemon_threads = True
     server.asked = []
     server.failures = []  # statuses of the first answers, the last one first
+    server.text = ""  # of all answers, if they are to be alike
     server.base = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(servers, "PAUSE", 0.01)
@@ -723,10 +811,22 @@ def test_a_served_model_s_answers_become_candidates(tmp_path, server, monkeypatc
         assert row["n_tokens"] == 17
         assert row["finish_reason"] == "stop"
         assert row["seconds"] >= 0
-        assert row["sampling"] == {"temperature": 0.6, "max_new_tokens": 512}
+        assert row["sampling"].pop("problem")
+        assert row["sampling"] == {"temperature": 0.6, "max_new_tokens": 512, "model": "org/some-model"}
         assert row["code"].startswith("def f(x):")
         assert "mean_logprob" not in row
     assert len({row["code"] for row in rows.values()}) == 6  # a seed for each
+
+
+@pytest.mark.parametrize("text, says", [
+    ("a draft\n</think>\ndef f(x):\n    return x", True),
+    ("<think>a draft</think>\ndef f(x):\n    return x", False),
+    ("def f(x):\n    return x", False),
+])
+def test_a_server_whose_answers_begin_within_thoughts_is_said(text, says, tmp_path, server, capsys):
+    server.text = text
+    sample.main(served(tmp_path / "c.jsonl", server.base))
+    assert ("begin within thoughts" in capsys.readouterr().err) == says
 
 
 def test_a_served_run_goes_on_in_shards_and_asks_with_the_same_seeds(tmp_path, server, capsys):

@@ -224,6 +224,8 @@ def test_what_passes_is_tried_again_with_growing_pauses(server):
     (200, {"error": {"message": "provider is overloaded", "code": 502}}),
     (200, {"error": {"message": "try again", "code": "503"}}),
     (200, {"choices": [{"error": {"message": "broke off", "code": 502}, "finish_reason": "error"}]}),
+    (200, changed(finish_reason="insufficient_system_resource")),
+    (200, changed(finish_reason="abort")),
     (200, {**RIGHT, "choices": []}),
     (200, {**RIGHT, "choices": None}),
     (200, b"<html>starting</html>"),
@@ -355,8 +357,15 @@ def test_a_server_that_counts_no_tokens_is_taken_and_said(answer, server, capsys
     (changed(finish_reason=None), True),
     (changed(finish_reason="length"), False),
     (changed(finish_reason="content_filter"), False),
+    (changed(finish_reason="MAX_TOKENS"), False),
+    (changed(finish_reason="model_length"), False),
+    (changed(finish_reason="model_context_window_exceeded"), False),
+    (changed(finish_reason={"type": "length"}), False),
+    (changed(finish_reason="something new"), False),
+    (changed(finish_reason="eos"), True),
+    (changed(finish_reason="tool_calls"), True),
 ])
-def test_an_answer_is_finished_unless_the_server_says_that_it_was_cut_off(answer, finished, server):
+def test_an_answer_is_finished_where_the_server_says_that_the_model_ended_it(answer, finished, server):
     server.answer = lambda number, body: (200, {}, answer)
     assert ask(server).finished is finished
 
@@ -366,6 +375,7 @@ def test_an_answer_is_finished_unless_the_server_says_that_it_was_cut_off(answer
     ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
     ([{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "a"}], "a"),
     (["a", {"text": "b"}, {"text": None}], "ab"),
+    ({"type": "text", "text": "a"}, "a"),
     ([], ""),
     ("\ud83d a", "\ud83d a"),
 ])

@@ -93,6 +93,8 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda problem: 
                 "source": name,
                 **description,
             }
+            if not isinstance(problem["prompt"], str):
+                raise UserError(f"{place}: problem {problem['problem_id']!r} has no text")
             if problem["problem_id"] in seen:
                 raise UserError(f"{place}: problem {problem['problem_id']!r} is already in the file")
             seen.add(problem["problem_id"])
@@ -160,7 +162,10 @@ def solution_prompt(problem, chat=False):
         return own
     starter = problem.get("starter_code") or ""
     if not chat:
-        return problem["prompt"] if problem["prompt"].endswith(starter) else problem["prompt"] + starter
+        if problem["prompt"].endswith(starter):
+            return problem["prompt"]
+        between = "" if problem["prompt"].endswith("\n") else "\n"
+        return problem["prompt"] + between + starter
     if not starter or starter in problem["prompt"]:
         return ASK + problem["prompt"]
     return f"{ASK}{problem['prompt']}\n\nBegin with this code:\n```python\n{starter}\n```"

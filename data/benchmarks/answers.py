@@ -87,6 +87,12 @@ TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\n]{1,40}｜>|\[\|\w+\|\]|<\w
 STRING = re.compile(r"""(?<!\w)[rbfuRBFU]{0,2}(['"])(?:\\.|(?!\1).)*\1|(?<!`)`[^`]+`(?!`)""")
 
 
+def closes_what_it_did_not_open(text):
+    """Does an answer end thoughts that only its prompt can have begun?"""
+    end = CLOSING.search(text)
+    return bool(end) and not OPENING.search(text[:end.start()])
+
+
 def thoughts_are_open(prompt):
     """Does a prompt end within thoughts, so that the answer begins there? Some chat templates open them."""
     tags = list(OPENING.finditer(prompt))

@@ -50,10 +50,20 @@ def function_name(row):
     return json.loads(row["metadata"] or "{}").get("func_name")
 
 
+def must_be_of_its_kind(row, tests):
+    """A functional problem has a method to call, and no other has: the tests say which it is."""
+    kinds = {test.get("testtype") for test in tests} - {None}
+    expected = "functional" if function_name(row) else "stdin"
+    if kinds - {expected}:
+        raise UserError(f"its tests are of the type {', '.join(sorted(kinds))}, and its metadata names "
+                        f"{function_name(row) or 'no'} function")
+
+
 def tests(row):
     convert = functional_test if function_name(row) else stdin_test
     public = json.loads(row["public_test_cases"])
     private = json.loads(private_text(row["private_test_cases"]))
+    must_be_of_its_kind(row, public + private)
     return [convert(test) for test in public], [convert(test) for test in private]
 
 

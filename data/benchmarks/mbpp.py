@@ -3,6 +3,7 @@ import ast
 import builtins
 
 from data.benchmarks.files import Source
+from data.rows import UserError
 
 REPOSITORY = "google-research-datasets/mbpp"
 GOOGLE = "https://raw.githubusercontent.com/google-research/google-research/master/mbpp/"
@@ -11,9 +12,16 @@ SOURCES = {
     "sanitized": Source(REPOSITORY, ["sanitized/test-00000-of-00001.parquet"], by_hand=GOOGLE + "sanitized-mbpp.json"),
 }
 SUBSETS = ["sanitized"]
+TEST_SET = range(11, 511)  # by the paper; the others are for prompts (1 to 10), validation and training
 
 
 def describe(row, subset):
+    if "test" in row:
+        raise UserError("these are rows of MBPP+, whose further tests (`test`) are not read here: "
+                        "take the original MBPP")
+    if "sanitized" in subset and "prompt" not in row:
+        raise UserError("this is all of MBPP; --subset sanitized wants the file of sanitized MBPP "
+                        f"({SOURCES['sanitized'].by_hand})")
     text = row["prompt"] if "prompt" in row else row["text"]  # sanitized, full
     return {
         "problem_id": f"MBPP/{row['task_id']}",
@@ -30,7 +38,10 @@ def tests(row):
     The paper shows them all.
     """
     # The benchmark runs these after the program, whose classes they may use, and before the asserts.
-    before = [*(row.get("test_imports") or []), unix_lines(row.get("test_setup_code") or "")]
+    imports = row.get("test_imports") or []
+    if not isinstance(imports, list):
+        raise UserError("its `test_imports` is no list")
+    before = [*imports, unix_lines(row.get("test_setup_code") or "")]
     functions = functions_of(row)
     converted = []
     for line in asserts_of(row):
@@ -45,8 +56,16 @@ def unix_lines(text):
     return text.replace("\r\n", "\n")
 
 
+def number_of(problem):
+    """Of a problem row: its task_id."""
+    return int(problem["problem_id"].removeprefix("MBPP/"))
+
+
 def asserts_of(row):
-    return [unix_lines(line) for line in row["test_list"] + (row.get("challenge_test_list") or [])]
+    asserts = row["test_list"] + (row.get("challenge_test_list") or [])
+    if not asserts:
+        raise UserError("its `test_list` is empty")
+    return [unix_lines(line) for line in asserts]
 
 
 def functions_of(row):
