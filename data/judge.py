@@ -4,7 +4,7 @@ Training (stage 3) and selection (stage 4) must ask in the same words and read a
 """
 import re
 
-from data.benchmarks.answers import thoughts_are_open
+from data.benchmarks.answers import CLOSING, OPENING, thoughts_are_open
 from data.rows import asks_for_answers
 from data.text import encode
 
@@ -86,8 +86,6 @@ EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
 NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike|versus|vs\.?|beats"
                         r"|maybe|perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`:'\"“‘(]*\Z",
                         re.IGNORECASE)
-THOUGHTS_BEGIN = re.compile(r"^[ \t]*(?:<think>|<thinking>|<thought>|<reasoning>|\[THINK\])", re.MULTILINE)
-THOUGHTS_END = re.compile(r"</think>|</thinking>|</thought>|</reasoning>|\[/THINK\]")
 
 
 def parse_verdict(text, finished=True):
@@ -130,8 +128,8 @@ def opened_thoughts(tokenizer):
 
 def is_still_thinking(text):
     """Do the last thoughts that open at the beginning of a line never end?"""
-    begins = [match.end() for match in THOUGHTS_BEGIN.finditer(text)]
-    return bool(begins) and not THOUGHTS_END.search(text, begins[-1])
+    begins = [match.end() for match in OPENING.finditer(text)]
+    return bool(begins) and not CLOSING.search(text, begins[-1])
 
 
 def is_quotation(line):

@@ -941,3 +941,73 @@ def test_the_canonical_solutions_survive_bigcodebench_s_cut():
         code = extract_code(f"```python\n{problem['canonical_solution']}\n```", problem, chat=True)
         function = code[code.index("def task_func("):]
         assert function.strip() in problem["canonical_solution"]
+
+
+# ---------------------------------------------------------------- thoughts and tokens of more kinds of models
+
+@pytest.mark.parametrize("prompt", [
+    "<｜User｜>q<｜Assistant｜><think>\n",
+    "<｜User｜>q<｜Assistant｜><think>",
+    "[|assistant|]<thought>\n",
+    "[INST]q[/INST][THINK]",
+    "<|im_middle|>◁think▷",
+    "<|im_start|>assistant\n<think>\n\n",
+])
+def test_a_prompt_may_open_thoughts_anywhere_on_its_last_line(prompt):
+    assert thoughts_are_open(prompt)
+    assert not thoughts_are_open(prompt + "hm")
+    answer = f"Okay, draft:\n```python\n{F}```\nbut wait,"
+    assert extract_code(answer, BARE, chat=True, thoughts_open=True) == ""
+
+
+GEMMA = "<|channel>thought\n{}<channel|>{}<turn|>"
+BOX = "Here it is.\n<|begin_of_box|>{}<|end_of_box|>"
+HARMONY = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|constrain|>python<|message|>{}"
+IN_FENCES = f"```python\n{F}```"
+WRONG = "```python\ndef f(xs):\n    return 0\n```"
+
+
+@pytest.mark.parametrize("answer", [
+    GEMMA.format("", f"Here:\n{IN_FENCES}"),
+    GEMMA.format(f"a draft:\n{WRONG}\n", f"Here:\n{IN_FENCES}"),
+    BOX.format(IN_FENCES),
+    HARMONY.format(IN_FENCES),
+    f"<think>a</think>\n{IN_FENCES}\n</think>",
+    f"<think>a</think>\n{F}\n</think>",
+    f"<think>{WRONG}</think>\n</think>\n{IN_FENCES}",
+    f"{IN_FENCES}\nI reasoned inside <think> and </think> tags.",
+    f"{WRONG}\n</think>\n{IN_FENCES}",
+])
+def test_what_stands_around_an_answer_is_taken_away(answer):
+    code = extract_code(answer, BARE, chat=True)
+    assert code.strip() == F.strip()
+
+
+def test_thoughts_of_gemma_that_were_cut_off_are_no_answer():
+    assert extract_code(f"<|channel>thought\na draft:\n{WRONG}\n", BARE, chat=True) == ""
+
+
+def test_a_plain_model_s_control_tokens_end_its_program_for_mbpp():
+    problem = {**BARE, "source": "mbpp"}
+    assert extract_code(f"{F}<|endoftext|>def g(", problem) == F
+    assert extract_code(f"{F}[DONE]<|endoftext|>", problem) == F
+
+
+@pytest.mark.parametrize("body", [
+    "    # every class of number\n    return sum(xs)\n",
+    "    kind = 'class of'\n    return sum(xs)\n",
+    "    class Total:\n        value = sum(xs)\n    return Total.value\n",
+])
+def test_a_body_that_speaks_of_classes_or_has_one_keeps_its_signature(body):
+    problem = {**BARE, "starter_code": "def f(xs):\n", "prompt": "def f(xs):\n"}
+    assert result(extract_code(f"```python\n{body}```", problem, chat=True)) == 3
+
+
+@pytest.mark.parametrize("after", [
+    "class A:\n    def f(self, xs):\n        return 0\n",
+    "def bench():\n    def f(xs):\n        return 0\n    return f\n",
+    "from a import solve\nf = solve\nassert f([1]) == 1\n",
+])
+def test_an_f_within_something_else_does_not_answer_for_f(after):
+    answer = f"{IN_FENCES}\nAnd this is a test:\n```python\n{after}```"
+    assert result(extract_code(answer, BARE, chat=True)) == 3

@@ -197,3 +197,9 @@ def test_where_the_prompt_opens_thoughts_nothing_is_decided_before_they_end():
     begun = opened_thoughts(tokenizer)
     assert parse_verdict(f"{begun}A looks right at first. {A}") is None
     assert parse_verdict(f"{begun}A looks right at first.\n</think>\n{B}") == "B"
+
+
+@pytest.mark.parametrize("begin, end", [("<|channel>thought\n", "<channel|>"), ("<reflection>", "</reflection>")])
+def test_thoughts_of_more_kinds_that_are_still_open_decide_nothing(begin, end):
+    assert parse_verdict(f"{begin}Perhaps {A}") is None
+    assert parse_verdict(f"{begin}hm{end}\n{A}") == "A"

@@ -59,7 +59,7 @@ def from_chat(text, problem):
     blocks = python_blocks(tagged) or python_blocks(text)
     if not blocks:  # no Python: whatever there is instead
         blocks = [block.code for block in fenced_blocks(text)] or [text]
-    return completed(chosen(blocks[-MOST_BLOCKS:], entry_point), starter, entry_point)
+    return completed(chosen(blocks[-MOST_BLOCKS:], starter, entry_point), starter, entry_point)
 
 
 def python_blocks(text):
@@ -73,9 +73,12 @@ def python_blocks(text):
 # ---------------------------------------------------------------- thoughts and tokens
 
 NAMES = "think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think"
-OPENING = re.compile(rf"^[ \t]*(?:<(?:{NAMES})>|\[THINK\]|<\|begin_of_thought\|>|◁think▷)", re.I | re.M)
-CLOSING = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷", re.I)
-ANSWER_CHANNEL = "<|channel|>final<|message|>"  # of the harmony format (gpt-oss)
+OPENING_TAG = rf"(?:<(?:{NAMES})>|\[THINK\]|<\|begin_of_thought\|>|◁think▷|<\|channel>thought)"
+OPENING = re.compile(rf"^[ \t]*{OPENING_TAG}", re.I | re.M)
+OPENS_AT_THE_END = re.compile(rf"{OPENING_TAG}\s*\Z", re.I)
+CLOSING = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷|<channel\|>", re.I)
+# of the harmony format (gpt-oss)
+ANSWER_CHANNEL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>\w+)?<\|message\|>")
 
 ROLE = r"(?:assistant|model)?(?:<\|end_header_id\|>)?\s*"
 TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<\|start\|>"
@@ -95,35 +98,48 @@ def closes_what_it_did_not_open(text):
 
 def thoughts_are_open(prompt):
     """Does a prompt end within thoughts, so that the answer begins there? Some chat templates open them."""
-    tags = list(OPENING.finditer(prompt))
-    return bool(tags) and not prompt[tags[-1].end():].strip()
+    return bool(OPENS_AT_THE_END.search(prompt))
 
 
 def without_thoughts(text, opened=False):
     """An answer without its thoughts, "" if it was cut off within them.
 
     opened: the prompt has opened them already (thoughts_are_open).
-    They end at the first closing tag that is not part of a program or quoted.
+    They end at the first closing tag that is not part of a program or quoted. Where that comes twice,
+    what stands between is the answer if it holds a program.
     """
     text = TURN_BEGINS.sub("", text, count=1)
-    if ANSWER_CHANNEL in text:
-        return text.rpartition(ANSWER_CHANNEL)[2]
+    channels = list(ANSWER_CHANNEL.finditer(text))
+    if channels:
+        return text[channels[-1].end():]
     if "<|channel|>analysis" in text:
         return ""
     tags = outside_programs(OPENING, text) + outside_programs(CLOSING, text)
     kept = []
     begin = 0  # of what is not yet kept
+    closed = False
     for tag in sorted(tags, key=lambda tag: tag.start()):
         is_opening = bool(OPENING.fullmatch(tag[0]))
         if is_opening and not opened:
             kept.append(text[begin:tag.start()])
             opened = True
         elif not is_opening:
-            if not opened:  # the prompt had opened them
+            line = text[:tag.start()].rpartition("\n")[2]
+            if not opened and re.search(OPENING_TAG, line, re.I):
+                continue  # it speaks of <think> and </think>
+            before = "".join(kept) + text[begin:tag.start()]
+            if not opened and closed and holds_program(before):
+                kept = [before]
+            elif not opened:  # the prompt had opened them
                 kept = []
             begin = tag.end()
             opened = False
+            closed = True
     return "" if opened else "".join(kept) + text[begin:]
+
+
+def holds_program(text):
+    return any(block.is_python and block.code.strip() for block in fenced_blocks(text)) or is_program(text)
 
 
 def without_control_tokens(text):
@@ -155,8 +171,9 @@ def outside_programs(pattern, text):
 
 
 ANSWER_TAGS = re.compile(
-    r"^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\]|<\|begin_of_solution\|>)"
-    r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_solution\|>|\Z)", re.S | re.M)
+    r"^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\]"
+    r"|<\|begin_of_(?:solution|box)\|>)"
+    r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_(?:solution|box)\|>|\Z)", re.S | re.M)
 
 
 def inside_answer_tags(text):
@@ -170,6 +187,7 @@ def inside_answer_tags(text):
 SETTING = re.compile(r"\w+\.(set\w+|stack_size|seed)\(")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
+CLASS = re.compile(r"^class \w", re.M)
 READS = re.compile(r"\binput\b(?!\s*=[^=])|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
 PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bos\.write\b")
 # A demonstration, which brings its input: sys.stdin = io.StringIO("1 2")
@@ -177,11 +195,13 @@ OWN_INPUT = re.compile(r"\bstdin *= *(?:\w+\.)?(?:StringIO|BytesIO)\("
                        r"(?:[bfr]?['\"]|\w*(?:test|sample|example|case))", re.I)
 
 
-def chosen(blocks, entry_point):
+def chosen(blocks, starter, entry_point):
     """The answer's program: models draft first and correct themselves later, so it is the last one that can be it."""
     if entry_point:
         answering = [block for block in blocks if defines(block, entry_point)]
         answering = [block for block in answering if not is_stub(block, entry_point)] or answering
+        if not CLASS.search(starter):  # a method or a function within another does not answer
+            answering = [block for block in answering if defines_itself(block, entry_point)] or answering
         bodies = [block for block in blocks if block[:1].isspace()]  # they go on after the signature
         return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
     programs = [with_missing_names(block, blocks) for block in blocks
@@ -202,6 +222,21 @@ def defines(code, name):
         if name in defined_by(statement):
             return True
         if any(isinstance(node, FUNCTIONS) and node.name == name for node in ast.walk(statement)):
+            return True
+    return False
+
+
+def defines_itself(code, name):
+    """Does a program define this function, at its top level and not as what it has imported?
+
+    A test or a timing of the answer may say `f = solution.f`, or define an f of its own within.
+    """
+    statements = parse(code) or parse(textwrap.dedent(code))
+    if not statements:  # not Python; its author meant to
+        return bool(re.search(rf"^(async )?def {re.escape(name)}\b", code, re.M))
+    for statement in statements:
+        named = isinstance(statement, ast.Assign) and isinstance(statement.value, (ast.Name, ast.Attribute))
+        if not named and name in defined_by(statement):
             return True
     return False
 
@@ -333,13 +368,21 @@ def completed(code, starter, entry_point):
     not define the entry point is the body below it.
     """
     dedented = textwrap.dedent(code)
-    whole = not starter or "class " in code or bool(entry_point) and defines(code, entry_point)
+    whole = not starter or has_class(code) or bool(entry_point) and defines(code, entry_point)
     if not whole:
         return with_body(starter, code)
     if not parse(code) and parse(dedented):
         code = dedented
     code = with_class(starter, code, entry_point)
     return futures_first(without_definitions(above_entry_point(starter, entry_point), code) + code)
+
+
+def has_class(code):
+    """Is it a program with a class, and not a function's body with one?"""
+    dedented = textwrap.dedent(code)
+    if not parse(dedented):  # not Python; its author meant to
+        return bool(CLASS.search(code))
+    return compiles(dedented) and any(isinstance(statement, ast.ClassDef) for statement in parse(dedented))
 
 
 def with_class(starter, code, entry_point):

@@ -2,6 +2,7 @@
 import ast
 import builtins
 
+from data.benchmarks.answers import without_control_tokens
 from data.benchmarks.files import Source
 from data.rows import UserError
 
@@ -137,4 +138,4 @@ def prompt(problem, chat):
 
 def extract(text, problem, chat):
     """A plain model ends its program with [DONE]."""
-    return None if chat else text.split("[DONE]")[0]
+    return None if chat else without_control_tokens(text.split("[DONE]")[0])
