@@ -11,7 +11,8 @@ Reads   problems (data/rows.py has the fields), or a benchmark: its own files, o
 Writes  candidates, a row for each program (a server's have `seconds` in place of probabilities):
         {"problem_id": "edges/test/3", "candidate_id": "strong-0", "policy": "strong",
          "code": "def f(x):\\n    ...", "text": (what the model wrote), "n_tokens": 4,
-         "mean_logprob": -0.178, "self_certainty": 14.7, "finish_reason": "stop", ...}
+         "mean_logprob": -0.178, "self_certainty": 14.7, "finish_reason": "stop", "seed": 0,
+         "sampling": {"temperature": 0.7, "max_new_tokens": 512, "model": "c100805a", ...}}
 
 The sampler here (`generate`) is also the one that train_bilevel.py rolls out with: it draws from
 the exact softmax of logits / temperature, with no top-k, no top-p and no repetition penalty, so
@@ -21,7 +22,8 @@ generation defaults are ignored.
 Every candidate has its own random stream (seed, problem, candidate), and batches are cut from the
 whole problem list before finished ones are skipped or shards take theirs. So a killed run that is
 started again ends with the same rows, and so do shards, put together (with the same --n and
---batch-size). With a server, as far as it honours seeds.
+--batch-size). With a server, as far as it honours seeds. With other settings, another model of the
+same name or other texts under the same ids it does not go on: rows say what they were made with.
 """
 import ctypes
 import datetime
