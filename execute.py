@@ -130,8 +130,8 @@ class Settings:
     problems: list = flag(list, "problems (JSONL); without it, those of the world of edge cases")
     candidates: str = flag(None, "candidates (JSONL); without it, runs/edges/candidates.jsonl or, "
                                  "if you have none, the repository's", type=str)
-    out: str = flag(str(rows.EDGES_RUN / "labelled.jsonl"),
-                    "labelled rows; a second run adds only what is missing")
+    out: str = flag(None, "labelled rows; a second run adds only what is missing (default: "
+                          "labelled.jsonl beside --candidates, or in runs/edges)", type=str)
     split: list = flag(list, "only problems of these splits")
     shard: str = flag("0/1", "only every N-th problem, starting at I; the outputs can be "
                              "concatenated", metavar="I/N")
@@ -155,6 +155,11 @@ class Settings:
     def __post_init__(self):
         check_bounds(self)
         shard_of(self.shard)
+        if self.out is None:
+            folder = os.path.dirname(self.candidates) if self.candidates else rows.EDGES_RUN
+            self.out = os.path.join(folder, "labelled.jsonl")
+        if self.candidates and os.path.realpath(self.out) == os.path.realpath(self.candidates):
+            raise UserError(f"--out {self.out}: is --candidates as well; give another --out")
 
 
 # ---------------------------------------------------------------- one candidate's tests

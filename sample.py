@@ -800,6 +800,8 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
         gguf = {"gguf_file": path.name}
     elif looks_like_a_folder(name) and not path.exists():
         raise UserError(f"{flag} {name}: no such folder")
+    elif (path / "judge/config.json").exists() and not (path / "config.json").exists():
+        raise UserError(f"{flag} {name}: is the folder of a training run; its judge is {path / 'judge'}")
     elif (path / "adapter_config.json").exists():
         raise UserError(f"{flag} {name}: holds an adapter (adapter_config.json), which would be left "
                         "out: merge it into its model first")

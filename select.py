@@ -95,7 +95,8 @@ else:
                            type=int, least=0)
 
         heading("output")
-        out: Path = flag(EDGES_RUN / "selections.jsonl", "selections, judgments beside them")
+        out: Path = flag(None, "selections, judgments beside them (default: beside --labelled; of the "
+                               "world of edge cases in runs/edges)", type=Path)
         against: str = flag(None, "the method that p compares the others with "
                                   "(default the judge, else random)", type=str, metavar="METHOD")
         explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
@@ -110,6 +111,10 @@ else:
         def __post_init__(self):
             check_bounds(self)
             check_server_flags(self)
+            if self.out is None:
+                of_edges = Path(self.labelled).resolve() in EDGES_LABELLED
+                folder = EDGES_RUN if of_edges else Path(self.labelled).parent
+                self.out = folder / "selections.jsonl"
             if any(self.waits) and "rounds" not in self.aggregate:
                 raise UserError("--waits: thinking on is compared within --aggregate rounds: "
                                 "name that, too")

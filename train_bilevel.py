@@ -2016,7 +2016,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     never = sum(not row["informed"] for row in weight_rows)
     if cfg.weights != "uniform" and cfg.steps:
         print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
-              "not drawn while weights are learned, or all of their judgments earned the same")
+              "not drawn while weights are learned, or all of their judgments earned the same, or "
+              "all of each meta pair did")
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")

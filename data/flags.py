@@ -77,7 +77,9 @@ def out_of_bounds(value, least, above, below):
 
 def parse(Settings, doc, argv=None):
     """Settings from the command line (argv, or the process's own)."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Not by its first letters: --n, which another stage has, would be --net-lr.
+    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     groups = {}
     for f in own_fields_first(Settings):
         title = f.metadata["heading"]

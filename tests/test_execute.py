@@ -1532,3 +1532,17 @@ def test_sockets_of_known_kinds_only_and_no_memory_that_is_not_counted(tmp_path)
             return a
         """.replace("NUMBERS", str([number_of_call("clone"), number_of_call("clone3")]))
     assert verdicts(tmp_path, [call([1], 1)], kinds, memory, namespace) == [True, True, True]
+
+
+# ---------------------------------------------------------------- where labels go
+
+def test_labels_lie_beside_their_candidates_unless_told_otherwise(tmp_path):
+    assert execute.Settings(candidates=str(tmp_path / "c.jsonl")).out == str(tmp_path / "labelled.jsonl")
+    assert execute.Settings(candidates="c.jsonl").out == "labelled.jsonl"
+    assert execute.Settings().out == str(execute.rows.EDGES_RUN / "labelled.jsonl")
+    assert execute.Settings(candidates="c.jsonl", out="l.jsonl").out == "l.jsonl"
+
+
+def test_candidates_are_not_written_over(tmp_path):
+    with pytest.raises(UserError, match="is --candidates as well"):
+        execute.Settings(candidates=str(tmp_path / "labelled.jsonl"))

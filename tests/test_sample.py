@@ -398,6 +398,16 @@ def test_a_split_that_only_one_of_the_files_has_is_enough(tmp_path):
     assert len(read_rows(tmp_path / "c.jsonl")) == 2
 
 
+def test_the_folder_of_a_run_is_told_from_its_judge(tmp_path):
+    (tmp_path / "judge").symlink_to(EDGES / "judge")
+    with pytest.raises(UserError, match=f"is the folder of a training run; its judge is {tmp_path}/judge"):
+        sample.load_model(str(tmp_path), flag="--judge")
+
+
+def test_flags_are_not_known_by_their_first_letters(tmp_path, capsys):
+    assert "unrecognized arguments: --temp" in failure(flags(tmp_path / "c.jsonl", "--temp", "0.5"), capsys)
+
+
 def test_models_whose_names_hold_a_full_stop_stay_apart(tmp_path):
     for name in ("Tiny2.5-7B", "Tiny2.5-1.5B"):
         (tmp_path / name).symlink_to(EDGES / "weak")

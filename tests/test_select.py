@@ -1304,3 +1304,13 @@ def test_a_bad_row_stops_it_before_any_judgment_and_keeps_those_that_are_there(w
         run(world, judge)
     assert not judge.asked
     assert (tmp_path / "judgments.jsonl").read_bytes() == kept
+
+
+# ---------------------------------------------------------------- where selections go
+
+def test_selections_lie_beside_the_candidates_unless_told_otherwise(tmp_path):
+    assert select.Settings(labelled=str(tmp_path / "l.jsonl")).out == tmp_path / "selections.jsonl"
+    for labelled in select.EDGES_LABELLED:
+        assert select.Settings(labelled=str(labelled)).out == select.EDGES_RUN / "selections.jsonl"
+    out = tmp_path / "s.jsonl"
+    assert select.Settings(labelled=str(tmp_path / "l.jsonl"), out=out).out == out
