@@ -101,6 +101,9 @@ class UserError(Exception):
 
 # ---------------------------------------------------------------- reading
 
+GZIP = b"\x1f\x8b"  # how its files begin
+
+
 def read_rows(path, fields=None, key=None):
     """Rows of one JSONL file, in order.
 
@@ -116,6 +119,8 @@ def read_rows(path, fields=None, key=None):
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if lines[0].startswith(GZIP):
+        raise UserError(f"{path}: is packed: gunzip it first")
     rows = []
     first_line = {}  # of each key
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,5 @@
 """data/rows.py: bad rows are named, torn files heal, and what is there is not made again."""
+import gzip
 import json
 
 import pytest
@@ -181,3 +182,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_rows(path, [GOOD, {"no JSON": object()}])
     assert read_rows(path) == [GOOD]
+
+
+def test_a_packed_file_is_told_to_be_unpacked(tmp_path):
+    path = tmp_path / "p.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
+    assert "p.jsonl.gz: is packed: gunzip it first" in error(read_rows, path)
