@@ -28,7 +28,8 @@ Where the candidates are answers labelled by preference, and no programs that we
 reports what their benchmark does: accuracy on pairs in both orders, by category.
 
 Every method gives each candidate a probability; those that it cannot tell apart share it. So
-"random" is its exact expectation, and no method's number hangs on how ties were broken.
+"random" is its exact expectation, and no method's number hangs on how ties were broken. (Only p does,
+which takes one candidate a problem.)
 """
 import sys
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ if __name__ == "select":
     spec.loader.exec_module(sys.modules["select"])
 else:
     import hashlib
+    import math
     import time
     from collections import Counter, defaultdict
     from functools import partial
@@ -61,6 +63,7 @@ else:
     from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, opened_thoughts, parse_verdict
+    from data.pairs import programs_of
     from data.preferences.report import print_preferences
     from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
                            ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
@@ -103,7 +106,7 @@ else:
                             type=str, metavar="PROBLEM_ID")
 
         heading("run")
-        seed: int = flag(0, "of pairing, judging and breaking ties")
+        seed: int = flag(0, "of pairing, judging and breaking ties", least=0)
         batch_size: int = flag(256, "judgments at once; lower it where memory runs out", least=1)
         device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu, cuda, cuda:1, ...")
         dtype: str = flag("auto", "auto, float32, bfloat16 (auto: float32 on a CPU)")
@@ -299,14 +302,14 @@ def minimum_bayes_risk(candidates):
     logp = {}      # of each program text
     digest = {}
     for candidate in candidates:
-        if candidate.get("mean_logprob") is not None and candidate.get("output_digest") is not None:
+        if all(candidate.get(field) is not None for field in NEEDS["MBR"]):
             logp[candidate["code"]] = candidate["mean_logprob"] * candidate["n_tokens"]
             digest[candidate["code"]] = candidate["output_digest"]
     mass = Counter()
     for code in logp:
         # relative to the likeliest program: exp of a long program's log-prob would be 0
         mass[digest[code]] += np.exp(logp[code] - max(logp.values()))
-    return best([mass[candidate.get("output_digest")] for candidate in candidates])
+    return best([mass[digest.get(candidate["code"])] for candidate in candidates])
 
 
 def oracle(candidates):
@@ -329,7 +332,7 @@ NEEDS = {  # a candidate without these fields is not chosen so
     "self-certainty": ["self_certainty"],
     "public tests": ["public_passed"],
     "majority": ["output_digest"],
-    "MBR": ["output_digest", "mean_logprob"],
+    "MBR": ["output_digest", "mean_logprob", "n_tokens"],
 }
 
 
@@ -434,7 +437,8 @@ class LocalJudge:
 
     def p_yes(self, prompts, yes, no):
         """P(yes) / (P(yes) + P(no)) of the token after each prompt, a list of ids."""
-        return torch.sigmoid(lead_of_yes(self.model, prompts, yes, no)).tolist()
+        # fp64, where sure judgments do not all round to 1
+        return torch.sigmoid(lead_of_yes(self.model, prompts, yes, no).double()).tolist()
 
 
 def lead_of_yes(model, prompts, yes, no):
@@ -611,7 +615,7 @@ def simple_methods(lacking, count):
 def judge_methods(label, judge, problems, candidates, cache, cfg):
     """The ways to choose by one judge's votes. All of them draw on the same judgments."""
     methods = []
-    for aggregate in cfg.aggregate:
+    for aggregate in dict.fromkeys(cfg.aggregate):
         if aggregate == "rounds":
             judgments = judge_in_rounds(judge, problems, candidates, cache, cfg.rounds, cfg.seed)
             methods.append(Method(label, judgments=judgments, in_rounds=True))
@@ -860,18 +864,29 @@ def load_candidates(cfg):
     """
     candidates = defaultdict(list)
     rows = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
+    texts, n_unclear = programs_of(rows)
     for row in rows:
-        if row["passed"] is not None:
+        check_optional_fields(row, cfg.labelled)
+        if row["code"] in texts[row["problem_id"]]:
             candidates[row["problem_id"]].append(row)
-    without_verdict = len(rows) - sum(map(len, candidates.values()))
+    without_verdict = sum(row["passed"] is None for row in rows)
     if without_verdict:
         print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no "
               "verdict and are left out")
+    if n_unclear:
+        print(f"note: {n_unclear} programs in {cfg.labelled} both passed and failed, as the same text "
+              "in two candidates of a problem, and are left out")
 
     problems = {}
+    n_problems = 0
     for pid, problem in read_problems(cfg.problems).items():
-        if problem["split"] == cfg.split and pid in candidates:
-            problems[pid] = problem
+        if problem["split"] == cfg.split:
+            n_problems += 1
+            if pid in candidates:
+                problems[pid] = problem
+    if 0 < len(problems) < n_problems:
+        print(f"note: {n_problems - len(problems)} of {n_problems} problems of split {cfg.split!r} have "
+              f"no candidate with a verdict in {cfg.labelled} and are left out")
     if not problems:
         files = " ".join(map(str, cfg.problems))
         raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} "
@@ -888,6 +903,18 @@ def load_candidates(cfg):
         raise UserError(f"--explain {cfg.explain}: not among the {len(problems)} problems of split "
                         f"{cfg.split!r} in {cfg.labelled}")
     return problems, candidates
+
+
+def check_optional_fields(row, path):
+    """What the simple ways go by, where a candidate has it. Raises UserError."""
+    place = f"{path}: candidate {row['candidate_id']!r} of problem {row['problem_id']!r}"
+    for name in ("mean_logprob", "self_certainty", "n_tokens"):
+        value = row.get(name)
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+            raise UserError(f"{place}: {name!r} is no number but {value!r}")
+    for name, kind in (("public_passed", bool), ("output_digest", str)):
+        if not isinstance(row.get(name), (kind, type(None))):
+            raise UserError(f"{place}: {name!r} is {row[name]!r}: expected a {kind.__name__}")
 
 
 def lacking_fields(candidates):

@@ -38,7 +38,7 @@ def bootstrap(score, resampled, seed, draws=2000):
 def interval(samples, least=0.0):
     """(low, high) of the middle 95 % of samples of a share, or of a difference (least = -1)."""
     low, high = np.percentile(samples, [2.5, 97.5])
-    return max(low, least), min(high, 1.0)
+    return tuple(np.clip([low, high], least, 1.0).tolist())
 
 
 def mcnemar(a, b):

@@ -6,6 +6,7 @@ import numpy as np
 
 from data.rows import asks_for_answers
 from data.statistics import bootstrap, holm, interval, mcnemar
+from data.text import well_formed
 
 
 @dataclass
@@ -252,14 +253,16 @@ def print_explanation(problem, candidates, method, votes, ranked, deciding):
     ranked:     candidate ids, the winner first.   deciding: a row of judgments.jsonl, or None.
     """
     words = words_for(problem)
-    print(f"{problem['problem_id']}\n\n{problem['prompt']}")
+    print(well_formed(f"{problem['problem_id']}\n\n{problem['prompt']}"))
     for candidate_id in ranked:
         won, judged = votes[candidate_id]
         outcome = words.right if candidates[candidate_id]["passed"] else words.wrong
         print(f"--- {candidate_id}: won {won} of {judged} judgments ({method}); {outcome}")
-        print(candidates[candidate_id]["code"].rstrip())
-    if deciding is None:
+        print(well_formed(candidates[candidate_id]["code"].rstrip()))
+    if deciding is None and any(judged for _, judged in votes.values()):
+        print("\nno judgment has a verdict for it")
+    elif deciding is None:
         print("\nno judgment was needed")
     else:
         print(f"\nthe deciding judgment (A is {deciding['a']}, B is {deciding['b']}):")
-        print(deciding["text"])
+        print(well_formed(deciding["text"]))

@@ -262,9 +262,16 @@ def last_accuracy(run):
 
 
 def passed_by(method, rows, problem_ids):
-    """pass@1 of a method's choices on these problems, in the order of their ids."""
+    """pass@1 of a method's choices on these problems, in the order of their ids.
+
+    Raises UserError where it has not chosen on all of them: runs on other data cannot be compared.
+    """
     passed = {row["problem_id"]: row["passed"] for row in rows if row["method"] == method}
-    return [passed[problem_id] for problem_id in sorted(passed) if problem_id in problem_ids]
+    missing = set(problem_ids) - passed.keys()
+    if missing:
+        raise UserError(f"selections of “{method}”: none for {len(missing)} of the problems of other runs "
+                        f"(the first: {min(missing)}): make them all from the same data")
+    return [passed[problem_id] for problem_id in sorted(problem_ids)]
 
 
 # ---------------------------------------------------------------- weights

@@ -20,7 +20,8 @@ for pairs that have to be right in both orders? --teach coin teaches the form of
 nothing else: a judge to start reinforcement learning from where answers are short.
 
     right      of all judgments, two for each pair
-    both       pairs that are right in both orders
+    both       pairs that are right in both orders; two programs of equal length or equal P(Yes) get "B"
+               in each order, so they are right in one
     says A     share of verdicts; 50 % without a liking for a position
 
 Intervals: 95 %, bootstrap over problems.
@@ -261,7 +262,7 @@ def figures(pairs, verdicts, seed=0):
         low, high = np.percentile(draws[name], [2.5, 97.5])
         found[name] = [100 * values.mean(), 100 * low, 100 * high]
     given = [verdict for verdict in verdicts if verdict]
-    found["says A"] = 100 * given.count("A") / max(1, len(given))
+    found["says A"] = 100 * given.count("A") / len(given) if given else float("nan")
     found["no verdict"] = 100 * verdicts.count(None) / len(verdicts)
     return found
 
@@ -271,7 +272,7 @@ def table_row(judge, split, way, found):
     for name in ("right", "both"):
         mean, low, high = found[name]
         row[name] = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-    row["says A"] = f"{found['says A']:.0f}"
+    row["says A"] = "-" if math.isnan(found["says A"]) else f"{found['says A']:.0f}"
     row["no verdict"] = f"{found['no verdict']:.0f}"
     return row
 

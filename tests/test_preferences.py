@@ -335,6 +335,11 @@ def test_a_folder_without_such_files_is_an_error(tmp_path):
     assert "in this folder" in error(list, read_preferences("rmb", [tmp_path]))
 
 
+def test_a_file_that_is_named_twice_is_not_counted_twice(tmp_path):
+    path = write(tmp_path / "S1.json", [original("rmb", pair_uid="1")])
+    assert "S1.json: is given twice" in error(list, read_preferences("rmb", [path, tmp_path]))
+
+
 def test_a_file_beside_itself_zipped_is_not_counted_twice(tmp_path):
     path = write(tmp_path / "security-alignment.jsonl", [original("codeprefbench")])
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))

@@ -12,7 +12,7 @@ import pytest
 
 from data import servers, statistics, tables
 from data.judge import PROTOCOL, WAIT
-from data.rows import EDGES, ROOT, Appender, UserError, read_problems, read_rows
+from data.rows import EDGES, ROOT, Appender, UserError, read_problems, read_rows, write_rows
 
 spec = importlib.util.spec_from_file_location("daj_select", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -1314,3 +1314,60 @@ def test_selections_lie_beside_the_candidates_unless_told_otherwise(tmp_path):
         assert select.Settings(labelled=str(labelled)).out == select.EDGES_RUN / "selections.jsonl"
     out = tmp_path / "s.jsonl"
     assert select.Settings(labelled=str(tmp_path / "l.jsonl"), out=out).out == out
+
+
+# ---------------------------------------------------------------- what is not chosen among
+
+def problem_and_candidates(tmp_path, rows, ids=("p",)):
+    """load_candidates on these rows, for problems with these ids."""
+    problem = {**PROBLEM, "split": "test", "domain": "d", "difficulty": "easy", "entry_point": None,
+               "public_tests": [], "tests": []}
+    write_rows(tmp_path / "p.jsonl", [{**problem, "problem_id": pid} for pid in ids])
+    write_rows(tmp_path / "l.jsonl", rows)
+    return select.load_candidates(select.Settings(problems=[tmp_path / "p.jsonl"], labelled=tmp_path / "l.jsonl"))
+
+
+def test_a_text_that_both_passed_and_failed_is_not_chosen_among(tmp_path, capsys):
+    same = candidate("s", True)
+    rows = [same, {**same, "candidate_id": "t", "passed": False}, candidate("a", True), candidate("b", False)]
+    for some_order in (rows, rows[::-1]):
+        _, candidates = problem_and_candidates(tmp_path, some_order)
+        assert {row["candidate_id"] for row in candidates["p"]} == {"a", "b"}
+        assert "1 programs" in capsys.readouterr().out
+
+
+def test_problems_without_candidates_are_said(tmp_path, capsys):
+    problems, _ = problem_and_candidates(tmp_path, some(1, 0), ids=("p", "q", "r"))
+    assert list(problems) == ["p"]
+    assert "2 of 3 problems of split 'test' have no candidate with a verdict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("field, value", [
+    ("mean_logprob", float("nan")), ("mean_logprob", "-0.1"), ("self_certainty", float("inf")), ("n_tokens", True),
+    ("public_passed", "false"), ("output_digest", ["x"]),
+])
+def test_a_field_of_another_kind_is_named(tmp_path, field, value):
+    rows = [candidate("a", True, **{field: value}), candidate("b", False)]
+    with pytest.raises(UserError, match=f"l.jsonl: candidate 'a' of problem 'p': '{field}' is "):
+        problem_and_candidates(tmp_path, rows)
+
+
+def test_mbr_chooses_no_candidate_that_lacks_what_it_needs():
+    sure = candidate("a", output_digest="x", mean_logprob=-0.1, n_tokens=3)
+    for field in select.NEEDS["MBR"]:
+        lacks = {**candidate("b", output_digest="x", mean_logprob=-0.1, n_tokens=3), field: None}
+        assert select.minimum_bayes_risk([lacks, sure]).tolist() == [0, 1]
+
+
+def test_no_interval_ends_outside_of_what_a_share_can_be():
+    assert statistics.interval([1.1, 1.2, 1.3]) == (1.0, 1.0)
+    assert statistics.interval([-0.3, -0.2, -0.1]) == (0.0, 0.0)
+    assert statistics.interval([-0.3, -0.3], least=-1) == (-0.3, -0.3)
+
+
+def test_a_judge_without_any_verdict_is_not_said_to_be_unneeded(capsys):
+    rows = {row["candidate_id"]: row for row in some(1, 0)}
+    for judged, words in ((2, "no judgment has a verdict for it"), (0, "no judgment was needed")):
+        votes = dict.fromkeys(rows, (0, judged))
+        tables.print_explanation(PROBLEM, rows, "judge", votes, list(rows), None)
+        assert words in capsys.readouterr().out

@@ -97,7 +97,19 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
 
 
 def files_in(paths):
-    """The paths, with a folder's files, in the order of their names, in its place."""
+    """The paths, with a folder's files, in the order of their names, in its place.
+
+    Raises UserError where a file comes twice, whose pairs would count twice.
+    """
+    seen = set()
+    for path in each_file(paths):
+        if path.resolve() in seen:
+            raise UserError(f"{path}: is given twice")
+        seen.add(path.resolve())
+        yield path
+
+
+def each_file(paths):
     for path in map(Path, paths):
         if not path.is_dir():
             yield path
