@@ -40,7 +40,8 @@ PASSING = (408, 409, 425, 429)  # and those that another try may not see again; 
 NOT_PASSING = (501, 505)
 # Finish reasons of an answer that is whole, and of one that the server has broken off; all others are
 # of answers that were cut off.
-WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
+WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed", "tool_calls",
+         "function_call")
 BROKEN_OFF = ("abort", "aborted", "error", "cancelled", "insufficient_system_resource")
 CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "content_filter",
            "model_context_window_exceeded", "incomplete")

@@ -363,6 +363,7 @@ def test_a_server_that_counts_no_tokens_is_taken_and_said(answer, server, capsys
     (changed(finish_reason={"type": "length"}), False),
     (changed(finish_reason="something new"), False),
     (changed(finish_reason="eos"), True),
+    (changed(finish_reason="COMPLETE"), True),
     (changed(finish_reason="tool_calls"), True),
 ])
 def test_an_answer_is_finished_where_the_server_says_that_the_model_ended_it(answer, finished, server):
