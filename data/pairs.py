@@ -133,7 +133,8 @@ def make_pairs(problems, labelled, split, cfg):
             ))
     if not n_problems:
         splits = ", ".join(sorted({problem["split"] for problem in problems.values()}))
-        raise UserError(f"--problems {' '.join(map(str, cfg.problems))}: 0 problems of split {split!r}; its splits: {splits}")
+        files = " ".join(map(str, cfg.problems))
+        raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: 0 problems of it in {files}; their splits: {splits}")
     if not pairs:
         raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} problems {n_mixed} have both a "
                         "passing and a failing candidate (or a preferred one and another); sample more candidates "

@@ -80,7 +80,7 @@ def assert_refused(cfg, *words):
 def test_a_split_without_problems_is_named(settings, tmp_path, split):
     rows = [row for row in read_rows(settings().problems[0]) if row["split"] != split]
     write_rows(tmp_path / "p.jsonl", rows)
-    assert_refused(settings(problems=[str(tmp_path / "p.jsonl")]), repr(split), "0 problems", "its splits: dev, ")
+    assert_refused(settings(problems=[str(tmp_path / "p.jsonl")]), repr(split), "0 problems", "their splits: dev, ")
     assert not (tmp_path / "run").exists()
 
 
