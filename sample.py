@@ -631,10 +631,15 @@ def must_be_the_same_settings(cfg):
 def must_be_the_same_questions(lists, cfg):
     """Refuse to continue a file made by another model of the same name, or of other problems."""
     digest_of = {}
-    for problem in itertools.chain(*lists):
-        if problem["problem_id"] in digest_of:
-            raise UserError(f"problem {problem['problem_id']!r} is in two of the --problems files")
-        digest_of[problem["problem_id"]] = problem_digest(problem)
+    seen = set()
+    for problems, model_name in zip(lists, cfg.model * len(lists)):
+        for problem in problems:
+            name = problem["problem_id"]
+            digest = problem_digest(problem)
+            if (name, model_name) in seen or digest_of.get(name, digest) != digest:
+                raise UserError(f"problem {name!r} is in two of the --problems files")
+            seen.add((name, model_name))
+            digest_of[name] = digest
     for row in rows_so_far(cfg):
         then = row.get("sampling", {})
         model = cfg.model_digest.get(row["policy"])
@@ -734,18 +739,21 @@ def must_not_be_a_file_of_the_user(cfg):
 
 
 def must_hold_no_others(path, problems):
-    """Refuse to replace a file of problems by one that lacks some of them."""
+    """Refuse to replace a file of problems by one that lacks some of them, or has another text."""
     if not path.exists():
         return
-    kept = {row["problem_id"] for row in problems}
+    kept = {row["problem_id"]: problem_digest(row) for row in problems}
     lost = []
     with open(path, "rb") as file:
         for line in file:
             try:
-                name = json.loads(line)["problem_id"]
+                row = json.loads(line)
+                name = row["problem_id"]
+                digest = problem_digest(row)
             except (ValueError, TypeError, KeyError):
                 name = "a line that is no problem"
-            if name not in kept:
+                digest = None
+            if digest is None or kept.get(name) != digest:
                 lost.append(name)
     if lost:
         raise UserError(f"{path}: holds {len(lost)} problems that are not chosen now (the first: "

@@ -867,7 +867,7 @@ def load_candidates(cfg):
     texts, n_unclear = programs_of(rows)
     for row in rows:
         check_optional_fields(row, cfg.labelled)
-        if row["code"] in texts[row["problem_id"]]:
+        if row["passed"] is not None and row["code"] in texts[row["problem_id"]]:
             candidates[row["problem_id"]].append(row)
     without_verdict = sum(row["passed"] is None for row in rows)
     if without_verdict:

@@ -323,7 +323,7 @@ class Settings:
                             "as each meta pair is judged in both orders")
         if self.eval_split in self.train_split:
             raise UserError(f"--eval-split {self.eval_split}: the judge is trained on it")
-        if self.eval_split == "meta" and self.weights != "uniform":
+        if self.eval_split == "meta" and self.weights != "uniform" and self.steps:
             raise UserError("--eval-split meta: the weights are learned on it")
         if self.steps and self.freeze_judge_steps >= self.steps:
             raise UserError(f"--freeze-judge-steps {self.freeze_judge_steps}: "
@@ -438,7 +438,7 @@ class Trainer:
             return
         mixed = stats["zero_variance"] == 0  # [B] judgments of different rewards?
         if self.adam.clipped and int(mixed.sum()) == 1:
-            return  # g is that pair's alone, and a clip takes its length: no weight changes θ'
+            return  # g is that pair's alone, and the clip gives it one length, whatever its weight
         pace = 1 - grpo_step / self.cfg.weight_steps
         unit_s, move = self.data_weights.update(index, s, mixed, pace)
         self.remember(step + 1, index, unit_s, move, groups)
@@ -1929,8 +1929,9 @@ class Run:
         for name, pairs in splits.items():
             content[f"{name} pairs"] = [
                 [pair.instance_id, pair.problem["prompt"], pair.a["code"], pair.b["code"], pair.right,
-                 pair.domain] for pair in pairs]
-        content["weights of --shuffle-weights"] = self.trainer.data_weights.fixed.tolist()
+                 pair.domain, pair.problem.get("criterion")] for pair in pairs]
+        if self.cfg.shuffle_weights:
+            content["weights of --shuffle-weights"] = self.trainer.data_weights.fixed.tolist()
         digests = {}
         for name, value in content.items():
             digests[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()

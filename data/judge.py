@@ -84,7 +84,7 @@ BETWEEN = r"(?:[\W_]*\b(?:or|and|else|otherwise)\b(?:[\W_]|with\b|by\b)*|[^\w\n.
 EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
 # Words in front of a verdict that make it the one that was not chosen: "<best>A</best>, not <best>B</best>".
 NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike|versus|vs\.?|beats"
-                        r"|maybe|perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`:'\"“‘(]*\Z",
+                        r"|or maybe|or perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`'\"“‘(]*\Z",
                         re.IGNORECASE)
 
 

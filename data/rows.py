@@ -220,8 +220,12 @@ def as_lines(rows):
 
 @contextlib.contextmanager
 def own_folder(path):
-    """Make a folder, and let no other run write to it meanwhile. Raises UserError where one does."""
+    """Make a folder, and keep out other runs that ask for it meanwhile. Raises UserError.
+
+    A folder that this has made and that is still empty in the end is removed again.
+    """
     path = Path(path)
+    is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -239,10 +243,11 @@ def own_folder(path):
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            if is_new:
+                path.rmdir()
         if fcntl:
             os.close(folder)
-        with contextlib.suppress(OSError):  # it is not empty
-            path.rmdir()
 
 
 class Appender:

@@ -298,7 +298,7 @@ def is_whole(reason):
         return True
     reason = str(reason).lower()
     if reason in BROKEN_OFF:
-        raise Failure(f"it has broken off its answer ({reason})")
+        raise Failure(f"it has broken off its answer ({reason})", 200)
     if reason not in (*WHOLE, *CUT_OFF):
         note_once(f"note: the server's answers end for a reason that is not known here ({reason}); "
                   "they count as cut off")

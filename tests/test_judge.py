@@ -144,6 +144,8 @@ def test_a_program_that_is_not_chosen_is_no_verdict(text):
     f"not {A} but {B}",
     f"Moreover {B}",
     f"It is over. {B}",
+    f"My doubts are over: {B}",
+    f"Maybe {B}",
     f"It is not A.\n{B}",
     f"{A}? No, it fails on []. {B}",
 ])

@@ -450,6 +450,13 @@ def test_a_file_made_of_other_texts_under_the_same_ids_is_not_gone_on_with(tmp_p
     assert (tmp_path / "c.jsonl").read_bytes() == content
 
 
+def test_two_models_may_have_the_same_problems(tmp_path):
+    files = [str(EDGES / "problems_weak.jsonl")] * 2
+    sample.main(["--problems", *files, "--model", str(EDGES / "weak"), str(EDGES / "strong"), "--limit", "1", "--n", "1",
+                 "--max-new-tokens", "8", "--out", str(tmp_path / "c.jsonl")])
+    assert [row["policy"] for row in read_rows(tmp_path / "c.jsonl")] == ["weak", "strong"]
+
+
 def test_a_problem_in_two_files_is_named(tmp_path, capsys):
     files = [str(EDGES / "problems_weak.jsonl")] * 2
     said = failure(["--problems", *files, "--model", str(EDGES / "weak"), "--out", str(tmp_path / "c.jsonl")], capsys)

@@ -1336,6 +1336,14 @@ def test_a_text_that_both_passed_and_failed_is_not_chosen_among(tmp_path, capsys
         assert "1 programs" in capsys.readouterr().out
 
 
+def test_a_candidate_without_a_verdict_is_left_out_though_its_text_has_one(tmp_path, capsys):
+    twin = candidate("a", True)
+    _, candidates = problem_and_candidates(
+        tmp_path, [twin, {**twin, "candidate_id": "n", "passed": None}, candidate("b", False)])
+    assert [row["candidate_id"] for row in candidates["p"]] == ["a", "b"]
+    assert "1 of 3 candidates" in capsys.readouterr().out
+
+
 def test_problems_without_candidates_are_said(tmp_path, capsys):
     problems, _ = problem_and_candidates(tmp_path, some(1, 0), ids=("p", "q", "r"))
     assert list(problems) == ["p"]
