@@ -86,6 +86,7 @@ EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
 NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike|versus|vs\.?|beats"
                         r"|or maybe|or perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`'\"“‘(]*\Z",
                         re.IGNORECASE)
+BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")  # around a final answer of GLM-V: formatting
 
 
 def parse_verdict(text, finished=True):
@@ -105,6 +106,7 @@ def parse_verdict(text, finished=True):
         ... <best>A</best> because it sorts.                       None: not at the end
         <think> ... <best>A</best>                                 None: still thinking
     """
+    text = BOX.sub("", text)
     last = LAST.search(text)
     if not finished or last is None or is_still_thinking(text):
         return None

@@ -38,6 +38,7 @@ def test_what_may_stand_behind_a_verdict(end):
     "> <best>A</best>",
     "```\n<best>A</best>\n```",
     "### Verdict: <best>A</best>",
+    "It is <|begin_of_box|><best>A</best><|end_of_box|>",
 ])
 def test_formatting_that_leaves_no_doubt_does_no_harm(verdict):
     assert parse_verdict(f"I have compared them.\n{verdict}") == "A"
@@ -129,6 +130,7 @@ def test_an_instruction_that_is_restated_is_no_verdict(text):
     f"I choose {A} instead of {B}.",
     f"I prefer {A} over {B}",
     f"It cannot be {B}",
+    f"It cannot be <|begin_of_box|>{B}<|end_of_box|>",
     f"It isn't {B}.",
     f"It can’t be **{B}**",
     f"{A} beats {B}",
