@@ -863,7 +863,7 @@ def test_left_over_tokens_end_a_plain_model_s_text_too(token):
 
 @pytest.mark.parametrize("repeated", [
     "```python\n", "```\n2 3\n```\n", "x = 1\nfoo bar\n", "It is (really.\n", "<think>a</think>\n",
-    "def f(x)\n    return 1\n"])
+    "def f(x)\n    return 1\n", "```python\nx = 1\n```</think>\n", "x = 1\n</think>\n"])
 def test_an_answer_that_repeats_itself_without_end_comes_to_an_end(repeated):
     """Work that grows with the square of the length would take minutes here."""
     assert isinstance(extract_code(repeated * 1000, WHOLE, chat=True), str)
@@ -961,7 +961,7 @@ def test_a_prompt_may_open_thoughts_anywhere_on_its_last_line(prompt):
 
 
 GEMMA = "<|channel>thought\n{}<channel|>{}<turn|>"
-BOX = "Here it is.\n<|begin_of_box|>{}<|end_of_box|>"
+BOX = "<|begin_of_box|>{}<|end_of_box|>"
 HARMONY = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|constrain|>python<|message|>{}"
 IN_FENCES = f"```python\n{F}```"
 WRONG = "```python\ndef f(xs):\n    return 0\n```"
@@ -971,12 +971,19 @@ WRONG = "```python\ndef f(xs):\n    return 0\n```"
     GEMMA.format("", f"Here:\n{IN_FENCES}"),
     GEMMA.format(f"a draft:\n{WRONG}\n", f"Here:\n{IN_FENCES}"),
     BOX.format(IN_FENCES),
+    f"Here it is.\n{BOX.format(IN_FENCES)}",
+    f"The program is {BOX.format(IN_FENCES)}",
     HARMONY.format(IN_FENCES),
     f"<think>a</think>\n{IN_FENCES}\n</think>",
     f"<think>a</think>\n{F}\n</think>",
+    f"<think>a</think>\nHere it is:\n\n{F}\nIt adds.\n</think>",
+    f"<think>a</think>\n{IN_FENCES}\n</think>\nI am done.\n</think>",
+    f"{IN_FENCES}\n<think>b</think>\nI am sure.\n</think>",
     f"<think>{WRONG}</think>\n</think>\n{IN_FENCES}",
     f"{IN_FENCES}\nI reasoned inside <think> and </think> tags.",
     f"{WRONG}\n</think>\n{IN_FENCES}",
+    f"<\uff5cAssistant\uff5c><think>a</think>{IN_FENCES}",
+    f"[|assistant|]<thought>a</thought>{IN_FENCES}",
 ])
 def test_what_stands_around_an_answer_is_taken_away(answer):
     code = extract_code(answer, BARE, chat=True)
@@ -1007,7 +1014,29 @@ def test_a_body_that_speaks_of_classes_or_has_one_keeps_its_signature(body):
     "class A:\n    def f(self, xs):\n        return 0\n",
     "def bench():\n    def f(xs):\n        return 0\n    return f\n",
     "from a import solve\nf = solve\nassert f([1]) == 1\n",
+    "import a\nsolve = a.A().f\nf = solve\nassert f([1]) == 1\n",
+    "try:\n    import a\n    f = a.f\nexcept ImportError:\n    pass\n",
 ])
 def test_an_f_within_something_else_does_not_answer_for_f(after):
     answer = f"{IN_FENCES}\nAnd this is a test:\n```python\n{after}```"
     assert result(extract_code(answer, BARE, chat=True)) == 3
+
+
+@pytest.mark.parametrize("better", [
+    "```python\ndef add(xs):\n    return sum(xs)\n\nf = add\n```",
+    "```python\ndef add(xs):\n    return sum(xs)\n```\nand\n```python\nf = add\n```",
+    "```python\nclass Adds:\n    def all(self, xs):\n        return sum(xs)\n\nf = Adds().all\n```",
+    "```python\nf = sum\n```",
+    "```python\nimport math\nf = math.fsum\n```",
+    "```python\nimport sys\nif sys.version_info > (3, 0):\n    def f(xs):\n        return sum(xs)\n```",
+    "```python\ntry:\n    from a import b\nexcept ImportError:\n    def f(xs):\n        return sum(xs)\n```",
+])
+def test_a_draft_does_not_answer_for_a_later_f_of_another_form(better):
+    assert result(extract_code(f"{WRONG}\nBetter:\n{better}", BARE, chat=True)) == 3
+
+
+@pytest.mark.parametrize("printed", ["<|begin_of_box|>", "<|begin_of_solution|>"])
+def test_a_program_may_print_what_looks_like_a_box(printed):
+    code = f"{READS}print('{printed}')\n"
+    assert program(f"```python\n{code}```") == code
+    assert program(code) == code

@@ -15,6 +15,7 @@ that corrects only a helper of an earlier one does not replace it there.
 import ast
 import builtins
 import re
+import sys
 import textwrap
 import warnings
 
@@ -77,8 +78,8 @@ OPENING_TAG = rf"(?:<(?:{NAMES})>|\[THINK\]|<\|begin_of_thought\|>|◁think▷|<
 OPENING = re.compile(rf"^[ \t]*{OPENING_TAG}", re.I | re.M)
 OPENS_AT_THE_END = re.compile(rf"{OPENING_TAG}\s*\Z", re.I)
 CLOSING = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷|<channel\|>", re.I)
-# of the harmony format (gpt-oss)
-ANSWER_CHANNEL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>\w+)?<\|message\|>")
+# Of the harmony format (gpt-oss).
+ANSWER_CHANNEL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 
 ROLE = r"(?:assistant|model)?(?:<\|end_header_id\|>)?\s*"
 TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<\|start\|>"
@@ -105,8 +106,8 @@ def without_thoughts(text, opened=False):
     """An answer without its thoughts, "" if it was cut off within them.
 
     opened: the prompt has opened them already (thoughts_are_open).
-    They end at the first closing tag that is not part of a program or quoted. Where that comes twice,
-    what stands between is the answer if it holds a program.
+    They end at the first closing tag that is not part of a program or quoted. A further one takes nothing
+    away if a program stands before it, nor does one in a sentence about <think> and </think>.
     """
     text = TURN_BEGINS.sub("", text, count=1)
     channels = list(ANSWER_CHANNEL.finditer(text))
@@ -117,29 +118,27 @@ def without_thoughts(text, opened=False):
     tags = outside_programs(OPENING, text) + outside_programs(CLOSING, text)
     kept = []
     begin = 0  # of what is not yet kept
-    closed = False
+    closed = False  # have thoughts ended?
+    answered = False  # is a program known to be in `kept`?
     for tag in sorted(tags, key=lambda tag: tag.start()):
         is_opening = bool(OPENING.fullmatch(tag[0]))
         if is_opening and not opened:
             kept.append(text[begin:tag.start()])
             opened = True
-        elif not is_opening:
-            line = text[:tag.start()].rpartition("\n")[2]
-            if not opened and re.search(OPENING_TAG, line, re.I):
-                continue  # it speaks of <think> and </think>
-            before = "".join(kept) + text[begin:tag.start()]
-            if not opened and closed and holds_program(before):
-                kept = [before]
-            elif not opened:  # the prompt had opened them
-                kept = []
+        elif not is_opening and opened:
             begin = tag.end()
             opened = False
             closed = True
+        elif not is_opening:
+            kept.append(text[begin:tag.start()])
+            begin = tag.end()
+            line = text[:tag.start()].rpartition("\n")[2]
+            in_a_sentence = bool(re.search(OPENING_TAG, line, re.I))
+            answered = (closed or in_a_sentence) and (answered or any(map(python_blocks, kept)))
+            if not answered:  # the prompt had opened them
+                kept = []
+            closed = closed or not in_a_sentence
     return "" if opened else "".join(kept) + text[begin:]
-
-
-def holds_program(text):
-    return any(block.is_python and block.code.strip() for block in fenced_blocks(text)) or is_program(text)
 
 
 def without_control_tokens(text):
@@ -170,15 +169,16 @@ def outside_programs(pattern, text):
     return found
 
 
+# The box is GLM-V's, which may stand in the middle of a line.
 ANSWER_TAGS = re.compile(
-    r"^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\]"
+    r"(?:^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\])"
     r"|<\|begin_of_(?:solution|box)\|>)"
     r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_(?:solution|box)\|>|\Z)", re.S | re.M)
 
 
 def inside_answer_tags(text):
     """What stands in the last <answer>...</answer> or its like, else the text."""
-    found = list(ANSWER_TAGS.finditer(text))
+    found = outside_programs(ANSWER_TAGS, text)
     return found[-1]["inside"] if found else text
 
 
@@ -234,11 +234,44 @@ def defines_itself(code, name):
     statements = parse(code) or parse(textwrap.dedent(code))
     if not statements:  # not Python; its author meant to
         return bool(re.search(rf"^(async )?def {re.escape(name)}\b", code, re.M))
-    for statement in statements:
-        named = isinstance(statement, ast.Assign) and isinstance(statement.value, (ast.Name, ast.Attribute))
-        if not named and name in defined_by(statement):
+    imported = set()  # names for what may be in the answer's file
+    for statement in outermost(statements):
+        if isinstance(statement, IMPORTS):
+            if not is_of_the_library(statement):
+                imported |= bound_by(statement)
+        elif is_alias(statement, imported):
+            imported |= defined_by(statement)
+        elif name in defined_by(statement):
             return True
     return False
+
+
+def outermost(statements):
+    """The statements of a program's own scope, in order: those within `if`, `try` and their like instead of these."""
+    coming = list(reversed(statements))
+    while coming:
+        statement = coming.pop()
+        within = [node for node in ast.iter_child_nodes(statement)
+                  if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case))]
+        if within and not isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+            coming += reversed(within)
+        else:
+            yield statement
+
+
+def is_of_the_library(statement):
+    """Does an import take from Python's standard library only?"""
+    modules = [alias.name for alias in statement.names]
+    if isinstance(statement, ast.ImportFrom):
+        modules = [statement.module or ""]
+    return all(module.partition(".")[0] in sys.stdlib_module_names for module in modules)
+
+
+def is_alias(statement, names):
+    """Does a statement only give another name to one of these, or to an attribute: f = solution.f?"""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, (ast.Name, ast.Attribute)):
+        return False
+    return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(statement.value))
 
 
 def defined_by(statement):
