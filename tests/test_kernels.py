@@ -1204,5 +1204,6 @@ def test_gpu_bfloat16_is_the_same_by_descriptors_and_pointers_kept_and_made_agai
     for found in results[1:]:
         assert_close(found["logp"], results[0]["logp"], 1e-5)
         for name in ("hidden", "head"):
+            # Each rounds to bfloat16 in places of its own and lies 0.3 % from the truth.
             error = (found[name].float() - results[0][name].float()).norm()
-            assert error < 3e-3 * results[0][name].float().norm()
+            assert error < 6e-3 * results[0][name].float().norm()
