@@ -91,6 +91,8 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
   * s is made of v̄, a running mean of v that goes back some --meta-memory steps, as in momentum
     methods for bilevel problems (Khanduri et al., 2102.07367). What L_meta asks for changes slowly,
     and what a few judgments say of it is noise for the most part. --meta-memory 1 has v itself.
+  * --meta-every 2 (off by default) asks for meta judgments in every second step only. In between s
+    is made of v̄ as it stands. That saves half of what they cost.
   * The meta judgments are θ's, in one go with the training judgments. At θ' each of them counts
     π_θ'/π_θ times. If that leaves less than half of them as an effective sample, v̄ and the weights
     stay where they are, and the run says so.
@@ -192,9 +194,13 @@ class Settings:
     meta_batch: int = flag(
         6, "M: meta pairs in a step, half of them in the other order", least=WORLD_SIZE
     )
+    meta_every: int = flag(
+        1, "steps from one look at the meta pairs to the next; between two of them the meta gradient "
+        "of the last ones is taken", least=1
+    )
     meta_memory: int = flag(
-        10, "K: about so many steps does the running mean of the meta gradient go back; 1: this step "
-        "alone", least=1
+        10, "K: about so many looks at the meta pairs does the running mean of the meta gradient go "
+        "back; 1: the last alone", least=1
     )
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
@@ -321,6 +327,9 @@ class Settings:
         if self.meta_batch % 2:
             raise UserError(f"--meta-batch {self.meta_batch}: must be even, "
                             "as each meta pair is judged in both orders")
+        if self.weights != "uniform" and self.check_hypergradient % self.meta_every:
+            raise UserError(f"--check-hypergradient {self.check_hypergradient}: must be a multiple of "
+                            f"--meta-every {self.meta_every}, as it is meta judgments that are checked")
         if self.eval_split in self.train_split:
             raise UserError(f"--eval-split {self.eval_split}: the judge is trained on it")
         if self.eval_split == "meta" and self.weights != "uniform" and self.steps:
@@ -355,19 +364,19 @@ class Trainer:
         parameters = self.parameters
         grpo_step = step - cfg.cold_start
         learns = cfg.weights != "uniform" and grpo_step < cfg.weight_steps
+        looks = learns and grpo_step % cfg.meta_every == 0  # at meta pairs
         timer = Timer()
 
         # 1. Draw and judge: B training pairs by their weights, M meta pairs, and G judgments of
         #    each by the judge at θ.
         index, a = self.data_weights.draw(stream(cfg.seed, "draw", step))  # [B] pairs, [B] a_i
         pairs = self.in_random_order(index, step)                          # B
-        meta_pairs = self.draw_meta_pairs(step) if learns else []          # M
+        meta_pairs = self.draw_meta_pairs(step) if looks else []           # M
         groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
         advantage = group_advantage(rewards_of(groups))                    # [B, G]
         stats = judgment_statistics(groups, judge)                         # {name: [B]}
         self.data_weights.observe(index, stats)  # counts visits; what --weights net goes by
-        if learns:
-            meta = MetaJudgments.of(judge, meta_groups)
+        meta = MetaJudgments.of(judge, meta_groups) if looks else None
         timer.lap("rollout")
 
         # 2. Inner step: g = (1/B) Σ_i a_i ∇ℓ_i(θ) and θ' = θ − η U(g).
@@ -400,33 +409,37 @@ class Trainer:
         """The hypergradient s of the weights of this step's pairs, and their move by it.
 
         theta: θ [P], while the parameters are θ'. index: [B] the pairs. gradients: ∇ℓ_i(θ) [B, P].
+        meta: MetaJudgments, or None between two looks at the meta pairs.
         Returns its metrics.
         """
-        cfg = self.cfg
-        # v = ∇L_meta(θ') [P]
-        v, importance = meta_gradient(self.judge, self.parameters, meta.batch, meta.logprob)
-        v_norm = float(v.norm())
-        self.must_be_finite(step, index, v_norm, theta=theta)
+        metrics = {}
+        believed = self.v_count > 0  # is there a v̄, and does this step's look not contradict it?
+        if meta:
+            # v = ∇L_meta(θ') [P]
+            v, importance = meta_gradient(self.judge, self.parameters, meta.batch, meta.logprob)
+            metrics = {
+                "meta_reward": meta.reward,
+                "meta_grad_norm": float(v.norm()),
+                "meta_effective_share": effective_share(importance, meta.batch),
+            }
+            self.must_be_finite(step, index, metrics["meta_grad_norm"], theta=theta)
+            believed = metrics["meta_effective_share"] >= MIN_EFFECTIVE_SHARE
+            if believed:
+                # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; at first it is the plain mean
+                self.v_count += 1
+                self.v_mean += (v - self.v_mean) / min(self.v_count, self.cfg.meta_memory)
+            else:
+                warn_of_small_share(step, metrics["meta_effective_share"])
 
-        share = effective_share(importance, meta.batch)
-        if share < MIN_EFFECTIVE_SHARE:
-            warn_of_small_share(step, share)
-        else:
-            # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; at first it is the plain mean
-            self.v_count += 1
-            self.v_mean += (v - self.v_mean) / min(self.v_count, cfg.meta_memory)
+        if believed:
             # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
             v_tilde = self.adam.jacobian_transpose(self.v_mean)
             s = gather(gradients @ v_tilde).cpu()
             self.must_be_finite(step, index, float(s.sum()), theta=theta)
             self.move_weights(step, index, s, groups, stats)
 
-        metrics = {
-            "meta_reward": meta.reward,
-            "meta_grad_norm": v_norm,
-            "meta_effective_share": share,
-        }
-        if cfg.check_hypergradient and step % cfg.check_hypergradient == 0:
+        every = self.cfg.check_hypergradient
+        if meta and every and (step - self.cfg.cold_start) % every == 0:
             mixed = stats["zero_variance"] == 0
             metrics |= check_hypergradient(self, theta, v, meta, gradients, mixed)
         return metrics

@@ -75,17 +75,18 @@ def bilevel(folder):
 def bilevel_beside_plain(title, train_only):
     # The weights have step size 0, so both draw the same pairs.
     trainers = {"plain": make_trainer(weights="uniform", train_only=train_only),
-                "bilevel": make_trainer(weights="instance", train_only=train_only)}
+                "bilevel": make_trainer(weights="instance", train_only=train_only),
+                "every 2": make_trainer(weights="instance", train_only=train_only, meta_every=2)}
     taken = {name: [] for name in trainers}
     rows = {name: [] for name in trainers}
-    for step in range(ROUNDS + 1):
+    for step in range(ROUNDS + 2):
         for name, trainer in trainers.items():
             seconds, row = timed(trainer.train_step, step)
-            if step > 0:  # the first warms up
+            if step > 1:  # the first two warm up
                 taken[name].append(seconds)
                 rows[name].append(row)
     rewards = {name: [row["reward"] for row in rows[name]] for name in rows}
-    assert rewards["plain"] == rewards["bilevel"], "the rollouts differ"
+    assert rewards["plain"] == rewards["bilevel"] == rewards["every 2"], "the rollouts differ"
 
     silent = statistics.mean(row["zero_variance"] for row in rows["plain"])
     print(f"   {title}; {silent:.0%} of the training groups have equal rewards and are not scored")
@@ -94,6 +95,8 @@ def bilevel_beside_plain(title, train_only):
         parts = "  ".join(f"{part} {value:.3f}" for part, value in medians.items())
         print(f"   {name:8}{spread(taken[name])}   {parts}")
     print(f"   ratio   {spread(ratios(taken['bilevel'], taken['plain']))}")
+    two_steps = {name: [x + y for x, y in zip(seconds[0::2], seconds[1::2])] for name, seconds in taken.items()}
+    print(f"   ratio with --meta-every 2, of two steps each {spread(ratios(two_steps['every 2'], two_steps['plain']))}")
 
 
 # ---------------------------------------------------------------- b: TRL

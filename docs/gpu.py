@@ -93,9 +93,9 @@ SIZES = {
         tests=["-k", "sample_sums"],
         bench={"tokens": [16], "vocab": 200, "repeats": 2, "skip": ["torch.compile"]},
         hidden=(16, 32),
-        edges=["--steps", "2", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2",
+        edges=["--steps", "7", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2",
                "--group", "2", "--max-new-tokens", "16"],
-        judge=["--steps", "2", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2"],
+        judge=["--steps", "7", "--freeze-judge-steps", "1", "--batch", "2", "--meta-batch", "2"],
         test_problems=1,
     ),
 }
@@ -478,8 +478,6 @@ def training_run(cfg, name, flags):
     out = cfg.work / name
     tb.main([*flags, "--device", cfg.device, "--out", str(out)])
     metrics = read_rows(out / "metrics.jsonl")
-    (out / "state.pt").unlink()  # the next call is a new run
-
     evaluations = [row for row in metrics if "eval_accuracy" in row]
     rows = []
     for title, figure, _ in tb.FIGURES:
@@ -489,11 +487,12 @@ def training_run(cfg, name, flags):
     steps = [row for row in metrics if "seconds" in row]
     means = {key: statistics.mean(row["seconds"][key] for row in steps) for key in PARTS}
     parts = ", ".join(f"{key} {value:.2f}" for key, value in means.items())
-    share = min(row["meta_effective_share"] for row in steps)
+    shares = [row["meta_effective_share"] for row in steps if "meta_effective_share" in row]
     command = " ".join(["train_bilevel.py", *flags]).replace(f"{ROOT}/", "")
     text = (f"`{command}`\n\n{bench.markdown(list(rows[0]), rows)}\n"
             f"{len(steps)} steps, seconds each: {parts}; least effective share of the meta "
-            f"judgments {share:.2f}.")
+            f"judgments {min(shares):.2f}.")
+    (out / "state.pt").unlink()  # the next call is a new run
     return Block(GPU_RESULTS, text)
 
 

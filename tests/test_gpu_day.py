@@ -84,7 +84,7 @@ def test_every_part_of_a_step_is_timed_and_beside_it_stands_the_paper(results):
 def test_a_training_run_says_how_its_judge_did(results, number):
     text = block((results / OTHERS).read_text(), number)
     assert re.search(r"\| accuracy \| [\d.]+ \| [\d.]+ \|", text)
-    assert "2 steps, seconds each: rollout" in text
+    assert "7 steps, seconds each: rollout" in text
     assert str(ROOT) not in text.replace(str(results), "")
 
 

@@ -386,6 +386,39 @@ def test_weights_learn_in_ever_shorter_steps_and_come_to_rest(trainer, monkeypat
     assert rows[3]["weight"] == rows[2]["weight"]
 
 
+def test_between_two_looks_at_the_meta_pairs_weights_move_by_the_mean_of_the_last(trainer):
+    """--meta-every 2: the second step asks nothing of the meta pairs, and its s is made of v̄."""
+    here = trainer(meta_every=2, check_hypergradient=2)
+    rows = []
+    means = []
+    weights = []
+    for step in range(4):
+        rows.append(here.train_step(step))
+        means.append(here.v_mean.clone())
+        weights.append(here.data_weights.w())
+    assert ["meta_reward" in row for row in rows] == [True, False, True, False]
+    assert ["split_half_cosine" in row for row in rows] == [True, False, True, False]
+    assert here.v_count == 2
+    assert torch.equal(means[0], means[1]) and not torch.equal(means[1], means[2])
+    assert not torch.equal(weights[0], weights[1])
+
+
+def test_without_any_meta_gradient_weights_stay(trainer, monkeypatch):
+    """The only look so far was not to be believed, so v̄ is nothing yet."""
+    monkeypatch.setattr(tb, "effective_share", lambda importance, batch: 0.0)
+    here = trainer(meta_every=2)
+    for step in range(2):
+        here.train_step(step)
+    assert int(here.data_weights.informed.sum()) == 0
+
+
+def test_what_is_checked_has_to_be_asked_for(settings):
+    with pytest.raises(UserError, match="--check-hypergradient 20: must be a multiple of --meta-every 3"):
+        settings(meta_every=3, check_hypergradient=20)
+    settings(meta_every=3, check_hypergradient=0)
+    settings(meta_every=3, check_hypergradient=20, weights="uniform")
+
+
 def test_a_shorter_step_moves_weights_less(settings):
     whole = weights_of(settings(weights="instance"), "ab")
     half = weights_of(settings(weights="instance"), "ab")
