@@ -28,8 +28,8 @@ Where the candidates are answers labelled by preference, and no programs that we
 reports what their benchmark does: accuracy on pairs in both orders, by category.
 
 Every method gives each candidate a probability; those that it cannot tell apart share it. So
-"random" is its exact expectation, and no method's number hangs on how ties were broken. (Only p does,
-which takes one candidate a problem.)
+"random" is its exact expectation, and no method's number hangs on how ties were broken. (The column p
+does: McNemar's test takes one candidate a problem.)
 """
 import sys
 from dataclasses import dataclass, replace
@@ -1048,6 +1048,17 @@ def explain(judges, problems, candidates, cache, cfg):
                                      deciding_judgment(votes, judgments))
 
 
+def note_served_judgments(judges, cache):
+    """A local judge is known by its weights, a served one by its name alone."""
+    for judge in judges.values():
+        if not isinstance(judge, ServedJudge):
+            continue
+        kept = sum(row["judge"] == judge.name for row in cache.rows.values())
+        if kept:
+            print(f"note: {kept} judgments of {judge.name} in {cache.file.path} are used again; "
+                  "if the server has another model under that name now, delete them")
+
+
 def main(argv=None, judges=None):
     """Run the stage. judges: {label: judge}; by default those that the flags name."""
     cfg = parse(Settings, __doc__, argv)
@@ -1058,6 +1069,7 @@ def main(argv=None, judges=None):
     problems, candidates = load_candidates(cfg)
     with Appender(cfg.out.with_name("judgments.jsonl"), JUDGMENT_KEY) as file:
         cache = Judgments(file)
+        note_served_judgments(judges, cache)
         try:
             if cfg.explain:
                 explain(judges, problems, candidates, cache, cfg)

@@ -1948,7 +1948,7 @@ class Run:
         digests = {}
         for name, value in content.items():
             digests[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
-        if self.cfg.lora_rank:  # else θ is all of the judge
+        if self.cfg.lora_rank:  # without adapters θ, which is in state.pt, is all of the judge
             digests["files of --judge"] = fingerprint(self.cfg.judge)
         return digests
 

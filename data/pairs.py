@@ -122,7 +122,7 @@ def make_pairs(problems, labelled, split, cfg):
         every_pair = [(good, bad) for good in passed for bad in failed]
         for good, bad in rng.sample(every_pair, min(cfg.pairs_per_problem, len(every_pair))):
             right = rng.choice("AB")
-            values = [value_of(name, problem, bad, "--domain-key") for name in cfg.domain_key]
+            values = [field_of(name, problem, bad, "--domain-key") for name in cfg.domain_key]
             pairs.append(Pair(
                 instance_id=f"{problem_id}:{good['candidate_id']}>{bad['candidate_id']}",
                 problem=problem,
@@ -142,7 +142,7 @@ def make_pairs(problems, labelled, split, cfg):
     return pairs
 
 
-def value_of(name, problem, failed, flag):
+def field_of(name, problem, failed, flag):
     """A field of a pair, as text. Its problem's, or that of its failed program, whose policy is the pair's."""
     fields = {**failed, **problem}
     if name not in fields:
@@ -161,7 +161,7 @@ def only(pairs, cfg):
         required[name] = value
     kept = []
     for pair in pairs:
-        values = [value_of(name, pair.problem, pair.failed(), "--train-only") for name in required]
+        values = [field_of(name, pair.problem, pair.failed(), "--train-only") for name in required]
         if values == list(required.values()):
             kept.append(pair)
     if not kept:

@@ -228,9 +228,9 @@ def own_folder(path):
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY) if fcntl else None
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be made ({error.strerror})") from None
-    folder = os.open(path, os.O_RDONLY) if fcntl else None
+        raise UserError(f"--out {path}: cannot be made or opened ({error.strerror})") from None
     try:
         if fcntl:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

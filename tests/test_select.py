@@ -1154,7 +1154,8 @@ def test_a_served_chat_judge_gets_one_message_with_the_protocol_the_key_and_a_se
     assert len(seeds) == judgments_of(2)
 
 
-def test_a_served_run_goes_on_where_it_stopped_and_asks_in_the_same_words(served, server, tmp_path):
+def test_a_served_run_goes_on_where_it_stopped_and_asks_in_the_same_words(
+        served, server, tmp_path, capsys):
     select.main(served)
     whole = timeless(tmp_path / "judgments.jsonl")
     (tmp_path / "judgments.jsonl").unlink()
@@ -1164,7 +1165,9 @@ def test_a_served_run_goes_on_where_it_stopped_and_asks_in_the_same_words(served
     with pytest.raises(UserError, match="sorry, 401"):
         select.main(served)
     assert len(read_rows(tmp_path / "judgments.jsonl")) == 30
+    capsys.readouterr()
     select.main(served)
+    assert f"note: 30 judgments of m@{server.base} in" in capsys.readouterr().out
     assert timeless(tmp_path / "judgments.jsonl") == whole
     assert all(body in asked_at_once for _, body, _ in server.asked)
     assert len(server.asked) <= judgments_of(8) + 2    # the one that failed, and one that was on its way
