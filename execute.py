@@ -72,6 +72,7 @@ NOT protected against, even so:
 - Whoever kills this process and its zygotes at the same time: a program that has replaced itself
   from a thread lives on.
 """
+import ast
 import collections
 import functools
 import hashlib
@@ -87,6 +88,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import symtable
 import sys
 import time
 import warnings
@@ -553,7 +555,12 @@ def rule_of(problem):
 
 @functools.lru_cache(64)
 def check_source(source):
-    compile(source, "<test>", "exec", dont_inherit=True)
+    """Raises SyntaxError or ValueError where a test's source cannot run, or asserts nothing."""
+    tree = ast.parse(source, "<test>")
+    compile(tree, "<test>", "exec", dont_inherit=True)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
+            raise SyntaxError(f"line {node.lineno} asserts a tuple, which is always true")
 
 
 def is_installed(name, site_packages):
@@ -705,17 +712,14 @@ def prepare_this_process(cfg):
 # ---------------------------------------------------------------- rows in, rows out
 
 def digest_of_tests(problem, cfg):
-    """Changes when the verdict could: a row labelled by other tests is not taken for done."""
-    fields = ["entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare",
-              "checker"]
-    tests = problem["public_tests"] + problem["tests"]
-    if any(test["type"] in ("assert", "unittest") for test in tests):
-        fields += ["canonical_solution", "prompt", "starter_code"]
-    judged = [problem.get(name) for name in fields]
-    judged += [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages]
-    if cfg.unsafe:
-        judged.append("unsafe")
-    return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
+    """Changes when the verdict could: a row labelled by other tests is not taken for done.
+
+    Two digests and a "-" between them: of the problem, which later stages compare with theirs, and
+    of the flags.
+    """
+    flags = [cfg.timeout_scale, cfg.memory_mb, cfg.site_packages, cfg.unsafe]
+    of_flags = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:4]
+    return f"{rows.digest_of_tests(problem)}-{of_flags}"
 
 
 def read_problems(cfg):
@@ -843,14 +847,23 @@ def report(labelled, cfg):
         if details:
             reasons = "; ".join(f"{detail} ({times})" for detail, times in details.most_common(5))
             print(f"\n{count[status]} programs have no label: {reasons} ({advice})")
+    fenced = sum(row["status"] == "compile_error" and "\n```" in f"\n{row['code']}"
+                 for row in labelled)
+    if fenced:
+        print(f"\nnote: {fenced} programs that do not compile have lines that begin with ```: "
+              "`code` must be the program alone")
     if count["machinery"]:
         first = next(row["detail"] for row in labelled if row["status"] == "machinery")
         print(f"\n{count['machinery']} programs have no label, because the sandbox failed "
               f"({first}). Run the same command again to retry them; "
               "python execute.py --self-check says what works here.", file=sys.stderr)
         return 1
-    flags = f" --problems {' '.join(cfg.problems)} --labelled {cfg.out}" if cfg.problems else ""
-    print(f"\nnext: python train_bilevel.py{flags}")
+    next_stage = ["train_bilevel.py"]
+    if cfg.problems:
+        folder = os.path.join(os.path.dirname(cfg.out), "run")
+        next_stage += ["--problems", *cfg.problems, "--labelled", cfg.out]
+        next_stage += ["--judge", "NAME_OR_PATH", "--out", folder]
+    print(f"\nnext: python {shlex.join(next_stage)}")
     return 0
 
 
@@ -872,6 +885,10 @@ def check_problems(cfg):
             canonical = {"kind": "canonical", "code": problem["canonical_solution"]}
             jobs.append((problem, {"problem_id": problem["problem_id"], **canonical}))
     complaints = collections.defaultdict(list)
+    for problem in mine.values():
+        fault = fault_of_checker(without_mark(problem.get("checker") or ""))
+        if fault:
+            complaints[problem["problem_id"]].append(f"the checker {fault}")
     for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
         name = candidate["problem_id"]
         if candidate["kind"] == "canonical" and answer["passed"] is not True:
@@ -888,6 +905,26 @@ def check_problems(cfg):
     if without:
         print(f"{without} have no canonical_solution, so only the empty program was run")
     return 1 if complaints else 0
+
+
+def fault_of_checker(source):
+    """What is plainly wrong with a checker, seen without running it; "" if nothing is."""
+    if not source:
+        return ""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        return f"cannot run ({describe(error)})"
+    names = symtable.symtable(source, "<checker>", "exec")
+    known = names.lookup("check") if "check" in names.get_identifiers() else None
+    if not known or not (known.is_assigned() or known.is_imported()):
+        return "does not define check(given, answer, expected)"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "check" and not node.args.vararg:
+            most = len(node.args.posonlyargs) + len(node.args.args)
+            if not most - len(node.args.defaults) <= 3 <= most:
+                return f"has a check of {most} arguments instead of (given, answer, expected)"
+    return ""
 
 
 def told(answer):

@@ -32,6 +32,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -470,8 +471,8 @@ def say_what_is_next(cfg):
         print("next: python execute.py")
         return
     files = [cfg.out.with_name("problems.jsonl")] if cfg.benchmark else cfg.problems
-    print(f"next: python execute.py --problems {' '.join(map(str, files))} --candidates {cfg.out} "
-          f"--out {cfg.out.with_name('labelled.jsonl')}")
+    flags = ["--problems", *files, "--candidates", cfg.out, "--out", cfg.out.with_name("labelled.jsonl")]
+    print(f"next: python execute.py {shlex.join(map(str, flags))}")
 
 
 def sample_here(problems, model_name, cfg, out):

@@ -67,7 +67,7 @@ else:
     from data.preferences.report import print_preferences
     from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
                            ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
-                           stage_input, write_rows)
+                           refuse_old_labels, stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -118,9 +118,19 @@ else:
                 of_edges = Path(self.labelled).resolve() in EDGES_LABELLED
                 folder = EDGES_RUN if of_edges else Path(self.labelled).parent
                 self.out = folder / "selections.jsonl"
+            must_be_selections(self.out)
             if any(self.waits) and "rounds" not in self.aggregate:
                 raise UserError("--waits: thinking on is compared within --aggregate rounds: "
                                 "name that, too")
+
+
+def must_be_selections(path):
+    """Nothing else is written over: labels and judgments cost more. Raises UserError."""
+    if path.is_dir() or path.name == "judgments.jsonl":
+        raise UserError(f"--out {path}: expected a file for the selections; judgments.jsonl will lie "
+                        "beside it")
+    if path.exists() and not all("method" in row for row in read_rows(path, {})):
+        raise UserError(f"--out {path}: holds rows that are no selections; give another --out")
 
 
 # ---------------------------------------------------------------- the judge's choice: votes
@@ -864,11 +874,17 @@ def load_candidates(cfg):
     """
     candidates = defaultdict(list)
     rows = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
+    all_problems = read_problems(cfg.problems)
+    refuse_old_labels(rows, all_problems, cfg.labelled)
     texts, n_unclear = programs_of(rows)
     for row in rows:
         check_optional_fields(row, cfg.labelled)
         if row["passed"] is not None and row["code"] in texts[row["problem_id"]]:
             candidates[row["problem_id"]].append(row)
+    of_others = sum(row["problem_id"] not in all_problems for row in rows)
+    if of_others:
+        print(f"note: {of_others} of {len(rows)} candidates in {cfg.labelled} are of problems that are "
+              "not in --problems, and are left out")
     without_verdict = sum(row["passed"] is None for row in rows)
     if without_verdict:
         print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no "
@@ -879,7 +895,7 @@ def load_candidates(cfg):
 
     problems = {}
     n_problems = 0
-    for pid, problem in read_problems(cfg.problems).items():
+    for pid, problem in all_problems.items():
         if problem["split"] == cfg.split:
             n_problems += 1
             if pid in candidates:
@@ -992,7 +1008,9 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
     first = next(iter(problems.values()))
     words = tables.words_for(first)
 
-    print(f"\n{cfg.labelled}, split {cfg.split}, R = {cfg.rounds}: {len(problems)} problems, "
+    counts = sorted({len(candidates[pid]) for pid in problems})
+    n = f"N = {counts[-1]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
+    print(f"\n{cfg.labelled}, split {cfg.split}, {n}, R = {cfg.rounds}: {len(problems)} problems, "
           f"{len(mixed)} of them with {words.mixed}\n")
     table = tables.methods_table(
         names,

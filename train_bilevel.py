@@ -129,6 +129,7 @@ import json
 import math
 import pickle
 import random
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -1902,7 +1903,8 @@ class Run:
         differs = []
         for name, value in asdict(self.cfg).items():
             if name not in MAY_CHANGE and state["settings"].get(name) != value:
-                differs.append(flag_of(Settings, name))
+                was = state["settings"].get(name)
+                differs.append(f"{flag_of(Settings, name)} {was} there")
         for name, digest in self.data.items():
             if state.get("data", {}).get(name) != digest:
                 differs.append(f"the {name}")
@@ -2038,12 +2040,11 @@ def report(cfg, metrics, weight_rows, n_pairs):
     print(f"look at the run in a browser: {out / 'report.html'}; "
           "--explain-weights prints why pairs count")
     if cfg.labelled in map(str, EDGES_LABELLED):
-        print(f"next: python select.py --judge {out / 'judge'}")
+        print(f"next: python select.py --judge {shlex.quote(str(out / 'judge'))}")
     else:
-        problems = " ".join(cfg.problems)
-        print(f"next: python select.py --problems {problems} --labelled {cfg.labelled} "
-              f"--split {cfg.eval_split} --max-new-tokens {cfg.max_new_tokens} "
-              f"--judge {out / 'judge'}")
+        flags = ["--problems", *cfg.problems, "--labelled", cfg.labelled, "--split", cfg.eval_split,
+                 "--max-new-tokens", str(cfg.max_new_tokens), "--judge", str(out / "judge")]
+        print(f"next: python select.py {shlex.join(flags)}")
 
 
 def report_weights(cfg, weight_rows):

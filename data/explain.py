@@ -111,8 +111,9 @@ def print_explained(out):
     rows = read_rows(out / "explained.jsonl")
     moved = [row for row in rows if row["moved"]]
     if not moved:
-        raise UserError(f"{out}: none of its pairs has moved a weight; give the --out of a run "
-                        "with --weights domain, instance or net")
+        raise UserError(f"{out}: none of its pairs has moved a weight: its weights are uniform, or "
+                        "no step had both training and meta pairs whose judgments earned different "
+                        "rewards")
     moved.sort(key=lambda row: -row["weight"])
     n_shown = min(SHOWN_PAIRS, len(moved) // 2)
     heaviest = moved[:max(n_shown, 1)]

@@ -4,7 +4,10 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from data.rows import CANDIDATE_KEY, LABELLED, UserError, read_problems, read_rows
+from data.rows import (CANDIDATE_KEY, LABELLED, UserError, read_problems, read_rows,
+                       refuse_old_labels)
+
+SPLITS = ("train", "meta", "dev", "test")
 
 
 @dataclass
@@ -58,7 +61,16 @@ def read_pairs(cfg):
     """
     problems = read_problems(cfg.problems)
     labelled = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
+    refuse_old_labels(labelled, problems, cfg.labelled)
     notes = audit(problems, labelled, cfg.allow_overlap)
+    strange = [row for row in problems.values() if row["split"] not in SPLITS]
+    if strange:
+        notes.append(f"note: {len(strange)} problems are of none of the splits {', '.join(SPLITS)}; the first, "
+                     f"{strange[0]['problem_id']}, is of {strange[0]['split']!r}")
+    of_others = sum(row["problem_id"] not in problems for row in labelled)
+    if of_others:
+        notes.append(f"note: {of_others} of {len(labelled)} candidates in {cfg.labelled} are of problems that are "
+                     "not in --problems, and are left out")
     nulls = sum(row["passed"] is None for row in labelled)
     if nulls:
         notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
@@ -137,8 +149,8 @@ def make_pairs(problems, labelled, split, cfg):
         raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: 0 problems of it in {files}; their splits: {splits}")
     if not pairs:
         raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} problems {n_mixed} have both a "
-                        "passing and a failing candidate (or a preferred one and another); sample more candidates "
-                        "(sample.py --n) or check the split")
+                        "passing and a failing candidate (or a preferred one and another) whose verdict is clear; "
+                        "sample more candidates (sample.py --n) or check the split")
     return pairs
 
 

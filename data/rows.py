@@ -13,7 +13,8 @@
       execute.py
     labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 6,
                             "tests_total": 12, "detail": "public test 2: expected [0, 8], got [8]", "seconds": 0.0091,
-                            "public_passed": false, "output_digest": "f648fa71fddb7413", "tests_digest": "98eeee29df5a"}
+                            "public_passed": false, "output_digest": "f648fa71fddb7413",
+                            "tests_digest": "a0412324ad50-6cdf"}
       train_bilevel.py
     judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
                             "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 2.35,
@@ -53,6 +54,7 @@ and the field; a torn last line (its writer was killed) is dropped with a warnin
 what is already in an output file is known by its key, so that a second run does only what is missing.
 """
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -84,6 +86,17 @@ CANDIDATE = {"problem_id": str, "candidate_id": str, "policy": str, "code": str}
 LABELLED = {**CANDIDATE, "passed": (bool, type(None)), "status": str}
 CANDIDATE_KEY = ("problem_id", "candidate_id")  # what identifies a candidate, labelled or not
 
+# Fields that running a problem's tests goes by, where it has them. null is as good as none.
+OPTIONAL = {
+    "setup": str,
+    "checker": str,
+    "compare": str,
+    "libs": list,
+    "time_limit": (int, float),
+    "starter_code": str,
+    "canonical_solution": str,
+}
+LONGEST_TIME_LIMIT = 3600  # seconds
 MOST_TESTS = 10_000  # of a problem
 # What a test of each type needs.
 TESTS = {
@@ -92,7 +105,7 @@ TESTS = {
     "assert": {"source": str},
     "unittest": {"source": str},
 }
-IN_WORDS = {list: "a list", str: "text", object: "any value"}
+IN_WORDS = {list: "a list", str: "text", object: "any value", (int, float): "a number"}
 
 
 class UserError(Exception):
@@ -188,6 +201,16 @@ def check_tests(problem, where):
     if not problem["public_tests"] and not problem["tests"]:
         raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
                         "remove it or give it tests")
+    for field, wanted in OPTIONAL.items():
+        value = problem.get(field)
+        if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise UserError(f"{place}: field {field!r} is {value!r}; expected {IN_WORDS[wanted]}")
+    if not all(isinstance(name, str) for name in problem.get("libs") or []):
+        raise UserError(f"{place}: field 'libs' is {problem['libs']!r}; expected a list of modules' names")
+    seconds = problem.get("time_limit")
+    if seconds is not None and not 0 < seconds <= LONGEST_TIME_LIMIT:
+        raise UserError(f"{place}: field 'time_limit' is {seconds}; expected seconds, more than 0 and "
+                        f"at most {LONGEST_TIME_LIMIT}")
     count = len(problem["public_tests"]) + len(problem["tests"])
     if count > MOST_TESTS:
         raise UserError(f"{place} has {count} tests; the most is {MOST_TESTS}: leave some out")
@@ -202,8 +225,42 @@ def check_test(test, entry_point, place):
     for field, wanted in TESTS[test["type"]].items():
         if field not in test or not isinstance(test[field], wanted):
             raise UserError(f"{place}: a {test['type']!r} test needs {field!r} ({IN_WORDS[wanted]})")
+    if not isinstance(test.get("kwargs"), (dict, type(None))):
+        raise UserError(f"{place}: 'kwargs' is {test['kwargs']!r}; expected an object")
     if test["type"] == "call" and not entry_point:
         raise UserError(f"{place}: a 'call' test needs the problem's 'entry_point'")
+
+
+def digest_of_tests(problem):
+    """Changes when the verdict on a program could, as far as that lies with the problem."""
+    fields = ["entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare", "checker"]
+    tests = problem["public_tests"] + problem["tests"]
+    if any(test["type"] in ("assert", "unittest") for test in tests):
+        fields += ["canonical_solution", "prompt", "starter_code"]
+    judged = [problem.get(name) for name in fields]
+    return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def refuse_old_labels(labelled, problems, path):
+    """A label holds for the tests that have given it. (Rows of other making need not name theirs.)
+
+    labelled: rows. problems: {problem_id: row}. path: of the labelled file, for the message.
+    """
+    of_problem = {}
+    old = []
+    for row in labelled:
+        problem = problems.get(row["problem_id"])
+        tests, dash, _ = str(row.get("tests_digest")).partition("-")
+        if not problem or not dash:
+            continue
+        if row["problem_id"] not in of_problem:
+            of_problem[row["problem_id"]] = digest_of_tests(problem)
+        if tests != of_problem[row["problem_id"]]:
+            old.append(row)
+    if old:
+        raise UserError(f"{path}: {len(old)} of {len(labelled)} candidates were labelled by other tests than "
+                        f"--problems has (the first: {old[0]['candidate_id']!r} of problem "
+                        f"{old[0]['problem_id']!r}): run execute.py again")
 
 
 def stage_input(name):
@@ -315,7 +372,10 @@ class Appender:
 def write_rows(path, rows):
     """Write a whole JSONL file at once: a reader sees the old file or the new one, never half of either."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".new")
-    aside.write_text(as_lines(rows), encoding="utf-8", errors="backslashreplace")
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(as_lines(rows), encoding="utf-8", errors="backslashreplace")
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -603,6 +604,55 @@ def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
     assert set(complaints) == {"vacuous", "wrong"}
     assert complaints["vacuous"] == "an empty program passes"
     assert "the canonical solution gets wrong_answer" in complaints["wrong"]
+
+
+CHECKERS = {  # a checker -> what is said of it
+    "x = 1": "does not define check(given, answer, expected)",
+    "def check(:": "cannot run",
+    "def check(answer):\n    return True": "has a check of 1 arguments",
+    "def check(given, answer, expected):\n    return True": "",
+    "check = lambda *given: True": "",
+    "def check(*given):\n    return True": "",
+    "from os import getpid as check": "",
+}
+
+
+def test_check_problems_sees_what_is_plainly_wrong_with_a_checker(tmp_path):
+    """The empty program never comes so far as to be checked."""
+    names = {f"checked-{k}": checker for k, checker in enumerate(CHECKERS)}
+    write(tmp_path / "p.jsonl", [problem(name, [stdin("1\n", "1\n")], entry_point=None, checker=checker)
+                                 for name, checker in names.items()])
+    flags = ["--check-problems", "--problems", str(tmp_path / "p.jsonl")]
+    done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True)
+    for name, checker in names.items():
+        said = [line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
+        assert ("the checker" in "".join(said)) == bool(CHECKERS[checker]), (checker, said)
+        assert CHECKERS[checker] in "".join(said)
+
+
+def test_an_assert_of_a_tuple_gives_no_label(tmp_path):
+    row, = label(tmp_path, [problem("p", [asserts("assert (f(1) == 2, 'wrong')")])],
+                 programs("p", "def f(n):\n    return 99"))
+    assert (row["passed"], row["status"]) == (None, "broken_test")
+    assert "asserts a tuple, which is always true" in row["detail"]
+
+
+def test_programs_that_still_stand_in_a_fence_are_said(tmp_path):
+    fenced = "```python\ndef f(n):\n    return 2\n```"
+    done, labelled = run(tmp_path, [problem("p", [call([1], 2)])],
+                         programs("p", fenced, "def f(n):\n    return '```'", "def f(:"))
+    assert [row["passed"] for row in labelled] == [False, False, False]
+    assert "note: 1 programs that do not compile have lines that begin with ```" in done.stdout
+
+
+def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    done, _ = run(folder, [problem("p", [call([1], 2)])], programs("p", "def f(n):\n    return 2"))
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[:3] == ["next:", "python", "train_bilevel.py"]
+    for flag, path in (("--problems", "p.jsonl"), ("--labelled", "l.jsonl"), ("--out", "run")):
+        assert words[words.index(flag) + 1] == str(folder / path)
 
 
 # ---------------------------------------------------------------- as plain Python would

@@ -451,13 +451,20 @@ def test_the_command_writes_rows_that_every_reader_takes(name, tmp_path, capsys)
 @pytest.mark.parametrize("splits, held_out", [
     (["train=0.4", "meta=0.3", "dev=0.3"], "dev"),
     (["train=0.4", "dev=0.2", "test=0.2", "meta=0.2"], "test"),
-    (["train=0.5", "meta=0.5"], "meta"),
 ])
 def test_the_command_names_the_next_stage(splits, held_out, tmp_path, capsys):
     rows = [original("pairs", question=f"Question {k}?") for k in range(40)]
     command(tmp_path, "pairs", rows, "--as-split", *splits)
     stage = f"next: python train_bilevel.py --lora-rank 16 --eval-split {held_out} --problems"
     assert stage in capsys.readouterr().out
+
+
+def test_the_command_does_not_name_a_stage_that_would_be_refused(tmp_path, capsys):
+    rows = [original("pairs", question=f"Question {k}?") for k in range(40)]
+    command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
+    printed = capsys.readouterr().out
+    assert "next: python select.py --split train" in printed
+    assert "note: a judge can be trained where" in printed
 
 
 def test_the_command_run_again_writes_the_same(tmp_path):

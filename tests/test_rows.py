@@ -5,7 +5,8 @@ import json
 import pytest
 
 from conftest import error
-from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, read_problems, read_rows, write_rows
+from data import rows
+from data.rows import CANDIDATE, LABELLED, PROBLEM, Appender, UserError, read_problems, read_rows, write_rows
 
 KEY = ("problem_id", "candidate_id")
 GOOD = {"problem_id": "p", "candidate_id": "c", "policy": "weak", "code": "x = 1\n"}
@@ -188,3 +189,49 @@ def test_a_packed_file_is_told_to_be_unpacked(tmp_path):
     path = tmp_path / "p.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
     assert "p.jsonl.gz: is packed: gunzip it first" in error(read_rows, path)
+
+
+# ---------------------------------------------------------------- what running tests goes by
+
+def runnable(**changes):
+    test = {"type": "call", "args": [1], "expected": 2}
+    return {"problem_id": "p", "prompt": "", "entry_point": "f", "public_tests": [], "tests": [test],
+            "domain": "d", "difficulty": "easy", "split": "test", **changes}
+
+
+@pytest.mark.parametrize("field, value, says", [
+    ("setup", 5, "expected text"),
+    ("checker", 3, "expected text"),
+    ("canonical_solution", 3, "expected text"),
+    ("libs", "numpy", "expected a list"),
+    ("libs", [1], "expected a list of modules' names"),
+    ("time_limit", "2", "expected a number"),
+    ("time_limit", True, "expected a number"),
+    ("time_limit", -1, "more than 0"),
+    ("time_limit", 1e12, "at most 3600"),
+    ("time_limit", float("nan"), "more than 0"),
+])
+def test_a_field_that_running_goes_by_is_of_its_kind(field, value, says):
+    with pytest.raises(UserError, match=f"p.jsonl: problem 'p': field '{field}' is .*{says}"):
+        rows.check_tests(runnable(**{field: value}), "p.jsonl")
+    rows.check_tests(runnable(**{field: None}), "p.jsonl")
+
+
+def test_keyword_arguments_are_an_object():
+    with pytest.raises(UserError, match="tests number 1: 'kwargs' is .5.; expected an object"):
+        rows.check_tests(runnable(tests=[{"type": "call", "args": [], "kwargs": [5], "expected": 1}]), "p")
+
+
+def test_labels_of_other_tests_are_refused():
+    problem = runnable()
+    row = {"problem_id": "p", "candidate_id": "c", "tests_digest": f"{rows.digest_of_tests(problem)}-abcd"}
+    of_other_making = {"problem_id": "p", "candidate_id": "d", "tests_digest": "0123456789ab"}
+    rows.refuse_old_labels([row, of_other_making, {**row, "problem_id": "elsewhere"}], {"p": problem}, "l.jsonl")
+    changed = runnable(time_limit=2)
+    with pytest.raises(UserError, match="l.jsonl: 1 of 2 candidates were labelled by other tests"):
+        rows.refuse_old_labels([row, of_other_making], {"p": changed}, "l.jsonl")
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        rows.write_rows(tmp_path, [{}])

@@ -1382,3 +1382,37 @@ def test_a_judge_without_any_verdict_is_not_said_to_be_unneeded(capsys):
         votes = dict.fromkeys(rows, (0, judged))
         tables.print_explanation(PROBLEM, rows, "judge", votes, list(rows), None)
         assert words in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- what is written over, and what is not of this run
+
+@pytest.mark.parametrize("name", ["l.jsonl", "p.jsonl", "c.jsonl", "judgments.jsonl"])
+def test_only_selections_are_written_over(name, world, tmp_path):
+    dump(tmp_path / "c.jsonl", [{"problem_id": "t/0", "candidate_id": "c0"}])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=f"--out .*{name}: "):
+        select.main([*world, "--out", str(tmp_path / name)])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    select.main(world)
+    select.main(world)  # selections are
+
+
+def test_a_folder_cannot_be_the_file_of_selections(world, tmp_path):
+    with pytest.raises(UserError, match="expected a file for the selections"):
+        select.main([*world, "--out", str(tmp_path)])
+
+
+def test_candidates_of_other_problems_are_said(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    dump(tmp_path / "l.jsonl", [*rows, {**rows[0], "problem_id": "elsewhere"}])
+    select.main(world)
+    printed = capsys.readouterr().out
+    assert f"note: 1 of {len(rows) + 1} candidates" in printed
+    assert "are of problems that are not in --problems" in printed
+
+
+def test_labels_of_other_tests_are_refused(world, tmp_path):
+    rows = read_rows(tmp_path / "l.jsonl")
+    dump(tmp_path / "l.jsonl", [{**rows[0], "tests_digest": "0123456789ab-0123"}, *rows[1:]])
+    with pytest.raises(UserError, match="were labelled by other tests .*: run execute.py again"):
+        select.main(world)

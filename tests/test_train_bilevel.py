@@ -344,6 +344,19 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
     assert said == (weights != "uniform")
 
 
+def test_what_belongs_nowhere_is_said(settings, few_rows, tmp_path):
+    """A problem of a misspelt split, and candidates whose problem file was left out."""
+    problems = read_rows(few_rows / "problems.jsonl")
+    labelled = read_rows(few_rows / "labelled.jsonl")
+    problems[0]["split"] = problems[0]["split"].title()
+    write_rows(tmp_path / "p.jsonl", problems)
+    write_rows(tmp_path / "l.jsonl", [*labelled, {**labelled[0], "problem_id": "elsewhere"}])
+    cfg = settings(problems=[str(tmp_path / "p.jsonl")], labelled=str(tmp_path / "l.jsonl"))
+    _, notes = read_pairs(cfg)
+    assert any(note.startswith("note: 1 problems are of none of the splits") for note in notes)
+    assert any(f"note: 1 of {len(labelled) + 1} candidates" in note for note in notes)
+
+
 def test_the_next_command_chooses_on_the_split_that_was_evaluated(settings, capsys):
     cfg = settings(eval_split="dev")
     figures = {name: 0.5 for _, name, _ in tb.FIGURES}

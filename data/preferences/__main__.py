@@ -9,6 +9,7 @@ It takes the place of sample.py and execute.py: no model writes, nothing is exec
 was preferred is labelled "passed": true and "status": "preferred". problems.jsonl is written beside
 --out.
 """
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +95,16 @@ def report(problems, labelled, left_out, problems_file, cfg):
     for what, number in left_out.items():
         print(f"note: left out: {number} {what}")
     print(f"problems: {problems_file}\nlabelled: {cfg.out}")
-    stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
-    if count["train"]:
-        held_out = next(split for split in ("test", "dev", "meta", "train") if count[split])
-        stage = f"train_bilevel.py --lora-rank 16 --eval-split {held_out}"
-    print(f"next: python {stage} --problems {problems_file} --labelled {cfg.out} "
-          "--max-new-tokens 1024 --judge NAME_OR_PATH")
+    held_out = [split for split in ("test", "dev") if count[split]]
+    if count["train"] and count["meta"] and held_out:
+        stage = f"train_bilevel.py --lora-rank 16 --eval-split {held_out[0]}"
+    else:
+        stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
+        if count["train"]:
+            print("note: a judge can be trained where some are of train, some of meta, and some of test "
+                  "or dev (--as-split)")
+    files = shlex.join(["--problems", str(problems_file), "--labelled", str(cfg.out)])
+    print(f"next: python {stage} {files} --max-new-tokens 1024 --judge NAME_OR_PATH")
 
 
 if __name__ == "__main__":
