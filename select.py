@@ -49,6 +49,7 @@ if __name__ == "select":
 else:
     import hashlib
     import math
+    import shlex
     import time
     from collections import Counter, defaultdict
     from functools import partial
@@ -986,7 +987,7 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
                   f"{cfg.labelled} lack{left_out}")
     print(f"\nselections: {cfg.out}\njudgments:  {cache.file.path}")
     if judges:
-        print(f"next: the same command with --explain {next(iter(problems))}")
+        print(f"next: the same command with --explain {shlex.quote(next(iter(problems)))}")
 
 
 def report(rows, resampled, methods, judges, problems, candidates, cfg):
