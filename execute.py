@@ -239,7 +239,7 @@ class Tests:
             if test["type"] in ("assert", "unittest"):
                 try:
                     check_source(test["source"])
-                except (SyntaxError, ValueError) as error:
+                except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                     return "broken_test", f"the test cannot run ({describe(error)})"
         return None
 
@@ -554,11 +554,15 @@ def rule_of(problem):
 
 
 @functools.lru_cache(64)
+@functools.lru_cache(1000)
 def check_source(source):
-    """Raises SyntaxError or ValueError where a test's source cannot run, or asserts nothing."""
-    tree = ast.parse(source, "<test>")
-    compile(tree, "<test>", "exec", dont_inherit=True)
-    for node in ast.walk(tree):
+    """Raises what compile does where a test's source cannot run, SyntaxError where it asserts nothing."""
+    compile(source, "<test>", "exec", dont_inherit=True)
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except RecursionError:  # what compiles need not make a tree
+        return
+    for node in nodes:
         if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
             raise SyntaxError(f"line {node.lineno} asserts a tuple, which is always true")
 
@@ -915,6 +919,8 @@ def fault_of_checker(source):
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         return f"cannot run ({describe(error)})"
+    except RecursionError:  # what compiles need not make a tree
+        return ""
     names = symtable.symtable(source, "<checker>", "exec")
     known = names.lookup("check") if "check" in names.get_identifiers() else None
     if not known or not (known.is_assigned() or known.is_imported()):

@@ -645,6 +645,17 @@ def test_programs_that_still_stand_in_a_fence_are_said(tmp_path):
     assert "note: 1 programs that do not compile have lines that begin with ```" in done.stdout
 
 
+def test_a_test_that_is_too_deep_to_compile_gives_no_label_and_ends_nothing(tmp_path):
+    problems = []
+    for name, count in (("short", 900), ("long", 20_000)):
+        terms = " + ".join(["1"] * count)
+        problems.append(problem(name, [asserts(f"assert f({terms}) == {count}")]))
+    code = "def f(n):\n    return n"
+    short, long = label(tmp_path, problems, [*programs("short", code), *programs("long", code)])
+    assert short["passed"] is True
+    assert (long["passed"], long["status"]) == (None, "broken_test")
+
+
 def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path):
     folder = tmp_path / "my data"
     folder.mkdir()
