@@ -650,10 +650,11 @@ def test_a_test_that_is_too_deep_to_compile_gives_no_label_and_ends_nothing(tmp_
     for name, count in (("short", 900), ("long", 20_000)):
         terms = " + ".join(["1"] * count)
         problems.append(problem(name, [asserts(f"assert f({terms}) == {count}")]))
+    problems.append(problem("setup", [asserts("assert f(1) == 1")], setup=f"x = {terms}"))
     code = "def f(n):\n    return n"
-    short, long = label(tmp_path, problems, [*programs("short", code), *programs("long", code)])
+    short, *deep = label(tmp_path, problems, [row for each in problems for row in programs(each["problem_id"], code)])
     assert short["passed"] is True
-    assert (long["passed"], long["status"]) == (None, "broken_test")
+    assert [(row["passed"], row["status"]) for row in deep] == [(None, "broken_test")] * 2
 
 
 def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path):

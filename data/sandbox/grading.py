@@ -578,7 +578,7 @@ def may_change_values(source):
     """May this code change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], ...?"""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # a setup, which does not run, then
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a setup, which does not run
         return False
     for node in ast.walk(tree):
         if isinstance(node, ast.AugAssign):
