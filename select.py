@@ -119,7 +119,8 @@ else:
                 of_edges = Path(self.labelled).resolve() in EDGES_LABELLED
                 folder = EDGES_RUN if of_edges else Path(self.labelled).parent
                 self.out = folder / "selections.jsonl"
-            must_be_selections(self.out)
+            if not self.explain:
+                must_be_selections(self.out)
             if any(self.waits) and "rounds" not in self.aggregate:
                 raise UserError("--waits: thinking on is compared within --aggregate rounds: "
                                 "name that, too")
@@ -1072,7 +1073,8 @@ def note_served_judgments(judges, cache):
     for judge in judges.values():
         if not isinstance(judge, ServedJudge):
             continue
-        kept = sum(row["judge"] == judge.name for row in cache.rows.values())
+        kept = sum((row["judge"], row["settings"]) == (judge.name, judge.settings)
+                   for row in cache.rows.values())
         if kept:
             print(f"note: {kept} judgments of {judge.name} in {cache.file.path} are used again; "
                   "if the server has another model under that name now, delete them")

@@ -112,8 +112,7 @@ def print_explained(out):
     moved = [row for row in rows if row["moved"]]
     if not moved:
         raise UserError(f"{out}: none of its pairs has moved a weight: its weights are uniform, or "
-                        "no step had both training and meta pairs whose judgments earned different "
-                        "rewards")
+                        "none of its steps could move them (the end of its output says why)")
     moved.sort(key=lambda row: -row["weight"])
     n_shown = min(SHOWN_PAIRS, len(moved) // 2)
     heaviest = moved[:max(n_shown, 1)]

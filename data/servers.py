@@ -39,7 +39,7 @@ REFUSED = (200, 400, 403, 413, 422, 451)
 PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
 NOT_PASSING = (501, 505)
 # Finish reasons: of an answer that is whole, of one that the server has broken off, and of one that
-# was cut off, as which any other reason counts, too.
+# was cut off. Any other counts as cut off.
 WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed", "tool_calls",
          "function_call")
 BROKEN_OFF = ("abort", "aborted", "error", "cancelled", "insufficient_system_resource")

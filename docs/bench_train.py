@@ -73,7 +73,7 @@ def bilevel(folder):
 
 
 def bilevel_beside_plain(title, train_only):
-    # The weights have step size 0, so both draw the same pairs.
+    # The weights have step size 0, so all draw the same pairs.
     trainers = {"plain": make_trainer(weights="uniform", train_only=train_only),
                 "bilevel": make_trainer(weights="instance", train_only=train_only),
                 "every 2": make_trainer(weights="instance", train_only=train_only, meta_every=2)}

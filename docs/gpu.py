@@ -312,7 +312,7 @@ def signal(cfg):
             f"dealt out; adapters of rank {sizes.rank} with B ~ N(0, 0.005). Signs: of the s_i "
             "above a tenth of their root mean square.\n\n"
             f"{bench.markdown(list(rows[0]), rows)}\n"
-            f"Meta judgments of a judge that has not moved count 1 ± {unmoved:.1e}.")
+            f"Meta judgments of a judge that has not moved count 1 ± {unmoved:.1g}.")
     return Block(GPU_RESULTS, text, wrong="; ".join(wrong))
 
 

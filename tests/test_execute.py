@@ -609,7 +609,7 @@ def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
 CHECKERS = {  # a checker -> what is said of it
     "x = 1": "does not define check(given, answer, expected)",
     "def check(:": "cannot run",
-    "def check(answer):\n    return True": "has a check of 1 arguments",
+    "def check(given, given):\n    return True": "cannot run",
     "def check(given, answer, expected):\n    return True": "",
     "check = lambda *given: True": "",
     "def check(*given):\n    return True": "",
@@ -630,11 +630,14 @@ def test_check_problems_sees_what_is_plainly_wrong_with_a_checker(tmp_path):
         assert CHECKERS[checker] in "".join(said)
 
 
-def test_an_assert_of_a_tuple_gives_no_label(tmp_path):
-    row, = label(tmp_path, [problem("p", [asserts("assert (f(1) == 2, 'wrong')")])],
-                 programs("p", "def f(n):\n    return 99"))
-    assert (row["passed"], row["status"]) == (None, "broken_test")
-    assert "asserts a tuple, which is always true" in row["detail"]
+def test_check_problems_sees_asserts_of_tuples(tmp_path):
+    """They hold for every program; what may be empty is none of them."""
+    write(tmp_path / "p.jsonl", [problem("always", [asserts("assert f(1)\nassert (f(1) == 2, 'wrong')")]),
+                                 problem("not", [asserts("assert (*f(1),)\nassert (f(1))\nassert ()")])])
+    flags = ["--check-problems", "--problems", str(tmp_path / "p.jsonl")]
+    done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True)
+    told = "line 2 of a test asserts a tuple, which is always true"
+    assert [line for line in done.stdout.splitlines() if "tuple" in line] == [f"always: {told}"]
 
 
 def test_programs_that_still_stand_in_a_fence_are_said(tmp_path):

@@ -471,5 +471,5 @@ def test_explain_weights_says_where_no_weight_was_learned(tmp_path):
     run = make_run(tmp_path / "run")
     rows = read_rows(run / "explained.jsonl")
     write_rows(run / "explained.jsonl", [{**row, "moved": []} for row in rows])
-    with pytest.raises(UserError, match="its weights are uniform, or no step had"):
+    with pytest.raises(UserError, match="its weights are uniform, or none of its steps"):
         tb.main(["--explain-weights", "--out", str(run)])

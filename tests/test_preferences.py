@@ -464,7 +464,7 @@ def test_the_command_does_not_name_a_stage_that_would_be_refused(tmp_path, capsy
     command(tmp_path, "pairs", rows, "--as-split", "train=0.5", "meta=0.5")
     printed = capsys.readouterr().out
     assert "next: python select.py --split train" in printed
-    assert "note: a judge can be trained where" in printed
+    assert "note: to train a judge" in printed
 
 
 def test_the_command_run_again_writes_the_same(tmp_path):

@@ -207,9 +207,9 @@ def runnable(**changes):
     ("libs", [1], "expected a list of modules' names"),
     ("time_limit", "2", "expected a number"),
     ("time_limit", True, "expected a number"),
-    ("time_limit", -1, "more than 0"),
+    ("time_limit", -1, "expected seconds"),
     ("time_limit", 1e12, "at most 3600"),
-    ("time_limit", float("nan"), "more than 0"),
+    ("time_limit", float("nan"), "expected seconds"),
 ])
 def test_a_field_that_running_goes_by_is_of_its_kind(field, value, says):
     with pytest.raises(UserError, match=f"p.jsonl: problem 'p': field '{field}' is .*{says}"):
@@ -225,7 +225,8 @@ def test_keyword_arguments_are_an_object():
 def test_labels_of_other_tests_are_refused():
     problem = runnable()
     row = {"problem_id": "p", "candidate_id": "c", "tests_digest": f"{rows.digest_of_tests(problem)}-abcd"}
-    of_other_making = {"problem_id": "p", "candidate_id": "d", "tests_digest": "0123456789ab"}
+    of_other_making = {"problem_id": "p", "candidate_id": "d", "tests_digest": "2026-11-28"}
+    assert rows.digest_of_tests(runnable(setup="", libs=[], time_limit=0)) == rows.digest_of_tests(problem)
     rows.refuse_old_labels([row, of_other_making, {**row, "problem_id": "elsewhere"}], {"p": problem}, "l.jsonl")
     changed = runnable(time_limit=2)
     with pytest.raises(UserError, match="l.jsonl: 1 of 2 candidates were labelled by other tests"):

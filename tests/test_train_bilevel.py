@@ -399,37 +399,37 @@ def test_weights_learn_in_ever_shorter_steps_and_come_to_rest(trainer, monkeypat
     assert rows[3]["weight"] == rows[2]["weight"]
 
 
-def test_between_two_looks_at_the_meta_pairs_weights_move_by_the_mean_of_the_last(trainer):
-    """--meta-every 2: the second step asks nothing of the meta pairs, and its s is made of v̄."""
-    here = trainer(meta_every=2, check_hypergradient=2)
+@pytest.mark.parametrize("cold_start", [0, 1])
+def test_between_two_looks_at_the_meta_pairs_weights_move_by_the_mean_of_the_last(cold_start, trainer):
+    """--meta-every 2: the second step asks nothing of the meta pairs, and its s is made of v̄.
+
+    The first step after a cold start looks.
+    """
+    here = trainer(meta_every=2, check_hypergradient=3, cold_start=cold_start)
     rows = []
     means = []
     weights = []
-    for step in range(4):
+    for step in range(cold_start, cold_start + 5):
         rows.append(here.train_step(step))
         means.append(here.v_mean.clone())
         weights.append(here.data_weights.w())
-    assert ["meta_reward" in row for row in rows] == [True, False, True, False]
-    assert ["split_half_cosine" in row for row in rows] == [True, False, True, False]
-    assert here.v_count == 2
+    assert ["meta_reward" in row for row in rows] == [True, False, True, False, True]
+    # Steps 0 and 3 are to be checked; in the latter there is nothing to check, so the next one is.
+    assert ["split_half_cosine" in row for row in rows] == [True, False, False, False, True]
+    assert here.v_count == 3
     assert torch.equal(means[0], means[1]) and not torch.equal(means[1], means[2])
     assert not torch.equal(weights[0], weights[1])
 
 
-def test_without_any_meta_gradient_weights_stay(trainer, monkeypatch):
-    """The only look so far was not to be believed, so v̄ is nothing yet."""
-    monkeypatch.setattr(tb, "effective_share", lambda importance, batch: 0.0)
+def test_after_a_look_that_is_not_believed_weights_stay_until_the_next(trainer, monkeypatch):
+    shares = iter([0.1, 1.0, 0.1, 1.0])
+    monkeypatch.setattr(tb, "effective_share", lambda importance, batch: next(shares))
+    moved = []
+    monkeypatch.setattr(tb.Trainer, "move_weights", lambda self, step, *_: moved.append(step))
     here = trainer(meta_every=2)
-    for step in range(2):
+    for step in range(8):
         here.train_step(step)
-    assert int(here.data_weights.informed.sum()) == 0
-
-
-def test_what_is_checked_has_to_be_asked_for(settings):
-    with pytest.raises(UserError, match="--check-hypergradient 20: must be a multiple of --meta-every 3"):
-        settings(meta_every=3, check_hypergradient=20)
-    settings(meta_every=3, check_hypergradient=0)
-    settings(meta_every=3, check_hypergradient=20, weights="uniform")
+    assert moved == [2, 3, 6, 7]
 
 
 def test_a_shorter_step_moves_weights_less(settings):
@@ -466,7 +466,7 @@ def test_weights_stay_where_the_judge_has_moved_too_far_and_the_run_says_so(sett
     assert int(run.trainer.data_weights.informed.sum()) == 0
     printed = capsys.readouterr().out
     assert "step 1: the weights learn nothing" in printed
-    assert "in 1 of 1 steps the weights learned nothing" in printed
+    assert "after 1 of 1 looks at the meta pairs the weights learned nothing" in printed
 
 
 def test_the_judge_that_is_written_is_the_judge_that_was_trained(settings, tmp_path):
