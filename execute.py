@@ -907,9 +907,16 @@ def faults_seen(problem):
     found = []
     for test in [*problem["public_tests"], *problem["tests"]]:
         with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            for node in ast.walk(ast.parse(test.get("source", ""))):
+            nodes = list(ast.walk(ast.parse(test.get("source", ""))))
+            # with self.assertRaises(TypeError): f(1) < f("a")   compares to see what is raised
+            expected_to_raise = [inner for node in nodes if isinstance(node, ast.With)
+                                 for inner in node.body]
+            for node in nodes:
                 if isinstance(node, ast.Assert) and is_always_true(node.test):
                     found.append(f"line {node.lineno} of a test asserts a tuple, which is always true")
+                bare = isinstance(node, ast.Expr) and isinstance(node.value, ast.Compare)
+                if bare and node not in expected_to_raise:
+                    found.append(f"line {node.lineno} of a test compares, and asserts nothing")
     checker = without_mark(problem.get("checker") or "")
     try:
         compile(checker, "<checker>", "exec", dont_inherit=True)

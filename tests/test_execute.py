@@ -630,14 +630,18 @@ def test_check_problems_sees_what_is_plainly_wrong_with_a_checker(tmp_path):
         assert CHECKERS[checker] in "".join(said)
 
 
-def test_check_problems_sees_asserts_of_tuples(tmp_path):
+def test_check_problems_sees_asserts_of_tuples_and_comparisons_without_an_assert(tmp_path):
     """They hold for every program; what may be empty is none of them."""
+    bare = "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        f(1) == 2\n"
+    bare += "        with self.assertRaises(TypeError):\n            f(1) < 'a'"
     write(tmp_path / "p.jsonl", [problem("always", [asserts("assert f(1)\nassert (f(1) == 2, 'wrong')")]),
+                                 problem("bare", [unit(bare)]),
                                  problem("not", [asserts("assert (*f(1),)\nassert (f(1))\nassert ()")])])
     flags = ["--check-problems", "--problems", str(tmp_path / "p.jsonl")]
     done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True)
     told = "line 2 of a test asserts a tuple, which is always true"
     assert [line for line in done.stdout.splitlines() if "tuple" in line] == [f"always: {told}"]
+    assert "bare: line 4 of a test compares, and asserts nothing" in done.stdout.splitlines()
 
 
 def test_programs_that_still_stand_in_a_fence_are_said(tmp_path):
