@@ -64,11 +64,11 @@ else:
     from data.fingerprint import fingerprint
     from data.flags import check_bounds, flag, heading, parse, run
     from data.judge import WAIT, judge_prompt, opened_thoughts, parse_verdict
-    from data.pairs import programs_of
+    from data.pairs import programs_of, read_labelled
     from data.preferences.report import print_preferences
-    from data.rows import (CANDIDATE_KEY, EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, LABELLED,
-                           ROOT, Appender, UserError, asks_for_answers, read_problems, read_rows,
-                           refuse_old_labels, stage_input, write_rows)
+    from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, ROOT, Appender, UserError,
+                           asks_for_answers, must_hold_only, read_problems, read_rows, stage_input,
+                           write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -119,20 +119,9 @@ else:
                 of_edges = Path(self.labelled).resolve() in EDGES_LABELLED
                 folder = EDGES_RUN if of_edges else Path(self.labelled).parent
                 self.out = folder / "selections.jsonl"
-            if not self.explain:
-                must_be_selections(self.out)
             if any(self.waits) and "rounds" not in self.aggregate:
                 raise UserError("--waits: thinking on is compared within --aggregate rounds: "
                                 "name that, too")
-
-
-def must_be_selections(path):
-    """Nothing else is written over: labels and judgments cost more. Raises UserError."""
-    if path.is_dir() or path.name == "judgments.jsonl":
-        raise UserError(f"--out {path}: expected a file for the selections; judgments.jsonl will lie "
-                        "beside it")
-    if path.exists() and not all("method" in row for row in read_rows(path, {})):
-        raise UserError(f"--out {path}: holds rows that are no selections; give another --out")
 
 
 # ---------------------------------------------------------------- the judge's choice: votes
@@ -875,25 +864,15 @@ def load_candidates(cfg):
     Raises UserError where there is nothing to choose.
     """
     candidates = defaultdict(list)
-    rows = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
     all_problems = read_problems(cfg.problems)
-    refuse_old_labels(rows, all_problems, cfg.labelled)
-    texts, n_unclear = programs_of(rows)
+    rows, notes = read_labelled(cfg.labelled, all_problems)
+    for note in notes:
+        print(note)
+    texts, _ = programs_of(rows)
     for row in rows:
         check_optional_fields(row, cfg.labelled)
         if row["passed"] is not None and row["code"] in texts[row["problem_id"]]:
             candidates[row["problem_id"]].append(row)
-    of_others = sum(row["problem_id"] not in all_problems for row in rows)
-    if of_others:
-        print(f"note: {of_others} of {len(rows)} candidates in {cfg.labelled} are of problems that are "
-              "not in --problems, and are left out")
-    without_verdict = sum(row["passed"] is None for row in rows)
-    if without_verdict:
-        print(f"note: {without_verdict} of {len(rows)} candidates in {cfg.labelled} have no "
-              "verdict and are left out")
-    if n_unclear:
-        print(f"note: {n_unclear} programs in {cfg.labelled} both passed and failed, as the same text "
-              "in two candidates of a problem, and are left out")
 
     problems = {}
     n_problems = 0
@@ -1068,6 +1047,14 @@ def explain(judges, problems, candidates, cache, cfg):
                                      deciding_judgment(votes, judgments))
 
 
+def must_be_selections(path):
+    """May the selections be written there? Raises UserError."""
+    if path.is_dir() or path.name == "judgments.jsonl":
+        raise UserError(f"--out {path}: expected a file for the selections; judgments.jsonl will lie "
+                        "beside it")
+    must_hold_only(path, lambda row: "method" in row, "selections", "--out ")
+
+
 def note_served_judgments(judges, cache):
     """A local judge is known by its weights, a served one by its name alone."""
     for judge in judges.values():
@@ -1083,6 +1070,8 @@ def note_served_judgments(judges, cache):
 def main(argv=None, judges=None):
     """Run the stage. judges: {label: judge}; by default those that the flags name."""
     cfg = parse(Settings, __doc__, argv)
+    if not cfg.explain:
+        must_be_selections(cfg.out)
     if judges is None:
         judges = judges_of(cfg)
     if cfg.explain and not judges:

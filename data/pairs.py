@@ -4,10 +4,8 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from data.rows import (CANDIDATE_KEY, LABELLED, UserError, read_problems, read_rows,
+from data.rows import (CANDIDATE_KEY, LABELLED, SPLITS, UserError, read_problems, read_rows,
                        refuse_old_labels)
-
-SPLITS = ("train", "meta", "dev", "test")
 
 
 @dataclass
@@ -60,24 +58,13 @@ def read_pairs(cfg):
     allow_overlap of train_bilevel.Settings. Raises UserError where a split has no pair, or two splits share a problem.
     """
     problems = read_problems(cfg.problems)
-    labelled = read_rows(cfg.labelled, LABELLED, key=CANDIDATE_KEY)
-    refuse_old_labels(labelled, problems, cfg.labelled)
+    labelled, left_out = read_labelled(cfg.labelled, problems)
     notes = audit(problems, labelled, cfg.allow_overlap)
     strange = [row for row in problems.values() if row["split"] not in SPLITS]
     if strange:
         notes.append(f"note: {len(strange)} problems are of none of the splits {', '.join(SPLITS)}; the first, "
                      f"{strange[0]['problem_id']}, is of {strange[0]['split']!r}")
-    of_others = sum(row["problem_id"] not in problems for row in labelled)
-    if of_others:
-        notes.append(f"note: {of_others} of {len(labelled)} candidates in {cfg.labelled} are of problems that are "
-                     "not in --problems, and are left out")
-    nulls = sum(row["passed"] is None for row in labelled)
-    if nulls:
-        notes.append(f"note: {nulls} of {len(labelled)} candidates in {cfg.labelled} have no verdict and are left out")
-    _, n_unclear = programs_of(labelled)
-    if n_unclear:
-        notes.append(f"note: {n_unclear} programs in {cfg.labelled} both passed and failed, as the same text in two "
-                     "candidates of a problem, and are left out")
+    notes += left_out
     of_split = {}
     for split in dict.fromkeys((*cfg.train_split, "meta", cfg.eval_split)):  # each once
         of_split[split] = make_pairs(problems, labelled, split, cfg)
@@ -86,6 +73,28 @@ def read_pairs(cfg):
     for split in dict.fromkeys(cfg.train_split):
         train += of_split[split]
     return [only(train, cfg), of_split["meta"], of_split[cfg.eval_split]], notes
+
+
+def read_labelled(path, problems):
+    """The rows of a labelled file, and a note on each kind of them that is left out: ([row], [text]).
+
+    problems: {problem_id: row}. Raises UserError where other tests than theirs have given the labels.
+    """
+    labelled = read_rows(path, LABELLED, key=CANDIDATE_KEY)
+    refuse_old_labels(labelled, problems, path)
+    notes = []
+    of_others = sum(row["problem_id"] not in problems for row in labelled)
+    if of_others:
+        notes.append(f"note: {of_others} of {len(labelled)} candidates in {path} are of problems that are "
+                     "not in --problems, and are left out")
+    nulls = sum(row["passed"] is None for row in labelled)
+    if nulls:
+        notes.append(f"note: {nulls} of {len(labelled)} candidates in {path} have no verdict and are left out")
+    _, n_unclear = programs_of(labelled)
+    if n_unclear:
+        notes.append(f"note: {n_unclear} programs in {path} both passed and failed, as the same text in two "
+                     "candidates of a problem, and are left out")
+    return labelled, notes
 
 
 def programs_of(labelled):

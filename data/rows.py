@@ -81,10 +81,11 @@ PROBLEM = {
     "tests": list,
     "domain": str,
     "difficulty": str,
-    "split": str,  # train, meta, dev or test
+    "split": str,  # one of SPLITS
 }
 CANDIDATE = {"problem_id": str, "candidate_id": str, "policy": str, "code": str}
 LABELLED = {**CANDIDATE, "passed": (bool, type(None)), "status": str}
+SPLITS = ("train", "meta", "dev", "test")
 CANDIDATE_KEY = ("problem_id", "candidate_id")  # what identifies a candidate, labelled or not
 
 # Fields that running a problem's tests goes by, where it has them. null is as good as none.
@@ -202,6 +203,16 @@ def check_tests(problem, where):
     if not problem["public_tests"] and not problem["tests"]:
         raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
                         "remove it or give it tests")
+    check_optional(problem, place)
+    count = len(problem["public_tests"]) + len(problem["tests"])
+    if count > MOST_TESTS:
+        raise UserError(f"{place} has {count} tests; the most is {MOST_TESTS}: leave some out")
+    for kind in ("public_tests", "tests"):
+        for number, test in enumerate(problem[kind], 1):
+            check_test(test, problem["entry_point"], f"{place}, {kind} number {number}")
+
+
+def check_optional(problem, place):
     for field, wanted in OPTIONAL.items():
         value = problem.get(field)
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
@@ -212,12 +223,6 @@ def check_tests(problem, where):
     if seconds is not None and not 0 <= seconds <= LONGEST_TIME_LIMIT:  # 0 is as good as none
         raise UserError(f"{place}: field 'time_limit' is {seconds}; expected seconds, at most "
                         f"{LONGEST_TIME_LIMIT}")
-    count = len(problem["public_tests"]) + len(problem["tests"])
-    if count > MOST_TESTS:
-        raise UserError(f"{place} has {count} tests; the most is {MOST_TESTS}: leave some out")
-    for kind in ("public_tests", "tests"):
-        for number, test in enumerate(problem[kind], 1):
-            check_test(test, problem["entry_point"], f"{place}, {kind} number {number}")
 
 
 def check_test(test, entry_point, place):
@@ -277,6 +282,15 @@ def stage_input(name):
 
 
 # ---------------------------------------------------------------- writing
+
+def must_hold_only(path, is_own, kind, flag=""):
+    """Nothing but one's own rows is written over: labels and judgments cost more. Raises UserError.
+
+    is_own: row -> bool. kind: what such rows are, and flag: what names the file, for the message.
+    """
+    if path.exists() and not all(map(is_own, read_rows(path))):
+        raise UserError(f"{flag}{path}: holds rows that are no {kind}; give another --out")
+
 
 def as_lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from data.flags import flag, heading, parse, run
 from data.preferences import PREFERENCES, fetch, read_preferences
-from data.rows import ROOT, UserError, asks_for_answers, read_rows, write_rows
-
-SPLITS = ("train", "meta", "dev", "test")
+from data.rows import ROOT, SPLITS, UserError, asks_for_answers, must_hold_only, write_rows
 
 
 @dataclass
@@ -64,8 +62,8 @@ def shares_of(words):
 def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
     problems_file = cfg.out.with_name("problems.jsonl")
-    must_be_preferences(problems_file, asks_for_answers)
-    must_be_preferences(cfg.out, lambda row: row.get("status") in ("preferred", "not_preferred"))
+    must_hold_only(problems_file, asks_for_answers, "preferences")
+    must_hold_only(cfg.out, is_labelled_by_preference, "preferences")
 
     left_out = Counter()
     problems = []
@@ -81,10 +79,8 @@ def main(argv=None):
     report(problems, labelled, left_out, problems_file, cfg)
 
 
-def must_be_preferences(path, is_preference):
-    """Nothing else is overwritten: labels that were executed cost more than these."""
-    if path.exists() and not all(map(is_preference, read_rows(path))):
-        raise UserError(f"{path}: holds rows that are no preferences; give another --out")
+def is_labelled_by_preference(row):
+    return row.get("status") in ("preferred", "not_preferred")
 
 
 def report(problems, labelled, left_out, problems_file, cfg):

@@ -10,7 +10,7 @@ What the worker (execute.py) and the grader say to each other, each in one packe
 
     worker   {"grade": "tests"}                     + a file: the tests from now on
              {"grade": "stdin", "positions": [3]}   + a file: judge a program's output by test 3
-             {"grade": kind, "positions": [...]}    + a socket: ask this session; kind is "call",
+             {"grade": kind, "positions": [...]}    + a socket: ask its session; kind is "call",
                                                     "assert", "inside", or "again": make the calls
                                                     of the asserts just graded in another order
     grader   {"loaded": true}        the program's code has run, its first test starts
