@@ -50,7 +50,7 @@ from data.benchmarks import (BENCHMARKS, PRESETS, extract_code, fetch, mbpp, rea
                              solution_prompt)
 from data.benchmarks.answers import closes_what_it_did_not_open, thoughts_are_open
 from data.fingerprint import fingerprint
-from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of
+from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of, stopped
 from data.parallel import RANK, WORLD_SIZE
 from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
                        read_problems, read_rows)
@@ -457,8 +457,8 @@ def main(argv=None):
                 else:
                     sample_here(problems, model_name, cfg, out)
         except KeyboardInterrupt:
-            sys.exit(f"\nstopped; {len(out.done)} candidates are kept in {cfg.my_out}: "
-                     "the same command goes on from there")
+            stopped(f"{len(out.done)} candidates are kept in {cfg.my_out}: "
+                    "the same command goes on from there")
     print(f"{len(out.done)} candidates in {cfg.my_out}")
     say_what_is_next(cfg)
 

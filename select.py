@@ -62,7 +62,7 @@ else:
 
     from data import tables
     from data.fingerprint import fingerprint
-    from data.flags import check_bounds, flag, heading, parse, run
+    from data.flags import check_bounds, flag, heading, parse, run, stopped
     from data.judge import WAIT, judge_prompt, opened_thoughts, parse_verdict
     from data.pairs import programs_of, read_labelled
     from data.preferences.report import print_preferences
@@ -1086,8 +1086,8 @@ def main(argv=None, judges=None):
             else:
                 compare_methods(judges, problems, candidates, cache, cfg)
         except KeyboardInterrupt:
-            sys.exit(f"\nstopped; {len(file.done)} judgments are kept in {file.path}: "
-                     "the same command goes on from there")
+            stopped(f"{len(file.done)} judgments are kept in {file.path}: "
+                    "the same command goes on from there")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ from tqdm import tqdm
 
 from data.explain import explained_rows, keep_largest, print_explained, visit_of
 from data.fingerprint import fingerprint
-from data.flags import check_bounds, flag, flag_of, heading, parse, run
+from data.flags import check_bounds, flag, flag_of, heading, parse, run, stopped
 from data.judge import (VERDICT, WAIT, judge_prompt, opened_thoughts, parse_verdict,
                         prompt_after_wait)
 from data.lora import (add_gradients_of_rows, add_lora, can_split_by_row, checkpoint_layers,
@@ -2092,8 +2092,8 @@ def main(argv=None):
         with own_folder(cfg.out) if RANK == 0 else contextlib.nullcontext():
             Run(cfg).train()
     except KeyboardInterrupt:
-        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {cfg.out} "
-                 f"(every {cfg.save_every} steps)")
+        stopped(f"the same command goes on from the last checkpoint in {cfg.out} "
+                f"(every {cfg.save_every} steps)")
     part_processes()
 
 

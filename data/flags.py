@@ -129,6 +129,12 @@ def shard_of(text):
     return int(index), int(count)
 
 
+def stopped(kept):
+    """Ctrl-C: say what is kept and how to go on; leave with the status of an interrupted command."""
+    print(f"\nstopped; {kept}", file=sys.stderr)
+    sys.exit(130)
+
+
 def run(main):
     """Run a stage's main and leave: a mistake of the user's ends it in one line, without a traceback."""
     try:

@@ -139,6 +139,14 @@ def test_a_row_of_each_format_becomes_a_problem_and_its_labelled_answers(name, t
     assert {candidate["problem_id"] for candidate in candidates} == {problem["problem_id"]}
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_byte_order_mark_is_no_part_of_a_file(name, tmp_path):
+    path = write(tmp_path / FORMATS[name][0], [original(name)])
+    without = list(read_preferences(name, [path]))
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert list(read_preferences(name, [path])) == without
+
+
 def test_every_format_is_tried_here():
     assert FORMATS.keys() == PREFERENCES.keys()
 

@@ -483,12 +483,14 @@ def test_the_judge_that_is_written_is_the_judge_that_was_trained(settings, tmp_p
     assert size < 4 * len(start) + 10000  # each parameter once
 
 
-def test_ctrl_c_says_how_to_go_on(settings, monkeypatch):
+def test_ctrl_c_says_how_to_go_on(settings, monkeypatch, capsys):
     def interrupt(self, step):
         raise KeyboardInterrupt
     monkeypatch.setattr(tb.Trainer, "train_step", interrupt)
-    with pytest.raises(SystemExit, match="the same command goes on"):
+    with pytest.raises(SystemExit) as end:
         tb.main(command(settings()))
+    assert end.value.code == 130  # as shells have it for a command that was interrupted
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- pairs

@@ -67,7 +67,7 @@ def parquet_rows(path):
 def json_rows(path):
     is_array = path.name.removesuffix(".gz").endswith(".json")
     open_text = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8") as file:
+    with open_text(path, "rt", encoding="utf-8-sig") as file:  # a byte order mark is no part of it
         if is_array:
             yield from json.load(file)
             return
