@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every number and figure of the README's results in the world of edge cases, remade on 2 cores.
-#   bash reproduce.sh                  training runs, selections, J1's Waits, sizes of the meta set, tables, figures; an hour and a half
-#   bash reproduce.sh weights waits    without the sizes and the reward for both orders; 50 minutes
+#   bash reproduce.sh                  training runs, selections, sizes of the meta set, J1's Waits, tables, figures; 75 minutes
+#   bash reproduce.sh weights waits    without the sizes and the reward for both orders; 45 minutes
 #   SEEDS="0 1" bash reproduce.sh
 # A killed run goes on where it stopped. The world itself (problems, checkpoints, stage files) is remade by
 #   python data/edges/world.py && python data/edges/pretrain.py   (--device cuda: the shipped checkpoints were made so)
@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python -c "import matplotlib"   # of requirements-dev.txt: better missing now than in an hour
-PARTS=${*:-"weights waits sizes rewards"}
+PARTS=${*:-"weights sizes waits rewards"}
 SEEDS=${SEEDS:-"0 1 2 3 4"}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # so small a judge gains little from a second thread: run two seeds at once instead
 RUNS=runs/results
@@ -18,7 +18,7 @@ BASE=data/edges/judge
 HERE="--labelled data/edges/labelled.jsonl --device cpu"
 TARGET="policy=strong domain=reviewed difficulty=hard"   # the pairs that are like the target
 RL="--weights uniform --steps 60 --freeze-judge-steps 0 --max-new-tokens 56 --eval-every 0 --train-only $TARGET"
-export PARTS RUNS BASE HERE TARGET RL
+export RUNS BASE HERE TARGET RL
 
 train() { # NAME SEED JUDGE flags...
   python train_bilevel.py $HERE --judge "$3" --seed "$2" --out "$RUNS/$1-$2" "${@:4}"
@@ -30,12 +30,19 @@ one() { # NAME SEED flags...: a training run of the base judge, then Best-of-8 w
   train "$1" "$2" "$BASE" "${@:3}"
   choose "$1-$2" "$RUNS/$1-$2/judge"
 }
+oracle() { # SEED: the pairs that are like the target, picked by hand
+  [ -e "$RUNS/oracle-$1/report.html" ] || train oracle "$1" "$BASE" --weights uniform --train-only $TARGET
+}
+once() { # NAME SEED: two parts want this judge, and whichever comes second waits for it
+  flock "$RUNS/.$1-$2" bash -euo pipefail -c "$1 $2"
+}
 weights() { # SEED: DaJ, every kind of weights, the controls
   one uniform "$1" --weights uniform
   one instance "$1" --weights instance
   one domain "$1" --weights domain
   one net "$1" --weights net
-  one oracle "$1" --weights uniform --train-only $TARGET
+  once oracle "$1"
+  choose "oracle-$1" "$RUNS/oracle-$1/judge"
   one shuffled "$1" --weights uniform --shuffle-weights "$RUNS/instance-$1/weights.jsonl"
   one meta "$1" --weights uniform --train-split meta
   one both "$1" --weights uniform --train-split train meta
@@ -69,15 +76,17 @@ waits() { # SEED: J1, the base judge, a cold start, RL with Waits in its rollout
   for name in cold coldrl rl plain; do
     think $name "$1" "$RUNS/$name-$1/judge"
   done
-  # RL with room for two looks: the oracle's judge, which the part `weights` trains as well
-  [ -e "$RUNS/oracle-$1/judge" ] || train oracle "$1" "$BASE" --weights uniform --train-only $TARGET
+  once oracle "$1"   # RL with room for two looks
   think oracle "$1" "$RUNS/oracle-$1/judge" --max-new-tokens 112
 }
-export -f train choose one weights sizes rewards think waits
+export -f train choose one oracle once weights sizes rewards think waits
 
 for part in $PARTS; do
   [[ " weights waits sizes rewards " == *" $part "* ]] || { echo "reproduce.sh: $part is none of weights, waits, sizes, rewards" >&2; exit 2; }
 done
-echo $SEEDS | tr ' ' '\n' | xargs -P 2 -I {} bash -euo pipefail -c 'for part in $PARTS; do $part {}; done'
+mkdir -p "$RUNS"
+for part in $PARTS; do
+  for seed in $SEEDS; do echo "$part $seed"; done
+done | xargs -P 2 -I {} bash -euo pipefail -c "{}"   # two at a time, the long ones first
 choose untrained "$BASE"
 python docs/figures.py --runs "$RUNS"
