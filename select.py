@@ -80,7 +80,7 @@ else:
         problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
         labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
         split: str = flag("test", "the split to choose on")
-        n: list = flag(list, "choose among the first so many candidates, too", type=int, least=1)
+        n: list = flag(list, "choose among the first so many candidates, too, as in 1 2 4", type=int, least=1)
 
         heading("judge")
         judge: str = flag(None, "trained judge, or none: the simple ways alone "
@@ -938,7 +938,7 @@ def all_methods(judges, problems, candidates, lacking, cache, cfg):
 def compare_methods(judges, problems, all_candidates, cache, cfg):
     """Choose among the first n candidates of each problem, for each n; write and print it.
 
-    The tables are those of the largest n.
+    All tables but one are of the largest n.
     """
     most = max(len(all_candidates[pid]) for pid in problems)
     sizes = sorted({min(n, most) for n in [*cfg.n, most]})
@@ -955,10 +955,15 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
             rows += [selection_row(method, candidates[pid], n, cfg.seed) for pid in problems]
     write_rows(cfg.out, rows)
 
+    of_all_sizes = rows
     rows = [row for row in rows if row["n"] == most]    # and what the last round of the loop has made
     resampled = np.stack([resample(candidates[pid], methods, cfg.seed) for pid in problems])
     report(rows, resampled, methods, judges, problems, candidates, cfg)
-    preferences = asks_for_answers(next(iter(problems.values())))
+    first = next(iter(problems.values()))
+    if len(sizes) > 1:
+        print()
+        tables.print_table(tables.sizes_table(names, of_all_sizes, tables.words_for(first)))
+    preferences = asks_for_answers(first)
     for name, count in lacking.items():
         if count and not preferences:    # the table of preferences has them as "-"
             left_out = "" if name in names else "; it is left out"

@@ -113,6 +113,20 @@ def groups_table(names, score, groups, words=PROGRAMS):
     return rows
 
 
+def sizes_table(names, rows, words=PROGRAMS):
+    """A row for each method with its pass@1 on all problems, by how many candidates it saw.
+
+    rows: of selections.jsonl.
+    """
+    passed = defaultdict(list)    # {(method, N): pass@1 of each problem}
+    for row in rows:
+        passed[row["method"], row["n"]].append(row["passed"])
+    sizes = sorted({row["n"] for row in rows})
+    first = f"all: {words.chosen} % of"
+    return [{first: name, **{f"the first {n}": percent(passed[name, n]) for n in sizes}}
+            for name in names]
+
+
 def group_problems(pids, problems, candidates):
     """{"difficulty easy": problem ids, ...} by domain, difficulty and policy where they differ."""
     groups = defaultdict(list)

@@ -355,6 +355,8 @@ def print_parts(title, values):
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or ["a", "b", "c", "d"]
+    if not set(wanted) <= {"a", "b", "c", "d"}:
+        sys.exit(__doc__)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as folder:
         for letter, measure in (("a", bilevel), ("b", trl), ("c", betty), ("d", paper)):

@@ -236,4 +236,7 @@ def main(names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+    else:
+        main(sys.argv[1:])

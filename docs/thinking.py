@@ -4,12 +4,12 @@
 
 Writes a row for each pair of the split in each order:
 
-    {"instance_id": "edges/test/3:strong-1>strong-4", "right": "A",
-     "waits":    [{"verdict": "B", "tokens": 38, "text": "try p 518 -> 592\\n..."}, ...],
-     "votes":    [{"verdict": "A", "tokens": 36, "text": ...}, ...],
-     "natural":  {"verdict": "A", "tokens": 71, "text": ...},
-     "cut":      {"verdict": "B", "tokens": 35, "text": ...},
-     "examples": {"p": true, "q": false, ...}, ...}
+    {"instance_id": "edges/test/2:strong-2>strong-0", "right": "B",
+     "waits":    [{"verdict": "B", "tokens": 36, "text": "try p 790 -> 84\\n..."}, ...],
+     "votes":    [{"verdict": "B", "tokens": 13, "text": ...}, ...],
+     "natural":  {"verdict": "A", "tokens": 63, "text": "try r 629 -> 8\\n..."},
+     "cut":      {"verdict": "A", "tokens": 28, "text": ...},
+     "examples": {"p": false, "q": false, "r": false, "s": true}, ...}
 
 waits:    thought on 0, 1, ... times; tokens and text are those of all its looks.
 votes:    judgments that do not know of each other.

@@ -2,7 +2,7 @@
 
     python -m kernels.bench                    full sizes on a GPU, toy sizes on a CPU
     python -m kernels.bench --tokens 8192 --hidden 4096 --json bench.json
-    python -m kernels.compiled                 instructions and registers alone, in half a minute
+    python -m kernels.compiled                 instructions and registers alone, in a minute or less
 
 Every contender computes −log π(target) from hidden [T, H], head [V, H] and target [T], and from it a
 loss; the operations are those of the definition:

@@ -1,6 +1,6 @@
 """What the compiler makes of the log-prob kernels for an H100 (sm_90a), on a machine without one.
 
-    python -m kernels.compiled          # the table of RESULTS.md, in about a minute of one core
+    python -m kernels.compiled          # the tables of RESULTS.md, in a minute or less of one core
 
 Triton compiles a launch from the types and alignment of its arguments; no tensor and no GPU is needed. The numbers are
 read from the machine code with the tools that Triton ships. They are counts, not times:
