@@ -1210,6 +1210,10 @@ def shuffled_weights(n, cfg):
             f"--shuffle-weights {cfg.shuffle_weights}: {len(weights)} weights for {n} pairs; "
             "it goes with --weights uniform and the weights.jsonl of a run on the same pairs"
         )
+    drawable = sum(weight > 0 for weight in weights)
+    if cfg.apply == "draw" and drawable < min(cfg.batch, n):
+        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: only {drawable} weights are above "
+                        f"0, and a step draws {cfg.batch} different pairs; lower --batch")
     random.Random(cfg.seed).shuffle(weights)
     return torch.tensor(weights)
 

@@ -554,6 +554,88 @@ def test_15_old_and_new_log_probs_are_scored_without_dropout(lab, random_judge, 
         assert torch.equal(here.judge.score(pack), here.judge.score(pack))
 
 
+def test_09_an_answer_may_leave_a_later_column_than_one_before_it_did(lab):
+    """The third leaves the first after two tokens, the second has left it after one.
+
+        7 8 9 10
+        . 20 21
+        . . 30 31
+    """
+    groups = made_up([[4, 3, 4]], [[1, 0, 0]])
+    first, second, third = groups[0].completions
+    first.ids = [7, 8, 9, 10]
+    second.ids = [7, 20, 21]
+    third.ids = [7, 8, 30, 31]
+    here = lab(groups)
+    (pack,) = here.packs()
+    assert pack.ids.shape == (1, len(groups[0].prompt) + 5)
+    assert_scores_are_those_of_separate_sequences(here, [pack])
+
+
+def test_forced_tokens_are_not_part_of_the_loss(lab):
+    here = lab()
+    here.groups[0].completions[1].forced = [1, 2]
+    here.groups[2].completions[0].forced = [0]
+    targets = sum(len(pack.target) for pack in here.batch().packs)
+    assert targets == sum(len(c.ids) for group in here.groups for c in group.completions) - 3
+
+
+def test_log_probs_of_judgments_are_the_sampler_s_at_its_temperature(lab):
+    here = lab(temperature=0.6)
+    for group in here.groups:
+        for completion in group.completions:
+            completion.logprob = -1.0
+            completion.logprob_sampled = -2.0
+    assert tb.logprob_of_judgments(here.judge, here.groups, here.batch()).tolist() == [-2.0] * 12
+
+
+def test_with_waits_log_probs_of_judgments_are_the_scorer_s(lab):
+    here = lab(waits=1)   # the sampler's sums, 0 here, hold end tokens that were taken back
+    batch = here.batch()
+    found = tb.logprob_of_judgments(here.judge, here.groups, batch)
+    assert torch.equal(found, tb.scored_logprob(here.judge, batch))
+    assert found.max() < 0
+
+
+def test_the_scorer_has_the_head_s_bias_and_the_model_s_softcap(lab):
+    """As in the sampler."""
+    here = lab(lora_rank=2)
+    head = here.judge.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.linspace(-3, 3, head.out_features), requires_grad=False)
+    here.judge.model.config.final_logit_softcapping = 2.0
+    (pack,) = here.packs()
+    hidden, weight, _ = here.judge.last_hidden(pack)
+    logits = hidden @ weight.T + head.bias
+    expected = (2 * torch.tanh(logits / 2)).log_softmax(-1).gather(1, pack.target[:, None])[:, 0]
+    assert torch.allclose(here.judge.score(pack), expected, atol=1e-5)
+
+
+def test_weights_scale_the_supervised_loss_too(lab):
+    here = lab(lora_rank=2)
+    batch = here.batch()
+    batch.advantage = (batch.advantage > 0).float()
+
+    def gradient(a):
+        tb.supervised_gradient(here.judge, here.parameters, batch, torch.tensor(a))
+        return here.parameters.grad.clone()
+
+    each = [gradient([float(i == k) for i in range(4)]) for k in range(4)]
+    a = [0.5, 3.0, 0.25, 1.5]
+    found = gradient(a)
+    assert (found - sum(x * g for x, g in zip(a, each))).norm() < 1e-5 * found.norm()
+    assert (found - gradient([1.0] * 4)).norm() > 0.1 * found.norm()
+
+
+def test_a_restart_forgets_both_averages(lab):
+    here = lab()
+    here.gradient()
+    here.adam.step()
+    here.adam.restart()
+    assert here.adam.t == 0
+    assert not here.adam.exp_avg.any()
+    assert not here.adam.exp_avg_sq.any()
+
+
 # ---------------------------------------------------------------- 16, 17: resume and weights
 
 def without_times(metrics):

@@ -234,3 +234,11 @@ def test_a_run_says_when_its_weights_learn_nothing(settings, capsys, monkeypatch
     assert row["meta_effective_share"] < tb.MIN_EFFECTIVE_SHARE
     assert "step 1: the weights learn nothing" in capsys.readouterr().out
     assert run.trainer.data_weights.w().std() == 0
+
+
+def test_a_layer_that_sees_the_rows_in_another_order_is_found(checkpoint):
+    judge = judge_in(torch.float32, checkpoint)
+    layer = judge.model.model.layers[0].self_attn.o_proj
+    forward = layer.forward
+    layer.forward = lambda x: forward(x.flip(0)).flip(0)
+    assert not can_split_by_row(judge.model, "cpu")

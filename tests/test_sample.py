@@ -3,6 +3,7 @@ import ctypes
 import importlib.util
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,6 +200,46 @@ def test_a_stream_hangs_on_its_name_alone():
     others = [numbers(1, "p", "weak"), numbers(0, "q", "weak"), numbers(0, "p", "strong")]
     assert first not in others
     assert len(set(map(tuple, others))) == 3
+
+
+def test_self_certainty_is_the_mean_kl_from_uniform_at_temperature_1():
+    model = llama()
+    for completion in sample.generate(model, PROMPTS[:1], uniforms(4, 12), 0.5, ENDS, PAD):
+        logp = plain_forward(model, PROMPTS[0], completion.ids).log_softmax(-1)
+        uniform = torch.full_like(logp, 1 / logp.shape[-1])
+        kl = (uniform * (uniform.log() - logp)).sum()
+        assert completion.self_certainty == pytest.approx(float(kl), rel=1e-4)
+
+
+def test_a_number_on_the_border_of_two_tokens_is_the_second_s():
+    """u in [CDF before, CDF with): a token of probability 0 is never drawn, u = 0 included."""
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0]])
+    drawn = [int(sample.draw(logits, 1.0, torch.tensor([u]))) for u in (0.0, 0.25, 0.5, 0.75)]
+    assert drawn == [1, 1, 3, 3]
+
+
+def test_a_row_has_means_over_all_tokens_the_end_included():
+    cfg = SimpleNamespace(seed=0, temperature=0.7, max_new_tokens=9, model_digest={"weak": "d"})
+    problem = {"problem_id": "p", "prompt": "q"}
+    done = sample.Completion([5, 6, 7, 2], -2.0, True, self_certainty=6.0)
+    row = sample.local_candidate(problem, "weak-0", "t", "c", done, cfg)
+    assert (row["n_tokens"], row["mean_logprob"], row["self_certainty"]) == (4, -0.5, 1.5)
+    assert row["finish_reason"] == "stop"
+    cut_off = sample.Completion([5, 6], -2.0, False)
+    row = sample.local_candidate(problem, "weak-0", "t", "c", cut_off, cfg)
+    assert (row["n_tokens"], row["finish_reason"]) == (2, "length")
+
+
+def test_a_prompt_may_fill_the_context_to_the_last_token():
+    model = llama()
+    context = sample.context_length(model)
+    sample.must_fit(model, [5] * (context - 4), 4)
+    with pytest.raises(UserError):
+        sample.must_fit(model, [5] * (context - 3), 4)
+    kept = sample.those_that_fit([{"problem_id": "a"}, {"problem_id": "b"}],
+                                 {"a": [5] * (context - 4), "b": [5] * (context - 3)}, model,
+                                 SimpleNamespace(max_new_tokens=4))
+    assert kept == [{"problem_id": "a"}]
 
 
 # ---------------------------------------------------------------- the command

@@ -4,16 +4,19 @@ import itertools
 import json
 import re
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from data import servers, statistics, tables
 from data.judge import PROTOCOL, WAIT
 from data.rows import EDGES, ROOT, Appender, UserError, read_problems, read_rows, write_rows
+from sample import context_length, stream
 
 spec = importlib.util.spec_from_file_location("daj_select", ROOT / "select.py")
 select = importlib.util.module_from_spec(spec)
@@ -31,6 +34,11 @@ def candidate(name, passed=False, **more):
 def some(*labels):
     """Candidates c0, c1, ... with these labels and different programs."""
     return [candidate(f"c{k}", bool(passed)) for k, passed in enumerate(labels)]
+
+
+def the_first(a, b):
+    """Verdicts of a judge that wants what comes first in the alphabet."""
+    return "A" if a["candidate_id"] < b["candidate_id"] else "B"
 
 
 def in_rounds(candidates, rounds):
@@ -227,6 +235,37 @@ def test_shares_are_compared_not_counts():
     assert select.by_votes(rows, judged(calls, always_a)).tolist() == [1 / 3] * 3
 
 
+def test_a_round_is_two_judgments_of_each_pair_of_different_programs():
+    rows = [candidate(f"c{k}", code=code) for k, code in enumerate("xyxzy")]
+    judgments = judged(in_rounds(rows, 3), always_a)
+    found = select.after_each_round(rows, judgments)
+    assert [tokens for tokens, _ in found] == [20, 40, 60]
+
+
+def test_the_deciding_judgment_is_over_the_best_rival_that_was_beaten():
+    rows = some(0, 0, 0)
+    said = judged(select.every_pair(PROBLEM, rows), the_first)
+    votes = select.vote_counts(rows, said)
+    assert votes == {"c0": (4, 4), "c1": (2, 4), "c2": (0, 4)}
+    for order in (said, said[::-1]):
+        deciding = select.deciding_judgment(votes, order)
+        assert (select.winner(deciding), select.loser(deciding)) == ("c0", "c1")
+
+
+def test_every_judgment_has_random_numbers_of_its_own():
+    a, b = some(0, 0)
+    first = {"wait": 0}
+    calls = [
+        select.Call(PROBLEM, a, b),
+        select.Call(PROBLEM, b, a),
+        select.Call(PROBLEM, a, b, draw=1),
+        select.Call(PROBLEM, a, b, before=first),
+        select.Call({**PROBLEM, "problem_id": "q"}, a, b),
+    ]
+    seeds = {select.random_stream(call, seed).initial_seed() for call in calls for seed in (0, 1)}
+    assert len(seeds) == 10
+
+
 # ---------------------------------------------------------------- the simple ways
 
 FIVE = [
@@ -279,6 +318,25 @@ def test_programs_without_outputs_are_no_cluster():
     digests = ["u", "v", "v", None, None, None]
     rows = [candidate(str(k), output_digest=digest) for k, digest in enumerate(digests)]
     assert select.majority(rows).tolist() == [0, .5, .5, 0, 0, 0]
+
+
+def test_mbr_goes_by_the_probability_of_whole_programs():
+    """Long programs of likely tokens are less likely than a short one of unlikely tokens."""
+    rows = [candidate("c0", mean_logprob=-0.5, n_tokens=100, output_digest="u"),
+            candidate("c1", mean_logprob=-0.6, n_tokens=100, output_digest="u"),
+            candidate("c2", mean_logprob=-2.0, n_tokens=3, output_digest="v")]
+    assert select.minimum_bayes_risk(rows).tolist() == [0, 0, 1]
+
+
+def test_ties_are_broken_by_a_number_of_each_problem():
+    rows = [[{**row, "problem_id": f"p{k}"} for row in some(0, 0, 0, 0)] for k in range(60)]
+    p = np.array([0, .5, .25, .25])
+    taken = [select.take_one(p, candidates, seed=0)["candidate_id"] for candidates in rows]
+    assert [taken.count(f"c{k}") for k in range(4)] == pytest.approx([0, 30, 15, 15], abs=9)
+    assert taken.count("c0") == 0
+    for k, candidates in enumerate(rows[:5]):
+        u = float(torch.rand((), generator=stream(0, "tie", f"p{k}"), dtype=torch.float64))
+        assert taken[k] == ("c1" if u < 0.5 else "c2" if u < 0.75 else "c3")
 
 
 # ---------------------------------------------------------------- statistics
@@ -410,6 +468,35 @@ def test_holm_steps_down():
     assert statistics.holm([]) == []
 
 
+def test_a_draw_takes_a_sample_of_each_problem_by_itself():
+    """Each problem's samples are 0 or 1, as often: means of 50 problems vary by 0.5/√50, not by 0.5."""
+    resampled = np.tile(np.array([0.0, 1.0])[None, :, None], (50, 1, 1))
+    samples = statistics.bootstrap(np.full((50, 1), 0.5), resampled, seed=0)
+    assert samples.std() == pytest.approx(0.5 / 50 ** 0.5, rel=0.1)
+
+
+def test_the_effective_size_of_weights():
+    assert statistics.effective_size([2.0, 2.0, 2.0]) == pytest.approx(3)
+    assert statistics.effective_size([3.0, 1.0]) == pytest.approx(1.6)
+    assert statistics.effective_size([5.0, 0.0]) == pytest.approx(1)
+    assert statistics.effective_size([0.0]) == 0
+
+
+def test_other_problems_are_resampled_by_other_numbers():
+    twins = [[{**row, "problem_id": pid} for row in some(1, 0, 0, 0)] for pid in "pq"]
+    random = select.Method("random", select.everyone)
+    p, q = (select.resample(rows, [random], seed=0) for rows in twins)
+    assert (p != q).any()
+
+
+def test_a_sample_is_chosen_from_by_votes_among_the_programs_in_it():
+    """The judge wants c0; in a sample without it the next, c1, which failed."""
+    rows = some(1, 0, 1)
+    method = select.Method("m", judgments={"p": judged(select.every_pair(PROBLEM, rows), the_first)})
+    found = select.resample(rows, [method], seed=0, draws=200)[:, 0]
+    assert set(found) == {0.0, 1.0}
+
+
 # ---------------------------------------------------------------- tables
 
 def test_a_table_is_as_wide_as_its_widest_cell(capsys):
@@ -456,6 +543,105 @@ def test_groups_are_shown_only_where_they_differ():
     candidates = {"p": some(1, 0), "q": some(0, 1)}
     groups = tables.group_problems(["p", "q"], problems, candidates)
     assert groups == {"difficulty easy": ["p"], "difficulty hard": ["q"]}
+
+
+def test_the_table_of_methods_cell_by_cell():
+    """Six problems, of which four are mixed; "bad" is worse than random."""
+    names = ["random", "bad", "judge", "oracle"]
+    score = np.array([
+        [0.50, 0, 1, 1],
+        [0.50, 0, 1, 1],
+        [0.25, 1, 0, 1],
+        [0.50, 0, 1, 1],
+        [1.00, 1, 1, 1],
+        [0.00, 0, 0, 0],
+    ])
+    mixed = np.array([True, True, True, True, False, False])
+    rng = np.random.default_rng(0)
+    resampled = np.clip(score[:, None] + rng.normal(0, .2, (6, 5, 4)), 0, 1)
+    rows = tables.methods_table(names, score, score > 0.4, resampled, mixed, "judge", seed=3)
+    on_all = statistics.bootstrap(score, resampled, 3)
+    on_mixed = statistics.bootstrap(score[:4], resampled[:4], 3)
+    assert [row["chosen by"] for row in rows] == names
+    for k, row in enumerate(rows):
+        over = score[:4, k].mean() - 1.75 / 4
+        gain = on_mixed[:, k] - on_mixed[:, 0]
+        assert row["all: pass@1 %"] == tables.with_interval(score[:, k].mean(), on_all[:, k])
+        assert row["mixed: pass@1 %"] == tables.with_interval(score[:4, k].mean(), on_mixed[:, k])
+        assert row["mixed, over random"] == tables.with_interval(over, gain, least=-1)
+        assert row["gap closed"] == f"{over / (1 - 1.75 / 4):.0%}"
+    assert rows[0]["mixed, over random"] == "0.0 [  0.0,   0.0]"
+    low = float(rows[1]["mixed, over random"].split("[")[1].split(",")[0])
+    assert low < -20
+    # against "judge", which is right on three of four: random is right there, too; bad on the other one
+    assert [row["p"] for row in rows] == ["1.000", "1.000", "", "1.000"]
+
+
+def test_p_values_of_a_table_are_corrected():
+    right = np.zeros((12, 4), bool)
+    right[:, 0] = True    # the judge is right on all 12, and where a, b and c are not: 12, 6 and 0
+    right[6:, 2] = True
+    right[:, 3] = True
+    shown = tables.p_values(["judge", "a", "b", "c"], right, "judge")
+    assert statistics.mcnemar(right[:, 0], right[:, 2]) == pytest.approx(0.03125)
+    assert shown == {"judge": "", "a": "0.001", "b": "0.062", "c": "1.000"}
+
+
+def test_the_table_of_judges_cell_by_cell():
+    rows = some(1, 0)
+    said = judged(in_rounds(rows, 4), lambda a, b: "A" if a["passed"] else None)
+    said[0]["finished"] = False
+    said[1].update(finished=False, refused="long")
+    said[3]["finished"] = False
+    table, = tables.judges_table({"m": {"p": said, "q": []}}, {"p": rows, "q": some(0)})
+    expected = {
+        "right": "50.0",
+        "where A passed": "100.0",
+        "where B did": "0.0",
+        "in both orders": "0.0",
+        "same choice": "0.0",
+        "parsed": "50.0",
+        "cut off": "25.0",
+        "refused": "12.5",
+        "calls": "4",
+        "tokens": "40",
+        "seconds": "2.00",
+    }
+    assert {name: table[name] for name in expected} == expected
+
+
+def test_the_table_of_waits_sets_each_line_beside_the_one_above():
+    """Three judgments of a mixed pair in which A is right, and what they say after each Wait."""
+    def said(verdicts, tokens):
+        rows = []
+        for k, verdict in enumerate(verdicts):
+            rows.append({"problem_id": "p", "draw": k, "a": "c0", "b": "c1", "verdict": verdict,
+                         "tokens": tokens})
+        return {"p": rows}
+
+    judged_by = {
+        "j": said("AAB", 1),
+        "j, 1 wait": said("ABB", 2),
+        "j, 2 waits": said("BBA", 3),
+        "j, tokens of 1 wait": said("AABAAB", 1),
+        "j, tokens of 2 waits": said("AAB" * 4, 1),
+    }
+    score = {(name, "p"): k / 10 for k, name in enumerate(judged_by)}
+    table = tables.waits_table("j", [0, 1, 2], judged_by, score, {"p": some(1, 0)}, ["p"])
+    cells = [list(row.values()) for row in table]
+    assert cells == [
+        ["none", "66.7", "", "", "3", "0.0", "", ""],
+        ["1 wait", "33.3", "33.3", "0.0", "6", "10.0", "6", "30.0"],
+        ["2 waits", "33.3", "33.3", "33.3", "9", "20.0", "12", "40.0"],
+    ]
+
+
+def test_a_group_s_row_is_of_its_own_method_and_problems():
+    score = {("x", "p"): 0.25, ("x", "q"): 1.0, ("y", "p"): 0.5, ("y", "q"): 0.0}
+    head, x, y = tables.groups_table(["x", "y"], score, {"easy": ["p"], "both": ["p", "q"]})
+    assert list(head.values())[1:] == ["1", "2"]
+    assert list(x.values()) == ["x", "25.0", "62.5"]
+    assert list(y.values()) == ["y", "50.0", "25.0"]
 
 
 # ---------------------------------------------------------------- the command, with scripted judges
@@ -791,6 +977,13 @@ def test_p_compares_with_the_judge_or_the_method_that_is_named(flags, against, w
     assert len(line.split("]")[-1].split()) == 1       # no p against itself, only the gap
 
 
+def test_tables_are_of_the_largest_choice(world, capsys):
+    run(world, Scripted(lambda a, b: "A" if a else "B"), "--n", "1")
+    printed = capsys.readouterr().out
+    random = next(line for line in printed.splitlines() if line.startswith("random"))
+    assert random.split()[1] == f"{100 * np.mean([1/2, 1/3, 2/4, 0, 1]):.1f}"
+
+
 # ---------------------------------------------------------------- thinking on
 
 def test_after_a_wait_only_what_the_last_thought_says_counts(world, tmp_path):
@@ -970,6 +1163,28 @@ def test_another_precision_is_another_setting(cfg, other):
     assert here.settings != there.settings
 
 
+def test_a_local_judge_samples_at_the_temperature_of_its_flag(shipped_judge, three_programs):
+    problems, candidates = three_programs
+    pid = next(iter(problems))
+    calls = [select.Call(problems[pid], *candidates[pid][:2], draw=draw) for draw in range(6)]
+    texts = {}
+    cfg = shipped_judge.cfg
+    try:
+        for temperature in (0.0, 3.0):
+            shipped_judge.cfg = replace(cfg, temperature=temperature)
+            texts[temperature] = {answer["text"] for answer in shipped_judge.compare(calls)}
+    finally:
+        shipped_judge.cfg = cfg
+    assert len(texts[0.0]) == 1
+    assert len(texts[3.0]) > 3
+
+
+def test_a_judgment_must_fit_with_all_its_new_tokens(shipped_judge):
+    context = context_length(shipped_judge.model)
+    assert shipped_judge.refusal([5] * (context - 112), 112) is None
+    assert "exceed" in shipped_judge.refusal([5] * (context - 111), 112)["refused"]
+
+
 # ---------------------------------------------------------------- what cannot be judged
 
 LONG = "def f(x):\n" + "    x = sorted(x)\n" * 2000 + "    return x\n"
@@ -1078,6 +1293,14 @@ def test_kept_judgments_are_read_by_the_rule_of_today(text, finished, verdict, t
         found, = select.Judgments(file).collect(judge, judge.compare, [call])
     assert not judge.asked
     assert found["verdict"] == verdict
+
+
+def test_a_kept_judgment_within_thoughts_that_its_prompt_opened_has_no_verdict():
+    row = {"text": "A sorts. <best>A</best>", "finished": True}
+    assert select.verdict_of(row) == "A"
+    assert select.verdict_of({**row, "begun": "<think>\n"}) is None
+    assert select.verdict_of({**row, "begun": "<think>\n", "text": "hm</think>" + row["text"]}) == "A"
+    assert select.verdict_of({**row, "refused": "too long"}) is None
 
 
 # ---------------------------------------------------------------- a judge behind a server

@@ -11,20 +11,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, StableLmForCausalLM
 
 import train_bilevel as tb
 from conftest import start_torchrun, torchrun
 from data.flags import parse
 from data.judge import WAIT, judge_prompt, parse_verdict
-from data.lora import adapters_of, merge_lora
-from data.pairs import Pair, make_pairs, read_pairs
+from data.lora import LoRALinear, adapters_of, merge_lora
+from data.pairs import Pair, make_pairs, only, read_pairs
 from data.rows import ROOT, UserError, own_folder, read_problems, read_rows, write_rows
 from kernels.packing import make_packs
 from sample import encode, stream
@@ -589,6 +590,66 @@ def test_splits_share_no_problem(settings):
         seen |= of_split
 
 
+def many(n, good=2, bad=2):
+    """({problem_id: problem}, candidates): the passed ones are a teacher's, the failed a pupil's."""
+    problems = {}
+    rows = []
+    for p in range(n):
+        name = f"p{p}"
+        problems[name] = {"problem_id": name, "prompt": name, "domain": "d", "difficulty": "easy",
+                          "split": "train"}
+        for k in range(good + bad):
+            rows.append({"problem_id": name, "candidate_id": f"c{k}", "code": f"x = {k}",
+                         "passed": k < good, "policy": "teacher" if k < good else "pupil",
+                         "difficulty": "of the candidate"})
+    return problems, rows
+
+
+def test_sides_and_pairs_are_drawn_for_each_problem_by_itself_and_by_the_seed(settings):
+    problems, rows = many(60)
+    drawn = {}
+    for seed in (0, 1):
+        pairs = make_pairs(problems, rows, "train", settings(seed=seed, pairs_per_problem=1))
+        drawn[seed] = [(pair.right, pair.instance_id) for pair in pairs]
+        sides = [right for right, _ in drawn[seed]]
+        assert 15 < sides.count("A") < 45
+        which = [instance.partition(":")[2] for _, instance in drawn[seed]]
+        for some_pair in ("c0>c2", "c0>c3", "c1>c2", "c1>c3"):
+            assert which.count(some_pair) > 3
+    assert drawn[0] != drawn[1]
+
+
+def test_a_pair_has_the_fields_of_its_problem_and_the_policy_of_its_failed_program(settings):
+    problems, rows = many(6, good=1, bad=1)
+    for pair in make_pairs(problems, rows, "train", settings()):
+        assert pair.domain == "d × easy × pupil"
+        assert pair.description()["policy"] == "pupil"
+        assert pair.description()["difficulty"] == "easy"
+
+
+def test_train_only_asks_for_the_policy_of_the_failed_program(settings):
+    problems, rows = many(8, good=1, bad=1)
+    pairs = make_pairs(problems, rows, "train", settings())
+    assert {pair.right for pair in pairs} == {"A", "B"}
+    assert only(pairs, settings(train_only=["policy=pupil"])) == pairs
+    with pytest.raises(UserError):
+        only(pairs, settings(train_only=["policy=teacher"]))
+
+
+def test_the_first_meta_problems_have_all_of_their_pairs(settings, tmp_path):
+    other = {"train": "meta", "meta": "train"}    # the training problems have several pairs
+    rows = read_rows(settings().problems[0])
+    for row in rows:
+        row["split"] = other.get(row["split"], row["split"])
+    write_rows(tmp_path / "p.jsonl", rows)
+    cfg = settings(problems=[str(tmp_path / "p.jsonl")], pairs_per_problem=9)
+    (_, everything, _), _ = read_pairs(cfg)
+    names = list(dict.fromkeys(pair.problem["problem_id"] for pair in everything))[:3]
+    expected = [pair for pair in everything if pair.problem["problem_id"] in names]
+    assert len(expected) > 3
+    assert read_pairs(replace(cfg, meta_problems=3))[0][1] == expected
+
+
 # ---------------------------------------------------------------- data weights
 
 def weights_of(cfg, domains):
@@ -792,6 +853,102 @@ def test_shuffled_weights_are_those_of_the_other_run_on_other_pairs(settings, tm
         weights_of(settings(weights="domain", shuffle_weights=str(path)), "d" * 40)
 
 
+def test_a_step_never_draws_a_pair_of_weight_0(settings, tmp_path):
+    path = tmp_path / "w.jsonl"
+    write_rows(path, [{"weight": float(k < 4)} for k in range(9)])
+    w = weights_of(settings(weights="uniform", shuffle_weights=str(path), batch=4), "d" * 9)
+    index, _ = w.draw(torch.Generator().manual_seed(0))
+    assert w.w()[index].min() > 0
+    with pytest.raises(UserError, match="only 4 weights are above 0, and a step draws 5"):
+        weights_of(settings(weights="uniform", shuffle_weights=str(path), batch=5), "d" * 9)
+
+
+ONES = torch.ones(3, dtype=torch.float64)
+
+
+def test_with_scale_a_pair_is_drawn_whatever_its_weight(settings):
+    w = weights_of(settings(weights="instance", apply="scale", batch=1), "aabbbc")
+    w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(6)
+    for _ in range(1200):
+        index, _ = w.draw(generator)
+        counts[index] += 1
+    assert torch.allclose(counts / 1200, torch.full((6,), 1 / 6), atol=0.04)
+
+
+def test_what_the_network_sees_of_a_pair_is_the_mean_of_its_visits(settings):
+    w = weights_of(settings(weights="net"), "aab")
+    for value in (1.0, 2.0, 6.0):
+        w.observe(torch.tensor([1]), {name: torch.tensor([value]) for name in w.FEATURES[1:]})
+    w.observe(torch.tensor([2]), {name: torch.tensor([5.0]) for name in w.FEATURES[1:]})
+    assert w.features.tolist() == [[0.0] * 7, [1.0] + [3.0] * 6, [1.0] + [5.0] * 6]
+    assert w.visits.tolist() == [0, 3, 1]
+
+
+def test_the_network_s_features_are_brought_to_one_scale(settings):
+    """Tokens are hundreds and rates below one; a domain's number is 0 or 1."""
+    w = weights_of(settings(weights="net"), "ab")
+    w.features[:, 5] = torch.tensor([100.0, 900.0])
+    seen = []
+    w.net.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    w.network_output()
+    assert seen[0][:, 2 + 5].tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)
+
+
+def test_s_counts_in_units_of_the_running_mean_magnitude_of_those_that_say_something(settings):
+    """0.8 of the mean so far and 0.2 of this step's; pairs of equal rewards are no part of it."""
+    w = weights_of(settings(weights="instance"), "abc")
+    index = torch.arange(3)
+    mixed = torch.tensor([True, True, False])
+    unit, _ = w.update(index, torch.tensor([2.0, -4.0, 900.0], dtype=torch.float64), mixed, pace=1)
+    assert w.magnitude == pytest.approx(3)
+    assert unit.tolist() == pytest.approx([2 / 3, -4 / 3, 0])
+    w.update(index, torch.tensor([8.0, 8.0, 0.0], dtype=torch.float64), mixed, pace=1)
+    assert w.magnitude == pytest.approx(0.8 * 3 + 0.2 * 8)
+
+
+def test_one_s_counts_three_times_the_mean_at_most(settings):
+    w = weights_of(settings(weights="instance"), "abcdef")
+    s = torch.tensor([1e-9, 1e-9, 1e-9, 1e-9, -1e-9, -1.0], dtype=torch.float64)
+    unit, _ = w.update(torch.arange(6), s, torch.ones(6).bool(), pace=1)
+    assert float(unit[5]) == pytest.approx(-3)
+
+
+@pytest.mark.parametrize("weights, slope", [
+    ("domain", lambda z: 3 * z.softmax(0)),
+    ("instance", lambda z: 2 * z.sigmoid() * (1 - z.sigmoid())),
+])
+def test_with_scale_a_logit_moves_by_the_slope_of_its_weight(settings, weights, slope):
+    w = weights_of(settings(weights=weights, apply="scale"), "abc")
+    w.domain_logit[:] = torch.tensor([1.0, 0.0, -2.0])
+    z = w.logits().clone()
+    _, move = w.update(torch.arange(3), ONES, ONES.bool(), 0.5)
+    assert move.tolist() == pytest.approx((0.5 * slope(z)).tolist())
+
+
+def test_domains_add_up_their_pairs_and_each_number_has_its_own_step(settings):
+    w = weights_of(settings(weights="instance", domain_lr=0.01, instance_lr=0.03), "aab")
+    w.update(torch.arange(3), ONES, ONES.bool(), pace=1)
+    assert w.domain_logit.tolist() == pytest.approx([0.02, 0.01])
+    assert w.pair_logit.tolist() == pytest.approx([0.03] * 3)
+
+
+def test_the_table_of_the_network_moves_by_its_own_step(settings):
+    w = weights_of(settings(weights="net", net_lr=0.25), "aab")
+    w.update(torch.tensor([0]), ONES[:1], torch.tensor([True]), pace=1)
+    assert w.pair_logit.tolist() == pytest.approx([0.25, 0, 0])
+
+
+@pytest.mark.parametrize("weights", ["domain", "net"])
+def test_no_learned_number_leaves_its_bounds(settings, weights):
+    w = weights_of(settings(weights=weights, domain_lr=50, net_lr=50), "ab")
+    s = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    w.update(torch.arange(2), s, ONES[:2].bool(), pace=1)
+    learned = w.domain_logit if weights == "domain" else w.pair_logit
+    assert learned.tolist() == [3.0, -3.0]
+
+
 # ---------------------------------------------------------------- rewards
 
 def test_a_consistent_reward_pays_only_what_is_right_in_both_orders(trainer):
@@ -964,6 +1121,13 @@ def test_a_checkpoint_whose_type_loses_what_adapters_have_learned_says_so(
     assert (f"rounding is {share:.0%} of what the adapters have learned" in said) == says
 
 
+def test_adapters_start_with_a_of_deviation_one_over_the_root_of_the_rank():
+    for rank, n_in in ((4, 400), (16, 100)):
+        layer = LoRALinear(nn.Linear(n_in, 3), rank, 32.0, torch.Generator().manual_seed(0))
+        assert layer.a.std().item() == pytest.approx(rank ** -0.5, rel=0.1)
+        assert not layer.b.any()
+
+
 # ---------------------------------------------------------------- killed and continued
 
 @pytest.mark.parametrize("blocked", ["", "/below"])
@@ -1128,6 +1292,58 @@ def test_killed_while_the_judge_is_written_is_no_worse(settings, monkeypatch, tm
         assert torch.equal(p, q)
 
 
+def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path):
+    def run(name, *parts):
+        for steps in parts:
+            last = tb.Run(settings(meta_every=2, steps=steps, pairs_per_problem=1, eval_every=0,
+                                   out=str(tmp_path / name)))
+            last.train()
+        return last.trainer
+
+    whole = run("whole", 2)
+    parted = run("parted", 1, 2)
+    assert whole.believed and whole.moved == parted.moved
+    assert torch.equal(whole.data_weights.w(), parted.data_weights.w())
+
+
+def test_a_run_that_goes_on_remembers_what_moved_its_pairs(settings, tmp_path):
+    tb.Run(settings(steps=1, eval_every=0)).train()
+    first = read_rows(tmp_path / "run/explained.jsonl")
+    assert any(row["moved"] for row in first)
+    again = tb.Run(settings(steps=2, eval_every=0))
+    assert again.trainer.moved == [row["moved"] for row in first]
+
+
+@pytest.mark.parametrize("change", ["right", "domain", "criterion"])
+def test_digests_of_pairs_hold_all_that_decides(settings, change):
+    run = SimpleNamespace(cfg=settings(), eval_pairs=[])
+    pair = Pair("i", {"prompt": "p"}, {"code": "x"}, {"code": "y"}, "A", "d")
+    run.trainer = SimpleNamespace(train_pairs=[pair], meta_pairs=[])
+    before = tb.Run.digests(run)
+    if change == "criterion":
+        pair.problem = {"prompt": "p", "criterion": "speed"}
+    else:
+        setattr(pair, change, "B")
+    assert tb.Run.digests(run)["training pairs"] != before["training pairs"]
+    assert tb.Run.digests(run)["meta pairs"] == before["meta pairs"]
+
+
+def test_a_lora_run_does_not_go_on_from_another_judge(settings, tmp_path, monkeypatch):
+    tb.Run(settings(lora_rank=2, steps=1, eval_every=0)).train()
+    monkeypatch.setattr(tb, "fingerprint", lambda name: "judge@another")
+    assert_refused(settings(lora_rank=2, eval_every=0), "the files of --judge")
+
+
+def test_shuffled_weights_of_another_file_are_refused(settings, tmp_path):
+    path = tmp_path / "w.jsonl"
+    cfg = settings(weights="uniform", shuffle_weights=str(path), steps=1, eval_every=0)
+    n = len(read_pairs(cfg)[0][0])
+    write_rows(path, [{"weight": 1.0}] * n)
+    tb.Run(cfg).train()
+    write_rows(path, [{"weight": 1.0 + k % 2} for k in range(n)])
+    assert_refused(replace(cfg, steps=2), "the weights of --shuffle-weights")
+
+
 # ---------------------------------------------------------------- cold start
 
 @pytest.fixture
@@ -1196,13 +1412,14 @@ def test_a_cold_start_goes_over_into_grpo_and_resumes(cold_settings, tmp_path):
     def train(name, steps):
         run = tb.Run(cold_settings(
             cold_start=2, steps=steps, max_new_tokens=24, weights="instance", pairs_per_problem=1,
-            out=str(tmp_path / name)))
+            eval_every=0, out=str(tmp_path / name)))
         run.train()
         return run.trainer
     once = train("once", 2)
     rows = metrics_of(tmp_path / "once")
     assert [row.get("cold") for row in rows] == [None, True, True, False, False]
     assert ["meta_reward" in row for row in rows] == [False, False, False, True, True]
+    assert ["eval_accuracy" in row for row in rows] == [True, False, True, False, True]
     assert once.adam.t == 2  # it starts anew with GRPO
 
     train("twice", 0)
