@@ -1,6 +1,7 @@
 """What several test files share: a few rows of the world of edge cases, small judges, a stage as a
 command, a server."""
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM  # n
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import train_bilevel  # noqa: E402
 from data.pairs import read_pairs  # noqa: E402
 from data.rows import (EDGES, EDGES_PROBLEMS, UserError, read_problems, read_rows,  # noqa: E402
                        write_rows)
@@ -107,6 +109,13 @@ def trainer(settings):
         (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
         return Trainer(cfg, train_pairs, meta_pairs)
     return make
+
+
+@pytest.fixture
+def mixed_rewards(monkeypatch):
+    """Judgments are right in turns, whatever they say: in no group do all earn the same."""
+    turns = itertools.cycle([1.0, 0.0])
+    monkeypatch.setattr(train_bilevel, "reward", lambda pair, text: next(turns))
 
 
 @pytest.fixture(scope="session")

@@ -1292,7 +1292,7 @@ def test_killed_while_the_judge_is_written_is_no_worse(settings, monkeypatch, tm
         assert torch.equal(p, q)
 
 
-def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path):
+def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path, mixed_rewards):
     def run(name, *parts):
         for steps in parts:
             last = tb.Run(settings(meta_every=2, steps=steps, pairs_per_problem=1, eval_every=0,
@@ -1306,7 +1306,7 @@ def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path):
     assert torch.equal(whole.data_weights.w(), parted.data_weights.w())
 
 
-def test_a_run_that_goes_on_remembers_what_moved_its_pairs(settings, tmp_path):
+def test_a_run_that_goes_on_remembers_what_moved_its_pairs(settings, tmp_path, mixed_rewards):
     tb.Run(settings(steps=1, eval_every=0)).train()
     first = read_rows(tmp_path / "run/explained.jsonl")
     assert any(row["moved"] for row in first)

@@ -57,7 +57,7 @@ def test_at_every_visit_a_pair_is_shown_in_an_order_drawn_anew(trainer):
 
 # ---------------------------------------------------------------- which step does what
 
-def test_s_is_made_of_the_running_mean_of_v(trainer, monkeypatch):
+def test_s_is_made_of_the_running_mean_of_v(trainer, monkeypatch, mixed_rewards):
     seen = {"v": [], "asked": []}
 
     def recorded(*arguments, real=tb.meta_gradient):
@@ -97,7 +97,7 @@ def test_weights_wait_for_the_first_fifth_of_the_freeze_and_no_longer(trainer, m
     assert paces == [0.75]
 
 
-def test_a_cold_start_s_steps_are_none_of_the_freeze_nor_of_the_weights(trainer):
+def test_a_cold_start_s_steps_are_none_of_the_freeze_nor_of_the_weights(trainer, mixed_rewards):
     here = trainer(cold_start=5, steps=4, freeze_judge_steps=2, weight_steps=3)
     paces = []
     update = here.data_weights.update
@@ -118,7 +118,7 @@ def test_a_cold_start_s_steps_are_none_of_the_freeze_nor_of_the_weights(trainer)
     assert paces == pytest.approx([2 / 3, 1 / 3])  # the first fifth of the freeze, step 0, settles
 
 
-def test_a_visit_is_remembered_by_the_number_of_its_row_in_metrics(trainer):
+def test_a_visit_is_remembered_by_the_number_of_its_row_in_metrics(trainer, mixed_rewards):
     here = trainer()
     here.train_step(0)
     steps = {visit["step"] for visits in here.moved for visit in visits}
