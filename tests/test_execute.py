@@ -13,6 +13,8 @@ import sys
 import tempfile
 import textwrap
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -674,6 +676,29 @@ def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path):
         assert words[words.index(flag) + 1] == str(folder / path)
 
 
+CHECKED = {  # a problem -> what --check-problems says of it
+    "fine": (dict(tests=[call([1], 2)], canonical_solution="def f(n):\n    return n + 1"), ""),
+    "lacks": (dict(tests=[call([1], 2)], canonical_solution="import nosuchpackage"),
+              "the canonical solution gets missing_dependency (not installed: nosuchpackage)"),
+    "broken": (dict(tests=[asserts("assert f(")]), "an empty program gets no label: broken_test"),
+    "public": (dict(tests=[call([1], 2)], public=[asserts("assert (f(1) == 2, 'why')")],
+                    canonical_solution="def f(n):\n    return n + 1"), "asserts a tuple"),
+}
+
+
+@pytest.mark.parametrize("names", [list(CHECKED), ["fine"]])
+def test_check_problems_says_what_has_no_label_and_ends_well_where_all_is(names, tmp_path, capsys):
+    write(tmp_path / "p.jsonl", [problem(name, **CHECKED[name][0]) for name in names])
+    flags = ["--check-problems", "--problems", str(tmp_path / "p.jsonl"), "--jobs", "1"]
+    assert execute.main(flags) == (len(names) > 1)
+    lines = capsys.readouterr().out.splitlines()
+    for name in names:
+        _, says = CHECKED[name]
+        said = [line for line in lines if line.startswith(f"{name}: ")]
+        assert bool(said) == bool(says)
+        assert says in "".join(said)
+
+
 # ---------------------------------------------------------------- as plain Python would
 
 PLAIN_PYTHON = {
@@ -776,6 +801,23 @@ def test_fifty_threads_in_a_pool(tmp_path):
                 return max(pool.map(lambda x: a, range(200)))
         """
     assert verdicts(tmp_path, [call([1], 1)], code) == [True]
+
+
+COUNTS = """
+turns = dict(a=0, b=0)
+def f(word):
+    turns[word[0]] += 1
+    return turns[word[0]] if word[0] in {!r} else len(word)
+"""
+
+
+def test_a_canonical_solution_excuses_no_more_than_it_does_itself(tmp_path):
+    """Its first assert passes in its own order only; so must no other of a program's."""
+    tests = [asserts("\n".join(f"assert f({letter * n!r}) == {n}" for n in range(1, 7)))
+             for letter in "ab"]
+    found = verdicts(tmp_path, tests, COUNTS.format("a"), COUNTS.format("ab"),
+                     canonical_solution=COUNTS.format("a"))
+    assert found == [True, False]
 
 
 # ---------------------------------------------------------------- comparison
@@ -962,6 +1004,36 @@ def test_a_program_that_sleeps_counts_as_starved_and_one_that_computes_does_not(
     assert starved
 
 
+@pytest.mark.parametrize("got, expected, same", [
+    (1.0000001, 1.0, True), (1.00001, 1.0, False), (0.00001, 0.0, False), ([1.5, 2], [1.5], False),
+    ([1.5], [1.5, 2], False), ({"a": 1.5, "b": 2}, {"a": 1.5}, False),
+    ({"a": 1.5}, {"a": 1.5, "b": 2}, False), ({"a": 0.1 + 0.2}, {"a": 0.3}, True),
+    (Fraction(1, 3), 0.3333333333, True), (Decimal("0.3333333333"), 1 / 3, True),
+    (Fraction(1, 3), 0.334, False), (True, 1.0000001, False)])
+def test_values_are_near_where_floats_are_and_as_long_as_expected(got, expected, same):
+    assert same_value(got, expected, "plain") is same
+
+
+@pytest.mark.parametrize("rule", ["plain", "livecodebench", "codecontests"])
+@pytest.mark.parametrize("short, long", [
+    ("1", "1 2"), ("1", "1\n2"), ("", "1"), ("1 2\n3", "1 2\n3 4")])
+def test_no_text_with_more_or_less_is_right(short, long, rule):
+    assert not same_text(short, long, rule)
+    assert not same_text(long, short, rule)
+
+
+def test_a_whole_program_that_prints_more_than_expected_is_wrong(tmp_path):
+    test = [{"type": "stdin", "input": "", "output": "1\n"}]
+    problems = [problem(rule, test, entry_point=None, compare=rule) for rule in execute.RULES]
+    rows = label(tmp_path, problems, [row for rule in execute.RULES
+                                      for row in programs(rule, "print(1)\nprint(2)")])
+    assert [row["passed"] for row in rows] == [False] * 3
+
+
+def test_digests_tell_sets_from_lists():
+    assert digestible({1, 2}) != digestible([1, 2])
+
+
 # ---------------------------------------------------------------- input, output, resuming
 
 GOOD = problem("p", [call([1], 1)])
@@ -1056,6 +1128,53 @@ def test_files_with_tests_must_not_lie_where_candidates_may_read(tmp_path):
     done = subprocess.run([*done.args], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "/usr/share/labelled.jsonl: lies in /usr, which candidates may read" in done.stderr
+
+
+@pytest.mark.parametrize("seen", ["p.jsonl", "c.jsonl", "l.jsonl"])
+def test_none_of_the_files_may_lie_where_candidates_read(seen, tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "visible_folders", lambda cfg: {str(tmp_path / "seen")})
+    (tmp_path / "seen").mkdir()
+    write(tmp_path / "p.jsonl", [GOOD])
+    write(tmp_path / "c.jsonl", SAME)
+    if seen != "l.jsonl":
+        (tmp_path / seen).rename(tmp_path / "seen" / seen)
+    flags = [flag.replace(str(tmp_path / seen), str(tmp_path / "seen" / seen))
+             for flag in command(tmp_path)[2:]]
+    with pytest.raises(UserError, match=f"{seen}: lies in .*seen, which candidates may read"):
+        execute.main(flags)
+    if seen == "p.jsonl":
+        with pytest.raises(UserError, match="which candidates may read"):
+            execute.main([*flags[:2], "--check-problems"])
+
+
+def test_a_run_of_other_problems_leaves_labels_as_they_are_and_reports_its_own(tmp_path, capsys):
+    problems = [problem(name, [call([1], 1)]) for name in "ab"]
+    candidates = [row for name in "ab" for row in programs(name, "def f(a):\n    return a")]
+    first = label(tmp_path, problems, candidates, "--shard", "0/2")
+    both = label(tmp_path, problems, candidates, "--shard", "1/2")
+    assert len(both) == 2
+    assert both[0] == first[0]  # the seconds, too
+    assert capsys.readouterr().out.split("\np ")[-1].split()[:2] == ["1", "1"]
+
+
+def test_the_table_counts_by_policy(capsys):
+    counts = {"weak": ["passed", "wrong_answer", "wrong_answer"], "strong": ["passed"] * 2}
+    rows = [{"policy": policy, "status": status, "code": "", "detail": ""}
+            for policy, found in counts.items() for status in found]
+    execute.report(rows, execute.Settings(jobs=1))
+    lines = capsys.readouterr().out.splitlines()
+    table = dict(line.split(None, 1) for line in lines if "  " in line)
+    assert table["policy"].split() == ["programs", "passed", "wrong_answer"]
+    assert table["weak"].split() == ["3", "1", "2"]
+    assert table["strong"].split() == ["2", "2", "0"]
+    assert table["all"].split() == ["5", "3", "2"]
+
+
+def test_a_self_check_says_what_succeeds(monkeypatch, capsys):
+    monkeypatch.setattr(execute, "label", lambda jobs, cfg: [
+        (candidate, {"status": "wrong_answer"}) for _, candidate in jobs])
+    execute.self_check(execute.Settings(jobs=1))
+    assert capsys.readouterr().out.count("YES") == len(execute.PROBES)
 
 
 # ---------------------------------------------------------------- faults

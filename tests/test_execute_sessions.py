@@ -5,11 +5,13 @@ import json
 import marshal
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
-from data.sandbox import boxes  # noqa: E402
+from data.rows import UserError  # noqa: E402
+from data.sandbox import boxes, grading  # noqa: E402
 from data.sandbox import zygote as far_side  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
@@ -449,3 +452,522 @@ def test_a_box_that_is_about_to_start_when_the_worker_goes_ends_too(zygote):
     assert boxes.is_readable(output, 0)  # it is at its end: nobody is left who could write
     os.close(output)
     ours.close()
+
+
+# ---------------------------------------------------------------- what a row says
+
+def asserts(source, **more):
+    return {"type": "assert", "source": source, **more}
+
+
+def stdin(given, wanted):
+    return {"type": "stdin", "input": given, "output": wanted}
+
+
+SAME = "def f(n): return n"
+RIGHT = call([1], 1)
+WRONG = call([1], 2)
+
+
+@pytest.mark.parametrize("public, hidden, passed", [
+    ([RIGHT, RIGHT], [WRONG], True),
+    ([RIGHT, WRONG], [RIGHT], False),
+    ([WRONG, RIGHT], [RIGHT], False),
+    ([], [RIGHT], None),
+])
+def test_public_passed_is_about_all_public_tests_and_no_other(public, hidden, passed, grade):
+    verdict = grade(problem(*hidden, public_tests=public), SAME)
+    assert verdict["public_passed"] is passed
+
+
+def test_an_output_digest_is_of_all_public_tests(grade):
+    tests = problem(RIGHT, public_tests=[call([n], n) for n in range(3)])
+    codes = [SAME, "def f(n): return n if n < 2 else 9", "def f(n): return n if n else 9"]
+    assert len({grade(tests, code)["output_digest"] for code in codes}) == 3
+
+
+def test_digests_tell_wrong_outputs_from_right_ones_and_from_each_other(grade):
+    text = problem(public_tests=[stdin("", "1\n")], entry_point=None)
+    found = [grade(text, f"print({n})")["output_digest"] for n in (1, 2, 3)]
+    value = problem(public_tests=[call([1], 1)])
+    answers = ["1", "2", "'x' * 2000 + 'a'", "'x' * 2000 + 'b'", "{1, 2}", "[1, 2]"]
+    found += [grade(value, f"def f(n): return {answer}")["output_digest"] for answer in answers]
+    assert len(set(found)) == 9
+
+
+UNKNOWN = asserts("assert f(1) == unknown")
+
+
+def test_where_a_test_cannot_be_told_its_status_is_the_row_s(grade):
+    """Not that of a test that has failed, and nothing is said of the public tests either."""
+    verdict = grade(problem(UNKNOWN, public_tests=[WRONG]), SAME)
+    assert (verdict["passed"], verdict["status"]) == (None, "broken_test")
+    assert verdict["detail"].startswith("hidden test 1: the test cannot run")
+    assert verdict["public_passed"] is None
+    assert verdict["output_digest"] is None
+
+
+def test_whole_programs_go_on_after_a_public_failure_only(grade):
+    tests = problem(stdin("3", "9"), stdin("4", "4"), entry_point=None,
+                    public_tests=[stdin("1", "9"), stdin("2", "2")])
+    assert grade(tests, "print(input())")["tests_passed"] == 1
+
+
+def test_the_usual_limits_are_the_benchmarks():
+    usual = {"call": 6, "stdin": 6, "assert": 6, "unittest": 240}
+    cfg = execute.Settings(jobs=1)
+    for kind, seconds in usual.items():
+        tests = execute.Tests(problem({"type": kind}), "", None, cfg)
+        assert tests.limit(0) == seconds
+
+
+def test_a_source_of_more_than_a_megabyte_is_none(grade):
+    assert grade(problem(RIGHT), SAME + " #" + "#" * (1 << 20))["status"] == "compile_error"
+
+
+@pytest.mark.parametrize("code, test", [
+    ("def f(n):\n    bytearray({})\n    return n", RIGHT),
+    ("bytearray({})\nprint(1)", stdin("", "1")),
+])
+def test_memory_is_a_gigabyte_unless_told_otherwise(code, test, grade):
+    assert grade(problem(test), code.format(1 << 29))["status"] == "passed"
+    assert grade(problem(test), code.format(1 << 30))["status"] == "memory_limit"
+
+
+def test_an_input_s_bytes_that_are_no_text_are_the_program_s(grade):
+    code = "import sys\nprint(sys.stdin.buffer.read() == b'\\xff\\n')"
+    tests = problem(stdin("\udcff\n", "True"), entry_point=None)
+    assert grade(tests, code)["passed"] is True
+
+
+def test_an_output_that_only_begins_as_expected_is_wrong(grade):
+    """However long what it begins with is."""
+    wanted = "x" * execute.SMALL_OUTPUT
+    tests = problem(stdin("", wanted), entry_point=None)
+    assert grade(tests, f"print({wanted!r}, end='')")["passed"] is True
+    assert grade(tests, f"print({wanted!r} + 'y')")["passed"] is False
+
+
+def test_libraries_are_asked_for_each(grade):
+    verdict = grade(problem(RIGHT, libs=["json", "nosuchpackage"]), SAME)
+    assert (verdict["status"], verdict["detail"]) == ("missing_dependency",
+                                                      "not installed: nosuchpackage")
+    assert execute.is_installed("pytest", True)
+    assert not execute.is_installed("pytest", False)
+
+
+# ---------------------------------------------------------------- once more, and when
+
+def test_a_failed_machinery_is_tried_three_times(monkeypatch):
+    calls = []
+
+    def run_tests(*arguments):
+        calls.append(arguments)
+        if len(calls) < 3:
+            raise boxes.Machinery("broken")
+        return {"status": "passed"}, False
+
+    closed = []
+    monkeypatch.setattr(execute, "run_tests", run_tests)
+    monkeypatch.setattr(execute, "Zygote", lambda *_: types.SimpleNamespace(
+        refused=None, close=lambda: closed.append(True)))
+    verdict, _ = execute.Pool(execute.Settings(jobs=1)).grade(problem(RIGHT), "")
+    assert verdict["status"] == "passed"
+    assert len(calls) == 3
+    assert len(closed) == 2  # none that has failed is used again
+
+
+def test_who_has_computed_for_its_time_was_not_starved():
+    tests = execute.Tests(problem(RIGHT), "", None, execute.Settings(jobs=1))
+    tests.out_of_time(1, {"seconds": 1.0, "cpu": 0.99})
+    assert not tests.starved
+    tests.out_of_time(1, {"seconds": 1.0, "cpu": 0.5})
+    assert tests.starved
+
+
+def test_a_box_reports_the_time_that_it_has_computed(zygote):
+    box = start(zygote, "import time\nwhile time.process_time() < 0.3: pass")
+    assert 0.2 < box.wait(box.started + 60)["cpu"]
+
+
+def test_a_machine_is_loaded_by_others_as_well(monkeypatch):
+    for load, loaded in ((0, False), (1000, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+        assert execute.machine_is_loaded(1) is loaded
+
+
+def test_calls_made_again_have_the_time_of_all_their_tests():
+    tests = execute.Tests(problem(*[UNKNOWN] * 3, time_limit=100), "", None,
+                          execute.Settings(jobs=1))
+    heard = []
+    tests.grader = types.SimpleNamespace(
+        hear=lambda seconds, positions: heard.append(seconds) or {"wants": "nothing"})
+    for kind in ("again", "assert"):
+        tests.follow(types.SimpleNamespace(wait=lambda until: None), kind, [0, 1, 2])
+    assert 200 < heard[0] < 301
+    assert heard[1] < 101
+
+
+def test_a_grader_that_has_died_while_idle_is_not_asked(zygote):
+    cfg = execute.Settings(jobs=1)
+    for _ in range(2):
+        verdict, _ = execute.run_tests(problem(RIGHT), SAME, zygote, cfg)
+        assert verdict["passed"] is True
+        zygote.idle_grader.box.kill()
+        assert zygote.idle_grader.box.has_ended(60)
+
+
+def test_a_grader_keeps_nothing_of_the_problem_before(grade):
+    """Neither what was right there nor the arguments."""
+    assert grade(problem(RIGHT), SAME)["passed"] is True
+    assert grade(problem(WRONG), SAME)["passed"] is False
+    assert grade(problem(call([2], 2)), SAME)["passed"] is True
+
+
+def test_calls_have_the_same_order_each_time(grade):
+    tests = problem(public_tests=[call([n], None) for n in range(9)])
+    code = "import itertools\nturns = itertools.count()\ndef f(n): return next(turns)"
+    assert len({grade(tests, code)["output_digest"] for _ in range(3)}) == 1
+
+
+SPOILING = "__import__('sys')._getframe(2).f_globals.update(same_value=lambda *_: True) or 1"
+
+
+def test_a_grader_whose_checker_has_evaluated_an_answer_is_not_used_again(grade):
+    checker = "def check(given, answer, expected):\n    return eval(answer)"
+    grade(problem(RIGHT, checker=checker), f"def f(n): return {SPOILING!r}")
+    assert grade(problem(WRONG), SAME)["passed"] is False
+
+
+INSIDE = """
+    import os, sys
+    def f(n):
+        frame = sys._getframe()
+        while frame:
+            if frame.f_code.co_filename == "<test>":
+                os._exit(0)
+            frame = frame.f_back
+        return n
+"""
+
+
+def test_what_has_passed_outside_does_not_count_where_all_must_run_inside(grade):
+    sources = ["assert f(1) == 1", "assert f(2) == 2", "assert f(3) == 3 and f.x"]
+    verdict = grade(problem(*map(asserts, sources)), INSIDE)
+    assert verdict["passed"] is False
+    assert verdict["tests_passed"] == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"setup": "import socket"}])
+def test_a_program_gets_a_network_where_its_test_or_setup_names_it(more, grade):
+    source = "assert f(0) == 1" if more else "import socket\nassert f(0) == 1"
+    code = """
+        import sys
+        def f(n):
+            module = sys.modules["soc" "ket"]
+            getattr(module, "create_" "ser" "ver")(("127.0.0.1", 0)).close()
+            return 1
+    """
+    assert grade(problem(asserts(source, inside=True), **more), code)["passed"] is True
+
+
+def test_the_names_that_a_program_is_told_are_in_its_starter_code_as_well(grade):
+    tests = problem(asserts("assert f(helper(1)) == 1"), prompt="write it",
+                    starter_code="def f(n):\ndef helper(n):\n")
+    assert grade(tests, SAME)["passed"] is False
+
+
+def test_a_program_without_its_function_is_wrong_whatever_the_prompt_says(grade):
+    for inside in (False, True):
+        tests = problem(asserts("assert f(1) == 1", inside=inside), prompt="write it")
+        assert grade(tests, "x = 1")["passed"] is False
+
+
+# ---------------------------------------------------------------- asserts
+
+ASSERTS = {  # what is asked -> (sources, more of the problem, a right program, a wrong one)
+    "two functions with one state": (
+        ["push(1)\npush(2)\nassert f() == 2\nassert f() == 1"], {},
+        "kept = []\ndef push(n): kept.append(n)\ndef f(): return kept.pop()",
+        "kept = []\ndef push(n): kept.append(n)\ndef f(): return kept.pop(0)"),
+    "a setup with a function of that name": (
+        ["assert f(1) == 1"], {"setup": "def f(n):\n    return 1\n"}, SAME, "def f(n): return 2"),
+    "a number that a call changes": (
+        ["assert COUNT == 0\nf()\nassert COUNT == 1"], {},
+        "COUNT = 0\ndef f():\n    global COUNT\n    COUNT += 1", "COUNT = 0\ndef f(): pass"),
+    "a function named like one of Python's": (
+        ["assert max([3, 1]) == 1"], {"entry_point": "max"},
+        "def max(x): return sorted(x)[0]", "def max(x): return sorted(x)[1]"),
+    "what it has put into sys": (
+        ["import sys\nsys.argv = ['x', '5']\nassert f() == '5'"], {},
+        "import sys\ndef f(): return sys.argv[1]", "def f(): return '4'"),
+    "its global names": (
+        ["globals()['K'] = 5\nassert f() == 5"], {}, "def f(): return K", "def f(): return 4"),
+    "a copy that it sorts": (
+        ["x = [2, 1]\ny = f(x)\ny.sort()\nassert x == [2, 1]"], {},
+        "def f(x): return list(x)", "def f(x): return x"),
+    "a copy that it updates": (
+        ["x = {1: 1}\ny = f(x)\ny.update({2: 2})\nassert x == {1: 1}"], {},
+        "def f(x): return dict(x)", "def f(x): return x"),
+    "a loop that a StopIteration would end": (
+        ["for got, wanted in zip(map(f, [1, 2]), [1, 2]):\n    assert got == wanted"], {},
+        SAME, "def f(n): raise StopIteration"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", ASSERTS)
+def test_asserts_ask_for(name, inside, grade):
+    sources, more, right, wrong = ASSERTS[name]
+    tests = problem(*[asserts(source, inside=inside) for source in sources], **more)
+    assert grade(tests, right)["passed"] is True
+    assert grade(tests, wrong)["passed"] is False
+
+
+def test_each_assert_draws_the_same_inputs(grade):
+    source = "import random\nassert f(random.randrange(10 ** 9)) == 906691059"
+    assert grade(problem(asserts(source), asserts(source)), SAME)["passed"] is True
+
+
+def test_a_program_that_raises_its_own_in_another_order_fails(grade):
+    code = """
+        class OutOfOrder(Exception):
+            pass
+        last = 0
+        def f(n):
+            global last
+            if n < last:
+                raise OutOfOrder
+            last = n
+            return n
+    """
+    tests = problem(asserts("\n".join(f"assert f({n}) == {n}" for n in range(9))))
+    assert grade(tests, code)["passed"] is False
+
+
+def test_each_assert_has_a_new_solution_object(grade):
+    code = """
+        class Solution:
+            def __init__(self):
+                self.memo = {}
+            def f(self, n):
+                return self.memo.setdefault("n", n)
+    """
+    sources = ["assert f(1) == 1", "assert f(2) == 2"]
+    for inside in (False, True):
+        tests = problem(*[asserts(source, inside=inside) for source in sources])
+        assert grade(tests, code)["passed"] is True
+
+
+def test_a_hundred_results_and_more_get_through_in_their_order(grade):
+    tests = problem(public_tests=[call([n], n) for n in range(120)])
+    verdict = grade(tests, "def f(n): return n if n < 99 else -n")
+    assert verdict["tests_passed"] == 99
+    assert verdict["detail"] == "public test 100: expected 99, got -99"
+
+
+@pytest.mark.parametrize("end, detail", [
+    ("ctypes.string_at(0)", "killed by SIGSEGV"), ("os._exit(3)", "exit status 3"),
+    ("os._exit(0)", "")])
+def test_how_a_program_ended_is_told(end, detail, grade):
+    code = f"import ctypes, os\ndef f(n): {end}"
+    told = f" ({detail})" if detail else ""
+    verdict = grade(problem(public_tests=[RIGHT]), code)
+    assert verdict["detail"] == f"public test 1: the program ended before it answered{told}"
+
+
+# ---------------------------------------------------------------- what a box has
+
+def test_a_run_leaves_no_descriptor_open(grade):
+    source = "assert f(1) == 1"
+    tests = [problem(RIGHT), problem(stdin("", "1"), entry_point=None), problem(asserts(source)),
+             problem(asserts(source, inside=True))]
+    counts = []
+    for _ in range(3):
+        for one in tests:
+            grade({**one}, SAME)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("content", [b"1\n", b"2\n"])
+def test_a_grader_closes_the_outputs_that_it_has_judged(content, monkeypatch):
+    grader = object.__new__(grading.Grader)
+    grader.tests, grader.checker, grader.rule = [stdin("", "1\n")], "", "plain"
+    found = []
+    monkeypatch.setattr(grader, "result", lambda *told, **_: found.append(told), raising=False)
+    file = boxes.memory_file(content)
+    grader.grade_text(0, file)
+    assert found[0][1] == ("passed" if content == b"1\n" else "wrong_answer")
+    with pytest.raises(OSError):
+        os.fstat(file)
+
+
+def test_a_program_has_no_descriptor_but_its_own(grade):
+    code = """
+        import os
+        def opened():
+            found = []
+            for number in range(4096):
+                try:
+                    os.fstat(number)
+                    found.append(number)
+                except OSError:
+                    pass
+            return found
+        def f():
+            return opened()
+        print(opened())
+    """
+    assert grade(problem(call([], [0, 1, 2, 3])), code)["passed"] is True
+    assert grade(problem(stdin("", "[0, 1, 2]"), entry_point=None), code)["passed"] is True
+
+
+def test_a_program_sees_no_installed_packages_unless_told_to(grade):
+    code = "import sys\ndef f(): return [path for path in sys.path if '-packages' in path]"
+    assert grade(problem(call([], [])), code)["passed"] is True
+
+
+REFUSED = dict(  # on x86_64; another list than zygote.py's, from which one may be lost
+    ptrace=101, process_vm_readv=310, process_vm_writev=311, pidfd_getfd=438, kcmp=312,
+    process_madvise=440, get_robust_list=274, move_pages=279, migrate_pages=256, ioprio_set=251,
+    sched_setaffinity=203, sched_setscheduler=144, sched_setparam=142, sched_setattr=314,
+    unshare=272, setns=308, umount2=166, open_tree=428, open_tree_attr=467, move_mount=429,
+    fsopen=430, mount_setattr=442, pivot_root=155, chroot=161, add_key=248, request_key=249,
+    keyctl=250, bpf=321, perf_event_open=298, userfaultfd=323, io_uring_setup=425,
+    memfd_create=319, memfd_secret=447, shmget=29, semget=64, msgget=68, mq_open=240,
+    inotify_init=253, inotify_init1=294, fanotify_init=300, io_setup=206)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86_64")
+def test_every_refused_call_is_refused(grade):
+    code = f"""
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        def f():
+            allowed = []
+            for name, number in {REFUSED}.items():
+                ctypes.set_errno(0)
+                if libc.syscall(number, 0, 0, 0, 0, 0, 0) >= 0 or ctypes.get_errno() != 1:
+                    allowed.append(name)
+            return allowed
+    """
+    verdict = grade(problem(public_tests=[call([], [])]), code)
+    assert verdict["passed"] is True, verdict["detail"]
+
+
+def test_some_calls_are_refused_by_their_arguments(grade):
+    code = f"""
+        import ctypes, fcntl, os, resource, signal
+        libc = ctypes.CDLL(None, use_errno=True)
+        def error(name, *arguments):
+            ctypes.set_errno(0)
+            libc[name](*arguments)
+            return ctypes.get_errno()
+        def f():
+            with open("file", "w") as file:
+                lease = error("fcntl", file.fileno(), 1024, 1)
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            old = ctypes.create_string_buffer(16)
+            limits = error("prlimit", child, resource.RLIMIT_CORE, 0, old)
+            os.kill(child, 9)
+            parent = error("prctl", 1, 0)
+            clone3 = error("syscall", {far_side.number("clone3")}, 0, 0)
+            return [lease, limits, parent, clone3]
+    """
+    verdict = grade(problem(public_tests=[call([], [1, 1, 1, 38])]), code)
+    assert verdict["passed"] is True, verdict["detail"]
+
+
+def test_without_a_network_no_socket_can_be_made(grade):
+    code = """
+        import sys
+        from importlib.machinery import BuiltinImporter, PathFinder
+        name = "_soc" "ket"
+        def f():
+            spec = BuiltinImporter.find_spec(name) or PathFinder.find_spec(name)
+            found = spec.loader.load_module(name)
+            try:
+                getattr(found, name[1:])()
+            except PermissionError:
+                return "refused"
+    """
+    assert not execute.USES_NETWORK.search(code)
+    verdict = grade(problem(public_tests=[call([], "refused")]), code)
+    assert verdict["passed"] is True, verdict["detail"]
+
+
+def test_a_program_s_limits(grade):
+    code = """
+        import resource
+        def f():
+            return [resource.getrlimit(getattr(resource, "RLIMIT_" + name))[1]
+                    for name in ("CORE", "NOFILE", "NPROC", "MEMLOCK", "FSIZE")]
+    """
+    wanted = [0, 256, 160, 0, 16 << 20]
+    verdict = grade(problem(public_tests=[call([], wanted)]), code)
+    assert verdict["passed"] is True, verdict["detail"]
+
+
+def test_a_run_s_files_are_of_64_mb_and_4096_names_in_all(grade):
+    code = """
+        import os
+        def f(count, size):
+            written = 0
+            try:
+                for number in range(count):
+                    with open(f"file{number}", "wb") as file:
+                        file.write(bytes(size))
+                    written += 1
+            except OSError:
+                pass
+            return written
+    """
+    for count, size, passed in ((4, 15 << 20, True), (5, 15 << 20, False), (4000, 0, True),
+                                (4200, 0, False)):
+        assert grade(problem(call([count, size], count)), code)["passed"] is passed
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into a zygote")
+
+
+@only_root
+def test_a_zygote_keeps_no_descriptor_of_its_boxes(zygote):
+    counts = []
+    for _ in range(4):
+        assert start(zygote, "pass").wait(time.monotonic() + 60)["code"] == 0
+        counts.append(len(os.listdir(f"/proc/{zygote.process.pid}/fd")))
+    assert counts[1] == counts[3]
+
+
+@only_root
+def test_a_box_s_mounts_go_with_it(zygote):
+    start(zygote, "pass").wait(0)
+    mounts = Path(f"/proc/{zygote.process.pid}/mountinfo").read_text()
+    assert " /box " not in mounts
+
+
+def test_children_can_be_waited_for_where_their_ends_were_ignored():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        execute.prepare_this_process(execute.Settings(jobs=1))
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_python_in_tmp_is_refused(monkeypatch):
+    monkeypatch.setattr(execute, "visible_folders", lambda cfg: {"/tmp/python"})
+    with pytest.raises(UserError, match="lie in /tmp"):
+        execute.prepare_this_process(execute.Settings(jobs=1))
+    execute.prepare_this_process(execute.Settings(jobs=1, unsafe=True))
+
+
+def test_a_row_s_digest_is_of_the_flags_that_could_turn_its_verdict():
+    flags = [{}, {"timeout_scale": 2.0}, {"memory_mb": 512}, {"site_packages": True},
+             {"unsafe": True}]
+    found = {execute.digest_of_tests(problem(RIGHT), execute.Settings(jobs=1, **more))
+             for more in flags}
+    assert len(found) == len(flags)

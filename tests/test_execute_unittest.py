@@ -196,6 +196,103 @@ def test_nor_a_mock_s_any(grade):
     assert grade(source, code)["passed"] is False
 
 
+NOTHING = "class Any:\n    {}\n    __hash__ = lambda self: 0\ndef f():\n    return Any()"
+YES = "lambda self, other: True"
+CLAIMED = {  # what a class of the program's has -> what it would make true
+    f"__contains__ = {YES}": "1 in f()",
+    "__rsub__ = lambda self, other: 0": "abs(1 - f()) < 1e-6",
+    f"__ge__ = {YES}": "f() >= 1",
+    f"__gt__ = {YES}": "f() > 1",
+    f"__le__ = {YES}": "f() <= 1",
+    f"__lt__ = {YES}": "f() < 1",
+    f"__ne__ = {YES}": "f() != 1",
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMED)
+def test_nor_what_claims_one_thing_only(claim, grade):
+    code = NOTHING.format(claim)
+    assert grade(method(f"self.assertTrue({CLAIMED[claim]})"), code)["passed"] is False
+
+
+ALL_TRUE = "class Any:\n    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = " \
+    "lambda self, other: True\n    __contains__ = __eq__\n    __hash__ = lambda self: 1\n" \
+    "    __sub__ = lambda self, other: 0\n    __abs__ = __sub__\n    __iter__ = lambda self: " \
+    "iter([self])\nanything = Any()\ndef f():\n    return "
+
+
+@pytest.mark.parametrize("line", [
+    "assertEqual(f(), 1)", "assertEqual(first=f(), second=1)", "assertEqual(1, second=f())",
+    "assertNotEqual(f(), 0)", "assertAlmostEqual(f(), 1)", "assertIn(1, f())",
+    "assertIn(member=f(), container=[1])", "assertGreater(f(), 1)", "assertGreaterEqual(f(), 1)",
+    "assertLess(f(), 1)", "assertLessEqual(f(), 1)", "assertCountEqual([f()], [1])",
+    "assertListEqual([f()], [1])", "assertSequenceEqual([f()], [1])",
+    "assertTupleEqual((f(),), (1,))", "assertDictEqual({1: f()}, {1: 1})",
+])
+def test_nor_what_a_method_of_unittest_would_believe(line, grade):
+    assert grade(method(f"self.{line}"), f"{ALL_TRUE}anything")["passed"] is False
+
+
+@pytest.mark.parametrize("made, line", [
+    ("weakref.proxy(anything)", "self.assertEqual(f(), 1)"),
+    ("{anything: 1}.keys()", "self.assertIn(1, f())"),
+    ("{anything: 1}.items()", "self.assertIn((1, 1), f())"),
+])
+def test_nor_what_asks_another_object(made, line, grade):
+    assert grade(method(line), f"import weakref\n{ALL_TRUE}{made}")["passed"] is False
+
+
+def test_nor_where_the_test_swallows_every_exception(grade):
+    source = "try:\n    fine = f() == 1\nexcept:\n    fine = True\nassert fine"
+    assert grade(method(*source.splitlines()), f"{ALL_TRUE}anything")["passed"] is False
+
+
+def test_nor_a_failure_that_the_program_expects(grade):
+    code = "def f(n, test):\n    test._outcome.expecting_failure = True\n    return 0"
+    assert grade(method("self.assertEqual(f(1, self), 1)"), code)["passed"] is False
+
+
+def test_nor_a_module_of_its_own_for_the_test(grade):
+    source = "import colorsys\n" + method("self.assertEqual(colorsys.rgb_to_hsv(*f()), (0, 0, 1))")
+    finder = """
+import sys
+from importlib.machinery import ModuleSpec
+class Fake:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "colorsys" else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        module.rgb_to_hsv = lambda *color: (0, 0, 1)
+sys.meta_path.insert(0, Fake())
+del sys.modules["colorsys"]
+def f():
+    return {}
+"""
+    assert grade(source, finder.format("1, 1, 1"))["passed"] is True
+    assert grade(source, finder.format("1, 0, 1"))["passed"] is False
+
+
+def test_a_module_of_python_s_that_is_not_here_is_no_missing_package(grade):
+    verdict = grade(method("self.assertEqual(f(), 1)"), "def f():\n    import winreg\n    return 1")
+    assert (verdict["passed"], verdict["status"]) == (False, "wrong_answer")
+
+
+def test_an_error_is_told_with_the_innermost_line_of_the_program(grade):
+    code = "def g():\n    raise ValueError('no')\ndef f():\n    return g()"
+    verdict = grade("assert f() == 1", code, "assert")
+    assert verdict["detail"] == "public test 1: ValueError: no (line 2)"
+
+
+@pytest.mark.parametrize("kind", ["ref", "proxy"])
+def test_nor_a_reference_to_what_equals_everything(kind, grade):
+    source = "import weakref\nclass N:\n    pass\n" + method(
+        "node = N()", f"self.assertEqual(f(node), weakref.{kind}(node))")
+    code = f"import weakref\n{ANY}anything = Any()\ndef f(node):\n    return weakref.{kind}("
+    assert grade(source, code + "node)")["passed"] is True
+    assert grade(source, code + "anything)")["passed"] is False
+
+
 # ---------------------------------------------------------------- skips and expected failures
 
 NEXT = "def f(n):\n    return n + 1"

@@ -236,3 +236,48 @@ def test_labels_of_other_tests_are_refused():
 def test_a_folder_is_not_written_over(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         rows.write_rows(tmp_path, [{}])
+
+
+CHANGES = {
+    "entry_point": "g", "public_tests": [{"type": "call", "args": [2], "expected": 3}],
+    "tests": [{"type": "call", "args": [2], "expected": 3}], "setup": "x = 1", "libs": ["json"],
+    "time_limit": 2, "compare": "codecontests", "checker": "check = print"}
+OF_SOURCES = {"canonical_solution": "x = 1", "prompt": "other", "starter_code": "def f():"}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_digest_of_tests_sees_what_a_verdict_goes_by(field):
+    changed = runnable(**{field: CHANGES[field]})
+    assert rows.digest_of_tests(changed) != rows.digest_of_tests(runnable())
+
+
+@pytest.mark.parametrize("field", OF_SOURCES)
+def test_and_what_only_asserts_and_unittests_go_by_for_those(field):
+    change = {field: OF_SOURCES[field]}
+    assert rows.digest_of_tests(runnable(**change)) == rows.digest_of_tests(runnable())
+    for kind in ("assert", "unittest"):
+        tests = [{"type": kind, "source": ""}]
+        for place in ("tests", "public_tests"):
+            now = rows.digest_of_tests(runnable(**{place: tests}, **change))
+            assert now != rows.digest_of_tests(runnable(**{place: tests}))
+
+
+def test_public_tests_are_checked_and_counted_as_well():
+    bad = runnable(public_tests=[{"type": "calls"}])
+    message = error(rows.check_tests, bad, "p")
+    assert "problem 'p', public_tests number 1: expected an object" in message
+    many = runnable(public_tests=runnable()["tests"] * 10_000)
+    assert "problem 'p' has 10001 tests" in error(rows.check_tests, many, "p")
+
+
+def test_a_stage_reads_what_you_made_rather_than_what_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "EDGES_RUN", tmp_path)
+    assert rows.stage_input("candidates.jsonl") == rows.EDGES / "candidates.jsonl"
+    (tmp_path / "candidates.jsonl").touch()
+    assert rows.stage_input("candidates.jsonl") == tmp_path / "candidates.jsonl"
+
+
+def test_no_time_limit_is_longer_than_an_hour():
+    rows.check_tests(runnable(time_limit=3600), "p")
+    message = error(rows.check_tests, runnable(time_limit=3601), "p")
+    assert "expected seconds, at most 3600" in message

@@ -203,6 +203,7 @@ class Inside:
     def fair(self, *operands):
         """Refuse operands whose ==, < or - is a program's own, but for two of that very class.
 
+        (Not two that ask others: a weak reference is what it refers to.)
         One alone stands in a chain, a < b < c, and is judged with each of its neighbours.
         """
         if not self.patches_builtins:  # what compares them may be unittest's round() or sorted()
@@ -212,7 +213,8 @@ class Inside:
         if len(operands) == 2 and operands[0] is operands[1]:
             return operands
         own = [own_classes(value, self.is_trusted) for value in operands]
-        if own != [own[0]] * 2 and any(own):
+        alike = own == [own[0]] * 2 and not own[0] & FORWARD
+        if any(own) and not alike:
             self.refused.append(operands)
             raise Refused("an operand brings its own ==")
         return operands
