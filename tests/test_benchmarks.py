@@ -369,6 +369,113 @@ def test_all_of_bigcodebench_is_not_taken_for_its_hard_subset(tmp_path):
     assert len(list(read_benchmark("bigcodebench", [hard], subset=["hard"]))) == 1
 
 
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def add(a, b):\n    """ Add two numbers. """\n',
+    "entry_point": "add",
+    "canonical_solution": "    return a + b\n",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+}
+
+
+def test_humaneval_s_program_goes_on_after_the_prompt_and_its_check_is_called(tmp_path):
+    problem, = load_benchmark("humaneval", write(tmp_path / "h.jsonl", HUMANEVAL))
+    assert problem["problem_id"] == "HumanEval/0"
+    assert problem["entry_point"] == "add"
+    assert solution_prompt(problem) == HUMANEVAL["prompt"]
+    assert problem["public_tests"] == []
+    test, = problem["tests"]
+    right = extract_code("    return a + b\n", problem)
+    assert right == problem["canonical_solution"] == HUMANEVAL["prompt"] + "    return a + b\n"
+    scope = {}
+    exec(right + test["source"], scope)
+    with pytest.raises(AssertionError):
+        exec(extract_code("    return a - b\n", problem) + test["source"], scope)
+
+
+@pytest.mark.parametrize("form", [json.dumps, lambda value: value])
+def test_codecontests_shows_its_first_test_and_says_where_a_contest_is_from(form, tmp_path):
+    row = {
+        "id": 7,
+        "content": "Double n.",
+        "labels": form({"source": "CODEFORCES", "difficulty": "HARD"}),
+        "test": form([{"input": {"stdin": f"{n}\n"}, "output": {"stdout": f"{2 * n}\n"}}
+                      for n in (1, 2, 3)]),
+    }
+    problem, = load_benchmark("codecontests", write(tmp_path / "c.jsonl", row))
+    assert problem["public_tests"] == [{"type": "stdin", "input": "1\n", "output": "2\n"}]
+    assert [test["output"] for test in problem["tests"]] == ["4\n", "6\n"]
+    assert problem["domain"] == "codeforces"
+    assert problem["difficulty"] == "hard"
+
+
+def test_a_contest_s_public_tests_are_shown_and_its_private_ones_hidden(lcb_problem):
+    private = json.dumps([{"input": "3\n", "output": "6\n", "testtype": "stdin"}])
+    problem = lcb_problem(private_test_cases=packed(private))
+    assert problem["public_tests"] == [{"type": "stdin", "input": "1\n", "output": "2\n"}]
+    assert problem["tests"] == [{"type": "stdin", "input": "3\n", "output": "6\n"}]
+
+
+def test_contests_run_as_their_benchmark_runs_them(lcb_problem, bcb_problem, tmp_path):
+    problem = lcb_problem(starter_code="class Solution:\n")
+    assert problem["time_limit"] == 6
+    assert problem["starter_code"] == "class Solution:\n"
+    assert problem["setup"].startswith("from string import *\n")
+    assert "sys.setrecursionlimit(50000)\n" in problem["setup"]
+    problem = bcb_problem()
+    assert problem["time_limit"] == 240
+    scope = {}
+    exec(problem["setup"], scope)
+    assert scope["task_func"](1) is None  # the stub: a program without the function fails its tests
+
+
+def test_public_tests_of_another_kind_or_private_ones_are_told_from_the_contest_s(tmp_path):
+    of_functions = json.dumps([{"input": "1", "output": "1", "testtype": "functional"}])
+    for name in ("public_test_cases", "private_test_cases"):
+        path = write(tmp_path / f"{name}.jsonl", lcb_row(**{name: of_functions}))
+        with pytest.raises(rows.UserError, match="its tests are of the type functional"):
+            load_benchmark("livecodebench", path)
+
+
+def test_a_problem_that_comes_again_in_another_file_is_refused(tmp_path):
+    paths = [write(tmp_path / name, lcb_row()) for name in ("a.jsonl", "b.jsonl")]
+    message = "b.jsonl, row 1: problem 'atcoder/1' is already in the file"
+    with pytest.raises(rows.UserError, match=message):
+        list(read_benchmark("livecodebench", paths))
+
+
+def test_the_same_number_on_two_platforms_is_two_contests(tmp_path):
+    path = write(tmp_path / "l.jsonl", lcb_row(), lcb_row(platform="codeforces"))
+    problems = load_benchmark("livecodebench", path)
+    assert [row["problem_id"] for row in problems] == ["atcoder/1", "codeforces/1"]
+
+
+TWO = "def about():\n  return 1\ndef add(a, b):\n  return a + b"
+
+
+def test_mbpp_s_entry_point_is_the_first_function_that_its_asserts_call(mbpp_problem):
+    asserts = ["assert add(1, 2) == 3", "assert about() == 1"]
+    assert mbpp_problem(code=TWO, test_list=asserts)["entry_point"] == "add"
+
+
+def test_mbpp_s_imports_stand_before_each_of_its_asserts(mbpp_problem):
+    asserts = ["assert m.isclose(add(1, 2), 3)", "assert m.isclose(add(1, 1), 2)"]
+    problem = mbpp_problem(test_imports=["import math as m"], test_list=asserts)
+    tests = problem["public_tests"] + problem["tests"]
+    assert [test["source"] for test in tests] == [f"import math as m\n\n{line}" for line in asserts]
+    assert not any("inside" in test for test in tests)
+
+
+LIBRARIES = BCB_TEST + "\nfrom numpy.testing import assert_allclose\n"
+
+
+def test_bigcodebench_s_libraries_are_all_that_its_row_imports_from_elsewhere(tmp_path):
+    prompt = "import pandas.io\n" + BCB_STUB + '    """Doc."""\n'
+    row = bcb_row(test=LIBRARIES, complete_prompt=prompt, libs="['json', 'sklearn.base']")
+    problem, = load_benchmark("bigcodebench", write(tmp_path / "b.jsonl", row))
+    assert problem["libs"] == ["numpy", "pandas", "sklearn"]
+
+
 # ---------------------------------------------------------------- from the hub
 
 @pytest.fixture
@@ -524,6 +631,15 @@ def test_mbpp_asks_as_its_paper_does_but_with_the_public_test_alone(mbpp_problem
     assert solution_prompt(problem) == words + "[BEGIN]\n"
 
 
+def test_a_prompt_with_the_starter_code_in_its_middle_ends_in_it_for_a_plain_model_alone():
+    problem = {"prompt": "Complete\ndef f(x):\n\nso that it adds.\n", "starter_code": "def f(x):\n",
+               "entry_point": "f"}
+    assert solution_prompt(problem) == problem["prompt"] + "def f(x):\n"
+    shown = solution_prompt(problem, chat=True)
+    assert shown.startswith("Write a Python solution to the problem below.")
+    assert shown.endswith("\n\n" + problem["prompt"])
+
+
 # ---------------------------------------------------------------- programs in a plain model's text
 
 def result(code, name="f", argument=(1, 2)):
@@ -572,6 +688,23 @@ def test_a_class_solution_from_a_plain_model_is_a_program():
 def test_a_plain_model_ends_mbpp_s_program_with_done(mbpp_problem):
     code = extract_code("def add(a, b):\n  return a + b\n[DONE]\nYou are", mbpp_problem())
     assert code == "def add(a, b):\n  return a + b\n"
+
+
+def test_a_plain_model_has_no_thoughts_that_could_be_taken_away():
+    body = '    """\n    <think>\n    """\n    return sum(xs)\n'
+    assert extract_code(body, FUNCTION) == STARTER + body
+
+
+def test_a_plain_model_s_program_for_mbpp_ends_at_its_first_done():
+    problem = {**FUNCTION, "source": "mbpp"}
+    assert extract_code("x = 1\n[DONE]\nassert x\n[DONE]\n", problem) == "x = 1\n"
+
+
+def test_bigcodebench_takes_the_program_with_the_most_lines_that_say_something(bcb_problem):
+    long_line = f"def task_func(x):\n    return '{'x' * 200}'\n"
+    blank = "def task_func(x):\n" + "\n" * 20 + "    return 2\n"
+    answer = f"```python\n{PROGRAM}```\n```python\n{long_line}```\n```python\n{blank}```"
+    assert "return helper(x)" in extract_code(answer, bcb_problem(), chat=True)
 
 
 # ---------------------------------------------------------------- programs in a chat model's answer

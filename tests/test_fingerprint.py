@@ -79,6 +79,33 @@ def test_another_file_that_may_change_an_answer_changes_it(name, checkpoint):
     assert fingerprint(str(checkpoint)) != first
 
 
+@pytest.mark.parametrize("name", [
+    "pytorch_model.bin", "model.pt", "model.pth", "model.gguf", "vocab.json", "vocab.txt",
+    "added_tokens.json", "chat_template.json"])
+def test_each_further_file_of_weights_or_tokens_changes_it_with_its_content(name, checkpoint):
+    found = {fingerprint(str(checkpoint))}
+    for content in ("{}", "{ }"):
+        (checkpoint / name).write_text(content)
+        found.add(fingerprint(str(checkpoint)))
+    assert len(found) == 3
+
+
+def test_what_two_files_say_is_not_the_same_the_other_way_round(checkpoint):
+    found = set()
+    for first, second in (("a", "b"), ("b", "a")):
+        (checkpoint / "merges.txt").write_text(first)
+        (checkpoint / "vocab.txt").write_text(second)
+        found.add(fingerprint(str(checkpoint)))
+    assert len(found) == 2
+
+
+def test_the_same_content_under_another_name_is_another_model(checkpoint):
+    (checkpoint / "merges.txt").write_text("a")
+    first = fingerprint(str(checkpoint))
+    (checkpoint / "merges.txt").rename(checkpoint / "vocab.txt")
+    assert fingerprint(str(checkpoint)) != first
+
+
 @pytest.mark.parametrize("template", ["{{ a }}", "{{ b }}"])
 def test_each_chat_template_is_another_model(template, checkpoint):
     change(checkpoint, "tokenizer_config.json", chat_template="{{ messages }}")

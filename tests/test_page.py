@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -253,6 +254,143 @@ def test_every_training_pair_is_there_with_what_moved_it(tmp_path):
     assert data["training"][-1]["moved"] == []
 
 
+def changed(run, name, change):
+    """Rewrite a file of a run; change: row -> row."""
+    write_rows(run / name, [change(row) for row in read_rows(run / name)])
+
+
+def cells_of(run):
+    """{kind: cells of its row in the table of kinds}"""
+    text = page.write_page(run).read_text(encoding="utf-8")
+    table = text[text.index('<table class="kinds">'):]
+    table = table[table.index("<tbody>"):table.index("</tbody>")]
+    found = {}
+    for row in re.findall("<tr>.*?</tr>", table):
+        kind, *cells = (re.sub("<[^>]*>", "", cell)
+                        for cell in re.findall(r"<t[hd].*?</t[hd]>", row))
+        found[kind] = cells
+    return found
+
+
+def test_a_kind_s_numbers_are_those_of_its_pairs(tmp_path):
+    """Easy ones: weights 0.5 and 1, visited 0 and 2 times. Hard ones: 0.75 and 1.25."""
+    run = make_run(tmp_path / "run")
+    changed(run, "explained.jsonl", lambda row: {**row, "informed": row["visits"] // 2})
+    easy = cells_of(run)["reviewed word × easy × strong word"]
+    #               mean, bar, pairs, of pairs, of weight, effective, visits, informed
+    assert easy == ["0.75", "", "2", "50%", "43%", "1.8", "1.0", "0.5"]
+
+
+def test_a_share_of_the_pairs_is_not_one_of_the_kinds(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = read_rows(run / "explained.jsonl")
+    write_rows(run / "explained.jsonl", rows[1:])
+    assert [cells[3] for cells in cells_of(run).values()] == ["33%", "67%"]
+
+
+def test_a_mean_is_what_makes_a_kind_the_heaviest_and_not_its_number_of_pairs(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = [row for row in read_rows(run / "explained.jsonl") if row["weight"] != 0.75]
+    write_rows(run / "explained.jsonl", rows)     # easy: 0.5 and 1.0; hard: 1.25
+    assert next(iter(cells_of(run))) == "reviewed word × hard × strong word"
+
+
+@pytest.mark.parametrize("weight, side, left, width", [
+    (2, "more", 50, 12.5), (0.5, "less", 37.5, 12.5), (1, "more", 50, 0), (64, "more", 50, 50)])
+def test_a_bar_is_doublings_to_the_right_and_halves_to_the_left(weight, side, left, width):
+    assert f'class="{side}" style="left:{left:.1f}%;width:{width:.1f}%"' in page.bar(weight)
+
+
+def test_each_tile_says_what_its_own_figure_was_first_and_last(tmp_path):
+    run = make_run(tmp_path / "run")
+    figures = {0: dict(eval_both_orders=0.1, eval_parse_rate=0.3, eval_tokens=5.0),
+               20: dict(eval_both_orders=0.2, eval_parse_rate=0.4, eval_tokens=6.0)}
+    changed(run, "metrics.jsonl", lambda row: {**row, **figures.get(row["step"], {})})
+    words = words_of(run)
+    assert "10.0 % → 20.0 %right in both orders" in words
+    assert "30.0 % → 40.0 %verdict given" in words
+    assert "5.0 → 6.0tokens a judgment" in words
+
+
+def test_the_headline_counts_pairs_and_says_the_change_in_points(tmp_path):
+    run = make_run(tmp_path / "run", right_before=1, right_after=2)
+    words = words_of(run)
+    assert "On 4 test pairs" in words
+    assert "after step 20: +25.0 points" in words
+
+
+def judged_by_problem(changes):
+    """Judgments of which these turned right (1), stayed (0) or turned wrong (-1), by problem."""
+    judged = []
+    for name, own in changes.items():
+        pair = SimpleNamespace(problem={"problem_id": name})
+        for change in own:
+            judged.append(SimpleNamespace(pair=pair, outcome=(change < 0, change > 0)))
+    return judged
+
+
+def test_the_interval_is_the_middle_95_percent_over_problems():
+    low, high = page.change_interval(judged_by_problem({k: [k % 2] * 8 for k in range(8)}))
+    assert low == pytest.approx(1 / 8, abs=0.01)     # binomial(8, 1/2) / 8: 1 and 7 of 8
+    assert high == pytest.approx(7 / 8, abs=0.01)
+
+
+def charts_of(run, monkeypatch):
+    """{title: {line: points}}"""
+    drawn = {}
+
+    def record(title, lines, *rest):
+        drawn[title] = {line.name: line.points for line in lines}
+        return ""
+
+    monkeypatch.setattr(page, "line_chart", record)
+    page.charts(page_data.read_run(run))
+    return drawn
+
+
+def test_the_chart_of_accuracy_counts_right_verdicts_by_kind(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", right_before=0, right_after=4)
+    changed(run, "metrics.jsonl",
+            lambda row: {**row, "eval_both_orders": 0.5} if "eval_accuracy" in row else row)
+    drawn = charts_of(run, monkeypatch)
+    for name in ("all pairs", "reviewed word × easy × strong word",
+                 "reviewed word × hard × strong word"):
+        assert drawn["accuracy by step"][name] == [(0, 0.0), (20, 1.0)]
+    assert drawn["weight by step"]["reviewed word × easy × strong word"][:2] == [(0, 1.0), (0, 1.0)]
+
+
+def test_reward_and_meta_reward_are_told_apart(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    changed(run, "metrics.jsonl", lambda row: {**row, "meta_reward": 0.25})
+    drawn = charts_of(run, monkeypatch)
+    assert {value for _, value in drawn["Reward"]["of drawn pairs"]} == {0.5}
+    assert {value for _, value in drawn["Reward"]["of meta pairs"]} == {0.25}
+
+
+def test_first_and_last_have_their_own_verdicts_and_tokens_also_with_one_between(tmp_path):
+    run = make_run(tmp_path / "run", right_before=0, right_after=4)
+    rows = read_rows(run / "transcripts.jsonl")
+    middle = [{**row, "step": 10, "tokens": 3, "verdict": None} for row in rows if row["step"] == 0]
+    rows = ([row for row in rows if row["step"] == 0] + middle
+            + [{**row, "tokens": 12} for row in rows if row["step"] == 20])
+    write_rows(run / "transcripts.jsonl", rows)
+    data = data_of(run)
+    assert data["steps"] == [0, 20]
+    for row in data["judged"]:
+        wrong = {"A": "B", "B": "A"}[row["right"]]
+        assert (row["before"]["verdict"], row["before"]["tokens"]) == (wrong, 9)
+        assert (row["after"]["verdict"], row["after"]["tokens"]) == (row["right"], 12)
+
+
+def test_candidates_say_how_they_ended_and_pairs_what_their_kind_weighs(tmp_path):
+    data = data_of(make_run(tmp_path / "run"))
+    outcomes = {row["id"]: row["outcome"] for row in data["candidates"]}
+    assert outcomes == {"good word": "passed: word", "bad word": "wrong_answer: word"}
+    assert len(data["candidates"]) == 16     # two of each of eight problems, all of the same names
+    facts = data["training"][0]["facts"]
+    assert facts.startswith("reviewed word × hard × strong word: mean weight 1.00; ")
+
+
 # ---------------------------------------------------------------- made again, made small
 
 def test_the_same_files_give_the_same_page_without_torch(tmp_path):
@@ -401,6 +539,12 @@ def test_the_failed_program_is_explained_whichever_side_it_stood_on():
     for pair in (Pair("p", {}, good, bad, "A", ""), Pair("p", {}, bad, good, "B", "")):
         row, = explain.explained_rows([{}], [pair], [[]])
         assert row["failed"] == "wrong_answer: test 3"
+
+
+def test_a_visit_says_what_it_told_and_what_that_counted_for_apart():
+    kept = explain.visit_of(3, 2.0, 0.5, "B", ["a", "b", "c"], [1.0, 0.0, 0.5])
+    assert (kept["s"], kept["move"]) == (2.0, 0.5)
+    assert kept["worst"] == {"reward": 0.0, "text": "b"}
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from conftest import error
 from data.benchmarks import solution_prompt
 from data.judge import ANSWER_PROTOCOL, PROTOCOL, judge_prompt, parse_verdict
 from data.pairs import audit, read_pairs
-from data.preferences import (PREFERENCES, codeprefbench, read_preferences, rewardbench2,
-                              scores)
-from data.preferences.__main__ import main as convert
+from data.preferences import (PREFERENCES, codeprefbench, read_preferences, rewardbench,
+                              rewardbench2, scores)
+from data.preferences.__main__ import is_labelled_by_preference, main as convert, shares_of
 from data.preferences.fields import conversation
+from data.preferences.report import pairs_row
 from data.rows import ROOT, read_problems, read_rows, write_rows
 
 spec = importlib.util.spec_from_file_location("daj_select_preferences", ROOT / "select.py")
@@ -329,6 +330,100 @@ def test_one_user_turn_is_its_text():
     assert conversation(TURNS[:1], "x") == "Hi!"
 
 
+@pytest.mark.parametrize("subset, section", [
+    ("alpacaeval-easy", "Chat"), ("alpacaeval-length", "Chat"), ("alpacaeval-hard", "Chat"),
+    ("mt-bench-easy", "Chat"), ("mt-bench-med", "Chat"), ("mt-bench-hard", "Chat Hard"),
+    ("llmbar-natural", "Chat Hard"), ("llmbar-adver-neighbor", "Chat Hard"),
+    ("llmbar-adver-GPTInst", "Chat Hard"), ("llmbar-adver-GPTOut", "Chat Hard"),
+    ("llmbar-adver-manual", "Chat Hard"), ("refusals-dangerous", "Safety"),
+    ("refusals-offensive", "Safety"), ("xstest-should-refuse", "Safety"),
+    ("xstest-should-respond", "Safety"), ("donotanswer", "Safety"), ("math-prm", "Reasoning"),
+    ("hep-cpp", "Reasoning"), ("hep-go", "Reasoning"), ("hep-java", "Reasoning"),
+    ("hep-js", "Reasoning"), ("hep-python", "Reasoning"), ("hep-rust", "Reasoning"),
+])
+def test_each_of_rewardbench_s_23_subsets_is_in_its_section(subset, section):
+    assert rewardbench.section_of(subset) == section
+
+
+@pytest.mark.parametrize("source, category", [
+    ("mmlu-pro-computer science", "knowledge"), ("livebench-reasoning", "reasoning"),
+    ("livebench-math", "math"), ("livecodebench", "coding"),
+])
+def test_judgebench_s_categories_are_told_by_the_source(source, category, tmp_path):
+    (problem, _), = read(tmp_path, "judgebench", original("judgebench", source=source))
+    assert problem["category"] == category
+    assert problem["domain"] == source
+    assert problem["set"] == "gpt-x"
+
+
+def test_a_source_that_only_holds_a_known_one_is_refused(tmp_path):
+    row = original("judgebench", source="not-livebench-math")
+    assert "must begin with mmlu-pro" in error(read, tmp_path, "judgebench", row)
+
+
+@pytest.mark.parametrize("aspect", codeprefbench.CRITERIA)
+def test_codeprefbench_tells_the_judge_what_counts_in_each_aspect(aspect, tmp_path):
+    path = write(tmp_path / f"{aspect}-alignment.jsonl", [original("codeprefbench")])
+    (problem, _), = read_preferences("codeprefbench", [path])
+    assert problem["criterion"] == codeprefbench.CRITERIA[aspect]
+    assert problem["category"] == aspect
+
+
+def test_codejudgebench_tells_the_judge_that_tests_count(tmp_path):
+    (problem, _), = read(tmp_path, "codejudgebench", original("codejudgebench"))
+    assert "passes every test" in problem["criterion"]
+
+
+def test_a_runtime_error_on_empty_input_is_shown_with_it(tmp_path):
+    meta = {"error_code": -4, "error_message": "M", "error": "E", "inputs": "", "expected": "7"}
+    row = original("codejudgebench", wrong_code="print(1)", wrong_meta=meta)
+    (problem, _), = read(tmp_path, "codejudgebench", row)
+    assert problem["prompt"].endswith("runtime error.\ninputs: \nexpected: 7\nerror: E")
+
+
+def test_one_turn_that_is_not_the_user_s_is_shown_with_its_role(tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    (problem, _), = read(tmp_path, "rmb", original("rmb", conversation_input=[system]))
+    assert problem["prompt"] == "System:\nBe brief."
+
+
+def test_a_row_of_rewardbench2_that_says_fewer_right_answers_than_it_has_is_refused(tmp_path):
+    row = original("rewardbench2", num_correct=0)
+    assert "'num_correct' is 0" in error(read, tmp_path, "rewardbench2", row)
+
+
+def test_a_pair_with_an_id_keeps_it(tmp_path):
+    (problem, _), = read(tmp_path, "pairs", original("pairs", id=17))
+    assert problem["problem_id"] == "pairs/17"
+
+
+def test_a_prompt_that_is_only_the_beginning_of_the_conversation_is_refused(tmp_path):
+    answer = {"role": "assistant", "content": "Red."}
+    other = {"role": "assistant", "content": "Seven."}
+    row = {"prompt": "User:\nHi!", "chosen": [*TURNS, answer], "rejected": [*TURNS, other]}
+    assert "is not the text of the conversation" in error(read, tmp_path, "pairs", row)
+
+
+def test_every_answer_that_is_left_out_is_counted(tmp_path):
+    row = original("rewardbench2", rejected=["Red.", "Red.", "Six."])
+    path = write(tmp_path / "test.jsonl", [row])
+    left_out = Counter()
+    list(read_preferences("rewardbench2", [path], left_out=left_out))
+    assert list(left_out.values()) == [2]
+
+
+def test_rows_to_train_on_that_ask_for_something_else_are_no_repetition(tmp_path):
+    for aspect in ("security", "efficiency"):
+        write(tmp_path / "all" / f"{aspect}-alignment.jsonl", [original("codeprefbench")])
+    found = list(read_preferences("codeprefbench", [tmp_path / "all"], (("train", 1.0),)))
+    assert len({problem["criterion"] for problem, _ in found}) == 2
+
+
+@pytest.mark.parametrize("status", ["passed", "wrong_answer"])
+def test_labels_of_programs_are_not_written_over_whatever_they_are(status, tmp_path):
+    assert not is_labelled_by_preference({"status": status})
+
+
 # ---------------------------------------------------------------- files, order, splits
 
 def test_a_folder_stands_for_its_files_in_the_order_of_their_names(tmp_path):
@@ -417,6 +512,32 @@ def test_two_equal_answers_cannot_be_asked_about_and_are_counted(tmp_path, capsy
     printed = capsys.readouterr().out
     assert printed.startswith("1 problems (1 test)")
     assert "note: left out: 1 rows that prefer an answer to itself\n" in printed
+
+
+@pytest.mark.parametrize("split, kept", [("meta", 1), ("dev", 2)])
+def test_repeated_rows_are_left_out_of_meta_too_and_counted_in_dev(split, kept, tmp_path):
+    rows = [original("pairs"), original("pairs", source="elsewhere")]
+    assert len(read(tmp_path, "pairs", *rows, shares=((split, 1.0),))) == kept
+
+
+@pytest.mark.parametrize("change", [
+    {"question": "Name a number."}, {"chosen": "Seven.", "rejected": "Red."}])
+def test_rows_to_train_on_that_say_something_else_are_kept(change, tmp_path):
+    rows = [original("pairs"), original("pairs", **change)]
+    assert len(read(tmp_path, "pairs", *rows, shares=(("train", 1.0),))) == 2
+
+
+def test_prompts_that_the_audit_takes_for_the_same_fall_into_the_same_split(tmp_path):
+    shares = (("train", 0.5), ("test", 0.5))
+    for k in range(20):
+        rows = [original("pairs", question=text) for text in (f"Sort {k}.", f" sort\n{k} !")]
+        splits = {problem["split"] for problem, _ in read(tmp_path, "pairs", *rows, shares=shares)}
+        assert len(splits) == 1
+
+
+@pytest.mark.parametrize("words", [["train=0.5", "test=0.4"], ["train=0.5", "meta=0.3"]])
+def test_shares_that_leave_some_prompts_without_a_split_are_refused(words):
+    assert "shares that add up to 1" in error(shares_of, words)
 
 
 def test_splits_are_shares_and_the_same_prompt_always_falls_into_the_same(tmp_path):
@@ -839,6 +960,32 @@ def test_pairs_of_your_own_are_counted_by_judgment():
     assert PREFERENCES["pairs"].scores([result(RIGHT), result((None, False))]) == {"right": 0.5}
 
 
+@pytest.mark.parametrize("name, counts", [
+    ("rewardbench", 0.5), ("rewardbench2", 0.5), ("rmb", 0.0), ("judgebench", 0.0),
+    ("codejudgebench", 0.0), ("codeprefbench", 0.5), ("pairs", 0.0)])
+def test_what_a_judgment_without_a_verdict_counts_is_the_benchmark_s_rule(name, counts):
+    assert PREFERENCES[name].UNDECIDED == counts
+
+
+def test_rmb_counts_no_verdict_on_a_pair_as_wrong():
+    results = [result(HALF, category="Helpfulness, pairs")]
+    assert PREFERENCES["rmb"].scores(results)["Helpfulness, pairs"] == 0.5
+
+
+def test_codeprefbench_without_people_leaves_out_people_alone():
+    results = [result(RIGHT, category="security"), result(WRONG, category="efficiency"),
+               result(SPLIT, category="human-preference")]
+    found = PREFERENCES["codeprefbench"].scores(results)
+    assert found["without human preference"] == 0.5
+
+
+def test_maths_weighs_as_much_as_the_programs_of_all_six_languages():
+    results = [result(WRONG, domain="math-prm")]
+    results += [result(RIGHT, domain=subset) for subset in rewardbench.CODE]
+    assert len(rewardbench.CODE) == 6
+    assert PREFERENCES["rewardbench"].scores(results)["Reasoning"] == 0.5
+
+
 # ---------------------------------------------------------------- in select.py
 
 class Judge:
@@ -929,6 +1076,18 @@ def test_a_position_bias_is_a_tie_in_every_pair(judged_pairs, capsys):
     chosen(judged_pairs, "--rounds", "1", says=lambda a, b: "A")
     row = line_of(capsys.readouterr().out.partition("% of pairs")[2], "all")
     assert row[3:8] == ["50.0", "0.0", "0.0", "100.0", "0.0"]
+
+
+def test_a_row_of_pairs_counts_every_draw_and_each_missing_verdict():
+    judged = result(RIGHT, score=dict(x=1.0, y=0.0), passed=dict(x=True, y=False))
+    judged.outcomes["best", "other"] = [HALF, (None, None)]
+    row = pairs_row(PREFERENCES["rewardbench"], "judge", "c", [judged])
+    assert row["problems"] == "1"
+    assert row["pairs"] == "3"
+    assert row["right"] == "75.0"            # 3 of 6, and half of 3 without a verdict
+    assert row["no verdict"] == "50.0"
+    row = pairs_row(PREFERENCES["judgebench"], "judge", "c", [judged])
+    assert row["right"] == "50.0"
 
 
 def test_programs_and_answers_are_not_chosen_in_one_run(judged_pairs, tmp_path):

@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import sample
 from data import parallel, servers
-from data.benchmarks import solution_prompt
+from data.benchmarks import PRESETS, solution_prompt
 from data.fingerprint import fingerprint
 from data.flags import parse
 from data.rows import CANDIDATE, CANDIDATE_KEY, EDGES, ROOT, UserError, read_rows, write_rows
@@ -393,6 +393,24 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch, capsys
     assert len(read_rows(tmp_path / "c.jsonl", CANDIDATE)) == 8
 
 
+def test_one_model_writes_for_the_problems_of_all_files(tmp_path):
+    files = [str(EDGES / f"problems_{name}.jsonl") for name in ("weak", "strong")]
+    sample.main(["--problems", *files, "--model", str(EDGES / "weak"), "--limit", "1", "--n", "1",
+                 "--max-new-tokens", "8", "--out", str(tmp_path / "c.jsonl")])
+    rows = read_rows(tmp_path / "c.jsonl")
+    assert [row["policy"] for row in rows] == ["weak", "weak"]
+    assert len({row["problem_id"] for row in rows}) == 2
+
+
+def test_a_checkpoint_in_half_precision_runs_in_float32_on_a_cpu(tmp_path):
+    shutil.copytree(EDGES / "weak", tmp_path / "half")
+    path = tmp_path / "half/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}))
+    assert sample.load_model(str(tmp_path / "half"))[0].dtype == torch.float32
+    assert sample.load_model(str(tmp_path / "half"), dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
 # ---------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("change, says", [
@@ -502,6 +520,24 @@ def test_two_models_may_have_the_same_problems(tmp_path):
 def test_a_problem_in_two_files_is_named(tmp_path, capsys):
     files = [str(EDGES / "problems_weak.jsonl")] * 2
     said = failure(["--problems", *files, "--model", str(EDGES / "weak"), "--out", str(tmp_path / "c.jsonl")], capsys)
+    assert "is in two of the --problems files" in said
+
+
+@pytest.mark.parametrize("change", [{"starter_code": "def g(x):\n"}, {"source": "mbpp"}])
+def test_whatever_changes_what_a_model_is_shown_is_another_text(change, tmp_path, capsys, problems):
+    write_rows(tmp_path / "p.jsonl", problems[:1])
+    run = flags(tmp_path / "c.jsonl", problems=tmp_path / "p.jsonl")
+    sample.main(run)
+    write_rows(tmp_path / "p.jsonl", [{**problems[0], **change}])
+    assert "are of another text" in failure(run, capsys)
+
+
+def test_one_id_may_not_stand_for_two_texts_although_two_models_write(tmp_path, capsys, problems):
+    for name, prompt in (("p", "One."), ("q", "Two.")):
+        write_rows(tmp_path / f"{name}.jsonl", [{**problems[0], "prompt": prompt}])
+    files = [str(tmp_path / "p.jsonl"), str(tmp_path / "q.jsonl")]
+    said = failure(["--problems", *files, "--model", str(EDGES / "weak"), str(EDGES / "strong"),
+                    "--out", str(tmp_path / "c.jsonl")], capsys)
     assert "is in two of the --problems files" in said
 
 
@@ -618,6 +654,31 @@ def test_a_preset_says_when_it_is_not_the_paper_s_number_of_problems(contests, c
     assert "note: --preset daj-test is 131 problems in the paper, 2 here" in capsys.readouterr().err
 
 
+def test_the_hard_preset_asks_in_the_words_of_bigcodebench_hard():
+    cfg = settings("--preset", "daj-bigcodebench-hard", "--model", "m")
+    assert cfg.benchmark == "bigcodebench"
+    assert cfg.subset == ["hard", "instruct"]
+    assert cfg.as_split == "test"
+    assert PRESETS["daj-bigcodebench-hard"]["expected"] == 148
+
+
+def test_a_subset_is_asked_for_on_the_hub_and_in_a_file(tmp_path, capsys):
+    subset = ["--benchmark", "mbpp", "--subset", "sanitized", "--model", "m",
+              "--out", str(tmp_path / "c.jsonl")]
+    assert "--problems sanitized-mbpp.json" in failure(subset, capsys)
+    row = {"task_id": 11, "text": "Add.", "code": "def f(x):\n    return x",
+           "test_list": ["assert f(1) == 1"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(row) + "\n")
+    said = failure([*subset, "--problems", str(tmp_path / "mbpp.jsonl")], capsys)
+    assert "this is all of MBPP" in said
+
+
+@pytest.mark.parametrize("more", [["--limit", "1"], ["--difficulty", "easy"]])
+def test_a_chosen_part_of_a_preset_is_not_compared_with_the_paper(more, contests, capsys):
+    chosen(contests, "--preset", "daj-test", *more)
+    assert "in the paper" not in capsys.readouterr().err
+
+
 def test_a_benchmark_comes_from_the_hub_where_no_file_is_named(tmp_path, contests, monkeypatch):
     (tmp_path / "old.jsonl").write_text(json.dumps(lcb("old", "2025-01-15")) + "\n")
     files = {"test5.jsonl": tmp_path / "old.jsonl", "test6.jsonl": contests}  # older ones cannot hold these days
@@ -686,6 +747,17 @@ def test_a_benchmark_s_rows_do_not_take_the_place_of_others(contests, capsys):
     path.write_text("my notes\n")
     assert "no problem" in failure(arguments, capsys)
     assert path.read_text() == "my notes\n"
+
+
+def test_a_benchmark_s_rows_do_not_take_the_place_of_their_ids_with_another_text(contests, capsys):
+    chosen(contests, *LCB)
+    path = contests.parent / "out/problems.jsonl"
+    rows = read_rows(path)
+    write_rows(path, [{**rows[0], "prompt": "Mine."}, *rows[1:]])
+    arguments = [*LCB, "--problems", str(contests), "--model", "m",
+                 "--out", str(path.with_name("c.jsonl"))]
+    assert "holds 1 problems that are not chosen now" in failure(arguments, capsys)
+    assert read_rows(path)[0]["prompt"] == "Mine."
 
 
 def test_problems_that_are_none_of_mbpp_s_test_set_are_said(tmp_path, capsys):
@@ -886,6 +958,39 @@ def test_a_server_whose_answers_begin_within_thoughts_is_said(text, says, tmp_pa
     server.text = text
     sample.main(served(tmp_path / "c.jsonl", server.base))
     assert ("begin within thoughts" in capsys.readouterr().err) == says
+
+
+def test_a_plain_model_behind_a_server_goes_on_with_the_starter_code(tmp_path, server, problems):
+    server.text = "    return x\nprint(f(1))\n"
+    sample.main(served(tmp_path / "c.jsonl", server.base, "--api-plain"))
+    assert {path for path, _, _ in server.asked} == {"/v1/completions"}
+    prompts = {body["prompt"] for _, body, _ in server.asked}
+    assert prompts == {solution_prompt(problem) for problem in problems[:3]}
+    codes = {row["code"].rstrip() for row in by_key(tmp_path / "c.jsonl").values()}
+    assert codes == {"def f(x):\n    return x"}
+
+
+def test_a_server_that_is_asked_in_another_way_is_another_model(tmp_path, server, capsys):
+    sample.main(served(tmp_path / "c.jsonl", server.base, limit=1))
+    said = failure(served(tmp_path / "c.jsonl", server.base, "--api-plain", limit=1), capsys)
+    assert "are of another model of that name" in said
+
+
+class CutOff(Handler):
+    def answer(self, body):
+        answer = super().answer(body)
+        answer["choices"][0]["finish_reason"] = "length"
+        return answer
+
+
+def test_a_served_answer_that_was_cut_off_says_so(tmp_path, server):
+    server.RequestHandlerClass = CutOff
+    server.text = "Here:\n```python\ndef f(x):\n    return x"
+    sample.main(served(tmp_path / "c.jsonl", server.base))
+    for row in by_key(tmp_path / "c.jsonl").values():
+        assert row["finish_reason"] == "length"
+        assert row["text"] == server.text
+        assert row["code"] == "def f(x):\n    return x\n"
 
 
 def test_a_served_run_goes_on_in_shards_and_asks_with_the_same_seeds(tmp_path, server, capsys):

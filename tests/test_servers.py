@@ -141,6 +141,20 @@ def test_flags_of_a_server_are_checked(flags, says):
         servers.check_server_flags(servers.ServerFlags(**flags))
 
 
+@pytest.mark.parametrize("key, header", [("k\n", "Bearer k"), (" ", None), (None, None)])
+def test_a_key_is_sent_without_its_line_end_and_none_where_there_is_none(key, header, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert servers.http_request("http://x/v1", {}).get_header("Authorization") == header
+
+
+def test_an_address_may_end_in_a_slash(server):
+    answer, = servers.complete(server.base + "/", [CHAT])
+    assert answer.text == "<best>A</best>"
+    assert server.asked[0][0] == "/v1/chat/completions"
+
+
 # ---------------------------------------------------------------- many at once
 
 def test_answers_come_in_order_with_many_requests_in_flight(server):
@@ -266,6 +280,40 @@ def test_a_server_may_say_until_when_to_wait():
     assert 55 < servers.seconds_until(in_a_minute) <= 60
 
 
+@pytest.mark.parametrize("asked_for", ["100000", "inf"])
+def test_no_pause_is_longer_than_a_minute_whatever_the_server_asks_for(asked_for):
+    failure = servers.Failure("busy", 429, retry_after=asked_for)
+    assert failure.pause(1) == servers.MOST_PAUSE == 60
+    assert servers.Failure("busy", 429).pause(30) == 60
+
+
+@pytest.mark.parametrize("status, again", [
+    (408, True), (409, True), (425, True), (429, True), (500, True), (502, True), (503, True),
+    (504, True), (529, True), (501, False), (505, False), (400, False), (401, False), (404, False),
+])
+def test_which_statuses_another_try_may_not_see_again(status, again):
+    assert servers.passes(status) == again
+
+
+@pytest.mark.parametrize("reason", ["aborted", "error", "cancelled", "Abort"])
+def test_an_answer_that_the_server_broke_off_is_asked_for_again(reason, server):
+    server.answer = first_then_right(200, {}, changed(finish_reason=reason))
+    assert ask(server).finished is True
+    assert len(server.asked) == 2
+
+
+def test_an_answer_that_is_always_broken_off_costs_itself_alone(server):
+    server.answer = lambda number, body: (200, {}, changed(finish_reason="abort"))
+    assert "broken off its answer (abort)" in ask(server).error
+
+
+def test_a_wait_for_another_try_is_no_time_of_the_answer(server, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * len(server.asked))  # ten seconds a request
+    monkeypatch.setattr(servers, "time", clock)
+    server.answer = first_then_right(503, {}, {})
+    assert ask(server).seconds == 10
+
+
 # ---------------------------------------------------------------- what does not
 
 @pytest.mark.parametrize("status, content, words", [
@@ -338,6 +386,41 @@ def test_one_that_does_may_refuse_a_single_request(server):
     first, second = servers.complete(server.base, [GOES_ON, GOES_ON], in_flight=1)
     assert first.error is None
     assert "too long" in second.error
+
+
+@pytest.mark.parametrize("status, error", [
+    (451, "not here"),
+    (200, {"message": "too long", "code": "context_length_exceeded"}),
+])
+def test_more_ways_to_refuse_a_single_request(status, error, server):
+    server.answer = lambda number, body: (status, {}, {"error": error})
+    assert ask(server).error
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("reason, finished", [
+    ("stop", True), ("eos", True), ("eos_token", True), ("stop_sequence", True), ("end_turn", True),
+    ("complete", True), ("completed", True), ("tool_calls", True), ("function_call", True),
+    ("length", False), ("max_tokens", False), ("max_output_tokens", False), ("model_length", False),
+    ("content_filter", False), ("model_context_window_exceeded", False), ("incomplete", False),
+])
+def test_every_reason_that_is_known_is_taken_without_a_note(reason, finished, capsys):
+    servers.note_once.cache_clear()
+    assert servers.is_whole(reason) is finished
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_reason_counts_as_cut_off_and_none_as_whole_and_both_are_said(capsys):
+    servers.note_once.cache_clear()
+    assert servers.is_whole("something new") is False
+    assert "not known here (something new)" in capsys.readouterr().err
+    assert servers.is_whole(None) is True
+    assert "does not say why an answer ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("counted, tokens", [(0, 1), (1, 1), ("7", 7)])
+def test_an_answer_has_at_least_its_end_token(counted, tokens):
+    assert servers.tokens_in({"completion_tokens": counted, "total_tokens": 90}) == tokens
 
 
 # ---------------------------------------------------------------- odd answers
