@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every number and figure of the README's results in the world of edge cases, remade on 2 cores.
-#   bash reproduce.sh                  training runs, selections, sizes of the meta set, J1's Waits, tables, figures; 75 minutes
-#   bash reproduce.sh weights waits    without the sizes and the reward for both orders; 45 minutes
+#   bash reproduce.sh                  training runs, selections, sizes of the meta set, J1's Waits, tables, figures; an hour and a half
+#   bash reproduce.sh weights waits    without the sizes and the reward for both orders; 50 minutes
 #   SEEDS="0 1" bash reproduce.sh
 # A killed run goes on where it stopped. The world itself (problems, checkpoints, stage files) is remade by
 #   python data/edges/world.py && python data/edges/pretrain.py   (--device cuda: the shipped checkpoints were made so)
