@@ -209,7 +209,10 @@ def test_ctrl_c_does_not_wait_for_what_is_in_flight(server):
         from data import servers
         list(servers.complete({server.base!r}, [{{"prompt": "x"}}] * 4))
     """)
-    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.DEVNULL,
+        # where the tests run in the background, it may be ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while len(server.asked) < 4:
         assert child.poll() is None
         time.sleep(0.01)
