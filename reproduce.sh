@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 python -c "import matplotlib"   # of requirements-dev.txt: better missing now than in an hour
 PARTS=${*:-"weights sizes waits rewards"}
 SEEDS=${SEEDS:-"0 1 2 3 4"}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # so small a judge gains little from a second thread: run two seeds at once instead
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # so small a judge gains little from a second thread: two runs at once instead
 RUNS=runs/results
 BASE=data/edges/judge
 HERE="--labelled data/edges/labelled.jsonl --device cpu"

@@ -333,8 +333,8 @@ class Settings(servers.ServerFlags):
     heading("problems")
     problems: list = flag(list, "problem files, or with --benchmark its own files (default: the two of "
                           "the world of edge cases; a benchmark's come from the hub)", metavar="P.jsonl")
-    benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded (not codecontests)",
-                          type=str, choices=list(BENCHMARKS))
+    benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded "
+                                "(not codecontests)", type=str, choices=list(BENCHMARKS))
     preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or "
                        "from 2025-02-01 to 2025-05-01 (131 problems), BigCodeBench-Hard with its "
                        "instruct prompts (148)", type=str, choices=list(PRESETS))

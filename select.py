@@ -80,7 +80,8 @@ else:
         problems: list = flag(lambda: list(EDGES_PROBLEMS), "problem files")
         labelled: Path = flag(stage_input("labelled.jsonl"), "labelled candidates")
         split: str = flag("test", "the split to choose on")
-        n: list = flag(list, "choose among the first so many candidates, too, as in 1 2 4", type=int, least=1)
+        n: list = flag(list, "choose among the first so many candidates, too, as in 1 2 4",
+                       type=int, least=1)
 
         heading("judge")
         judge: str = flag(None, "trained judge, or none: the simple ways alone "
@@ -955,14 +956,14 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
             rows += [selection_row(method, candidates[pid], n, cfg.seed) for pid in problems]
     write_rows(cfg.out, rows)
 
-    of_all_sizes = rows
-    rows = [row for row in rows if row["n"] == most]    # and what the last round of the loop has made
+    # what the last round of the loop has made is of the largest n
+    of_largest = [row for row in rows if row["n"] == most]
     resampled = np.stack([resample(candidates[pid], methods, cfg.seed) for pid in problems])
-    report(rows, resampled, methods, judges, problems, candidates, cfg)
+    report(of_largest, resampled, methods, judges, problems, candidates, cfg)
     first = next(iter(problems.values()))
     if len(sizes) > 1:
         print()
-        tables.print_table(tables.sizes_table(names, of_all_sizes, tables.words_for(first)))
+        tables.print_table(tables.sizes_table(names, rows, tables.words_for(first)))
     preferences = asks_for_answers(first)
     for name, count in lacking.items():
         if count and not preferences:    # the table of preferences has them as "-"

@@ -122,9 +122,13 @@ def sizes_table(names, rows, words=PROGRAMS):
     for row in rows:
         passed[row["method"], row["n"]].append(row["passed"])
     sizes = sorted({row["n"] for row in rows})
-    first = f"all: {words.chosen} % of"
-    return [{first: name, **{f"the first {n}": percent(passed[name, n]) for n in sizes}}
-            for name in names]
+    table = []
+    for name in names:
+        row = {f"all: {words.chosen} % of": name}
+        for n in sizes:
+            row[f"the first {n}"] = percent(passed[name, n])
+        table.append(row)
+    return table
 
 
 def group_problems(pids, problems, candidates):

@@ -354,11 +354,12 @@ def print_parts(title, values):
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["a", "b", "c", "d"]
-    if not set(wanted) <= {"a", "b", "c", "d"}:
+    measures = {"a": bilevel, "b": trl, "c": betty, "d": paper}
+    wanted = sys.argv[1:] or list(measures)
+    if not measures.keys() >= set(wanted):
         sys.exit(__doc__)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as folder:
-        for letter, measure in (("a", bilevel), ("b", trl), ("c", betty), ("d", paper)):
+        for letter, measure in measures.items():
             if letter in wanted:
                 measure(folder)

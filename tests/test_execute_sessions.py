@@ -37,6 +37,14 @@ def call(args, expected):
     return {"type": "call", "args": args, "expected": expected}
 
 
+def asserts(source, **more):
+    return {"type": "assert", "source": source, **more}
+
+
+def stdin(given, wanted):
+    return {"type": "stdin", "input": given, "output": wanted}
+
+
 @pytest.fixture(scope="module")
 def grade():
     """grade(problem, code): the fields that a labelled row adds."""
@@ -455,14 +463,6 @@ def test_a_box_that_is_about_to_start_when_the_worker_goes_ends_too(zygote):
 
 
 # ---------------------------------------------------------------- what a row says
-
-def asserts(source, **more):
-    return {"type": "assert", "source": source, **more}
-
-
-def stdin(given, wanted):
-    return {"type": "stdin", "input": given, "output": wanted}
-
 
 SAME = "def f(n): return n"
 RIGHT = call([1], 1)

@@ -813,19 +813,27 @@ def test_a_network_that_says_too_much_can_take_it_back(settings):
     assert float(w.network_output().detach().abs().max()) < before
 
 
+def shares_of_draws(w, draws):
+    """(how often each of six pairs is drawn [6], every a_i that came with one), a pair a draw."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(6)
+    in_the_loss = []
+    for _ in range(draws):
+        index, a = w.draw(generator)
+        counts[index] += 1
+        in_the_loss += a.tolist()
+    return counts / draws, in_the_loss
+
+
 def test_pairs_are_drawn_in_proportion_to_their_weight(settings):
     """Over 4000 draws of one pair. A fifth of the draws stays uniform, and the loss is not scaled
     as well."""
     w = weights_of(settings(weights="instance", apply="draw", batch=1), "aabbbc")
     w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.zeros(6)
-    for _ in range(4000):
-        index, in_the_loss = w.draw(generator)
-        counts[index] += 1
-        assert in_the_loss.tolist() == [1.0]
+    shares, in_the_loss = shares_of_draws(w, 4000)
+    assert in_the_loss == [1.0] * 4000
     a = w.w()
-    assert torch.allclose(counts / 4000, a / 6, atol=0.03)
+    assert torch.allclose(shares, a / 6, atol=0.03)
     assert float(a.min()) >= 0.2
 
 
@@ -869,12 +877,8 @@ ONES = torch.ones(3, dtype=torch.float64)
 def test_with_scale_a_pair_is_drawn_whatever_its_weight(settings):
     w = weights_of(settings(weights="instance", apply="scale", batch=1), "aabbbc")
     w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.zeros(6)
-    for _ in range(1200):
-        index, _ = w.draw(generator)
-        counts[index] += 1
-    assert torch.allclose(counts / 1200, torch.full((6,), 1 / 6), atol=0.04)
+    shares, _ = shares_of_draws(w, 1200)
+    assert torch.allclose(shares, torch.full((6,), 1 / 6), atol=0.04)
 
 
 def test_what_the_network_sees_of_a_pair_is_the_mean_of_its_visits(settings):
