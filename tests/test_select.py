@@ -1032,13 +1032,14 @@ def test_the_control_of_thinking_on_is_votes_for_as_many_tokens(world, tmp_path)
         assert voted % a_round == 0
 
 
-def test_a_run_killed_between_waits_goes_on(world, tmp_path):
+def test_a_run_killed_between_waits_goes_on(world, tmp_path, capsys):
     flags = ["--rounds", "2", "--waits", "2"]
     run(world, SecondThoughts(), *flags)
     whole = timeless(tmp_path / "judgments.jsonl")
     (tmp_path / "judgments.jsonl").unlink()
     with pytest.raises(SystemExit):
         run(world, SecondThoughts(stop_after=judgments_of(2) + 6), *flags)
+    assert "judgments are kept" in capsys.readouterr().err
     run(world, SecondThoughts(), *flags)
     assert timeless(tmp_path / "judgments.jsonl") == whole
 
