@@ -698,6 +698,9 @@ ASSERTS = {  # what is asked -> (sources, more of the problem, a right program, 
     "a function named like one of Python's": (
         ["assert max([3, 1]) == 1"], {"entry_point": "max"},
         "def max(x): return sorted(x)[0]", "def max(x): return sorted(x)[1]"),
+    "arguments called name and self": (
+        ["assert f(name=1, self=2) == [1, 2]"], {},
+        "def f(name, self): return [name, self]", "def f(name, self): return [self, name]"),
     "what it has put into sys": (
         ["import sys\nsys.argv = ['x', '5']\nassert f() == '5'"], {},
         "import sys\ndef f(): return sys.argv[1]", "def f(): return '4'"),

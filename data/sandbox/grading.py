@@ -341,7 +341,7 @@ class Grader:
         looks_at_exceptions = re.search(r"\bexcept\b.*\bas\b", source)
         changes_values = position in self.changing
 
-        def stand_in(name, *args, **kwargs):
+        def stand_in(name, /, *args, **kwargs):  # a call may have a name=... of its own
             try:
                 given = as_text([args, kwargs], exact=True)
             except (CannotCross, OutputLimit) as error:
@@ -648,7 +648,7 @@ class StandIn:
         self.call = call
         self.name = name
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, /, *args, **kwargs):
         return self.call(self.name, *args, **kwargs)
 
     def __getattr__(self, attribute):
