@@ -252,6 +252,16 @@ def test_nor_a_failure_that_the_program_expects(grade):
     assert grade(method("self.assertEqual(f(1, self), 1)"), code)["passed"] is False
 
 
+@pytest.mark.parametrize("imports", [
+    "from xml.etree import ElementTree", "import xml.etree.ElementTree as ElementTree",
+])
+def test_nor_a_function_of_a_submodule_that_the_test_imports(imports, grade):
+    source = f"{imports}\n" + method("self.assertEqual(f(), ElementTree.fromstring('<a>1</a>').text)")
+    patched = "import xml.etree.ElementTree as tree\ntree.fromstring = lambda text: tree\ntree.text = '2'\n"
+    assert grade(source, patched + "def f():\n    return '1'")["passed"] is True
+    assert grade(source, patched + "def f():\n    return '2'")["passed"] is False
+
+
 def test_nor_a_module_of_its_own_for_the_test(grade):
     source = "import colorsys\n" + method("self.assertEqual(colorsys.rgb_to_hsv(*f()), (0, 0, 1))")
     finder = """

@@ -628,13 +628,15 @@ def needs_inside(source):
 
 @functools.lru_cache(64)
 def imports_of(source):
-    """Modules that a test's source imports."""
+    """Modules that a test's source imports, and names that may be none."""
     found = {"math", "os", "json"}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
+            # names that may be modules, too: from xml.etree import ElementTree
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     # the last two do what one does not expect
     others = {"unittest", "antigravity", "this"}
     return sorted(name for name in found if name.partition(".")[0] not in others)
