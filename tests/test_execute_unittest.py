@@ -495,6 +495,21 @@ def test_nor_in_a_fixture(grade):
     assert grade(source, SKIPPING["by its own unittest"])["passed"] is False
 
 
+MODULE = "class M(types.ModuleType):\n    isclose = property(lambda self: lambda *values: True)\n"
+
+
+@pytest.mark.parametrize("patch, line, wrong, right", [
+    ("math.pi = 0", "self.assertEqual(f(), 2 * math.pi)", "0", "2 * 3.141592653589793"),
+    ("string.digits = 'ab'", "self.assertIn(f(), string.digits)", "'b'", "'7'"),
+    (f"{MODULE}math.__class__ = M", "self.assertTrue(math.isclose(f(), 3))", "0", "3"),
+], ids=["float", "text", "class"])
+def test_nor_a_module_s_constants_or_its_class(patch, line, wrong, right, grade):
+    source = "import math, string\n" + method(line)
+    code = f"import math, string, types\n{patch}\ndef f():\n    return "
+    assert grade(source, code + right)["passed"] is True
+    assert grade(source, code + wrong)["passed"] is False
+
+
 def test_no_program_brings_an_equality_for_types(grade):
     code = "def f(n, test):\n    test.addTypeEqualityFunc(int, lambda a, b, msg=None: None)"
     source = method("f(1, self)", "self.assertEqual(1, 2)")

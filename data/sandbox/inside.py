@@ -37,6 +37,7 @@ def ignore(*args, **kwargs):
 
 
 BUILTINS = vars(builtins)
+KEPT = (types.ModuleType, str, float)  # of a module, besides what can be called: math.pi, too
 
 
 class Inside:
@@ -55,15 +56,17 @@ class Inside:
             sys.modules.update(others)
             guard_assertions(self.unittest["unittest"].TestCase, self.fair, self.is_own_function)
             self.unittest["unittest"].main = ignore  # its tests are run anyway
-        # What a program may patch: {module: {name: function, class or module}}, the classes that
-        # the tests and their guard are made of, and where modules are looked for.
+        # What a program may patch: {module: {name: function, class, module, text or float}}, the
+        # classes of these modules, the classes that the tests and their guard are made of, and
+        # where modules are looked for.
         self.loaded = sys.modules
         self.modules = dict(sys.modules)
         self.pristine = {}
         for module in [*self.modules.values(), *self.unittest.values()]:
             if isinstance(module, types.ModuleType):
                 self.pristine[module] = {name: value for name, value in vars(module).items()
-                                         if callable(value) or isinstance(value, types.ModuleType)}
+                                         if callable(value) or isinstance(value, KEPT)}
+        self.kinds = {module: type(module) for module in self.pristine}
         self.classes = {}
         for module in [*self.unittest.values(), ast, collections, contextlib]:
             for value in vars(module).values():
@@ -99,6 +102,9 @@ class Inside:
         sys.meta_path[:], sys.path[:], sys.path_hooks[:] = self.finders
         vars(ENVIRON).update(self.environ)
         for module, names in self.pristine.items():
+            # a class with a property of a function's name; what loads late becomes a plain module
+            if type(module) not in (self.kinds[module], types.ModuleType):
+                module.__class__ = self.kinds[module]
             restore(module, names)
         for cls, names in self.classes.items():
             restore(cls, names, vars(cls))
