@@ -233,6 +233,49 @@ def test_nor_what_a_method_of_unittest_would_believe(line, grade):
     assert grade(method(f"self.{line}"), f"{ALL_TRUE}anything")["passed"] is False
 
 
+MATCH = "match f():\n    case {}:\n        pass\n    case _:\n        self.fail()"
+
+
+@pytest.mark.parametrize("source, right", [
+    (MATCH.format("7"), "7"), (MATCH.format("[3, 7, *_]"), "[3, 7]"),
+    (MATCH.format("{1: 7}"), "{1: 7}"), (MATCH.format("float(7) | 7"), "7"),
+    ("self.assertTrue(operator.eq(f(), 7))", "7"),
+    ("self.assertTrue(operator.contains([7], f()))", "7"),
+])
+def test_nor_a_match_or_a_function_that_compares(source, right, grade):
+    source = "import operator\n" + method(*source.splitlines())
+    wrong = {"7": "anything", "[3, 7]": "[anything] * 2", "{1: 7}": "{1: anything}"}[right]
+    assert grade(source, f"def f():\n    return {right}")["passed"] is True
+    assert grade(source, f"{ALL_TRUE}{wrong}")["passed"] is False
+
+
+def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(grade):
+    source = method(*MATCH.format("Point(1, y=2)").splitlines())
+    code = ("from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"
+            "    y: int\ndef f():\n    return Point(1, {})")
+    assert grade(source, code.format(2))["passed"] is True
+    assert grade(source, code.format(3))["passed"] is False
+
+
+@pytest.mark.parametrize("line, made", [
+    ("(f() == np.array([7, 7])).all()", "np.array([{0}, {0}])"),
+    ("np.array_equal(f(), [[7]])", "np.array([[{0}]])"),
+    ("f() == 7", "np.array({0})"),
+    ("np.testing.assert_array_equal(f(), [7]) is None", "[{0}]"),
+])
+def test_nor_an_array_of_what_equals_everything(line, made, grade):
+    pytest.importorskip("numpy")
+    cfg = execute.Settings(jobs=1, site_packages=True)
+    pool = execute.Pool(cfg)
+    test = {"type": "unittest", "source": "import numpy as np\n" + method(f"self.assertTrue({line})")}
+    problem = {"problem_id": "p", "prompt": "", "entry_point": "f", "public_tests": [], "tests": [test]}
+    for value, passed in (("7", True), ("anything", False)):
+        code = f"import numpy as np\n{ALL_TRUE}{made.format(value)}"
+        verdict, _ = pool.grade(problem, code)
+        assert verdict["passed"] is passed, verdict["detail"]
+    pool.close()
+
+
 @pytest.mark.parametrize("made, line", [
     ("weakref.proxy(anything)", "self.assertEqual(f(), 1)"),
     ("{anything: 1}.keys()", "self.assertIn(1, f())"),

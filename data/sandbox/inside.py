@@ -437,7 +437,8 @@ def without_stop_iteration(function):
 class Guard(ast.NodeTransformer):
     """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
 
-    So does each difference: abs(a - b) < 1e-6 is a comparison, too.
+    So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a function that compares
+    its first two arguments; and a match, of which a case is a value.
     """
 
     def visit_BinOp(self, node):
@@ -446,6 +447,22 @@ class Guard(ast.NodeTransformer):
             return node
         difference = ast.BinOp(part_of_pair(0), ast.Sub(), part_of_pair(1))
         return self.on_pair(difference, node.left, node.right)
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        name = getattr(node.func, "attr", getattr(node.func, "id", None))
+        first_two = node.args[:2]
+        if name in COMPARING_FUNCTIONS and len(first_two) == 2:
+            if ast.Starred not in map(type, first_two):
+                node.args[:2] = [ast.Starred(self.fair(*first_two), ast.Load())]
+        return node
+
+    def visit_Match(self, node):
+        self.generic_visit(node)
+        if any(asks_equality(case.pattern) for case in node.cases):
+            pair = self.fair(node.subject, ast.Constant(None))
+            node.subject = ast.Subscript(pair, ast.Constant(0), ast.Load())
+        return node
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -473,6 +490,21 @@ class Guard(ast.NodeTransformer):
     @staticmethod
     def fair(*operands):
         return ast.Call(ast.Name("__fair__", ast.Load()), [*operands], [])
+
+
+# Of the library's operator, of numpy and of pandas.
+COMPARING_FUNCTIONS = set(
+    "eq ne lt le gt ge contains countOf indexOf array_equal array_equiv assert_equal "
+    "assert_array_equal assert_array_less assert_almost_equal assert_array_almost_equal "
+    "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
+
+
+def asks_equality(pattern):
+    """Does a case compare with a value, case 7 or case [7, _]? (Not of an object's attributes.)"""
+    if isinstance(pattern, ast.MatchClass):
+        return False
+    return isinstance(pattern, ast.MatchValue) or any(
+        map(asks_equality, ast.iter_child_nodes(pattern)))
 
 
 def part_of_pair(position):
@@ -540,12 +572,14 @@ def own_classes(value, is_trusted):
         seen[id(value)] = value
         if id(kind) not in judged:
             judged[id(kind)] = judge(kind, is_trusted)
-        untrusted, lent, compares_parts, bases = judged[id(kind)]
+        untrusted, lent, compares_parts, is_array, bases = judged[id(kind)]
         found |= untrusted
         if lent and has_methods_of_its_own(value):
             found.add(id(kind))
         if lent or compares_parts:
             todo += gc.get_referents(value)
+        if is_array and value.dtype.hasobject:
+            todo.append(value.tolist())
         for base in bases:
             items = list(base.__iter__(value))
             if not set(map(id, map(type, items))) <= PLAIN:
@@ -560,8 +594,8 @@ def own_classes(value, is_trusted):
 def judge(kind, is_trusted):
     """What own_classes needs to know about a class.
 
-    (ids of itself or its bases if they are not trusted, is a method lent, are parts compared, which
-    of LOOKED_INTO it is)
+    (ids of itself or its bases if they are not trusted, is a method lent, are parts compared, is it
+    numpy's array, which of LOOKED_INTO it is)
     """
     bases = [base for base in LOOKED_INTO if issubclass(kind, base)]
     claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
@@ -575,7 +609,8 @@ def judge(kind, is_trusted):
         elif types.FunctionType in map(type, methods) and is_of_python(cls):
             # its == asks for that of an object's parts, which a subclass may replace
             lent = compares_parts = not issubclass(kind, type)
-    return untrusted, lent, compares_parts, bases
+    is_array = any(cls.__module__ == "numpy" and cls.__name__ == "ndarray" for cls in mro_of(kind))
+    return untrusted, lent, compares_parts, is_array, bases
 
 
 def is_of_python(cls):
