@@ -1029,9 +1029,10 @@ def main(argv=None):
         if cfg.check_problems:
             return check_problems(cfg)
         return label_file(cfg)
-    except KeyboardInterrupt:
-        print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}",
-              file=sys.stderr, flush=True)
+    except (KeyboardInterrupt, BrokenPipeError):  # or tee, which reads this, has heard it first
+        with contextlib.suppress(OSError):
+            print(f"\nstopped; nothing is lost. To continue: python {shlex.join(sys.argv)}",
+                  file=sys.stderr, flush=True)
         os._exit(130)  # at once, and with this process all boxes
 
 

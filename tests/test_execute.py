@@ -1343,6 +1343,21 @@ def test_what_the_machinery_cannot_judge_has_no_label_and_is_tried_again(tmp_pat
     assert [row["passed"] for row in label(tmp_path, [GOOD], SAME)] == [True, False]
 
 
+def test_who_reads_what_it_prints_may_go_first(tmp_path):
+    problems, candidates = many()
+    late, last = sleeper(600)
+    write(tmp_path / "p.jsonl", [*problems, late])
+    write(tmp_path / "c.jsonl", [*candidates, last])
+    supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    while len(read_whole(tmp_path / "l.jsonl")) < 5:
+        time.sleep(0.01)
+    supervisor.stdout.close()
+    supervisor.stderr.close()
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(60) == 130  # and not only when the sleeper's time is over
+
+
 def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     problems, candidates = many()
     late, last = sleeper(600)
