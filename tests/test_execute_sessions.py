@@ -617,6 +617,25 @@ def test_a_grader_that_has_died_while_idle_is_not_asked(zygote):
         assert zygote.idle_grader.box.has_ended(60)
 
 
+@pytest.mark.parametrize("task", [True, False])
+def test_a_grader_that_was_killed_is_no_fault_of_the_program_s(task, zygote):
+    grader = execute.Grader(zygote)
+    if task:  # it dies with this unread
+        grader.box.send(signal.SIGSTOP)
+        grader.ask({"grade": "call", "positions": [0]})
+    grader.box.send(signal.SIGKILL)
+    with pytest.raises(execute.Machinery):
+        grader.hear(60, [0])
+    grader.end()
+
+
+def test_a_grader_that_ends_itself_is_one_that_has_broken_on_an_answer(zygote):
+    grader = execute.Grader(zygote)
+    grader.ask({"grade": "no such kind", "positions": [0]})
+    assert grader.hear(60, [0]) == {}
+    grader.end()
+
+
 def test_a_grader_keeps_nothing_of_the_problem_before(grade):
     """Neither what was right there nor the arguments."""
     assert grade(problem(RIGHT), SAME)["passed"] is True

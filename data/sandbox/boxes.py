@@ -253,15 +253,24 @@ class Grader:
         """Its next message; None if none comes in time, {} if it has died or talks nonsense.
 
         After either it is of no more use. A test that evaluates an answer can make it say anything.
+        Raises Machinery where it was killed, by the kernel for want of memory for example: that
+        says nothing about the answer.
         """
         self.broken = True
         if not is_readable(self.sock, max(seconds, 0)):
             return None
         try:
             size = self.sock.recv_into(self.buffer)
+        except ConnectionError:
+            size = 0
+        if not size:
+            report = self.box.wait(time.monotonic() + 0.5)  # it may need a moment to end
+            if report["code"] == -signal.SIGKILL and not report["killed"]:  # not by wait()
+                raise Machinery("a grader was killed")
+        try:
             message = json.loads(self.buffer[:size])
             well_formed = is_message(message, positions)
-        except (ConnectionError, ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             well_formed = False
         self.broken = not well_formed
         return message if well_formed else {}
