@@ -116,6 +116,10 @@ ATTEMPTS = 3  # for the machinery; a candidate's own failure is final, but see l
 # Seconds: if a program that was not killed is seen to have ended more than this after its limit, we
 # have looked too late, and it is run again.
 LATE = 0.1
+# Times that a program loses the processor to others, within one run. One that sleeps loses it a few
+# times, one that computes beside others a hundred times a second. The load, an average of a minute,
+# does not tell this in time.
+OFTEN = 50
 # A program gets a network, a loopback of its own, only if it, its setup or its tests name what
 # could use one: of Python's own library (with --site-packages always). Else it can make no socket.
 # It makes a box cost one and a half times as much.
@@ -182,7 +186,7 @@ class Tests:
 
     results: [(status, detail, what the digest is made of)] by the test's position, None where it
     was not run. starved: a test was stopped for its time, though the program had not been computing
-    for all of it.
+    for all of it, and this may be others' doing.
     """
 
     def __init__(self, problem, code, zygote, cfg):
@@ -358,7 +362,8 @@ class Tests:
         return "output_limit", "its output takes too much memory to compare", "output_limit"
 
     def out_of_time(self, limit, report):
-        self.starved |= report["cpu"] < 0.9 * report["seconds"]
+        if report["cpu"] < 0.9 * report["seconds"]:
+            self.starved |= report["preempted"] > OFTEN or machine_is_loaded(self.cfg.jobs)
         return "time_limit", f"longer than {limit:g} s"
 
     def run_asserts(self, positions):
@@ -650,8 +655,8 @@ class Pool:
 def label(jobs, cfg):
     """Yields (candidate, verdict) for (problem, candidate) pairs, as they become ready.
 
-    A program that was out of time on a loaded machine, without having had the processor, is tried
-    once more, alone.
+    A program that was out of time without having had the processor, on a loaded machine or because
+    it lost it to others, is tried once more, alone.
     """
     pool = Pool(cfg)
     # not in a `with`, which would wait for them after Ctrl-C
@@ -667,7 +672,7 @@ def label(jobs, cfg):
         for done in wait(running, return_when=FIRST_COMPLETED).done:
             problem, candidate = running.pop(done)
             verdict, was_starved = done.result()
-            if was_starved and machine_is_loaded(cfg.jobs):
+            if was_starved:
                 starved.append((problem, candidate))
             else:
                 yield candidate, verdict

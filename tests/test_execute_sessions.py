@@ -577,17 +577,32 @@ def test_a_failed_machinery_is_tried_three_times(monkeypatch):
     assert len(closed) == 2  # none that has failed is used again
 
 
-def test_who_has_computed_for_its_time_was_not_starved():
+@pytest.mark.parametrize("computed, preempted, load, starved", [
+    (0.99, 1000, 1000, False), (0.5, 3, 0, False), (0.5, 3, 1000, True), (0.5, 200, 0, True),
+])
+def test_who_has_computed_or_slept_for_its_time_was_not_starved(
+        computed, preempted, load, starved, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
     tests = execute.Tests(problem(RIGHT), "", None, execute.Settings(jobs=1))
-    tests.out_of_time(1, {"seconds": 1.0, "cpu": 0.99})
-    assert not tests.starved
-    tests.out_of_time(1, {"seconds": 1.0, "cpu": 0.5})
-    assert tests.starved
+    tests.out_of_time(1, {"seconds": 1.0, "cpu": computed, "preempted": preempted})
+    assert tests.starved is starved
 
 
 def test_a_box_reports_the_time_that_it_has_computed(zygote):
     box = start(zygote, "import time\nwhile time.process_time() < 0.3: pass")
     assert 0.2 < box.wait(box.started + 60)["cpu"]
+
+
+def test_a_box_reports_how_often_it_lost_the_processor(zygote):
+    """Five of its own processes want the only one that they may use: it is process 1 that counts."""
+    lines = ("import os", "for _ in range(5):", "    if os.fork() == 0:", "        while True: pass",
+             "while os.times().user < 1: pass")
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(zygote.process.pid, {min(processors)})
+    computing = start(zygote, "\n".join(lines))
+    sleeping = start(zygote, "import time\ntime.sleep(0.5)")
+    assert computing.wait(computing.started + 100)["preempted"] > execute.OFTEN
+    assert sleeping.wait(sleeping.started + 100)["preempted"] < execute.OFTEN
 
 
 def test_a_machine_is_loaded_by_others_as_well(monkeypatch):

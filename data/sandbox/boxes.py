@@ -164,10 +164,11 @@ class Box:
         return is_readable(self.sock if self.unsafe else self.pidfd, max(seconds, 0))
 
     def wait(self, until):
-        """Its report, {"code", "killed", "seconds", "cpu"}. wait(0) ends it at once.
+        """Its report, {"code", "killed", "seconds", "cpu", "preempted"}. wait(0) ends it at once.
 
         It has until that time.monotonic(); then it is killed. killed: it was. seconds: from its
         program's start, until this process saw that it had ended; with --unsafe, until it had.
+        preempted: how often it lost the processor though it would have gone on.
         """
         if self.report is None:
             killed = not self.has_ended(until - time.monotonic())
@@ -184,7 +185,8 @@ class Box:
             if last_words:  # no program has killed the keeper
                 ended, code = json.loads(last_words)
             self.report = {"code": code, "killed": killed, "seconds": ended - self.started,
-                           "cpu": usage.ru_utime + usage.ru_stime}
+                           "cpu": usage.ru_utime + usage.ru_stime,
+                           "preempted": usage.ru_nivcsw}
             self.sock.close()
             os.close(self.pidfd)
         return self.report
