@@ -831,7 +831,7 @@ NAN = math.nan
     (10 ** 16 + 1, 1e16, True, False), (10 ** 400, 10 ** 400, True, True), (10 ** 400, 1.5, False, False), ("a", "a", True, True),
     ("1", 1, False, False), ({"a": 1.0}, {"a": 1}, True, True), ([1, [2.0000000001]], [1, [2.0]], True, False),
     ([1, [2.0000000001]], [1, [2]], False, False), (None, None, True, True), ([], None, False, False), ([True], [1], True, True),
-    (math.inf, math.inf, True, True)])
+    (math.inf, math.inf, True, True), (Decimal("1e400"), math.inf, False, False)])
 def test_values_are_compared_by_the_rule(got, expected, plain, livecodebench):
     assert same_value(got, expected, "plain") is plain
     assert same_value(got, expected, "codecontests") is plain
@@ -843,7 +843,8 @@ def test_values_are_compared_by_the_rule(got, expected, plain, livecodebench):
     ("1\n\n2", "1\n2", True, False, True), ("1.0", "1", False, True, True), ("1", "1.0", True, True, True), ("1e3", "1000", False, True, True),
     ("0.3000001", "0.3", True, False, True), ("0.30001", "0.3", False, False, False), ("0.300009", "0.3", False, False, True),
     ("2e-8", "0.0000000", True, False, True), ("abc", "ABC", False, False, True), ("1  2", "1 2", True, True, True), ("", "", True, True, True),
-    ("1e999999999", "1", False, False, False), ("nan", "nan", True, True, True), ("a  b", "a b", True, False, True),
+    ("1e999999999", "1", False, False, False), ("9e999", "2e308", False, False, False), ("1e400", "10e399", True, True, False),
+    ("7" * 330 + ".5", "1" * 330 + ".5", False, False, False), ("nan", "nan", True, True, True), ("a  b", "a b", True, False, True),
     ("\ufeff1", "1", True, True, True), ("1", "\ufeff1", True, True, True), ("1000000008.0", "1000000007", False, False, False),
     ("123457.0", "123456.5", False, False, False), ("1000000007.0", "1000000007", False, True, True),
     ("101", "00101", False, True, True), ("1_0", "10", False, True, False), ("\uff11\uff10", "10", False, True, False),

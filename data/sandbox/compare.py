@@ -84,7 +84,7 @@ def same_token(mine, theirs):
         return True
     if INTEGER.fullmatch(theirs) or not (NUMBER.fullmatch(theirs) and NUMBER.fullmatch(mine)):
         return False
-    return near(float(mine), float(theirs), 1e-6)
+    return near(float(mine), float(theirs), 1e-6) or Decimal(mine) == Decimal(theirs)
 
 
 def same_token_roughly(mine, theirs):
@@ -99,7 +99,8 @@ def same_token_roughly(mine, theirs):
 
 
 def near(a, b, tolerance):
-    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+    """Within this, relative or absolute; what is too large for a float (inf) is near nothing."""
+    return math.isfinite(a) and math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
 
 
 def same_value(got, expected, rule="plain"):
