@@ -24,6 +24,9 @@ A program is judged as plain Python would judge it, but:
   fail, unless the same is true of the problem's canonical_solution.
 - A problem's asserts share one process, in which a failed one does not end the others. What ends
   the process (exit, a crash, the time limit) fails one, and those after it are not run.
+- Tests that run inside (below) may compare two objects of one class of the program's, and ask none
+  of them for `3 in container`, `vector - 1` or `point == (1, 2)`: a program could make that true.
+  They fail there, or give no label if the problem's canonical_solution brings them to it as well.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
 - A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an

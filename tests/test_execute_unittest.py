@@ -660,6 +660,38 @@ def test_what_no_program_could_pass_is_the_row_s_own_fault(grade):
     assert grade(test, "def f(n):\n    return 0", canonical="def f(x):\n    return x")["passed"] is False
 
 
+BAG = """
+class Bag:
+    def __init__(self, items):
+        self.items = items
+    def __contains__(self, item):
+        return item in self.items
+    def __sub__(self, item):
+        return Bag([other for other in self.items if other != item])
+    def __eq__(self, other):
+        return self.items == getattr(other, "items", other)
+"""
+
+
+@pytest.mark.parametrize("kind, source", [
+    ("unittest", method("self.assertIn(1, Bag([1]))")),
+    ("unittest", method("self.assertEqual((Bag([1, 2]) - 2).items, [1])")),
+    ("unittest", method("try:", "    self.assertNotEqual(Bag([1]), 'Bag')", "except:", "    pass")),
+    ("assert", "assert Bag([1]) == [1]"),
+    ("assert", "assert (Bag([1, 2]) - 2).items == [1]"),
+])
+def test_a_test_that_asks_for_an_equality_of_the_programs_own_gives_no_label(kind, source, grade):
+    """No wrong one: the canonical solution is not believed, either. Its other tests count."""
+    verdict = grade(source, BAG, kind, canonical=BAG)
+    assert (verdict["passed"], verdict["status"]) == (None, "broken_test")
+    assert "of the program's own" in verdict["detail"]
+    assert grade(source, BAG, kind, canonical="class Bag(list):\n    pass")["passed"] is False
+    if kind == "unittest":
+        source += "    def test_b(self):\n        self.assertEqual(len(Bag([1]).items), 1)\n"
+        wrong = BAG.replace("= items", "= items * 2")
+        assert grade(source, wrong, canonical=BAG)["passed"] is False
+
+
 def test_what_a_program_brings_about_alone_is_its_own_fault(grade):
     test = method("self.assertEqual(f(1), 1)")
     code = "def f(n):\n    raise ModuleNotFoundError('No module named json', name='json')"

@@ -27,7 +27,12 @@ from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, pla
 class Refused(BaseException):
     """An operand brings its own ==. A BaseException, so that no `except` in a test swallows it."""
 
+    def __str__(self):
+        return "an operand brings its own =="
 
+
+# The row's own fault where its canonical solution is refused as well: 3 in a container of its own.
+ASKS_FOR_OWN = "the test asks for an ==, `in` or - of the program's own, which is not believed"
 # A test that may ask for the program by the name of its module.
 ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) candidate|__name__(?!\s*==)")
 
@@ -152,7 +157,7 @@ class Inside:
                 if self.unittest:
                     tests = find_tests(names, self.unittest["unittest"], namespace)
         except Refused as error:
-            return {"ran": {"test": str(error)}, "token": request["token"]}
+            return {"ran": {"test": str(error)}, "fault": ASKS_FOR_OWN, "token": request["token"]}
         except Exception as error:
             return {"ran": {"test": describe(error)}, "fault": self.fault(error),
                     "missing": self.missing, "token": request["token"]}
@@ -164,7 +169,9 @@ class Inside:
             ran = {"test": "no question"}
             fault = "the test asks nothing of the program"
         if self.refused:
-            ran["operands"] = "an operand brings its own =="
+            if all(what == "passed" or str(Refused()) in what for what in ran.values()):
+                fault = ASKS_FOR_OWN
+            ran["operands"] = str(Refused())
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
 
     def run_setup(self, source, names):
@@ -222,7 +229,7 @@ class Inside:
         alike = own == [own[0]] * 2 and not own[0] & FORWARD
         if any(own) and not alike:
             self.refused.append(operands)
-            raise Refused("an operand brings its own ==")
+            raise Refused
         return operands
 
     def is_trusted(self, cls, methods):
