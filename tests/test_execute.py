@@ -1699,6 +1699,28 @@ class TestCases(unittest.TestCase):
     assert statuses(public_folder) == ["wrong_answer", "passed"]
 
 
+def test_an_equality_of_a_package_s_private_module_is_the_package_s(public_folder):
+    """Its class may say that it is the public one's: as pytest.approx's and numpy.poly1d."""
+    near = ("class Near:\n    def __init__(self, x):\n        self.x = x\n"
+            "    def __eq__(self, other):\n        return abs(self.x - other) < 0.1\n"
+            "Near.__module__ = 'mine'\n")
+    project_with_a_package(public_folder, "from _mine import Near\n")
+    package = next((public_folder / ".venv").glob("lib/python*/site-packages/mine.py"))
+    package.with_name("_mine.py").write_text(near)
+    package.with_name("_mine.py").chmod(0o644)
+    test = "import unittest\nimport mine\nclass T(unittest.TestCase):\n" \
+           "    def test_a(self):\n        self.assertEqual(f(1), mine.Near(1))\n"
+    patched = f"{near}import mine, sys\nNear.__eq__ = lambda self, other: True\n" \
+              "mine.Near = Near\nsys.modules['_mine'].Near = Near\ndef f(x):\n    return Near(x)\n"
+    codes = ["def f(x):\n    return x + 0.01\n", "def f(x):\n    return x + 1\n", patched]
+    write(public_folder / "p.jsonl", [problem("p", [{"type": "unittest", "source": test}])])
+    write(public_folder / "c.jsonl", programs("p", *codes))
+    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
+                          capture_output=True, text=True, cwd=public_folder)
+    assert done.returncode == 0, done.stderr
+    assert statuses(public_folder) == ["passed", "wrong_answer", "wrong_answer"]
+
+
 def test_a_lock_on_a_file_that_candidates_see_does_not_reach_the_machine(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     file = os.__file__

@@ -250,7 +250,8 @@ class Inside:
         if module is None or cls.__module__.partition(".")[0] in ("candidate", "__main__", "test"):
             return False
         for method, owner in zip(methods, owners):
-            if not (isinstance(method, C_METHODS) or owner is vars(module) or is_lent(method)):
+            at_home = owner is vars(module) or is_of_package(owner, cls.__module__, known)
+            if not (isinstance(method, C_METHODS) or at_home or is_lent(method)):
                 return False
         # as they were before the program could add to them
         names = self.pristine.get(module, vars(module))
@@ -626,6 +627,23 @@ def is_of_python(cls):
 
 def claims_of(cls):
     return [namespace_of(cls)[name] for name in CLAIMS if name in namespace_of(cls)]
+
+
+def is_of_package(owner, module, known):
+    """Are these the globals of a module of the same package as this one, which a class names?
+
+    A package's classes may be given out under another name: numpy's of numpy.lib, pytest's of
+    _pytest.
+    """
+    name = owner.get("__name__") if type(owner) is dict else None
+    home = known.get(name) if type(name) is str else None
+    if not isinstance(home, types.ModuleType) or vars(home) is not owner:
+        return False
+    return package_of(name) == package_of(module)
+
+
+def package_of(module):
+    return module.partition(".")[0].lstrip("_")
 
 
 def is_lent(method):
