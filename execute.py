@@ -130,6 +130,10 @@ USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
     "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
+# What only pytest itself does; here the functions and classes of its style are merely called.
+PYTEST_DOES = re.compile(r"\bmark\.(?:skip|skipif|xfail|parametrize|usefixtures)\b"
+                         r"|\bautouse\s*=\s*True"
+                         r"|(?:\bpytest\.|(?<![\w.]))(?:skip|xfail|importorskip)(?=\()")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error")
 NO_LABEL = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
@@ -248,6 +252,9 @@ class Tests:
             if test["type"] in ("assert", "unittest"):
                 try:
                     check_source(test["source"])
+                    needed = PYTEST_DOES.search(test["source"])
+                    if needed and "pytest" in imports_of(test["source"]):
+                        return "broken_test", f"the test needs pytest itself ({needed[0]})"
                 except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                     return "broken_test", f"the test cannot run ({describe(error)})"
         return None

@@ -47,7 +47,8 @@ Its tests, public and hidden, are of four types:
     {"type": "assert", "source": "...", "inside": true}                 lines that call the candidate's functions;
                                                                         inside: they need its classes or objects, too
     {"type": "unittest", "source": "..."}                               unittest.TestCase classes; if it has none, the
-                                                                        functions and classes that pytest would find
+                                                                        functions and classes that pytest would find, but
+                                                                        nothing that needs pytest itself: its fixtures, marks
 
 Three promises are kept here, so that no stage has to think of them: a bad row is an error that names the file, the line
 and the field; a torn last line (its writer was killed) is dropped with a warning, and cut off before anything is appended;

@@ -16,7 +16,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox nee
 @pytest.fixture(scope="module")
 def grade():
     """grade(a test's source, code): the fields that a labelled row adds."""
-    cfg = execute.Settings(jobs=1)
+    yield from grading()
+
+
+@pytest.fixture(scope="module")
+def grade_with_packages():
+    """The same, where programs and tests see what is installed."""
+    yield from grading(site_packages=True)
+
+
+def grading(**flags):
+    cfg = execute.Settings(jobs=1, **flags)
     execute.prepare_this_process(cfg)
     pool = execute.Pool(cfg)
 
@@ -500,6 +510,41 @@ class TestA:
         "def test_a():\n    assert f(1) == 2\ndef teardown_module():\n    assert f(2) == 4\n",
         False, False),
 }
+
+
+PYTESTS_OWN = {  # what only pytest would do -> the test above a right one of its style
+    "a mark": "@pytest.mark.xfail\ndef test_b():\n    assert f(1) == 3\n",
+    "an imported mark": "from pytest import mark\n@mark.skipif(True, reason='no')\n"
+                        "def test_b():\n    assert f(1) == 3\n",
+    "a mark of all": "pytestmark = pytest.mark.skip\ndef test_b():\n    assert f(1) == 3\n",
+    "a parameter that has a default": "@pytest.mark.parametrize('n', [1, 2])\n"
+                                      "def test_b(n=1):\n    assert f(n) == n + 1\n",
+    "a fixture that nobody asks for": "given = []\n@pytest.fixture(autouse=True)\ndef prepare():\n"
+                                      "    given.append(1)\n"
+                                      "def test_b():\n    assert f(given[0]) == 2\n",
+    "a fixture of a TestCase": CASE.replace("    def test_a", "    @pytest.fixture(autouse=True)\n"
+                                            "    def prepare(self):\n        self.n = 1\n"
+                                            "    def test_a").replace("f(1)", "f(self.n)"),
+    "a skip": "def test_b():\n    pytest.skip('not here')\n",
+}
+
+
+@pytest.mark.parametrize("name", PYTESTS_OWN)
+def test_what_only_pytest_would_do_gives_no_label(name, grade_with_packages):
+    right = "def test_a():\n    assert f(1) == 2\n"
+    verdict = grade_with_packages(f"import pytest\n{PYTESTS_OWN[name]}{right}", NEXT)
+    assert verdict["passed"] is None
+    assert verdict["detail"].startswith("public test 1: the test needs pytest itself (")
+
+
+@pytest.mark.parametrize("source", [
+    "import pytest\n@pytest.mark.slow\ndef test_a():\n    assert f(1) == pytest.approx(2)\n",
+    "import pytest\n" + CASE + "    @unittest.skip('not here')\n    def test_b(self):\n        f()\n",
+    "mark = skip = f\ndef test_a():\n    assert skip(1) == 2\n",
+])
+def test_but_what_looks_so_does(source, grade_with_packages):
+    assert grade_with_packages(source, NEXT)["passed"] is True
+    assert grade_with_packages(source, "def f(n):\n    return 0")["passed"] is False
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
