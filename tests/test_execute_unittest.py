@@ -53,7 +53,7 @@ def method(*lines):
 
 CALLS = "def f(function):\n    function(1)\n    function(2, a=3)"
 CALLS_WRONG = "def f(function):\n    function(1)\n    function(2)"
-MOCK = "from unittest.mock import Mock, call\n"
+MOCK = "from unittest import mock\nfrom unittest.mock import Mock, call\n"
 V = """
 class V:
     def __init__(self, x):
@@ -647,6 +647,20 @@ def test_a_name_that_a_test_declares_global_is_lent_too(grade):
                 self.assertEqual(f(4), 2)
         """
     assert grade(test, "def f(n):\n    return math.sqrt(n)")["passed"] is True
+
+
+@pytest.mark.parametrize("source", [
+    MOCK + CASE + "    @mock.patch('__main__.step', 5)\n    def test_b(self):\n"
+                  "        self.assertEqual(f(1), 6)\n",
+    method("from __main__ import f", "self.assertEqual(f(1), 2)"),
+    method("import sys", "self.assertEqual(sys.modules['__main__'].f(1), 2)"),
+    method("import __main__", "self.assertEqual(__main__.step, 1)"),
+])
+def test_a_test_may_call_the_program_main(source, grade):
+    """They are run as one file elsewhere, whose name that is."""
+    assert grade(source, "step = 1\ndef f(n):\n    return n + step")["passed"] is True
+    assert grade(source, "step = 2\ndef f(n):\n    return n + step")["passed"] is False
+    assert grade(source, "def f(n):\n    return n + 2")["passed"] is False
 
 
 def test_a_class_body_that_asks_for_its_own_names_asks_nothing_of_the_program(grade):

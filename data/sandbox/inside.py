@@ -34,7 +34,8 @@ class Refused(BaseException):
 # The row's own fault where its canonical solution is refused as well: 3 in a container of its own.
 ASKS_FOR_OWN = "the test asks for an ==, `in` or - of the program's own, which is not believed"
 # A test that may ask for the program by the name of its module.
-ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) candidate|__name__(?!\s*==)")
+ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) (candidate|__main__)|__name__(?!\s*==)"
+                            r"|['\"]__main__\.|modules\[['\"]__main__")
 
 
 def ignore(*args, **kwargs):
