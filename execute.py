@@ -164,8 +164,8 @@ class Settings:
 
     heading("checks, instead of running candidates")
     self_check: bool = flag(False, "try to break out; print what holds on this machine")
-    check_problems: bool = flag(False, "run canonical solutions and an empty program; print the "
-                                       "problems that cannot tell them apart")
+    check_problems: bool = flag(False, "run canonical solutions and programs that do nothing; "
+                                       "print the problems that cannot tell them apart")
 
     def __post_init__(self):
         check_bounds(self)
@@ -882,10 +882,13 @@ def report(labelled, cfg):
 
 # ---------------------------------------------------------------- --check-problems and --self-check
 
-def check_problems(cfg):
-    """Name the problems that cannot tell their canonical solution from an empty program.
+IDLE = "def {}(*args, **kwargs):\n    pass\n"
 
-    Returns the exit status.
+
+def check_problems(cfg):
+    """Name the problems that cannot tell their canonical solution from a program that does nothing.
+
+    Such are an empty one, and one that defines the entry point alone. Returns the exit status.
     """
     mine, _, paths = read_problems(cfg)
     must_be_out_of_sight(cfg, *paths)
@@ -897,6 +900,9 @@ def check_problems(cfg):
         if isinstance(problem.get("canonical_solution"), str):
             canonical = {"kind": "canonical", "code": problem["canonical_solution"]}
             jobs.append((problem, {"problem_id": problem["problem_id"], **canonical}))
+        if (problem["entry_point"] or "").isidentifier():
+            idle = {"kind": "idle", "code": IDLE.format(problem["entry_point"])}
+            jobs.append((problem, {"problem_id": problem["problem_id"], **idle}))
     complaints = {name: faults_seen(problem) for name, problem in mine.items()}
     for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
         name = candidate["problem_id"]
@@ -904,6 +910,8 @@ def check_problems(cfg):
             complaints[name].append(f"the canonical solution gets {told(answer)}")
         elif candidate["kind"] == "empty" and answer["passed"]:
             complaints[name].append("an empty program passes")
+        elif candidate["kind"] == "idle" and answer["passed"]:
+            complaints[name].append("a function that does nothing passes")
         elif candidate["kind"] == "empty" and answer["passed"] is None:
             complaints[name].append(f"an empty program gets no label: {told(answer)}")
     for name, found in complaints.items():
@@ -911,9 +919,9 @@ def check_problems(cfg):
             print(f"{name}: {'; '.join(sorted(found))}")
     n_fine = sum(not found for found in complaints.values())
     print(f"{n_fine} of {len(mine)} problems can tell them apart")
-    without = 2 * len(mine) - len(jobs)
+    without = len(mine) - sum(candidate["kind"] == "canonical" for _, candidate in jobs)
     if without:
-        print(f"{without} have no canonical_solution, so only the empty program was run")
+        print(f"{without} have no canonical_solution, so only programs that do nothing were run")
     return 0 if n_fine == len(mine) else 1
 
 

@@ -608,6 +608,22 @@ def test_check_problems_names_what_cannot_tell_right_from_wrong(tmp_path):
     assert "the canonical solution gets wrong_answer" in complaints["wrong"]
 
 
+@pytest.mark.parametrize("test", [
+    asserts("assert f(1) == 2 or True"), asserts("print(f(1))"), call([1], None),
+    asserts("try:\n    assert f(1) == 2\nexcept Exception:\n    pass"),
+    unit("import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        f(1)\n")])
+def test_check_problems_names_what_any_function_passes(test, tmp_path, capsys):
+    """An empty program has none, and so it fails."""
+    write(tmp_path / "p.jsonl", [
+        problem("weak", [test]), problem("fine", [test, asserts("assert f(1) == 2")]),
+        problem("stdin", [stdin("1\n", "1\n")], entry_point=None)])
+    assert execute.main(["--check-problems", "--problems", str(tmp_path / "p.jsonl")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "weak: a function that does nothing passes"
+    assert lines[1:] == ["2 of 3 problems can tell them apart",
+                         "3 have no canonical_solution, so only programs that do nothing were run"]
+
+
 CHECKERS = {  # a checker -> what is said of it
     "x = 1": "does not define check(given, answer, expected)",
     "def check(:": "cannot run",
@@ -643,7 +659,8 @@ def test_check_problems_sees_asserts_of_tuples_and_comparisons_without_an_assert
     done = subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True)
     told = "line 2 of a test asserts a tuple, which is always true"
     assert [line for line in done.stdout.splitlines() if "tuple" in line] == [f"always: {told}"]
-    assert "bare: line 4 of a test compares, and asserts nothing" in done.stdout.splitlines()
+    bare = next(line for line in done.stdout.splitlines() if line.startswith("bare: "))
+    assert bare.endswith("; line 4 of a test compares, and asserts nothing")
 
 
 def test_programs_that_still_stand_in_a_fence_are_said(tmp_path):
