@@ -719,6 +719,17 @@ def test_what_no_program_could_pass_is_the_row_s_own_fault(grade):
     assert grade(test, "def f(n):\n    return 0", canonical="def f(x):\n    return x")["passed"] is False
 
 
+@pytest.mark.parametrize("kind, source", [
+    ("unittest", method("self.assertEqual(f(1), unknown(1))")),
+    ("assert", "import sys\nassert f(1) == unknown"),
+])
+def test_so_is_a_name_that_is_nowhere_without_a_canonical_solution(kind, source, grade):
+    right = "def f(n):\n    return n"
+    assert grade(source, right, kind)["passed"] is None
+    assert grade(source, "def f(n):\n    raise ValueError", kind)["passed"] is False
+    assert grade(source, right, kind, setup="unknown = 1\ndel unknown")["passed"] is False
+
+
 BAG = """
 class Bag:
     def __init__(self, items):
