@@ -26,7 +26,8 @@ A program is judged as plain Python would judge it, but:
   the process (exit, a crash, the time limit) fails one, and those after it are not run.
 - Tests that run inside (below) may compare two objects of one class of the program's, and ask none
   of them for `3 in container`, `vector - 1` or `point == (1, 2)`: a program could make that true.
-  They fail there, or give no label if the problem's canonical_solution brings them to it as well.
+  They fail there, or give no label if the problem's canonical_solution brings them to it as well
+  or, where it has none, if it asks for a class that they call.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
 - A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an
@@ -108,6 +109,7 @@ from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_f
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, may_change_values, needs_inside, text_digest
+from data.sandbox.inside import ASKS_FOR_OWN
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -419,10 +421,20 @@ class Tests:
         found = [self.run_other(code, "inside", positions)[0] for code in others]
         for position in broken:
             _, detail, _ = self.results[position]
-            sources = self.setup, self.tests[position]["source"]
-            alone = all(results[position] != self.results[position] for results in found)
-            if alone and not names_what_is_nowhere(detail, *sources):
+            source = self.tests[position]["source"]
+            faulty = any(results[position] == self.results[position] for results in found)
+            faulty |= names_what_is_nowhere(detail, self.setup, source)
+            if detail == ASKS_FOR_OWN and len(others) == 1:  # there is no solution to ask
+                faulty |= self.asks_for_a_class(source)
+            if not faulty:
                 self.fail([position], "wrong_answer", detail)
+
+    def asks_for_a_class(self, source):
+        """Does a test make objects of a class that the problem asks for?"""
+        calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+        called = {function.id for function in calls if isinstance(function, ast.Name)}
+        return any(re.search(rf"\bclass\W{{1,2}}{name}\b", self.prompt)
+                   or name == self.problem["entry_point"] and name[0].isupper() for name in called)
 
     def run_other(self, code, kind, positions):
         """What these tests say of another program: its results, and what run_session returns."""

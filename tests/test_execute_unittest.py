@@ -30,9 +30,9 @@ def grading(**flags):
     execute.prepare_this_process(cfg)
     pool = execute.Pool(cfg)
 
-    def run(source, code, kind="unittest", setup="", canonical=None):
+    def run(source, code, kind="unittest", setup="", canonical=None, prompt="write f"):
         test = {"type": kind, "source": textwrap.dedent(source)}
-        problem = {"problem_id": "p", "prompt": "write f", "starter_code": "", "entry_point": "f",
+        problem = {"problem_id": "p", "prompt": prompt, "starter_code": "", "entry_point": "f",
                    "public_tests": [test], "tests": [], "domain": "d", "difficulty": "easy",
                    "split": "test", "setup": textwrap.dedent(setup),
                    "canonical_solution": canonical}
@@ -758,6 +758,8 @@ def test_a_test_that_asks_for_an_equality_of_the_programs_own_gives_no_label(kin
     assert grade(source, BAG, kind, canonical="class Bag(list):\n    pass")["passed"] is False
     if kind == "unittest":
         source += "    def test_b(self):\n        self.assertEqual(len(Bag([1]).items), 1)\n"
+        assert grade(source, BAG, prompt="Write a class `Bag`.")["passed"] is None
+        assert grade(source, BAG, prompt="Write a function that fills a Bag.")["passed"] is False
         wrong = BAG.replace("= items", "= items * 2")
         assert grade(source, wrong, canonical=BAG)["passed"] is False
 
