@@ -563,6 +563,16 @@ def test_so_does_one_that_imports_it_late(code, tmp_path):
     assert row["detail"] == "not installed: nosuchpackage"
 
 
+@pytest.mark.parametrize("test", [call([1], 2), asserts("assert f(1) == 2"), unit(CASE),
+                                  {**asserts("assert f(1) == 2"), "inside": True}])
+@pytest.mark.parametrize("end", ["return found[0]", "return n"])
+def test_so_does_a_function_whose_thread_imports_it(test, end, tmp_path):
+    code = "import threading\ndef f(n):\n    found = []\n    def work():\n        import nosuchpackage\n" \
+           f"        found.append(n + 1)\n    thread = threading.Thread(target=work)\n    thread.start()\n    thread.join()\n    {end}"
+    row, = label(tmp_path, [problem("p", [test])], programs("p", code))
+    assert (row["passed"], row["detail"]) == (None, "not installed: nosuchpackage")
+
+
 WANTS = "try:\n    import nosuchpackage\nexcept ImportError:\n    "
 
 
