@@ -185,6 +185,13 @@ def test_text_pickles_are_refused_which_genuine_rows_never_are():
         private_text(packed("[]", protocol=0))
 
 
+def test_a_pickle_of_two_strings_is_refused():
+    two = pickle.dumps("[1]", 2)[:-1] + pickle.dumps("[2]", 2)[2:]
+    assert pickle.loads(two) == "[2]"
+    with pytest.raises(rows.UserError, match="2 strings"):
+        private_text(base64.b64encode(zlib.compress(two)).decode())
+
+
 def test_plain_private_tests_are_read_too(lcb_problem):
     problem = lcb_problem(private_test_cases=json.dumps(STDIN_TESTS))
     assert problem["tests"] == [{"type": "stdin", "input": "1\n", "output": "2\n"}]
@@ -725,6 +732,8 @@ AGAIN = "def f(xs: List[int]) -> int:\n" + BODY
     f"Sure!\n```\n{AGAIN}",
     f"```python\n{BODY}```",  # the body alone
     f"```python\n{BODY.strip()}\n```",  # without its indentation
+    "```python\ntotal = sum(xs)\n    return total\n```",  # without its first indentation
+    f"```python\n{BODY}```\nTry it:\n```python\nprint(f([1]))\n```",
 ])
 def test_a_chat_model_s_block_is_found_and_its_lost_imports_come_back(text):
     code = extract_code(text, FUNCTION, chat=True)
@@ -748,6 +757,26 @@ def test_a_class_solution_from_a_chat_model_is_a_program(starter):
     solution = "class Solution:\n    def longest(self, s):\n        return max(map(len, s.split()))\n"
     code = extract_code(f"```python\n{solution}```", {**CLASS, "starter_code": starter}, chat=True)
     assert result(code, "longest", "to be free") == 4
+
+
+@pytest.mark.parametrize("arguments", ["self, s", "s"])
+def test_a_method_that_stands_alone_gets_its_class_and_a_function_none(arguments):
+    function = f"BY = None\n\ndef longest({arguments}):\n    return max(map(len, s.split(BY)))\n"
+    code = extract_code(f"```python\n{function}```", CLASS, chat=True)
+    assert ("class Solution" in code) == ("self" in arguments)
+    assert result(code, "longest", "to be free") == 4
+
+
+def test_a_body_is_indented_as_the_last_signature_wants_it():
+    starter = f"def split(s):\n    return s.split()\n\n{CLASS_STARTER.rstrip()}\n"
+    answer = "```python\nreturn max(map(len, split(s)))\n```"
+    code = extract_code(answer, {**CLASS, "starter_code": starter}, chat=True)
+    assert result(code, "longest", "to be free") == 4
+
+
+def test_a_decorator_of_the_starter_code_does_not_come_back_alone():
+    problem = {**FUNCTION, "starter_code": "from typing import List\n\n@lost\ndef f(xs):\n"}
+    assert result(extract_code(f"```python\nimport math\n{F}```", problem, chat=True)) == 3
 
 
 def test_the_word_def_in_a_docstring_is_no_signature():
@@ -840,10 +869,17 @@ def test_fences_within_strings_do_not_end_a_block(lines, marks):
     f"```\n{READS}```\n```\n5\n```",
     f"A draft:\n```python\n{NOT_IT}```\nThat is wrong. Better:\n```python\n{READS}```",
     f"```python\n{READS}```\nTry:\n```python\n{NOT_IT}```",
+    f"```python\nprint(input().split()[0])\n```\nBetter:\n```python\n{READS}```",
+    f"```python\n{READS}```\nOr:\n```python\ndef main():\n    print(input())\n```",  # calls nothing
+    f"```python\n{READS}```\nTry:\n```python\nsys.stdin = io.StringIO('1 2')\nprint(input())\n```",
     f"```python\n{READS}```\nIt takes\n```text\ntime O(1)\n```",
 ])
 def test_of_several_blocks_the_last_that_reads_and_prints_is_the_program(answer):
     assert program(answer) == READS
+
+
+def test_a_block_that_prints_is_the_program_where_none_reads():
+    assert program("```python\nprint(5)\n```\nTry:\n```python\nx = 5\n```") == "print(5)\n"
 
 
 def test_a_program_in_several_blocks_is_put_together():
@@ -860,6 +896,7 @@ F = "def f(xs):\n    return sum(xs)\n"
 ADD = "def add(a, b):\n    return a + b\n\nprint(add(1, 2))\n"
 USES_ADD = "def f(xs):\n    return add(xs[0], xs[1])\n"
 REDUCES = "def f(xs):\n    return reduce(int.__add__, xs)\n"
+CATCHES = "try:\n    f(0)\nexcept TypeError as e:\n    print(e)\n"
 
 
 @pytest.mark.parametrize("answer", [
@@ -874,9 +911,27 @@ REDUCES = "def f(xs):\n    return reduce(int.__add__, xs)\n"
     f"```python\n{F}```\n```python\nfor f in [1, 2]:\n    print(f)\n```",
     f"```python\n{F}```\n```python\nf.cache = {{}}\nprint([f for f in 'ab'])\n```",
     f"```python\n{F}```\n```python\nwith open('x') as file:\n    f = max\n```\n```python\n{F}```",
+    f"```python\n{ADD.replace('a + b', '0')}```\nNo:\n```python\n{ADD}```\n```python\n{USES_ADD}```",
+    f"```python\nimport functools as ft\n```\n```python\n{REDUCES.replace('reduce', 'ft.reduce')}```",
+    f"```python\nxs = open('x')\nsum = open('x')\n```\n```python\n{F}```",  # names that f has
+    f"```python\ne = open('x')\n```\n```python\n{F}{CATCHES}```",
+    "```python def f(xs):\n    return sum(xs)\n```",
+    f"```python\n{F}```\nto this:\n```python\ndef f(xs):\n    pass\n```",
 ])
 def test_the_last_definition_counts_with_what_it_needs_from_other_blocks(answer):
     assert result(extract_code(answer, BARE, chat=True)) == 3
+
+
+def test_a_function_that_only_raises_an_error_is_an_answer():
+    answer = f"{DRAFT}\n```python\ndef f(xs):\n    raise ValueError\n```"
+    with pytest.raises(ValueError):
+        result(extract_code(answer, BARE, chat=True))
+
+
+def test_a_method_answers_where_no_function_does():
+    solution = "class A:\n    def f(self, xs):\n        return sum(xs)\n"
+    answer = f"```python\n{solution}```\nTry:\n```python\nprint(1)\n```"
+    assert extract_code(answer, BARE, chat=True) == solution
 
 
 SETTINGS = "import sys\nsys.setrecursionlimit(10 ** 5)\n"
@@ -908,6 +963,17 @@ def test_a_mistake_in_a_program_without_fences_is_not_cut_off():
     code = extract_code(f"Here:\n\n{READS}for x in range(3):\n    print((\n", WHOLE, chat=True)
     with pytest.raises(SyntaxError):
         compile(code, "program", "exec")
+
+
+def test_nor_one_in_a_block_that_was_never_closed():
+    code = extract_code(f"```python\n{READS}this is no Python", WHOLE, chat=True)
+    with pytest.raises(SyntaxError):
+        compile(code, "program", "exec")
+
+
+def test_a_statement_without_fences_may_have_many_lines_that_are_not_indented():
+    code = "xs = [\n1,\n2,\n3,\n4,\n]\nprint(sum(xs))\n"
+    assert program(f"Here:\n\n{code}\nIt adds.") == code
 
 
 # ---------------------------------------------------------------- thoughts and left-over tokens
@@ -972,6 +1038,12 @@ def test_a_program_may_print_what_looks_like_a_tag_or_a_token(printed, before, a
     assert program(before + code + after) == code
 
 
+@pytest.mark.parametrize("printed", ["</think>", "<|im_end|>"])
+def test_a_text_of_several_lines_may_hold_them_too(printed):
+    code = f'"""\n{printed}\n"""\n{READS}'
+    assert program(f"```python\n{code}```") == code
+
+
 TOKENS = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
           f"<|im_end|>\n<|im_start|>user\nAnother problem:\n{DRAFT}"]
 
@@ -1009,7 +1081,11 @@ def test_livecodebench_takes_what_stands_between_the_last_two_fences(lcb_problem
     assert extract_code(text, lcb_problem(), chat=True) == "print(1)"
 
 
-@pytest.mark.parametrize("text", ["print(1)", "```python\nprint(1)"])
+@pytest.mark.parametrize("text", [
+    "print(1)",
+    "```python\nprint(1)",
+    "<|channel|>analysis<|message|>A draft:\n```python\nprint(1)\n```\n",  # and no answer yet
+])
 def test_livecodebench_finds_no_program_without_two_fences(text, lcb_problem):
     assert extract_code(text, lcb_problem(), chat=True) == ""
 
@@ -1107,6 +1183,12 @@ WRONG = "```python\ndef f(xs):\n    return 0\n```"
     f"Here it is.\n{BOX.format(IN_FENCES)}",
     f"The program is {BOX.format(IN_FENCES)}",
     HARMONY.format(IN_FENCES),
+    HARMONY.format(f"{WRONG}<|end|><|start|>assistant<|channel|>final<|message|>{IN_FENCES}"),
+    f"Here:\n\n{F}\nIt adds.\n<answer>See above.</answer>",
+    f"```python\n\n```\n{F}",  # an empty block
+    f"{WRONG}\n" * 60 + IN_FENCES,
+    f"<answer>\n{WRONG}\n</answer>\nNo:\n<answer>\n{IN_FENCES}\n</answer>",
+    f'{IN_FENCES}\nThat is "all".<|im_end|>\n{WRONG}',
     f"<think>a</think>\n{IN_FENCES}\n</think>",
     f"<think>a</think>\n{F}\n</think>",
     f"<think>a</think>\nHere it is:\n\n{F}\nIt adds.\n</think>",
@@ -1121,6 +1203,10 @@ WRONG = "```python\ndef f(xs):\n    return 0\n```"
 def test_what_stands_around_an_answer_is_taken_away(answer):
     code = extract_code(answer, BARE, chat=True)
     assert code.strip() == F.strip()
+
+
+def test_an_answer_without_a_program_is_taken_as_it_is():
+    assert extract_code("I do not know.", BARE, chat=True) == "I do not know."
 
 
 def test_thoughts_of_gemma_that_were_cut_off_are_no_answer():
@@ -1160,6 +1246,7 @@ def test_an_f_within_something_else_does_not_answer_for_f(after):
     "```python\ndef add(xs):\n    return sum(xs)\n```\nand\n```python\nf = add\n```",
     "```python\nclass Adds:\n    def all(self, xs):\n        return sum(xs)\n\nf = Adds().all\n```",
     "```python\nf = sum\n```",
+    "```python\ndef f(xs):\n    pass\n\ndef f(xs):\n    return sum(xs)\n```",
     "```python\nimport math\nf = math.fsum\n```",
     "```python\nimport sys\nif sys.version_info > (3, 0):\n    def f(xs):\n        return sum(xs)\n```",
     "```python\ntry:\n    from a import b\nexcept ImportError:\n    def f(xs):\n        return sum(xs)\n```",
