@@ -114,6 +114,10 @@ def test_a_chat_model_gets_the_text_as_the_user_s_message():
                     "messages": [{"role": "user", "content": "Sort."}]}
 
 
+def test_a_temperature_of_0_is_asked_for_as_it_is():
+    assert servers.request_body(settings(temperature=0.0), "Sort.", seed=7)["temperature"] == 0
+
+
 def test_a_plain_model_gets_the_text_alone_and_goes_on_with_what_was_begun():
     body = servers.request_body(settings(api_plain=True), "Sort.", seed=7, begun="Well,")
     assert body == {"model": "m", "max_tokens": 9, "temperature": 0.5, "seed": 7, "prompt": "Sort.Well,"}
