@@ -911,8 +911,8 @@ CATCHES = "try:\n    f(0)\nexcept TypeError as e:\n    print(e)\n"
     f"```python\n{F}```\n```python\nfor f in [1, 2]:\n    print(f)\n```",
     f"```python\n{F}```\n```python\nf.cache = {{}}\nprint([f for f in 'ab'])\n```",
     f"```python\n{F}```\n```python\nwith open('x') as file:\n    f = max\n```\n```python\n{F}```",
-    f"```python\n{ADD.replace('a + b', '0')}```\nNo:\n```python\n{ADD}```\n```python\n{USES_ADD}```",
-    f"```python\nimport functools as ft\n```\n```python\n{REDUCES.replace('reduce', 'ft.reduce')}```",
+    f"```python\n{ADD.replace('a + b', '0')}```\n```python\n{ADD}```\n```python\n{USES_ADD}```",
+    f"```python\nimport functools as t\n```\n```python\n{REDUCES.replace('reduce', 't.reduce')}```",
     f"```python\nxs = open('x')\nsum = open('x')\n```\n```python\n{F}```",  # names that f has
     f"```python\ne = open('x')\n```\n```python\n{F}{CATCHES}```",
     "```python def f(xs):\n    return sum(xs)\n```",

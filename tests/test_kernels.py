@@ -332,7 +332,7 @@ def exponentials_kept_and_made_again_give_the_same(kernel, device):
             results.append(check(kernel, device, p, softcap=3.0, temperature=0.9))
             words = module._kept_words(p.hidden, p.head)
             assert words == keep // of_a_tile * tile
-    with constants(KEEP_BYTES=of_a_tile, DESCRIBED=set()):  # by pointers, which could write past a row
+    with constants(KEEP_BYTES=of_a_tile, DESCRIBED=set()):  # pointers can pass a row's end
         results.append(check(kernel, device, p, softcap=3.0, temperature=0.9))
     for found in results:
         for name, expected in results[0].items():
