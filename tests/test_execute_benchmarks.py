@@ -88,7 +88,7 @@ def test_bigcodebench_canonical_solutions_pass(tmp_path):
     problems = [row for row in problems if row["problem_id"] not in {*SLOW, *NEEDS_A_FREE_MACHINE}]
     canonical = [(row["problem_id"], "canonical", row["canonical_solution"]) for row in problems]
     labelled = label(tmp_path, problems, canonical, "--jobs", "12")
-    assert len(labelled) >= 284
+    assert len(labelled) >= 280  # later Pythons lack a module or two of 3.11's library
     assert {key[0] for key in wrong(labelled)} == {*NO_NETWORK, *NO_PROC, *NO_NUMPY}, wrong(labelled)
 
 

@@ -39,7 +39,10 @@ PRELOADED = "string datetime heapq bisect copy statistics typing array queue ite
 # ---------------------------------------------------------------- the zygote's preparations
 
 def forget_this_machine():
-    """Import what candidates often do, and let nothing be seen of where this project lies."""
+    """Import what candidates often do, and let nothing be seen of where this project lies.
+
+    (But for the file names of the code that calls the candidate, in its traceback's frames.)
+    """
     for name in PRELOADED:
         importlib.import_module(name)
     rehearse()

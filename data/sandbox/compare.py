@@ -139,9 +139,24 @@ def digestible(value):
         return "{" + ",".join(sorted(items)) + "}"
     if kind is complex and value.imag == 0:
         return digestible(value.real)
+    if kind in (Decimal, Fraction):
+        return digestible(plain_number(value))
     if kind in (bool, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if type(value) is int:
         return hex(value)
     plain = kind in (str, bytes, bytearray, float, complex, range, type(None))
     return repr(value) if plain else kind.__name__
+
+
+def plain_number(value):
+    """A Decimal or Fraction as the int or float that it equals, else as a text of its own."""
+    if type(value) is Decimal and not value.is_finite():
+        return str(value)
+    if type(value) is Decimal and abs(value.adjusted()) > 5000:  # 1e999999999 would take its time
+        return str(value)
+    exact = Fraction(value)
+    if exact.denominator == 1:
+        return exact.numerator
+    near_it = float(exact) if abs(exact) < 2 ** 1000 else math.inf
+    return near_it if near_it == exact else str(exact)
