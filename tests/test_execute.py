@@ -1223,9 +1223,12 @@ def many(count=20):
 
 
 def sleeper(seconds):
-    """A problem and a candidate that keeps a run from ending before a test has done to it what it wants."""
-    return (problem("sleeper", [call([1], 1)], time_limit=10 + seconds),
-            *programs("sleeper", f"import time\ndef f(a):\n    time.sleep({seconds})\n    return a"))
+    """A problem and a candidate that keeps a run from ending before a test has done to it what it wants.
+
+    It has a child, by which its process can be told from others.
+    """
+    code = f"import os, time\ndef f(a):\n    os.fork()\n    time.sleep({seconds})\n    return a"
+    return problem("sleeper", [call([1], 1)], time_limit=10 + seconds), *programs("sleeper", code)
 
 
 def without_seconds(rows):
@@ -1356,8 +1359,9 @@ def test_a_zygote_that_dies_is_replaced(tmp_path):
             killed += 1
     while supervisor.poll() is None:  # all that is left is the sleeper
         for pid in started_by(supervisor.pid) - set(zygotes_of(supervisor)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            if started_by(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
     output, _ = supervisor.communicate(timeout=60)
     assert killed == wanted
