@@ -57,9 +57,9 @@ NOT protected against, even so:
   library or puts one of its own into a module that the test has not imported, or changes a
   function, a class's bases or a test's mock in place; that gives an iterator of what has its own
   ==, or to a test's list.count(), set or dict what has one (a comparison that the test writes out,
-  and one that it calls by its name, operator.eq or numpy's, is looked at); that reads or changes its
-  tests through stack frames, names and functions that they define at their top level, trace or audit
-  hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
+  and one that it calls by its name, operator.eq or numpy's, is looked at); that reads or changes
+  its tests through stack frames, names and functions that they define at their top level, trace or
+  audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
 - An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes
   it. So does a test that compares two objects of one class of the candidate's, whose == is then the
   program's own.
