@@ -259,6 +259,29 @@ def test_nor_a_match_or_a_function_that_compares(source, right, grade):
     assert grade(source, f"{ALL_TRUE}{wrong}")["passed"] is False
 
 
+POINT = "class P:\n    def __init__(self, x):\n        self.x = x\n" \
+        "    def __eq__(self, other):\n        return self.x == other.x\n"
+
+
+@pytest.mark.parametrize("line", [
+    "self.assertTrue(Box().contains(P(1), 2))", "self.assertTrue(lt(P(1), 2))",
+    "assert_equal(P(1), 1)", "self.assert_equal(P(1), 1)",
+])
+def test_but_functions_of_such_names_that_test_or_program_define_are_theirs(line, grade):
+    helpers = "def assert_equal(got, x):\n    assert got.x == x\n"
+    source = helpers + method(line) + textwrap.indent(helpers.replace("(got", "(self, got"), " " * 4)
+    code = POINT + "def lt(p, x):\n    return p.x < x\nclass Box:\n    contains = staticmethod(lt)\n"
+    assert grade(source, code)["passed"] is True
+    assert grade(source, code.replace("self.x = x", "self.x = x + 1"))["passed"] is False
+
+
+@pytest.mark.parametrize("asked", ["eq(*[f(), 7])", "contains(*([7], f()))"])
+def test_and_unpacked_arguments_are_looked_at_too(asked, grade):
+    source = "import operator\n" + method(f"self.assertTrue(operator.{asked})")
+    assert grade(source, "def f():\n    return 7")["passed"] is True
+    assert grade(source, f"{ALL_TRUE}anything")["passed"] is False
+
+
 def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(grade):
     source = method(*MATCH.format("Point(1, y=2)").splitlines())
     code = ("from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"

@@ -139,6 +139,7 @@ class Inside:
             self.names.take_back()
         self.names = names = TestNames(namespace, self.entry_point, tree)
         names["__fair__"] = self.fair
+        names["__comparing__"] = self.comparing
         self.patches_builtins = "builtins" in request["source"]
         if not self.patches_builtins:
             names["__builtins__"] = self.builtins  # which the program cannot patch
@@ -232,6 +233,23 @@ class Inside:
             self.refused.append(operands)
             raise Refused
         return operands
+
+    def comparing(self, function):
+        """A function of a library's that compares its first two arguments: looks at them first.
+
+        One of that name which the test or the program has defined compares what it likes.
+        """
+        owner = getattr(function, "__globals__", None)
+        # globals(): a program's that without_stop_iteration() has wrapped
+        if any(owner is own for own in (self.names, self.names.namespace, globals())):
+            return function
+
+        def compare(*args, **kwargs):
+            first_two = [*args, *kwargs.values()][:2]
+            if len(first_two) == 2:
+                self.fair(*first_two)
+            return function(*args, **kwargs)
+        return compare
 
     def is_trusted(self, cls, methods):
         """Was a class made, with these methods, by Python, an installed package or the test itself?
@@ -446,8 +464,8 @@ def without_stop_iteration(function):
 class Guard(ast.NodeTransformer):
     """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
 
-    So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a function that compares
-    its first two arguments; and a match, of which a case is a value.
+    So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a library's function that
+    compares its first two arguments; and a match, of which a case is a value.
     """
 
     def visit_BinOp(self, node):
@@ -458,12 +476,11 @@ class Guard(ast.NodeTransformer):
         return self.on_pair(difference, node.left, node.right)
 
     def visit_Call(self, node):
+        """eq(a, b) becomes __comparing__(eq)(a, b)."""
         self.generic_visit(node)
         name = getattr(node.func, "attr", getattr(node.func, "id", None))
-        first_two = node.args[:2]
-        if name in COMPARING_FUNCTIONS and len(first_two) == 2:
-            if ast.Starred not in map(type, first_two):
-                node.args[:2] = [ast.Starred(self.fair(*first_two), ast.Load())]
+        if name in COMPARING_FUNCTIONS:
+            node.func = ast.Call(ast.Name("__comparing__", ast.Load()), [node.func], [])
         return node
 
     def visit_Match(self, node):
