@@ -282,12 +282,29 @@ def test_and_unpacked_arguments_are_looked_at_too(asked, grade):
     assert grade(source, f"{ALL_TRUE}anything")["passed"] is False
 
 
-def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(grade):
-    source = method(*MATCH.format("Point(1, y=2)").splitlines())
-    code = ("from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"
-            "    y: int\ndef f():\n    return Point(1, {})")
-    assert grade(source, code.format(2))["passed"] is True
-    assert grade(source, code.format(3))["passed"] is False
+@pytest.mark.parametrize("pattern, made", [
+    ("P(1, y=2)", "P(1, 2)"), ("['at', P(y=2) | 7]", "['at', P(1, 2)]"), ("P.ORIGIN | 7", "P(0, 0)"),
+    ("Side.LEFT", "Side.LEFT"), ("{'a': [1 | 2 as n, P(y=2)]} if n == 2", "{'a': [2, P(1, 2)]}"),
+    ("float(7) | int(7)", "7"), ("3 - 4j", "3 - 4j"),
+])
+def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(pattern, made, grade):
+    source = method(*MATCH.format(pattern).splitlines())
+    code = ("import enum\nfrom dataclasses import dataclass\nSide = enum.Flag('Side', 'LEFT RIGHT')\n"
+            "@dataclass\nclass P:\n    x: int\n    y: int\nP.ORIGIN = P(0, 0)\n")
+    assert grade(source, f"{code}def f():\n    return {made}")["passed"] is True
+    wrong = made.replace("2)", "3)").replace("0)", "1)").replace("7", "8").replace("LEFT", "RIGHT")
+    wrong = wrong.replace("4j", "5j")
+    assert grade(source, f"{code}def f():\n    return {wrong}")["passed"] is False
+
+
+@pytest.mark.parametrize("pattern, base, made", [
+    ("int(7)", "int", "Own()"), ("Own(x=7)", "object", "Own()"), ("[Own(x=1 | 7)]", "object", "[Own()]")])
+def test_and_no_part_of_such_an_object_equals_everything(pattern, base, made, grade):
+    source = method(*MATCH.format(pattern).splitlines())
+    code = f"{ALL_TRUE}{made}\nclass Own({base}):\n    x = anything\n    __eq__ = Any.__eq__\n"
+    assert grade(source, code)["passed"] is False
+    if base == "object":
+        assert grade(source, code.replace("x = anything", "x = 7"))["passed"] is True
 
 
 @pytest.mark.parametrize("line, made", [

@@ -9,6 +9,7 @@ import builtins
 import collections
 import collections.abc
 import contextlib
+import copy
 import functools
 import gc
 import importlib
@@ -19,7 +20,7 @@ import re
 import sys
 import types
 import weakref
-from itertools import chain
+from itertools import chain, product
 
 from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
 
@@ -465,7 +466,7 @@ class Guard(ast.NodeTransformer):
     """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
 
     So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a library's function that
-    compares its first two arguments; and a match, of which a case is a value.
+    compares its first two arguments, and each value in a case of a match.
     """
 
     def visit_BinOp(self, node):
@@ -484,11 +485,18 @@ class Guard(ast.NodeTransformer):
         return node
 
     def visit_Match(self, node):
+        """`case [7, x]` becomes `case [value, x] if value == 7`."""
         self.generic_visit(node)
-        if any(asks_equality(case.pattern) for case in node.cases):
-            pair = self.fair(node.subject, ast.Constant(None))
-            node.subject = ast.Subscript(pair, ast.Constant(0), ast.Load())
+        node.cases = [self.asking(case, pattern)
+                      for case in node.cases for pattern in alternatives(case.pattern)]
         return node
+
+    def asking(self, case, pattern):
+        values = Values()
+        pattern = values.visit(copy.deepcopy(pattern))
+        questions = [*map(self.visit, values.questions), case.guard or ast.Constant(True)]
+        guard = ast.BoolOp(ast.And(), [ast.Constant(True), *questions])
+        return ast.match_case(pattern, guard, case.body)
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -525,12 +533,29 @@ COMPARING_FUNCTIONS = set(
     "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
 
 
-def asks_equality(pattern):
-    """Does a case compare with a value, case 7 or case [7, _]? (Not of an object's attributes.)"""
-    if isinstance(pattern, ast.MatchClass):
-        return False
-    return isinstance(pattern, ast.MatchValue) or any(
-        map(asks_equality, ast.iter_child_nodes(pattern)))
+def alternatives(pattern):
+    """Patterns without `|`: [7 | 8, x] stands for [7, x] and [8, x]."""
+    if isinstance(pattern, ast.MatchOr):
+        return [one for part in pattern.patterns for one in alternatives(part)]
+    if isinstance(pattern, list):
+        return [*map(list, product(*map(alternatives, pattern)))]
+    if not isinstance(pattern, ast.pattern):
+        return [pattern]
+    fields = [alternatives(value) for _, value in ast.iter_fields(pattern)]
+    return [type(pattern)(*values) for values in product(*fields)]
+
+
+class Values(ast.NodeTransformer):
+    """Of a pattern: takes a name for each value, and notes the question whether it is that one."""
+
+    def __init__(self):
+        self.questions = []
+
+    def visit_MatchValue(self, node):
+        name = f"__value_{len(self.questions)}__"
+        question = ast.Compare(ast.Name(name, ast.Load()), [ast.Eq()], [node.value])
+        self.questions.append(question)
+        return ast.MatchAs(name=name)
 
 
 def part_of_pair(position):
