@@ -860,7 +860,8 @@ NAN = math.nan
     (10 ** 16 + 1, 1e16, True, False), (10 ** 400, 10 ** 400, True, True), (10 ** 400, 1.5, False, False), ("a", "a", True, True),
     ("1", 1, False, False), ({"a": 1.0}, {"a": 1}, True, True), ([1, [2.0000000001]], [1, [2.0]], True, False),
     ([1, [2.0000000001]], [1, [2]], False, False), (None, None, True, True), ([], None, False, False), ([True], [1], True, True),
-    (math.inf, math.inf, True, True), (Decimal("1e400"), math.inf, False, False)])
+    (math.inf, math.inf, True, True), ([math.inf, 2.0000000001], [math.inf, 2.0], True, False),
+    ({"a": [-math.inf, 2.0000000001]}, {"a": [math.inf, 2.0]}, False, False), (Decimal("1e400"), math.inf, False, False)])
 def test_values_are_compared_by_the_rule(got, expected, plain, livecodebench):
     assert same_value(got, expected, "plain") is plain
     assert same_value(got, expected, "codecontests") is plain

@@ -116,7 +116,7 @@ def near_values(got, expected):
     """Equal but for floats within the tolerance, at any depth of lists and dicts."""
     if type(expected) is float and type(got) in (int, float, Fraction, Decimal):
         try:
-            return near(float(got), expected, 1e-6)
+            return got == expected or near(float(got), expected, 1e-6)
         except (OverflowError, ValueError):  # too large for a float, or no number
             return False
     if type(expected) is list and type(got) is list:
