@@ -630,7 +630,9 @@ MODULE = "class M(types.ModuleType):\n    isclose = property(lambda self: lambda
     ("math.pi = 0", "self.assertEqual(f(), 2 * math.pi)", "0", "2 * 3.141592653589793"),
     ("string.digits = 'ab'", "self.assertIn(f(), string.digits)", "'b'", "'7'"),
     (f"{MODULE}math.__class__ = M", "self.assertTrue(math.isclose(f(), 3))", "0", "3"),
-], ids=["float", "text", "class"])
+    (f"{MODULE}    __setattr__ = print\nmath.__class__ = M",
+     "self.assertTrue(math.isclose(f(), 3))", "0", "3"),
+], ids=["float", "text", "class", "class that cannot be set"])
 def test_nor_a_module_s_constants_or_its_class(patch, line, wrong, right, grade):
     source = "import math, string\n" + method(line)
     code = f"import math, string, types\n{patch}\ndef f():\n    return "

@@ -44,6 +44,7 @@ def ignore(*args, **kwargs):
 
 
 BUILTINS = vars(builtins)
+set_attribute = types.ModuleType.__setattr__  # whatever a module's class has made of it
 KEPT = (types.ModuleType, str, float)  # of a module, besides what can be called: math.pi, too
 
 
@@ -111,7 +112,7 @@ class Inside:
         for module, names in self.pristine.items():
             # a class with a property of a function's name; what loads late becomes a plain module
             if type(module) not in (self.kinds[module], types.ModuleType):
-                module.__class__ = self.kinds[module]
+                set_attribute(module, "__class__", self.kinds[module])
             restore(module, names)
         for cls, names in self.classes.items():
             restore(cls, names, vars(cls))
