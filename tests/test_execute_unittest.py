@@ -640,6 +640,13 @@ def test_nor_a_module_s_constants_or_its_class(patch, line, wrong, right, grade)
     assert grade(source, code + wrong)["passed"] is False
 
 
+def test_but_what_a_module_s_own_function_has_set_stays(grade):
+    code = "import gettext\ngettext.textdomain('x')\ndef f():\n    return gettext.textdomain()"
+    source = "import gettext\n" + method("self.assertEqual(f(), 'x')")
+    assert grade(source, code)["passed"] is True
+    assert grade(source, code.replace("'x'", "'y'"))["passed"] is False
+
+
 def test_no_program_brings_an_equality_for_types(grade):
     code = "def f(n, test):\n    test.addTypeEqualityFunc(int, lambda a, b, msg=None: None)"
     source = method("f(1, self)", "self.assertEqual(1, 2)")

@@ -45,7 +45,6 @@ def ignore(*args, **kwargs):
 
 BUILTINS = vars(builtins)
 set_attribute = types.ModuleType.__setattr__  # whatever a module's class has made of it
-KEPT = (types.ModuleType, str, float)  # of a module, besides what can be called: math.pi, too
 
 
 class Inside:
@@ -73,7 +72,7 @@ class Inside:
         for module in [*self.modules.values(), *self.unittest.values()]:
             if isinstance(module, types.ModuleType):
                 self.pristine[module] = {name: value for name, value in vars(module).items()
-                                         if callable(value) or isinstance(value, KEPT)}
+                                         if is_fixed(name, value)}
         self.kinds = {module: type(module) for module in self.pristine}
         self.classes = {}
         for module in [*self.unittest.values(), ast, collections, contextlib]:
@@ -281,6 +280,12 @@ class Inside:
             return functools.reduce(getattr, rest, names[first]) is cls and first != "_ANY"
         except (KeyError, AttributeError):
             return False
+
+
+def is_fixed(name, value):
+    """Is this, of a module, no state that its own functions change, as gettext.textdomain() does?"""
+    constant = isinstance(value, (str, float)) and not name.startswith("_")
+    return constant or callable(value) or isinstance(value, types.ModuleType)
 
 
 @functools.cache
