@@ -712,6 +712,14 @@ def test_a_test_may_call_the_program_main(source, grade):
     assert grade(source, "def f(n):\n    return n + 2")["passed"] is False
 
 
+def test_so_may_the_program_itself_before_and_while_it_is_tested(grade):
+    source = method("self.assertEqual(f(1), 2)")
+    code = ("import __main__\n__main__.step = {}\ndef f(n):\n    import __main__ as main\n"
+            "    return n + main.step if main is __main__ else None")
+    assert grade(source, code.format(1))["passed"] is True
+    assert grade(source, code.format(2))["passed"] is False
+
+
 def test_a_class_body_that_asks_for_its_own_names_asks_nothing_of_the_program(grade):
     test = method("self.assertEqual(1, 1)") + "class Q:\n    n = 1\n    m = n\n"
     assert grade(test, "n = 5\ndef f(x):\n    return x")["passed"] is None

@@ -202,12 +202,16 @@ class Session:
 
     def load(self, job):
         if self.inside:
-            self.namespace = load(job, "candidate", self.inside.share_classes)
-            # a test may patch "__main__.helper": of one file, program and test
-            self.inside.modules["__main__"] = sys.modules.get("candidate")
+            self.namespace = load(job, "candidate", self.prepare)
         else:
             self.namespace = load(job, "candidate")
         return {}
+
+    def prepare(self, namespace):
+        """What the tests inside share with the program, before its code has run."""
+        self.inside.share_classes(namespace)
+        # a test may patch "__main__.helper": of one file, program and test
+        self.inside.modules["__main__"] = sys.modules["__main__"] = sys.modules["candidate"]
 
     def find(self, name):
         """A function of the candidate's; LeetCode makes a new Solution object for every test."""
