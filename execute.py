@@ -423,9 +423,9 @@ class Tests:
             _, detail, _ = self.results[position]
             source = self.tests[position]["source"]
             faulty = any(results[position] == self.results[position] for results in found)
-            faulty |= names_what_is_nowhere(detail, self.setup, source)
-            if detail == ASKS_FOR_OWN and len(others) == 1:  # there is no solution to ask
-                faulty |= self.asks_for_a_class(source)
+            if len(others) == 1:  # there is no solution to ask
+                faulty |= names_what_is_nowhere(detail, self.setup, source)
+                faulty |= detail == ASKS_FOR_OWN and self.asks_for_a_class(source)
             if not faulty:
                 self.fail([position], "wrong_answer", detail)
 
@@ -590,7 +590,7 @@ def check_source(source):
 
 
 def names_what_is_nowhere(detail, *sources):
-    """Did a test end at a name that its sources use and never define? No program can help that."""
+    """Did a test end at a name that its sources use and never define?"""
     found = re.search(r"NameError: name '(\w+)' is not defined", detail)
     return bool(found) and not any(found[1] in names_defined(source) for source in sources)
 

@@ -785,6 +785,8 @@ def test_so_is_a_name_that_is_nowhere_without_a_canonical_solution(kind, source,
     assert grade(source, right, kind)["passed"] is None
     assert grade(source, "def f(n):\n    raise ValueError", kind)["passed"] is False
     assert grade(source, right, kind, setup="unknown = 1\ndel unknown")["passed"] is False
+    solution = f"{right}\nunknown = 1 if {kind == 'assert'} else f"
+    assert grade(source, right, kind, canonical=solution)["passed"] is False
 
 
 BAG = """
