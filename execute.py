@@ -133,9 +133,8 @@ USES_NETWORK = re.compile(
     "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
 # What only pytest itself does; here the functions and classes of its style are merely called.
-PYTEST_DOES = re.compile(r"\bmark\.(?:skip|skipif|xfail|parametrize|usefixtures)\b"
-                         r"|\bautouse\s*=\s*True"
-                         r"|(?:\bpytest\.|(?<![\w.]))(?:skip|xfail|importorskip)(?=\()")
+PYTEST_DOES = re.compile(r"(\w+\.)?mark\.(skip|skipif|xfail|parametrize|usefixtures)|autouse=True|"
+                         r"pytest\.(skip|xfail|importorskip)")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error")
 NO_LABEL = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
@@ -254,8 +253,8 @@ class Tests:
             if test["type"] in ("assert", "unittest"):
                 try:
                     check_source(test["source"])
-                    needed = PYTEST_DOES.search(test["source"])
-                    if needed and "pytest" in imports_of(test["source"]):
+                    needed = needs_of_pytest(test["source"])
+                    if needed:
                         return "broken_test", f"the test needs pytest itself ({needed[0]})"
                 except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                     return "broken_test", f"the test cannot run ({describe(error)})"
@@ -587,6 +586,17 @@ def rule_of(problem):
 @functools.lru_cache(64)
 def check_source(source):
     compile(source, "<test>", "exec", dont_inherit=True)
+
+
+def needs_of_pytest(source):
+    """Of what a test's source names, what only pytest does (its comments and texts name nothing)."""
+    imports = imports_of(source)
+    if "pytest" not in imports:
+        return []
+    named = [ast.unparse(node) for node in ast.walk(ast.parse(source))
+             if isinstance(node, (ast.Name, ast.Attribute, ast.keyword))]
+    named = [f"pytest.{name}" if f"pytest.{name}" in imports else name for name in named]
+    return [name for name in named if PYTEST_DOES.fullmatch(name)]
 
 
 def names_what_is_nowhere(detail, *sources):

@@ -566,6 +566,7 @@ PYTESTS_OWN = {  # what only pytest would do -> the test above a right one of it
                                             "    def prepare(self):\n        self.n = 1\n"
                                             "    def test_a").replace("f(1)", "f(self.n)"),
     "a skip": "def test_b():\n    pytest.skip('not here')\n",
+    "an imported skip": "from pytest import skip\ndef test_b():\n    skip('not here')\n",
 }
 
 
@@ -581,6 +582,8 @@ def test_what_only_pytest_would_do_gives_no_label(name, grade_with_packages):
     "import pytest\n@pytest.mark.slow\ndef test_a():\n    assert f(1) == pytest.approx(2)\n",
     "import pytest\n" + CASE + "    @unittest.skip('not here')\n    def test_b(self):\n        f()\n",
     "mark = skip = f\ndef test_a():\n    assert skip(1) == 2\n",
+    "import pytest\ndef skip(n):\n    return f(n)\ndef test_a():\n    assert skip(1) == 2\n",
+    "import pytest\n# @pytest.mark.skip\ndef test_a():\n    'no pytest.skip()'\n    assert f(1) == 2\n",
 ])
 def test_but_what_looks_so_does(source, grade_with_packages):
     assert grade_with_packages(source, NEXT)["passed"] is True
