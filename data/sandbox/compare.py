@@ -140,7 +140,8 @@ def digestible(value):
     if kind is complex and value.imag == 0:
         return digestible(value.real)
     if kind in (Decimal, Fraction):
-        return digestible(plain_number(value))
+        value = plain_number(value)
+        return value if type(value) is str else digestible(value)
     if kind in (bool, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if type(value) is int:
@@ -150,8 +151,10 @@ def digestible(value):
 
 
 def plain_number(value):
-    """A Decimal or Fraction as the int or float that it equals, else as a text of its own."""
-    if type(value) is Decimal and not value.is_finite():
+    """A Decimal or Fraction as the int or float that it equals, else as a text like 1/3."""
+    if type(value) is Decimal and value.is_infinite():
+        return float(value)
+    if type(value) is Decimal and value.is_nan():
         return str(value)
     if type(value) is Decimal and abs(value.adjusted()) > 5000:  # 1e999999999 would take its time
         return str(value)
