@@ -715,6 +715,13 @@ def test_a_test_may_call_the_program_main(source, grade):
     assert grade(source, "def f(n):\n    return n + 2")["passed"] is False
 
 
+def test_and_so_may_doctest(grade):
+    source = method("import doctest", "self.assertEqual(doctest.testmod(), (0, 1))")
+    code = "def f(n):\n    '>>> f(1)\\n2'\n    return n + {}"
+    assert grade(source, code.format(1))["passed"] is True
+    assert grade(source, code.format(2))["passed"] is False
+
+
 def test_so_may_the_program_itself_before_and_while_it_is_tested(grade):
     source = method("self.assertEqual(f(1), 2)")
     code = ("import __main__\n__main__.step = {}\ndef f(n):\n    import __main__ as main\n"

@@ -36,7 +36,7 @@ class Refused(BaseException):
 ASKS_FOR_OWN = "the test asks for an ==, `in` or - of the program's own, which is not believed"
 # A test that may ask for the program by the name of its module.
 ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) (candidate|__main__)|__name__(?!\s*==)"
-                            r"|['\"]__main__\.|modules\[['\"]__main__")
+                            r"|['\"]__main__\.|modules\[['\"]__main__|\btestmod\(\)")
 
 
 def ignore(*args, **kwargs):
