@@ -534,7 +534,8 @@ class Guard(ast.NodeTransformer):
 
 # Of the library's operator, of numpy and of pandas.
 COMPARING_FUNCTIONS = set(
-    "eq ne lt le gt ge contains countOf indexOf array_equal array_equiv assert_equal "
+    "eq ne lt le gt ge contains countOf indexOf array_equal array_equiv isin in1d assert_equal "
+    "equal not_equal less less_equal greater greater_equal "
     "assert_array_equal assert_array_less assert_almost_equal assert_array_almost_equal "
     "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
 
