@@ -442,6 +442,7 @@ class Tests:
             in_order = other.run_session(kind, positions)
         finally:
             other.dismiss_grader()
+        self.starved |= other.starved
         return other.results, in_order
 
     def run_session(self, kind, positions):

@@ -588,6 +588,14 @@ def test_who_has_computed_or_slept_for_its_time_was_not_starved(
     assert tests.starved is starved
 
 
+def test_whose_canonical_solution_was_starved_is_tried_again_too(monkeypatch):
+    """It has not told what it thinks of the tests."""
+    monkeypatch.setattr(execute.Tests, "run_session", lambda tests, *_: setattr(tests, "starved", True))
+    tests = execute.Tests(problem(RIGHT), "", None, execute.Settings(jobs=1))
+    tests.run_other("", "inside", [0])
+    assert tests.starved
+
+
 def test_a_box_reports_the_time_that_it_has_computed(zygote):
     box = start(zygote, "import time\nwhile time.process_time() < 0.3: pass")
     assert 0.2 < box.wait(box.started + 60)["cpu"]
