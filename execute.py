@@ -432,7 +432,8 @@ class Tests:
         """Does a test make objects of a class that the problem asks for?"""
         calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
         called = {function.id for function in calls if isinstance(function, ast.Name)}
-        return any(re.search(rf"\bclass\W{{1,2}}{name}\b", self.prompt)
+        return any(re.search(rf"(?i:\bclass)\W{{1,2}}((named|called)\W{{1,2}})?{name}\b"
+                             rf"|\b{name}\W{{1,2}}class\b", self.prompt)
                    or name == self.problem["entry_point"] and name[0].isupper() for name in called)
 
     def run_other(self, code, kind, positions):

@@ -834,6 +834,15 @@ def test_a_test_that_asks_for_an_equality_of_the_programs_own_gives_no_label(kin
         assert grade(source, wrong, canonical=BAG)["passed"] is False
 
 
+@pytest.mark.parametrize("prompt, passed", [
+    ("Write a class called `Bag`.", None), ("Write a class named Bag.", None),
+    ("Implement the `Bag` class.", None), ("Class Bag: a list.", None),
+    ("Write a class. Bags are lists.", False), ("Fill a Bag; no class is needed.", False),
+])
+def test_a_problem_names_a_class_in_many_ways(prompt, passed, grade):
+    assert grade(method("self.assertIn(1, Bag([1]))"), BAG, prompt=prompt)["passed"] is passed
+
+
 def test_what_a_program_brings_about_alone_is_its_own_fault(grade):
     test = method("self.assertEqual(f(1), 1)")
     code = "def f(n):\n    raise ModuleNotFoundError('No module named json', name='json')"
