@@ -312,6 +312,10 @@ def test_and_no_part_of_such_an_object_equals_everything(pattern, base, made, gr
     ("np.array_equal(f(), [[7]])", "np.array([[{0}]])"),
     ("f() == 7", "np.array({0})"),
     ("np.testing.assert_array_equal(f(), [7]) is None", "[{0}]"),
+    ("(f() == np.array([7, 7])).all()",
+     "np.array([{0}, {0}]).view(type('A', (np.ndarray,), dict(tolist=lambda self: [7])))"),
+    ("(f() == np.array([7, 7])).all()",
+     "np.array([{0}, {0}]).view(type('A', (np.ndarray,), dict(dtype=np.dtype(int))))"),
     ("np.equal(f(), 7)", "{0}"), ("np.isin(7, f()).all()", "[{0}]"),
 ])
 def test_nor_an_array_of_what_equals_everything(line, made, grade):

@@ -630,14 +630,14 @@ def own_classes(value, is_trusted):
         seen[id(value)] = value
         if id(kind) not in judged:
             judged[id(kind)] = judge(kind, is_trusted)
-        untrusted, lent, compares_parts, is_array, bases = judged[id(kind)]
+        untrusted, lent, compares_parts, array, bases = judged[id(kind)]
         found |= untrusted
         if lent and has_methods_of_its_own(value):
             found.add(id(kind))
         if lent or compares_parts:
             todo += gc.get_referents(value)
-        if is_array and value.dtype.hasobject:
-            todo.append(value.tolist())
+        if array and array.dtype.__get__(value).hasobject:  # a subclass may have others
+            todo.append(array.tolist(value))
         for base in bases:
             items = list(base.__iter__(value))
             if not set(map(id, map(type, items))) <= PLAIN:
@@ -652,8 +652,8 @@ def own_classes(value, is_trusted):
 def judge(kind, is_trusted):
     """What own_classes needs to know about a class.
 
-    (ids of itself or its bases if they are not trusted, is a method lent, are parts compared, is it
-    numpy's array, which of LOOKED_INTO it is)
+    (ids of itself or its bases if they are not trusted, is a method lent, are parts compared,
+    numpy's array if it is one, which of LOOKED_INTO it is)
     """
     bases = [base for base in LOOKED_INTO if issubclass(kind, base)]
     claims = [(cls, claims_of(cls)) for cls in mro_of(kind)]
@@ -667,8 +667,10 @@ def judge(kind, is_trusted):
         elif types.FunctionType in map(type, methods) and is_of_python(cls):
             # its == asks for that of an object's parts, which a subclass may replace
             lent = compares_parts = not issubclass(kind, type)
-    is_array = any(cls.__module__ == "numpy" and cls.__name__ == "ndarray" for cls in mro_of(kind))
-    return untrusted, lent, compares_parts, is_array, bases
+    arrays = [cls for cls in mro_of(kind) if not cls.__flags__ & HEAP_TYPE
+              and (cls.__module__, cls.__name__) == ("numpy", "ndarray")]
+    array = arrays[0] if arrays else None
+    return untrusted, lent, compares_parts, array, bases
 
 
 def is_of_python(cls):
