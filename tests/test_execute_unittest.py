@@ -269,8 +269,10 @@ POINT = "class P:\n    def __init__(self, x):\n        self.x = x\n" \
 ])
 def test_but_functions_of_such_names_that_test_or_program_define_are_theirs(line, grade):
     helpers = "def assert_equal(got, x):\n    assert got.x == x\n"
-    source = helpers + method(line) + textwrap.indent(helpers.replace("(got", "(self, got"), " " * 4)
-    code = POINT + "def lt(p, x):\n    return p.x < x\nclass Box:\n    contains = staticmethod(lt)\n"
+    of_class = textwrap.indent(helpers.replace("(got", "(self, got"), " " * 4)
+    source = helpers + method(line) + of_class
+    code = POINT + ("def lt(p, x):\n    return p.x < x\n"
+                    "class Box:\n    contains = staticmethod(lt)\n")
     assert grade(source, code)["passed"] is True
     assert grade(source, code.replace("self.x = x", "self.x = x + 1"))["passed"] is False
 
@@ -283,13 +285,15 @@ def test_and_unpacked_arguments_are_looked_at_too(asked, grade):
 
 
 @pytest.mark.parametrize("pattern, made", [
-    ("P(1, y=2)", "P(1, 2)"), ("['at', P(y=2) | 7]", "['at', P(1, 2)]"), ("P.ORIGIN | 7", "P(0, 0)"),
+    ("P(1, y=2)", "P(1, 2)"), ("['at', P(y=2) | 7]", "['at', P(1, 2)]"),
+    ("P.ORIGIN | 7", "P(0, 0)"),
     ("Side.LEFT", "Side.LEFT"), ("{'a': [1 | 2 as n, P(y=2)]} if n == 2", "{'a': [2, P(1, 2)]}"),
     ("float(7) | int(7)", "7"), ("3 - 4j", "3 - 4j"),
 ])
 def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(pattern, made, grade):
     source = method(*MATCH.format(pattern).splitlines())
-    code = ("import enum\nfrom dataclasses import dataclass\nSide = enum.Flag('Side', 'LEFT RIGHT')\n"
+    code = ("import enum\nfrom dataclasses import dataclass\n"
+            "Side = enum.Flag('Side', 'LEFT RIGHT')\n"
             "@dataclass\nclass P:\n    x: int\n    y: int\nP.ORIGIN = P(0, 0)\n")
     assert grade(source, f"{code}def f():\n    return {made}")["passed"] is True
     wrong = made.replace("2)", "3)").replace("0)", "1)").replace("7", "8").replace("LEFT", "RIGHT")
@@ -298,7 +302,9 @@ def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(pattern,
 
 
 @pytest.mark.parametrize("pattern, base, made", [
-    ("int(7)", "int", "Own()"), ("Own(x=7)", "object", "Own()"), ("[Own(x=1 | 7)]", "object", "[Own()]")])
+    ("int(7)", "int", "Own()"), ("Own(x=7)", "object", "Own()"),
+    ("[Own(x=1 | 7)]", "object", "[Own()]"),
+])
 def test_and_no_part_of_such_an_object_equals_everything(pattern, base, made, grade):
     source = method(*MATCH.format(pattern).splitlines())
     code = f"{ALL_TRUE}{made}\nclass Own({base}):\n    x = anything\n    __eq__ = Any.__eq__\n"

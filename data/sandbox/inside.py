@@ -283,7 +283,7 @@ class Inside:
 
 
 def is_fixed(name, value):
-    """Is this, of a module, no state that its own functions change, as gettext.textdomain() does?"""
+    """Is this, of a module, nothing that its own functions change, as gettext.textdomain() does?"""
     constant = isinstance(value, (str, float)) and not name.startswith("_")
     return constant or callable(value) or isinstance(value, types.ModuleType)
 
