@@ -591,7 +591,7 @@ def check_source(source):
 
 
 def needs_of_pytest(source):
-    """Of what a test's source names, what only pytest does (its comments and texts name nothing)."""
+    """What a source names that only pytest does. Its comments and texts name nothing."""
     imports = imports_of(source)
     if "pytest" not in imports:
         return []
