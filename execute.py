@@ -24,10 +24,10 @@ A program is judged as plain Python would judge it, but:
   fail, unless the same is true of the problem's canonical_solution.
 - A problem's asserts share one process, in which a failed one does not end the others. What ends
   the process (exit, a crash, the time limit) fails one, and those after it are not run.
-- Tests that run inside (below) may compare two objects of one class of the program's, and ask none
-  of them for `3 in container`, `vector - 1` or `point == (1, 2)`: a program could make that true.
-  They fail there, or give no label if the problem's canonical_solution brings them to it as well
-  or, where it has none, if it asks for a class that they call.
+- Tests that run inside (below) may compare two objects of one class of the program's. Where they
+  ask one for `3 in container`, `vector - 1` or `point == (1, 2)`, which a program could make true,
+  they fail. Or they give no label, if the canonical_solution brings them to it as well or, where
+  there is none, if the problem asks for a class that these tests call.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
 - A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an
@@ -52,14 +52,16 @@ NOT protected against, even so:
 - Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and
   asserts whose values cannot cross; then `detail` says so, and a program can bring that about.
   Where one of a problem's asserts must, all do: what one leaves in the program, the next ones see.
-  Stopped there: functions that it has patched before its tests run, an == of its own, lying about
-  what ran. Not stopped: a program that patches while a test calls it, patches a class of the
-  library or puts one of its own into a module that the test has not imported, or changes a
-  function, a class's bases or a test's mock in place; that gives an iterator of what has its own
-  ==, or to a test's list.count(), set or dict what has one (a comparison that the test writes out,
-  and one that it calls by its name, operator.eq or numpy's, is looked at); that reads or changes
-  its tests through stack frames, names and functions that they define at their top level, trace or
-  audit hooks, gc or ctypes; that counts its calls; or that answers the grader's request itself.
+  Stopped there: functions that it has patched before its tests run, an == of its own in what the
+  test compares (a == b, assertEqual, operator.eq, numpy's functions), lying about what ran.
+  Not stopped is a program that
+    patches while a test calls it, or patches a class of the library,
+    puts a class of its own into a module that the test has not imported,
+    changes a function, a class's bases or a test's mock in place,
+    gives what has an == of its own to a test's match, list.count(), set or dict, or in an iterator,
+    reads or changes its tests through stack frames, what they define at their top level, trace or
+    audit hooks, gc or ctypes,
+    counts its calls, or answers the grader's request itself.
 - An assert that evaluates or unpickles an answer, or calls a helper of the candidate's, believes
   it. So does a test that compares two objects of one class of the candidate's, whose == is then the
   program's own.
@@ -74,7 +76,8 @@ NOT protected against, even so:
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
   unprivileged one), what leaves its process group outlives it, and what it took the rights from
   stays in the temporary folder. An ordinary user's program can also stop or kill the processes
-  that watch over its run and over others: then nobody clears up, or all wait for some minutes.
+  that watch over its run and over others: then nobody clears up, all wait for some minutes, or it
+  gets no label.
 - Whoever kills this process and its zygotes at the same time: a program that has replaced itself
   from a thread lives on.
 """

@@ -243,20 +243,12 @@ def test_nor_what_a_method_of_unittest_would_believe(line, grade):
     assert grade(method(f"self.{line}"), f"{ALL_TRUE}anything")["passed"] is False
 
 
-MATCH = "match f():\n    case {}:\n        pass\n    case _:\n        self.fail()"
-
-
-@pytest.mark.parametrize("source, right", [
-    (MATCH.format("7"), "7"), (MATCH.format("[3, 7, *_]"), "[3, 7]"),
-    (MATCH.format("{1: 7}"), "{1: 7}"), (MATCH.format("float(7) | 7"), "7"),
-    ("self.assertTrue(operator.eq(f(), 7))", "7"),
-    ("self.assertTrue(operator.contains([7], f()))", "7"),
-])
-def test_nor_a_match_or_a_function_that_compares(source, right, grade):
-    source = "import operator\n" + method(*source.splitlines())
-    wrong = {"7": "anything", "[3, 7]": "[anything] * 2", "{1: 7}": "{1: anything}"}[right]
-    assert grade(source, f"def f():\n    return {right}")["passed"] is True
-    assert grade(source, f"{ALL_TRUE}{wrong}")["passed"] is False
+@pytest.mark.parametrize("asked", [
+    "eq(f(), 7)", "contains([7], f())", "eq(*[f(), 7])", "contains(*([7], f()))"])
+def test_nor_a_function_of_a_library_that_compares(asked, grade):
+    source = "import operator\n" + method(f"self.assertTrue(operator.{asked})")
+    assert grade(source, "def f():\n    return 7")["passed"] is True
+    assert grade(source, f"{ALL_TRUE}anything")["passed"] is False
 
 
 POINT = "class P:\n    def __init__(self, x):\n        self.x = x\n" \
@@ -275,42 +267,6 @@ def test_but_functions_of_such_names_that_test_or_program_define_are_theirs(line
                     "class Box:\n    contains = staticmethod(lt)\n")
     assert grade(source, code)["passed"] is True
     assert grade(source, code.replace("self.x = x", "self.x = x + 1"))["passed"] is False
-
-
-@pytest.mark.parametrize("asked", ["eq(*[f(), 7])", "contains(*([7], f()))"])
-def test_and_unpacked_arguments_are_looked_at_too(asked, grade):
-    source = "import operator\n" + method(f"self.assertTrue(operator.{asked})")
-    assert grade(source, "def f():\n    return 7")["passed"] is True
-    assert grade(source, f"{ALL_TRUE}anything")["passed"] is False
-
-
-@pytest.mark.parametrize("pattern, made", [
-    ("P(1, y=2)", "P(1, 2)"), ("['at', P(y=2) | 7]", "['at', P(1, 2)]"),
-    ("P.ORIGIN | 7", "P(0, 0)"),
-    ("Side.LEFT", "Side.LEFT"), ("{'a': [1 | 2 as n, P(y=2)]} if n == 2", "{'a': [2, P(1, 2)]}"),
-    ("float(7) | int(7)", "7"), ("3 - 4j", "3 - 4j"),
-])
-def test_but_a_match_may_ask_for_a_class_of_the_program_s_and_its_parts(pattern, made, grade):
-    source = method(*MATCH.format(pattern).splitlines())
-    code = ("import enum\nfrom dataclasses import dataclass\n"
-            "Side = enum.Flag('Side', 'LEFT RIGHT')\n"
-            "@dataclass\nclass P:\n    x: int\n    y: int\nP.ORIGIN = P(0, 0)\n")
-    assert grade(source, f"{code}def f():\n    return {made}")["passed"] is True
-    wrong = made.replace("2)", "3)").replace("0)", "1)").replace("7", "8").replace("LEFT", "RIGHT")
-    wrong = wrong.replace("4j", "5j")
-    assert grade(source, f"{code}def f():\n    return {wrong}")["passed"] is False
-
-
-@pytest.mark.parametrize("pattern, base, made", [
-    ("int(7)", "int", "Own()"), ("Own(x=7)", "object", "Own()"),
-    ("[Own(x=1 | 7)]", "object", "[Own()]"),
-])
-def test_and_no_part_of_such_an_object_equals_everything(pattern, base, made, grade):
-    source = method(*MATCH.format(pattern).splitlines())
-    code = f"{ALL_TRUE}{made}\nclass Own({base}):\n    x = anything\n    __eq__ = Any.__eq__\n"
-    assert grade(source, code)["passed"] is False
-    if base == "object":
-        assert grade(source, code.replace("x = anything", "x = 7"))["passed"] is True
 
 
 @pytest.mark.parametrize("line, made", [

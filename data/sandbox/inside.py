@@ -9,7 +9,6 @@ import builtins
 import collections
 import collections.abc
 import contextlib
-import copy
 import functools
 import gc
 import importlib
@@ -20,7 +19,7 @@ import re
 import sys
 import types
 import weakref
-from itertools import chain, product
+from itertools import chain
 
 from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
 
@@ -315,7 +314,7 @@ def take_modules(package):
 
 
 def restore(owner, names, now=()):
-    """Put these names {name: value} of a module or class back, and of those of now remove others."""
+    """Put these names {name: value} of a module or class back, and remove others of now."""
     for name in set(now) - set(names):
         delattr(owner, name)
     for name, value in names.items():
@@ -472,7 +471,7 @@ class Guard(ast.NodeTransformer):
     """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
 
     So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a library's function that
-    compares its first two arguments, and each value in a case of a match.
+    compares its first two arguments. (A match is left as it is.)
     """
 
     def visit_BinOp(self, node):
@@ -489,20 +488,6 @@ class Guard(ast.NodeTransformer):
         if name in COMPARING_FUNCTIONS:
             node.func = ast.Call(ast.Name("__comparing__", ast.Load()), [node.func], [])
         return node
-
-    def visit_Match(self, node):
-        """`case [7, x]` becomes `case [value, x] if value == 7`."""
-        self.generic_visit(node)
-        node.cases = [self.asking(case, pattern)
-                      for case in node.cases for pattern in alternatives(case.pattern)]
-        return node
-
-    def asking(self, case, pattern):
-        values = Values()
-        pattern = values.visit(copy.deepcopy(pattern))
-        questions = [*map(self.visit, values.questions), case.guard or ast.Constant(True)]
-        guard = ast.BoolOp(ast.And(), [ast.Constant(True), *questions])
-        return ast.match_case(pattern, guard, case.body)
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -538,31 +523,6 @@ COMPARING_FUNCTIONS = set(
     "equal not_equal less less_equal greater greater_equal "
     "assert_array_equal assert_array_less assert_almost_equal assert_array_almost_equal "
     "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
-
-
-def alternatives(pattern):
-    """Patterns without `|`: [7 | 8, x] stands for [7, x] and [8, x]."""
-    if isinstance(pattern, ast.MatchOr):
-        return [one for part in pattern.patterns for one in alternatives(part)]
-    if isinstance(pattern, list):
-        return [*map(list, product(*map(alternatives, pattern)))]
-    if not isinstance(pattern, ast.pattern):
-        return [pattern]
-    fields = [alternatives(value) for _, value in ast.iter_fields(pattern)]
-    return [type(pattern)(*values) for values in product(*fields)]
-
-
-class Values(ast.NodeTransformer):
-    """Of a pattern: takes a name for each value, and notes the question whether it is that one."""
-
-    def __init__(self):
-        self.questions = []
-
-    def visit_MatchValue(self, node):
-        name = f"__value_{len(self.questions)}__"
-        question = ast.Compare(ast.Name(name, ast.Load()), [ast.Eq()], [node.value])
-        self.questions.append(question)
-        return ast.MatchAs(name=name)
 
 
 def part_of_pair(position):
@@ -943,7 +903,7 @@ def name_of(test):
 
 
 def cannot_run(error, asked, entry_point, prompt):
-    """Did a test end for a reason of its own: a module, a name, or all that came before the program?
+    """Did a test end for a reason of its own: a module, a name, or what came before the program?
 
     asked: had the test asked for anything of the program's by then?
     """
