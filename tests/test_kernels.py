@@ -728,6 +728,34 @@ def test_torch_compile_over_a_caller_changes_nothing():
         assert_close(found, expected, 1e-6)
 
 
+@pytest.mark.parametrize("frozen_head", [False, True])
+def test_bfloat16_on_the_torch_path_is_as_exact_as_plain_torch(frozen_head, monkeypatch):
+    """Logits become float32 at once, and a gradient's chunks are summed in float32."""
+    def eager(hidden, head, target):
+        return -F.cross_entropy((hidden @ head.T).float(), target, reduction="none")
+
+    p = problem(64, 32, 4000, scale=3.0).to(torch.bfloat16)
+    truth = evaluate(plain, p.to(torch.float64), frozen_head)
+    theirs = evaluate(eager, p, frozen_head)
+    monkeypatch.setattr(module, "WORKSPACE_BYTES", 3 * 4 * 64 * 20)
+    assert len(module._vocab_chunks(p.hidden, p.head, None, "torch")) == 200
+    found = evaluate(token_logprob, p, frozen_head, kernel="torch")
+    assert found["logp"].dtype == torch.float32
+    for name, exact in truth.items():
+        error = (found[name].double() - exact).norm()
+        assert error <= 1.5 * (theirs[name].double() - exact).norm(), name
+
+
+def test_a_tangent_of_bfloat16_is_summed_in_float32():
+    p = problem(64, 512, 50, scale=3.0).to(torch.bfloat16)
+    directions = vars(problem(64, 512, 50, seed=1).to(torch.bfloat16))
+    exact_directions = {"hidden": directions["hidden"].double()}
+    _, truth = tangents_of(plain, p.to(torch.float64), ["hidden"], exact_directions)
+    _, found = tangents_of(token_logprob, p, ["hidden"], directions, kernel="torch")
+    assert found.dtype == torch.float32
+    assert (found - truth).norm() < 0.01 * truth.norm()
+
+
 @pytest.mark.parametrize("hidden_dtype, head_dtype", [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_autocast_brings_mixed_dtypes_to_its_own(hidden_dtype, head_dtype):
     p = problem(8, 32, 50)
@@ -784,6 +812,14 @@ def test_samples_without_tokens_cost_a_number_each(tmp_path):
     assert peak < 2 * 2**20  # a [100000, 8192] table would be 3.3 GB
 
 
+def test_one_long_sample_does_not_widen_the_rows_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TABLE_CELLS", 2**16)
+    logp = torch.randn(8192)
+    sample = torch.arange(8192).clamp(min=4095)  # sample 4095 has half of the tokens
+    peak = peak_bytes(lambda: sum_by_sample(logp, sample, 8192), tmp_path)
+    assert peak < 4 * 2**20  # a [4097, 4096] table would be 67 MB
+
+
 def test_sums_in_float64_keep_what_float32_loses():
     logp = torch.tensor([1e8, 1.0, -1e8])
     sample = torch.zeros(3, dtype=torch.int64)
@@ -817,6 +853,25 @@ def test_a_token_weight_may_be_one_number_for_all(token_weight, ignored):
     assert found.tolist() == [-0.5, -2.5 if ignored else -4.5]
 
 
+def test_a_negative_token_weight_counts():
+    p = problem(5, 16, 20)
+    sample = torch.tensor([0, 0, 1, 1, 1])
+    u = torch.tensor([1.0, -2.0, 3.0, -4.0, 0.0])
+    _, loss = weighted_logprob_loss(p.hidden, p.head, p.target, sample, torch.ones(2),
+                                    token_weight=u)
+    cost = -u * token_logprob(p.hidden, p.head, p.target)
+    assert_close(loss, torch.stack([cost[:2].sum(), cost[2:].sum()]), 1e-6)
+
+
+def test_an_infinite_loss_that_counts_makes_the_total_infinite():
+    p = problem(2, 16, 20, bias=True)
+    p.bias[p.target[1]] = -float("inf")
+    total, loss = weighted_logprob_loss(p.hidden, p.head, p.target, torch.tensor([0, 1]),
+                                        torch.tensor([0.0, 0.5]), bias=p.bias)
+    assert loss.tolist()[1] == float("inf")
+    assert total == float("inf")
+
+
 WRONG_LENGTHS = {
     "sample_too_short": {"sample": torch.zeros(3, dtype=torch.int64)},
     "one_sample_for_all": {"sample": torch.zeros(1, dtype=torch.int64)},
@@ -834,6 +889,14 @@ def test_lengths_that_do_not_fit_are_an_error(change):
     with pytest.raises(ValueError, match="expected"):
         weighted_logprob_loss(p.hidden, p.head, p.target, arguments["sample"], torch.ones(2),
                               token_weight=arguments["token_weight"])
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1)])  # [2, 1] times [2] would be a table
+def test_weights_that_are_no_vector_are_an_error(shape):
+    p = problem(5, 16, 20)
+    sample = torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"expected weight \[n_samples\]"):
+        weighted_logprob_loss(p.hidden, p.head, p.target, sample, torch.ones(shape))
 
 
 @pytest.mark.parametrize("bad", [3, -1])
@@ -889,6 +952,7 @@ BAD_ARGUMENTS = {
     "ignored_target": ({"target": torch.tensor([0, 1, 2, IGNORE])}, "drops ignored tokens"),
     "int32_target": ({"target": torch.zeros(4, dtype=torch.int32)}, "int64"),
     "bias_of_another_length": ({"bias": torch.zeros(19)}, r"bias \[20\]"),
+    "bias_too_long": ({"bias": torch.zeros(21)}, r"bias \[20\]"),
     "temperature_0": ({"temperature": 0.0}, "temperature is 0.0"),
     "temperature_nan": ({"temperature": float("nan")}, "temperature is nan"),
     "softcap_0": ({"softcap": 0.0}, "softcap is 0.0"),
@@ -920,11 +984,13 @@ def test_bfloat16_is_refused_by_the_interpreter(monkeypatch):
 
 def test_ignored_tokens_cost_nothing():
     p = problem(400, 32, 512)
-    p.target[:200] = IGNORE
+    p.target[:150] = IGNORE
+    sample = torch.zeros(400, dtype=torch.int64)
+    sample[150:200] = IGNORE
     token_weight = torch.ones(400)
     token_weight[200:300] = 0
     with FlopCounterMode(display=False) as flops:
-        weighted_logprob_loss(p.hidden, p.head, p.target, torch.zeros(400, dtype=torch.int64), torch.ones(1),
+        weighted_logprob_loss(p.hidden, p.head, p.target, sample, torch.ones(1),
                               token_weight=token_weight)
     assert flops.get_total_flops() == 2 * 100 * 32 * 512
 
