@@ -572,6 +572,31 @@ def test_09_an_answer_may_leave_a_later_column_than_one_before_it_did(lab):
     assert_scores_are_those_of_separate_sequences(here, [pack])
 
 
+@pytest.mark.parametrize("most_tokens, widths", [(4, [4, 4]), (5, [5])], ids=str)
+def test_09_a_row_takes_answers_until_it_is_full(most_tokens, widths):
+    """The third answer needs no column of its own: its last token is predicted at x."""
+    p, q, a, b, c, d, x, z = range(2, 10)
+    answers = [[a, b, c], [a, x, d], [a, x, z]]
+    packs = make_packs([[p, q]], answers, 0, most_tokens, "cpu")
+    assert [pack.ids.shape[1] for pack in packs] == widths
+
+
+def test_09_rows_share_a_pack_while_their_padding_costs_less_than_a_pass():
+    """A row of 40 beside one of 104 has 64 tokens of padding, the most there may be on a CPU."""
+    for longest, n_packs in ((104, 1), (105, 2)):
+        packs = make_packs([[5] * 40, [6] * longest], [[1], [1]], 0, 10000, "cpu")
+        assert len(packs) == n_packs
+
+
+@pytest.mark.parametrize("prompts, answers", [
+    ([[5], [6]], [[1], [1], [1]]),
+    ([[5], []], [[1], [1]]),
+], ids=["an answer too few", "an empty prompt"])
+def test_answers_that_do_not_go_round_and_empty_prompts_are_refused(prompts, answers):
+    with pytest.raises(ValueError, match="expected as many for each, and no empty prompt"):
+        make_packs(prompts, answers, 0, 10000, "cpu")
+
+
 def test_forced_tokens_are_not_part_of_the_loss(lab):
     here = lab()
     here.groups[0].completions[1].forced = [1, 2]

@@ -1132,6 +1132,15 @@ def test_adapters_start_with_a_of_deviation_one_over_the_root_of_the_rank():
         assert not layer.b.any()
 
 
+@torch.no_grad()
+def test_an_adapter_adds_alpha_over_the_rank_times_b_a_x():
+    layer = LoRALinear(nn.Linear(5, 3), 4, 32.0, torch.Generator().manual_seed(0))
+    layer.b.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
+    x = torch.ones(2, 5)
+    expected = layer.linear(x) + 8 * (x @ layer.a.T @ layer.b.T)
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
 # ---------------------------------------------------------------- killed and continued
 
 @pytest.mark.parametrize("blocked", ["", "/below"])
