@@ -1,9 +1,12 @@
 """data/judge.py: which verdict in a judge's answer counts, and which does not."""
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from data.judge import PROTOCOL, VERDICT, WAIT, judge_prompt, opened_thoughts, parse_verdict
+from data.judge import (PROTOCOL, VERDICT, WAIT, judge_prompt, opened_thoughts, parse_verdict,
+                        prompt_after_wait)
 from data.rows import EDGES
+from sample import Completion
 
 A = VERDICT.format("A")
 B = VERDICT.format("B")
@@ -54,6 +57,7 @@ def test_formatting_that_leaves_no_doubt_does_no_harm(verdict):
     f"I must end with {B} or {A}.\n{B}",
     f"Candidate A says `# {A}` in a comment, which proves nothing.\n{B}",
     f"{B}\n{B}",
+    f"{B} or <best>b</best>",
 ])
 def test_of_several_the_last_counts(text):
     assert parse_verdict(text) == "B"
@@ -129,6 +133,12 @@ def test_an_instruction_that_is_restated_is_no_verdict(text):
     f"I choose {A} rather than {B}.",
     f"I choose {A} instead of {B}.",
     f"I prefer {A} over {B}",
+    f"I choose {A}, unlike {B}",
+    f"I never choose {B}",
+    f"It is neither A nor {B}",
+    f"I vote {A}, against {B}",
+    f"{A} versus {B}",
+    f"{A} vs. {B}",
     f"It cannot be {B}",
     f"It cannot be <|begin_of_box|>{B}<|end_of_box|>",
     f"It isn't {B}.",
@@ -150,6 +160,7 @@ def test_a_program_that_is_not_chosen_is_no_verdict(text):
     f"Maybe {B}",
     f"It is not A.\n{B}",
     f"{A}? No, it fails on []. {B}",
+    f"A returns `None`: {B}",
 ])
 def test_a_choice_after_a_rejection_is_a_verdict(text):
     assert parse_verdict(text) == "B"
@@ -210,6 +221,29 @@ def test_thoughts_of_more_kinds_that_are_still_open_decide_nothing(begin, end):
 
 
 # ---------------------------------------------------------------- the prompt
+
+@pytest.mark.parametrize("chat, shown", [
+    (True, "Q\nA:\n```python\nx = 1\n```\nB:\n```python\nx = 2\n```\n"),
+    (False, "Q\nA:\nx = 1\nB:\nx = 2\n"),
+])
+def test_lines_and_spaces_at_the_ends_are_left_out(chat, shown):
+    prompt = judge_prompt({"prompt": "Q\n\n"}, "x = 1\n\n", "x = 2 \n", chat)
+    assert prompt.removeprefix(PROTOCOL) == shown
+
+
+def test_a_judgment_goes_on_with_wait_in_the_place_of_its_end_token():
+    """And without the token with which the tokenizer begins every text."""
+    tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
+    wait = tokenizer(WAIT).input_ids
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, end)])
+    assert tokenizer(WAIT).input_ids == [end, *wait]
+    ended = Completion([8, 9, end], finished=True, logprob=0.0)
+    cut_off = Completion([8, 9], finished=False, logprob=0.0)
+    assert prompt_after_wait(tokenizer, [5, 6], ended) == [5, 6, 8, 9, *wait]
+    assert prompt_after_wait(tokenizer, [5, 6], cut_off) == [5, 6, 8, 9, *wait]
+
 
 def test_no_candidate_can_end_its_block_whichever_it_is():
     fence, plain = "x = '````'", "x = 1"

@@ -706,7 +706,8 @@ def test_a_criterion_is_shown_with_and_without_a_chat_template():
     (False, "Add.\nA:\nx = 1\nB:\nx = 2\n"),
 ])
 def test_programs_are_judged_in_words_of_their_own(chat, shown):
-    assert judge_prompt({"prompt": "Add."}, "x = 1", "x = 2", chat) == shown
+    for problem in ({"prompt": "Add."}, {"prompt": "Add.", "criterion": "speed."}):
+        assert judge_prompt(problem, "x = 1", "x = 2", chat) == shown
 
 
 def test_an_answer_cannot_end_its_block():
