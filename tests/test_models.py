@@ -1,6 +1,7 @@
 """What a model and its tokenizer must be: sampler, scorer and plain forward pass agree, or it is refused in one line;
 and a text stays text, whatever it says."""
 import json
+import math
 
 import pytest
 import torch
@@ -239,6 +240,56 @@ def test_what_only_shows_at_some_length_is_found():
     model.model.layers[0] = OffBeyond(model.model.layers[0], start=44)
     with pytest.raises(UserError, match="gives other logits"):
         sample.check_model(model, "--model x")
+
+
+class OffInSteps(OffBeyond):
+    """A layer that is wrong where a token comes alone, with a cache, near the beginning."""
+
+    def forward(self, hidden, *args, position_ids=None, **kwargs):
+        hidden = self.layer(hidden, *args, position_ids=position_ids, **kwargs)
+        off = (position_ids < self.start) & (hidden.shape[1] == 1)
+        return hidden + 9 * off[..., None].to(hidden.dtype)
+
+
+class OffInPadded(OffBeyond):
+    """A layer that is wrong in rows that end in padding, without a cache."""
+
+    def forward(self, hidden, *args, position_ids=None, past_key_values=None, **kwargs):
+        hidden = self.layer(hidden, *args, position_ids=position_ids,
+                            past_key_values=past_key_values, **kwargs)
+        off = (position_ids[:, -1:] == 0) & (past_key_values is None)
+        return hidden + 9 * off[..., None].to(hidden.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("Layer, says", [
+    (OffInSteps, "gives other logits with a key-value cache than without"),
+    (OffInPadded, "gives other logits in packed rows than in rows of their own"),
+])
+def test_one_wrong_sequence_among_right_ones_is_found(Layer, says, dtype):
+    model = build("Llama").to(dtype)
+    model.model.layers[0] = Layer(model.model.layers[0], start=24)
+    with pytest.raises(UserError, match=says):
+        sample.check_model(model, "--model x")
+
+
+def test_the_distance_is_that_of_the_word_that_differs_most():
+    sure = torch.tensor([0.0, -20.0])
+    even = sample.log_chances(torch.zeros(2))
+    assert float(sample.distance(sure, even)) == pytest.approx(20 - math.log(2), abs=1e-4)
+    never = torch.tensor([0.0, -1e9])  # how far below e⁻³⁰ a word lies is no difference
+    assert float(sample.distance(10 * never, sample.log_chances(never))) == 0
+
+
+def test_a_nan_is_a_difference_and_half_precision_goes_by_the_median():
+    nan = float("nan")
+    assert sample.differ(torch.tensor([0.0, nan]))
+    assert sample.differ(torch.tensor([0.0, 2e-3]))
+    assert not sample.differ(torch.tensor([0.0, 5e-4]))
+    spread = torch.tensor(1.0)
+    assert sample.differ(torch.tensor([nan, nan, nan]), spread)
+    assert sample.differ(torch.tensor([0.0, 0.6, 0.7]), spread)
+    assert not sample.differ(torch.tensor([0.0, 0.4, 9.0]), spread)
 
 
 @pytest.mark.parametrize("make, limit", [
