@@ -22,6 +22,9 @@ def grade():
 @pytest.fixture(scope="module")
 def grade_with_packages():
     """The same, where programs and tests see what is installed."""
+    folders = execute.visible_folders(execute.Settings(site_packages=True))
+    if any(f"{folder}/".startswith("/tmp/") for folder in folders):
+        pytest.skip("Python or its packages lie in /tmp, where programs have a folder of their own")
     yield from grading(site_packages=True)
 
 
@@ -280,17 +283,11 @@ def test_but_functions_of_such_names_that_test_or_program_define_are_theirs(line
      "np.array([{0}, {0}]).view(type('A', (np.ndarray,), dict(dtype=np.dtype(int))))"),
     ("np.equal(f(), 7)", "{0}"), ("np.isin(7, f()).all()", "[{0}]"),
 ])
-def test_nor_an_array_of_what_equals_everything(line, made, grade):
-    pytest.importorskip("numpy")
-    cfg = execute.Settings(jobs=1, site_packages=True)
-    pool = execute.Pool(cfg)
-    test = {"type": "unittest", "source": "import numpy as np\n" + method(f"self.assertTrue({line})")}
-    problem = {"problem_id": "p", "prompt": "", "entry_point": "f", "public_tests": [], "tests": [test]}
-    for value, passed in (("7", True), ("anything", False)):
-        code = f"import numpy as np\n{ALL_TRUE}{made.format(value)}"
-        verdict, _ = pool.grade(problem, code)
-        assert verdict["passed"] is passed, verdict["detail"]
-    pool.close()
+def test_nor_an_array_of_what_equals_everything(line, made, grade_with_packages):
+    source = "import numpy as np\n" + method(f"self.assertTrue({line})")
+    code = f"import numpy as np\n{ALL_TRUE}{made}"
+    assert grade_with_packages(source, code.format("7"))["passed"] is True
+    assert grade_with_packages(source, code.format("anything"))["passed"] is False
 
 
 @pytest.mark.parametrize("made, line", [
@@ -545,16 +542,24 @@ def test_what_only_pytest_would_do_gives_no_label(name, grade_with_packages):
     assert verdict["detail"].startswith("public test 1: the test needs pytest itself (")
 
 
-@pytest.mark.parametrize("source", [
+LOOK_SO = [
     "import pytest\n@pytest.mark.slow\ndef test_a():\n    assert f(1) == pytest.approx(2)\n",
     "import pytest\n" + CASE + "    @unittest.skip('not here')\n    def test_b(self):\n        f()\n",
     "mark = skip = f\ndef test_a():\n    assert skip(1) == 2\n",
     "import pytest\ndef skip(n):\n    return f(n)\ndef test_a():\n    assert skip(1) == 2\n",
     "import pytest\n# @pytest.mark.skip\ndef test_a():\n    'no pytest.skip()'\n    assert f(1) == 2\n",
-])
+]
+
+
+@pytest.mark.parametrize("source", LOOK_SO)
 def test_but_what_looks_so_does(source, grade_with_packages):
     assert grade_with_packages(source, NEXT)["passed"] is True
     assert grade_with_packages(source, "def f(n):\n    return 0")["passed"] is False
+
+
+def test_what_only_pytest_would_do_is_told_by_the_names_of_a_test():
+    assert all(execute.needs_of_pytest(f"import pytest\n{source}") for source in PYTESTS_OWN.values())
+    assert not any(map(execute.needs_of_pytest, LOOK_SO))
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
