@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import sample
 import train_bilevel
-from data.lora import add_lora
+from data.lora import adapters_of, add_lora
 from data.rows import EDGES, ROOT, UserError, read_rows
 from kernels.packing import make_packs
 
@@ -290,6 +290,34 @@ def test_a_nan_is_a_difference_and_half_precision_goes_by_the_median():
     assert sample.differ(torch.tensor([nan, nan, nan]), spread)
     assert sample.differ(torch.tensor([0.0, 0.6, 0.7]), spread)
     assert not sample.differ(torch.tensor([0.0, 0.4, 9.0]), spread)
+
+
+def test_the_seed_decides_how_adapters_start():
+    started = []
+    for seed in (0, 1, 1):
+        model = build("Llama")
+        add_lora(model, rank=2, alpha=4.0, seed=seed)
+        started.append(adapters_of(model)[0].a)
+    assert not torch.equal(started[0], started[1])
+    assert torch.equal(started[1], started[2])
+
+
+def test_a_model_that_adapters_find_nothing_in_is_refused():
+    with pytest.raises(UserError, match="GPT2LMHeadModel has no nn.Linear layers to adapt"):
+        add_lora(build("GPT2"), rank=2, alpha=4.0, seed=0)
+
+
+def test_checkpointed_layers_are_computed_twice_only_where_a_backward_pass_follows():
+    model = build("Llama")
+    calls = []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    train_bilevel.checkpoint_layers(model)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        model(ids)
+    assert len(calls) == 1
+    model(ids).logits.sum().backward()
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("make, limit", [
