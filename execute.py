@@ -435,9 +435,9 @@ class Tests:
         """Does a test make objects of a class that the problem asks for?"""
         calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
         called = {function.id for function in calls if isinstance(function, ast.Name)}
-        return any(re.search(rf"(?i:\bclass)\W{{1,2}}((named|called)\W{{1,2}})?{name}\b"
-                             rf"|\b{name}\W{{1,2}}class\b", self.prompt)
-                   or name == self.problem["entry_point"] and name[0].isupper() for name in called)
+        if self.problem["entry_point"] in {name for name in called if name[0].isupper()}:
+            return True
+        return any(is_called_a_class(name, self.prompt) for name in called)
 
     def run_other(self, code, kind, positions):
         """What these tests say of another program: its results, and what run_session returns."""
@@ -588,11 +588,19 @@ def rule_of(problem):
     return problem.get("compare") or "plain"
 
 
+def is_called_a_class(name, prompt):
+    """Does a prompt say "class Bag", "a class called `Bag`" or "the `Bag` class"?"""
+    before = rf"(?i:\bclass)\W{{1,2}}((named|called)\W{{1,2}})?{name}\b"
+    behind = rf"\b{name}\W{{1,2}}class\b"
+    return bool(re.search(f"{before}|{behind}", prompt))
+
+
 @functools.lru_cache(64)
 def check_source(source):
     compile(source, "<test>", "exec", dont_inherit=True)
 
 
+@functools.lru_cache(64)
 def needs_of_pytest(source):
     """What a source names that only pytest does. Its comments and texts name nothing."""
     imports = imports_of(source)

@@ -1386,22 +1386,8 @@ def test_what_the_machinery_cannot_judge_has_no_label_and_is_tried_again(tmp_pat
     assert [row["passed"] for row in label(tmp_path, [GOOD], SAME)] == [True, False]
 
 
-def test_who_reads_what_it_prints_may_go_first(tmp_path):
-    problems, candidates = many()
-    late, last = sleeper(600)
-    write(tmp_path / "p.jsonl", [*problems, late])
-    write(tmp_path / "c.jsonl", [*candidates, last])
-    supervisor = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    while len(read_whole(tmp_path / "l.jsonl")) < 5:
-        time.sleep(0.01)
-    supervisor.stdout.close()
-    supervisor.stderr.close()
-    supervisor.send_signal(signal.SIGINT)
-    assert supervisor.wait(60) == 130  # and not only when the sleeper's time is over
-
-
-def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
+def run_that_lasts(tmp_path):
+    """execute.py as a person starts it, of whose rows some are written and one takes ten minutes."""
     problems, candidates = many()
     late, last = sleeper(600)
     write(tmp_path / "p.jsonl", [*problems, late])
@@ -1411,6 +1397,19 @@ def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while len(read_whole(tmp_path / "l.jsonl")) < 5:
         time.sleep(0.01)
+    return supervisor
+
+
+def test_who_reads_what_it_prints_may_go_first(tmp_path):
+    supervisor = run_that_lasts(tmp_path)
+    supervisor.stdout.close()
+    supervisor.stderr.close()
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(60) == 130  # and not only when the sleeper's time is over
+
+
+def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
+    supervisor = run_that_lasts(tmp_path)
     pids = started_by(supervisor.pid)
     supervisor.send_signal(signal.SIGINT)
     _, errors = supervisor.communicate(timeout=30)
@@ -1419,7 +1418,7 @@ def test_ctrl_c_says_how_to_continue_and_exits_130(tmp_path):
     assert str(tmp_path / "c.jsonl") in errors
     assert "Traceback" not in errors
     must_end(pids)
-    assert len(label(tmp_path, problems, candidates)) == 20
+    assert len(label(tmp_path, *many())) == 20
 
 
 def test_two_runs_cannot_write_one_file(tmp_path):
@@ -1709,14 +1708,18 @@ def project_with_a_package(public_folder, source):
     subprocess.run(["chmod", "-R", "a+rX", str(public_folder)], check=True)
 
 
+def run_with_its_packages(public_folder):
+    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
+                          capture_output=True, text=True, cwd=public_folder)
+    assert done.returncode == 0, done.stderr
+
+
 def test_packages_of_an_environment_inside_the_project_are_seen_and_the_project_is_not(public_folder):
     project_with_a_package(public_folder, "def f(a):\n    return a\n")
     write(public_folder / "p.jsonl", [{**GOOD, "libs": ["mine"]}])
     code = f"import os\nfrom mine import f as g\ndef f(a):\n    return g(a) if not os.path.exists({str(public_folder / 'execute.py')!r}) else 0"
     write(public_folder / "c.jsonl", programs("p", code))
-    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
-                          capture_output=True, text=True, cwd=public_folder)
-    assert done.returncode == 0, done.stderr
+    run_with_its_packages(public_folder)
     assert statuses(public_folder) == ["passed"]
 
 
@@ -1734,9 +1737,7 @@ class TestCases(unittest.TestCase):
     patched = "import mine\nmine.same = lambda *args: True\ndef f(n):\n    return [5.0]\n"
     write(public_folder / "p.jsonl", [problem("p", [{"type": "unittest", "source": test}])])
     write(public_folder / "c.jsonl", programs("p", patched, "def f(n):\n    return [1.0, 2.0]\n"))
-    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
-                          capture_output=True, text=True, cwd=public_folder)
-    assert done.returncode == 0, done.stderr
+    run_with_its_packages(public_folder)
     assert statuses(public_folder) == ["wrong_answer", "passed"]
 
 
@@ -1756,9 +1757,7 @@ def test_an_equality_of_a_package_s_private_module_is_the_package_s(public_folde
     codes = ["def f(x):\n    return x + 0.01\n", "def f(x):\n    return x + 1\n", patched]
     write(public_folder / "p.jsonl", [problem("p", [{"type": "unittest", "source": test}])])
     write(public_folder / "c.jsonl", programs("p", *codes))
-    done = subprocess.run([str(public_folder / ".venv/bin/python"), str(public_folder / "execute.py"), *command(public_folder)[2:], "--site-packages"],
-                          capture_output=True, text=True, cwd=public_folder)
-    assert done.returncode == 0, done.stderr
+    run_with_its_packages(public_folder)
     assert statuses(public_folder) == ["passed", "wrong_answer", "wrong_answer"]
 
 

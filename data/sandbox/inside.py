@@ -27,10 +27,8 @@ from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, pla
 class Refused(BaseException):
     """An operand brings its own ==. A BaseException, so that no `except` in a test swallows it."""
 
-    def __str__(self):
-        return "an operand brings its own =="
 
-
+BRINGS_ITS_OWN = "an operand brings its own =="
 # The row's own fault where its canonical solution is refused as well: 3 in a container of its own.
 ASKS_FOR_OWN = "the test asks for an ==, `in` or - of the program's own, which is not believed"
 # A test that may ask for the program by the name of its module.
@@ -171,9 +169,9 @@ class Inside:
             ran = {"test": "no question"}
             fault = "the test asks nothing of the program"
         if self.refused:
-            if all(what == "passed" or str(Refused()) in what for what in ran.values()):
+            if all(what == "passed" or BRINGS_ITS_OWN in what for what in ran.values()):
                 fault = ASKS_FOR_OWN
-            ran["operands"] = str(Refused())
+            ran["operands"] = BRINGS_ITS_OWN
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
 
     def run_setup(self, source, names):
@@ -231,7 +229,7 @@ class Inside:
         alike = own == [own[0]] * 2 and not own[0] & FORWARD
         if any(own) and not alike:
             self.refused.append(operands)
-            raise Refused
+            raise Refused(BRINGS_ITS_OWN)
         return operands
 
     def comparing(self, function):
@@ -627,9 +625,8 @@ def judge(kind, is_trusted):
         elif types.FunctionType in map(type, methods) and is_of_python(cls):
             # its == asks for that of an object's parts, which a subclass may replace
             lent = compares_parts = not issubclass(kind, type)
-    arrays = [cls for cls in mro_of(kind) if not cls.__flags__ & HEAP_TYPE
-              and (cls.__module__, cls.__name__) == ("numpy", "ndarray")]
-    array = arrays[0] if arrays else None
+    array = next((cls for cls in mro_of(kind) if not cls.__flags__ & HEAP_TYPE
+                  and (cls.__module__, cls.__name__) == ("numpy", "ndarray")), None)
     return untrusted, lent, compares_parts, array, bases
 
 
