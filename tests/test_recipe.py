@@ -1,7 +1,7 @@
 """docs/RECIPE.md: its commands are run, in their order, with tiny models and files in place of the
 big ones.
 
-README: its commands parse.
+README: its commands parse. --help of every stage.
 """
 import contextlib
 import importlib.util
@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import execute
 import sample
 import train_bilevel
-from data.flags import parse
+from data.flags import flag, name_of, parse
 from data.preferences import __main__ as preferences
 from data.rows import CANDIDATE, EDGES, LABELLED, ROOT, read_problems, read_rows
 
@@ -521,3 +522,36 @@ def test_every_command_in_the_documents_parses(document, least):
             parse(stage.Settings, stage.__doc__, flags)
             seen[called[1]] += 1
     assert seen.total() >= least
+
+
+# ---------------------------------------------------------------- flags of all stages
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_shows_every_flag(name, capsys):
+    stage = STAGES[name]
+    with pytest.raises(SystemExit) as end:
+        parse(stage.Settings, stage.__doc__, ["--help"])
+    assert end.value.code == 0
+    shown = re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.M)
+    assert set(shown) == {name_of(field) for field in fields(stage.Settings)}
+
+
+@dataclass
+class Example:
+    folder: str = flag("runs/100%", "where to")
+    sizes: list = flag(list, "how large", type=int)
+
+
+def test_help_shows_the_default_where_there_is_one(capsys):
+    with pytest.raises(SystemExit):
+        parse(Example, "", ["--help"])
+    shown = capsys.readouterr().out
+    assert "where to (default runs/100%)" in shown
+    assert "how large\n" in shown
+
+
+def test_a_list_s_flag_wants_a_value():
+    assert parse(Example, "", ["--sizes", "4", "8"]).sizes == [4, 8]
+    with pytest.raises(SystemExit) as end:
+        parse(Example, "", ["--sizes"])
+    assert end.value.code == 2
