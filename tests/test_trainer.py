@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import sample
 import train_bilevel as tb
 from data.pairs import Pair
+from data.rows import EDGES, UserError
 from sample import Completion, stream
 
 
@@ -127,6 +130,43 @@ def test_a_visit_is_remembered_by_the_number_of_its_row_in_metrics(trainer, mixe
 
 # ---------------------------------------------------------------- judgments
 
+def test_a_float16_checkpoint_is_refused(settings, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(EDGES / "judge", dtype=torch.float16)
+    model.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(EDGES / "judge").save_pretrained(tmp_path / "half")
+    with pytest.raises(UserError, match="float16.*add --dtype bfloat16"):
+        tb.Judge(str(tmp_path / "half"), settings(dtype="float16", lora_rank=2))
+
+
+@pytest.mark.parametrize("rank, dtype", [(0, "float32"), (2, "auto")])
+def test_a_checkpoint_keeps_its_dtype_below_adapters(rank, dtype, settings, monkeypatch):
+    """On a GPU, that is: `load_model` makes "auto" float32 on a CPU."""
+    asked = []
+
+    def load_model(name, device, dtype, **more):
+        asked.append(dtype)
+        raise UserError("enough")
+
+    monkeypatch.setattr(tb, "load_model", load_model)
+    with pytest.raises(UserError, match="enough"):
+        tb.Judge(str(EDGES / "judge"), settings(lora_rank=rank))
+    assert asked == [dtype]
+
+
+def test_the_embedding_of_the_padding_token_has_a_gradient(trainer):
+    """A prompt or an answer may hold the token, and it is looked at there."""
+    judge = trainer().judge
+    embedding = judge.model.get_input_embeddings()
+    embedding(torch.tensor([judge.pad])).sum().backward()
+    assert embedding.weight.grad[judge.pad].abs().min() == 1
+
+
+def test_rows_are_not_kept_for_their_gradients_where_layers_are_computed_twice(trainer):
+    learned = {"weights": "instance", "lora_rank": 2}
+    assert trainer(**learned).judge.gradients_by_row
+    assert not trainer(**learned, checkpoint_gradients=True).judge.gradients_by_row
+
+
 def test_the_judge_samples_at_the_temperature_of_its_flag(trainer):
     """Cold, all judgments of a pair begin alike; hot, they do not."""
     here = trainer()
@@ -135,6 +175,21 @@ def test_the_judge_samples_at_the_temperature_of_its_flag(trainer):
         here.judge.cfg = replace(here.cfg, temperature=temperature)
         group, = here.judge.rollout([pair], [stream(0, "r")], 8)
         assert len({tuple(c.ids) for c in group.completions}) == kinds
+
+
+def test_the_judge_samples_as_many_rows_at_once_as_its_flag_says(trainer, monkeypatch):
+    here = trainer(rollout_rows=8)
+    largest = []
+
+    def prefill(model, prompts, n, *more):
+        largest.append(len(prompts) * n)
+        return real_prefill(model, prompts, n, *more)
+
+    real_prefill = sample.prefill
+    monkeypatch.setattr(sample, "prefill", prefill)
+    pairs = here.train_pairs[:5]
+    here.judge.rollout(pairs, [stream(0, "r", k) for k in range(5)], 4)
+    assert max(largest) == 8
 
 
 def test_a_judgment_within_thoughts_that_the_prompt_opened_is_not_right(trainer):
@@ -161,12 +216,13 @@ def test_what_judgments_show_is_counted_exactly():
     second = [Completion([5] * 1, -9.0, True, logprob_sampled=-0.5),
               Completion([5] * 1, -9.0, True, logprob_sampled=-0.5)]
     groups = [tb.Group(pair, [7], first, ["", ""], ["A", None], [1.0, 0.0]),
-              tb.Group(pair, [7], second, ["", ""], ["A", "B"], [1.0, 1.0])]
+              tb.Group(pair, [7], second, ["", ""], ["A", "B"], [0.0, 0.0])]
     judge = SimpleNamespace(cfg=SimpleNamespace(weights="instance"))
     stats = tb.judgment_statistics(groups, judge)
     assert stats["tokens"].tolist() == [4.0, 1.0]
     assert stats["nll"].tolist() == [0.75, 0.5]
     assert stats["variance"].tolist() == [0.25, 0.0]
+    assert stats["zero_variance"].tolist() == [0.0, 1.0]
     assert stats["length_gain"].tolist() == [pytest.approx(-0.25), 0.0]
     assert stats["parse_rate"].tolist() == [0.5, 1.0]
     assert stats["truncated"].tolist() == [0.5, 0.0]
