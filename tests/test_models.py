@@ -13,6 +13,7 @@ import sample
 import train_bilevel
 from data.lora import adapters_of, add_lora
 from data.rows import EDGES, ROOT, UserError, read_rows
+from data.text import cut_control_tokens
 from kernels.packing import make_packs
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -582,7 +583,7 @@ def byte_level(special, **more):
     return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[-1], **more)
 
 
-def sentence_piece():
+def sentence_piece(**more):
     """One as Llama 2 has it: a space before each text, and none before the text that is decoded."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
@@ -591,7 +592,8 @@ def sentence_piece():
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     lines = [line for text in CORPUS for line in text.splitlines()]
     tokenizer.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=700, special_tokens=special[:3] + special[3:]))
-    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+                                      **more)
 
 
 @pytest.fixture(scope="module")
@@ -617,6 +619,10 @@ def test_control_tokens_written_out_in_a_text_stay_text(text, chatml):
     assert ids.count(start) == 2  # the template's own: the user's turn and the assistant's
     assert ids.count(end) == 1
     assert text.replace("\ufdd0", "\ufffd") in chatml.decode(ids)
+
+
+def test_a_text_without_control_tokens_stays_in_one_piece(chatml):
+    assert cut_control_tokens(chatml, "a < b | c > im_end") == ["a < b | c > im_end"]
 
 
 def test_control_tokens_stay_text_without_a_chat_template():
@@ -703,10 +709,16 @@ def completion_of(ids, finished=False):
     return sample.Completion(ids, 0.0, finished)
 
 
-def test_an_answer_keeps_the_spaces_with_which_it_begins():
-    tokenizer = sentence_piece()
-    prompt = tokenizer("def f(x):\n", add_special_tokens=False).input_ids
-    whole = tokenizer("def f(x):\n    return 2 * x\n", add_special_tokens=False).input_ids
+# Both, as newer versions of transformers want to be told twice for a BPE.
+CLEANS_UP = {"clean_up_tokenization_spaces": True,
+             "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True}
+
+
+@pytest.mark.parametrize("head", ["def f(x):\n", "def f(x , y):\n"])
+def test_an_answer_keeps_the_spaces_with_which_it_begins(head):
+    tokenizer = sentence_piece(**CLEANS_UP)
+    prompt = tokenizer(head, add_special_tokens=False).input_ids
+    whole = tokenizer(f"{head}    return 2 * x\n", add_special_tokens=False).input_ids
     assert whole[:len(prompt)] == prompt
     answer = completion_of(whole[len(prompt):] + [tokenizer.eos_token_id], finished=True)
     assert not tokenizer.decode(answer.ids).startswith("    return")  # decoded alone, a space is lost
@@ -716,11 +728,6 @@ def test_an_answer_keeps_the_spaces_with_which_it_begins():
 def test_an_answer_that_was_cut_off_has_all_of_its_tokens(shipped_tokenizer):
     ids = shipped_tokenizer("x = x[1:]\n", add_special_tokens=False).input_ids
     assert sample.answer_text(shipped_tokenizer, [5, 6], completion_of(ids)) == "x = x[1:]\n"
-
-
-# Both, as newer versions of transformers want to be told twice for a BPE.
-CLEANS_UP = {"clean_up_tokenization_spaces": True,
-             "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True}
 
 
 @pytest.mark.parametrize("prompt", ["x = 1", "x = [1 , 2]\n"])
