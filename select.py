@@ -710,18 +710,19 @@ def selection_row(method, candidates, n, seed):
     """The row of selections.jsonl for a method's choice among a problem's candidates."""
     p = method.probabilities(candidates)
     pid = candidates[0]["problem_id"]
+    taken = take_one(p, candidates, seed)["candidate_id"]
     row = {
         "problem_id": pid,
         "method": method.name,
         "n": n,
-        "candidate_id": take_one(p, candidates, seed)["candidate_id"],
+        "candidate_id": taken,
         "passed": pass_at_1(p, candidates),
     }
     if method.judgments is None:
         return row
     judgments = method.judgments[pid]
     votes = vote_counts(candidates, judgments)
-    deciding = deciding_judgment(votes, judgments)
+    deciding = deciding_judgment(votes, judgments, taken)
     row["votes"] = votes
     row["judge_calls"] = len(judgments)
     row["judge_tokens"] = sum(judgment["tokens"] for judgment in judgments)
@@ -740,18 +741,18 @@ def vote_counts(candidates, judgments):
     return {candidate["candidate_id"]: count for candidate, count in zip(contenders, counts)}
 
 
-def ranking(votes):
-    """Candidate ids by the share of judgments that they won, the winner first."""
-    def share(candidate_id):
+def ranking(votes, taken):
+    """Candidate ids by the share of judgments that they won, the one taken before its equals."""
+    def place(candidate_id):
         won, judged = votes[candidate_id]
-        return won / max(judged, 1)
-    return sorted(votes, key=share, reverse=True)
+        return won / max(judged, 1), candidate_id == taken
+    return sorted(votes, key=place, reverse=True)
 
 
-def deciding_judgment(votes, judgments):
-    """The first for the winner over the best-placed rival that it beat; None if it won none."""
-    ranked = ranking(votes)
-    won = [row for row in judgments if winner(row) == ranked[0]]
+def deciding_judgment(votes, judgments, taken):
+    """The first for the one taken over the best-placed rival that it beat; None if it won none."""
+    ranked = ranking(votes, taken)
+    won = [row for row in judgments if winner(row) == taken]
     return min(won, key=lambda row: ranked.index(loser(row)), default=None)
 
 
@@ -1048,9 +1049,10 @@ def explain(judges, problems, candidates, cache, cfg):
         for method in judge_methods(label, judge, {cfg.explain: problem}, candidates, cache, cfg):
             judgments = method.judgments[cfg.explain]
             votes = vote_counts(rows, judgments)
+            taken = take_one(method.probabilities(rows), rows, cfg.seed)["candidate_id"]
             by_id = {candidate["candidate_id"]: candidate for candidate in rows}
-            tables.print_explanation(problem, by_id, method.name, votes, ranking(votes),
-                                     deciding_judgment(votes, judgments))
+            tables.print_explanation(problem, by_id, method.name, votes, ranking(votes, taken),
+                                     deciding_judgment(votes, judgments, taken))
 
 
 def must_be_selections(path):

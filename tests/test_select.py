@@ -248,7 +248,7 @@ def test_the_deciding_judgment_is_over_the_best_rival_that_was_beaten():
     votes = select.vote_counts(rows, said)
     assert votes == {"c0": (4, 4), "c1": (2, 4), "c2": (0, 4)}
     for order in (said, said[::-1]):
-        deciding = select.deciding_judgment(votes, order)
+        deciding = select.deciding_judgment(votes, order, "c0")
         assert (select.winner(deciding), select.loser(deciding)) == ("c0", "c1")
 
 
@@ -1066,6 +1066,29 @@ def test_explain_prints_the_judgment_of_the_winner_over_the_best_rival_that_it_b
     deciding = printed[printed.index("the deciding judgment"):]
     assert "c0" in deciding
     assert "<best>" in deciding
+
+
+def test_where_programs_tie_the_judgment_is_for_the_one_that_is_taken(world, tmp_path, capsys):
+    """A judge that always says "A" ties all. The tie breaks anew in each problem."""
+    class AlwaysA(Scripted):
+        def compare(self, calls):
+            for call, answer in zip(calls, super().compare(calls)):
+                yield {**answer, "text": f"{call.a['candidate_id']}: {answer['text']}"}
+
+    judge = AlwaysA(lambda a, b: "A")
+    run(world, judge)
+    taken = {}
+    for (pid, method, _), row in selections(tmp_path).items():
+        if method == JUDGE:
+            taken[pid] = row["candidate_id"]
+            assert row["transcript"].startswith(f"{taken[pid]}: ")
+    assert set(taken.values()) != {"c0"}
+    capsys.readouterr()
+    for pid in LABELS:
+        run(world, judge, "--explain", pid)
+        printed = capsys.readouterr().out
+        assert printed[printed.index("--- "):].startswith(f"--- {taken[pid]}: ")
+        assert f"(A is {taken[pid]}, " in printed
 
 
 def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
