@@ -385,6 +385,13 @@ HUMANEVAL = {
 }
 
 
+def test_rows_of_humaneval_plus_whose_further_tests_would_not_be_run_are_refused(tmp_path):
+    more = {"contract": "", "base_input": [[1, 2]], "atol": 0, "plus_input": [[-1, 1]]}
+    path = write(tmp_path / "HumanEvalPlus.jsonl", {**HUMANEVAL, **more})
+    with pytest.raises(rows.UserError, match="HumanEvalPlus.jsonl, row 1: .*plus_input"):
+        load_benchmark("humaneval", path)
+
+
 def test_humaneval_s_program_goes_on_after_the_prompt_and_its_check_is_called(tmp_path):
     problem, = load_benchmark("humaneval", write(tmp_path / "h.jsonl", HUMANEVAL))
     assert problem["problem_id"] == "HumanEval/0"

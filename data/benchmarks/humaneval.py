@@ -1,5 +1,6 @@
 """HumanEval (Chen et al., 2107.03374): complete a function from its signature and docstring."""
 from data.benchmarks.files import Source
+from data.rows import UserError
 
 SOURCES = {"": Source("openai/openai_humaneval", ["openai_humaneval/test-00000-of-00001.parquet"],
                       by_hand="https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz")}
@@ -7,6 +8,10 @@ SUBSETS = []
 
 
 def describe(row, subset):
+    if "plus_input" in row:
+        raise UserError("these are rows of HumanEval+ as EvalPlus keeps them, whose `test` is still "
+                        "HumanEval's own and whose further tests (`plus_input`) are not read here: "
+                        "take those of evalplus/humanevalplus on the hub, whose `test` has them all")
     return {
         "problem_id": row["task_id"],
         "prompt": row["prompt"],
