@@ -33,6 +33,7 @@ A problem may add
                  (data/preferences/ makes such rows). Left out: it asks for a program
     criterion    with that: what makes an answer the better one, for the judge to read
     set          with that: the part of its benchmark that is scored by itself
+    category     with that: what the benchmark reports on
     setup        source that runs before the candidate's
     time_limit   seconds a test
     libs         modules outside of the standard library that its tests need (BigCodeBench)
@@ -99,6 +100,7 @@ OPTIONAL = {
     "starter_code": str,
     "canonical_solution": str,
 }
+OF_ANSWERS = ("criterion", "set", "category")  # texts that a problem may add that asks for answers
 LONGEST_TIME_LIMIT = 3600  # seconds
 MOST_TESTS = 10_000  # of a problem
 # What a test of each type needs.
@@ -184,6 +186,9 @@ def read_problems(paths):
             if row.get("task", "answer") != "answer":
                 raise UserError(f"{path}: problem {row['problem_id']!r}: 'task' is {row['task']!r}; "
                                 "must be 'answer', or left out")
+            if asks_for_answers(row):
+                given = {name: str for name in OF_ANSWERS if name in row}
+                check_fields(row, given, f"{path}: problem {row['problem_id']!r}")
             problems[row["problem_id"]] = row
     if not problems:
         raise UserError(f"--problems {' '.join(map(str, paths))}: no problems in it")

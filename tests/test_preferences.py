@@ -682,6 +682,15 @@ def test_another_kind_of_task_is_refused(tmp_path):
     assert "'task' is 'answers'; must be 'answer'" in error(read_problems, tmp_path / "p.jsonl")
 
 
+@pytest.mark.parametrize("field", ["criterion", "set", "category"])
+def test_a_field_of_ones_own_rows_that_is_no_text_is_named_before_a_judge_works(field, tmp_path):
+    problem = read_rows(command(tmp_path) / "problems.jsonl")[0]
+    for value in (None, 3, ["Chat"]):
+        write_rows(tmp_path / "p.jsonl", [{**problem, field: value}])
+        message = error(read_problems, tmp_path / "p.jsonl")
+        assert f"{problem['problem_id']!r}: field {field!r} has the wrong type" in message
+
+
 def test_the_judge_is_asked_about_answers_and_ends_with_the_same_verdict():
     problem = {"prompt": "Name a colour.", "task": "answer"}
     prompt = judge_prompt(problem, "Red.", "Seven.", chat=True)
