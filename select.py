@@ -951,7 +951,9 @@ def compare_methods(judges, problems, all_candidates, cache, cfg):
         lacking = lacking_fields(shown)
         methods = all_methods(judges, problems, candidates, lacking, cache, cfg)
         names = [method.name for method in methods]
-        if cfg.against and cfg.against not in names:
+        # What the first few candidates lack, others may have: p is of the largest n.
+        comparable = names if n == most else [*names, *NEEDS]
+        if cfg.against and cfg.against not in comparable:
             raise UserError(f"--against {cfg.against}: expected one of: {'; '.join(names)}")
         for method in methods:
             rows += [selection_row(method, candidates[pid], n, cfg.seed) for pid in problems]

@@ -977,6 +977,14 @@ def test_p_compares_with_the_judge_or_the_method_that_is_named(flags, against, w
     assert len(line.split("]")[-1].split()) == 1       # no p against itself, only the gap
 
 
+def test_p_may_compare_with_a_way_whose_field_the_first_candidates_lack(world, tmp_path, capsys):
+    rows = read_rows(tmp_path / "l.jsonl")
+    first = [{**row, "self_certainty": None} for row in rows if row["candidate_id"] == "c0"]
+    dump(tmp_path / "l.jsonl", [*first, *(row for row in rows if row["candidate_id"] != "c0")])
+    run(world, Scripted(good_over_bad), "--n", "1", "2", "--against", "self-certainty")
+    assert "against “self-certainty”" in capsys.readouterr().out
+
+
 def test_tables_are_of_the_largest_choice(world, capsys):
     run(world, Scripted(lambda a, b: "A" if a else "B"), "--n", "1")
     printed = capsys.readouterr().out
