@@ -392,6 +392,14 @@ def test_rows_of_humaneval_plus_whose_further_tests_would_not_be_run_are_refused
         load_benchmark("humaneval", path)
 
 
+def test_rows_of_humaneval_plus_from_the_hub_say_that_their_tests_need_numpy(tmp_path):
+    theirs = {**HUMANEVAL, "test": "import numpy as np\n\n" + HUMANEVAL["test"]}
+    plain, plus = load_benchmark("humaneval", write(tmp_path / "h.jsonl", HUMANEVAL,
+                                                    {**theirs, "task_id": "HumanEval/1"}))
+    assert "libs" not in plain
+    assert plus["libs"] == ["numpy"]
+
+
 def test_humaneval_s_program_goes_on_after_the_prompt_and_its_check_is_called(tmp_path):
     problem, = load_benchmark("humaneval", write(tmp_path / "h.jsonl", HUMANEVAL))
     assert problem["problem_id"] == "HumanEval/0"
