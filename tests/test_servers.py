@@ -266,13 +266,22 @@ def test_an_answer_that_is_cut_off_on_its_way_is_asked_for_again(server):
 
 
 def test_an_answer_that_does_not_come_in_time_is_asked_for_again(server):
+    asked_again = threading.Event()
+
     def answer(number, body):
-        if number == 0:
-            time.sleep(1)
-            return None
-        return 200, {}, RIGHT
+        if number > 0:
+            asked_again.set()
+            return 200, {}, RIGHT
+        return None if asked_again.wait(20) else (200, {}, changed(content="late"))
+
     server.answer = answer
     assert ask(server, timeout=0.3).text == "<best>A</best>"
+
+
+def test_of_several_choices_the_first_counts(server):
+    choices = RIGHT["choices"] + changed(content="<best>B</best>")["choices"]
+    server.answer = lambda number, body: (200, {}, {**RIGHT, "choices": choices})
+    assert ask(server).text == "<best>A</best>"
 
 
 @pytest.mark.parametrize("header, least", [("1", 0.99), ("0.4", 0.39), ("soon", 0), ("nan", 0)])
@@ -330,8 +339,10 @@ def test_a_wait_for_another_try_is_no_time_of_the_answer(server, monkeypatch):
     (422, {"detail": [{"msg": "not a number"}]}, "not a number"),
     (200, {"error": {"message": "prompt is too long", "code": 400}}, "prompt is too long"),
     (200, {"error": {"message": "prompt is too long", "type": "invalid_request_error"}}, "prompt is too long"),
+    (200, {"choices": [{"error": {"message": "prompt is too long", "code": 400}}]}, "prompt is too long"),
     (400, {"error": "caf\u00e9"}, "caf\u00e9"),
     (400, b"caf\xe9", "caf\ufffd"),
+    (400, b"<html>" + b"too large " * 1000, "<html>too large too large"),
 ])
 def test_a_refused_request_is_an_answer_with_the_server_s_words_and_the_others_go_on(status, content, words, server):
     def answer(number, body):
@@ -344,6 +355,7 @@ def test_a_refused_request_is_an_answer_with_the_server_s_words_and_the_others_g
     assert words in refused.error
     assert f"--api-base {server.base}, completions: " in refused.error
     assert "\n" not in refused.error
+    assert len(refused.error) < 500
     assert refused.text == ""
     assert refused.finished is False
     assert len(server.asked) == 3  # it is not asked for again
