@@ -293,7 +293,7 @@ PARIS = {"role": "assistant", "content": "Paris."}
 ROME = {"role": "assistant", "content": "Rome."}
 
 
-@pytest.mark.parametrize("prompt", ["Hi!", TURNS[:1]])
+@pytest.mark.parametrize("prompt", ["Hi!", TURNS[:1], None])
 def test_a_prompt_beside_a_conversation_may_be_its_text(prompt, tmp_path):
     row = {"prompt": prompt, "chosen": [TURNS[0], PARIS], "rejected": [TURNS[0], ROME]}
     (problem, _), = read(tmp_path, "pairs", row)
@@ -395,6 +395,8 @@ def test_a_row_of_rewardbench2_that_says_fewer_right_answers_than_it_has_is_refu
 def test_a_pair_with_an_id_keeps_it(tmp_path):
     (problem, _), = read(tmp_path, "pairs", original("pairs", id=17))
     assert problem["problem_id"] == "pairs/17"
+    (problem, _), = read(tmp_path, "pairs", original("pairs", id=None))
+    assert problem["problem_id"].endswith(".jsonl")
 
 
 def test_a_prompt_that_is_only_the_beginning_of_the_conversation_is_refused(tmp_path):

@@ -25,7 +25,7 @@ def describe(row, path):
     own = {name: text_of(row, name) for name in OWN if row.get(name) is not None}
     prompt, chosen, rejected = texts_of_pair(row)
     described = {
-        "id": str(row.get("id", path.name)),
+        "id": path.name if row.get("id") is None else str(row["id"]),
         "prompt": prompt,
         "category": own.get("category", "all"),
         "domain": own.get("source", "unknown"),
@@ -57,7 +57,7 @@ def texts_of_pair(row):
 
 def prompt_of(row):
     """The prompt beside the answers, as text; None where there is none."""
-    names = [name for name in ("question", "prompt") if name in row]
+    names = [name for name in ("question", "prompt") if row.get(name) is not None]
     if len(names) == 2:
         raise UserError("has both 'question' and 'prompt': leave one out")
     for name in names:
