@@ -1875,8 +1875,8 @@ class Run:
             return
         weight_rows = self.weight_rows()
         explained = explained_rows(weight_rows, trainer.train_pairs, trainer.moved)
-        write_rows(self.out / "metrics.jsonl", self.metrics)
         write_rows(self.out / "transcripts.jsonl", self.transcripts)
+        write_rows(self.out / "metrics.jsonl", self.metrics)  # whose evaluations have theirs by now
         write_rows(self.out / "weights.jsonl", weight_rows)
         write_rows(self.out / "explained.jsonl", explained)
         (self.out / "settings.json").write_text(json.dumps(asdict(self.cfg), indent=1))
@@ -1934,7 +1934,8 @@ class Run:
         metrics = read_rows(self.out / "metrics.jsonl")
         transcripts = read_rows(self.out / "transcripts.jsonl")
         self.metrics = [row for row in metrics if row["step"] <= self.step]
-        self.transcripts = [row for row in transcripts if row["step"] <= self.step]
+        evaluated = {row["step"] for row in self.metrics if "eval_accuracy" in row}
+        self.transcripts = [row for row in transcripts if row["step"] in evaluated]
         print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; "
                "changes of the code are not noticed: after one, give another --out)")
 

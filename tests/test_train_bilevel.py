@@ -1452,6 +1452,34 @@ def test_traces_of_the_cold_start_are_bound_to_their_settings(cold_settings, tmp
     assert (tmp_path / "run/cold_start.jsonl").read_bytes() == traces
 
 
+@pytest.mark.parametrize("files", [1, 2])
+def test_killed_within_the_first_save_after_a_cold_start_is_no_worse(
+        cold_settings, monkeypatch, tmp_path, files):
+    """Its checkpoint of before the first evaluation goes on with that evaluation: once, and with
+    its transcripts."""
+    def make(name):
+        return tb.Run(cold_settings(
+            cold_start=1, max_new_tokens=24, pairs_per_problem=1, out=str(tmp_path / name)))
+    make("whole").train()
+    run = make("killed")
+    written = []
+    replace = os.replace
+
+    def replace_or_die(source, target):
+        if len(written) == files:
+            raise Killed
+        written.append(target)
+        replace(source, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_die)
+        with pytest.raises(Killed):
+            run.train()
+    again = make("killed")
+    assert again.step == 0
+    again.train()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
 def test_a_cold_start_without_a_right_judgment_says_so(cold_settings, random_judge):
     cfg = cold_settings(judge=str(random_judge), max_new_tokens=4, pairs_per_problem=1)
     assert_refused(cfg, "--cold-start", "--group")
