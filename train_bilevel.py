@@ -1787,6 +1787,9 @@ class Run:
                 self.one_step()
                 bar.set_postfix(self.progress(), refresh=False)
                 bar.update()
+        if "eval_accuracy" not in self.metrics[-1]:  # a killed run goes on with fewer --steps
+            self.metrics[-1] |= self.evaluate()
+            self.save()
         self.save_judge()
         if RANK == 0:
             report(cfg, self.metrics, self.weight_rows(), len(self.eval_pairs))

@@ -1185,6 +1185,21 @@ def test_a_finished_run_is_not_taken_for_a_shorter_one(settings):
     assert_refused(settings(steps=1, weight_steps=2000), "2 steps already, more than 1")
 
 
+def test_a_killed_run_that_goes_on_with_fewer_steps_is_evaluated_at_its_end(settings, tmp_path):
+    """Not before: its report would show the judge of an earlier step as the one afterwards."""
+    def make(name, steps):
+        return tb.Run(settings(
+            steps=steps, weights="uniform", eval_every=0, out=str(tmp_path / name)))
+    run = make("killed", 4)
+    run.metrics.append({"step": 0, **run.evaluate()})
+    for _ in range(2):
+        run.one_step()
+    make("killed", 2).train()
+    make("whole", 2).train()
+    assert "eval_accuracy" in metrics_of(tmp_path / "killed")[-1]
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK"])
 def test_a_damaged_checkpoint_is_named(settings, tmp_path, content):
     (tmp_path / "run").mkdir()
