@@ -1201,7 +1201,9 @@ def shuffled_weights(n, cfg):
 
     As uneven, and knowing nothing.
     """
-    weights = [row["weight"] for row in read_rows(cfg.shuffle_weights, {"weight": (int, float)})]
+    rows = read_rows(cfg.shuffle_weights, {"weight": (int, float)})
+    # As they are drawn by: 1 is a number like any other, and what rounds to 0 is 0.
+    weights = torch.tensor([float(row["weight"]) for row in rows]).tolist()
     if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
         raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: a weight is negative or not "
                         "finite, or all are 0")

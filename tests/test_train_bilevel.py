@@ -874,6 +874,19 @@ def test_a_step_never_draws_a_pair_of_weight_0(settings, tmp_path):
 ONES = torch.ones(3, dtype=torch.float64)
 
 
+def test_weights_count_as_what_they_round_to(settings, tmp_path):
+    """Whole numbers are weights, and what rounds to 0 is never drawn."""
+    path = tmp_path / "w.jsonl"
+    cfg = settings(weights="uniform", shuffle_weights=str(path), batch=2)
+    write_rows(path, [{"weight": weight} for weight in (1, 2, 0)])
+    w = weights_of(cfg, "ddd")
+    index, _ = w.draw(torch.Generator().manual_seed(0))
+    assert sorted(w.w()[index].tolist()) == [1.0, 2.0]
+    write_rows(path, [{"weight": weight} for weight in (1.0, 1e-60, 1e-60)])
+    with pytest.raises(UserError, match="only 1 weights are above 0"):
+        weights_of(cfg, "ddd")
+
+
 def test_with_scale_a_pair_is_drawn_whatever_its_weight(settings):
     w = weights_of(settings(weights="instance", apply="scale", batch=1), "aabbbc")
     w.pair_logit[:] = torch.tensor([3.0, 0, 0, 0, 0, -3.0])
