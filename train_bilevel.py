@@ -1746,7 +1746,12 @@ class Run:
             self.save()  # so that its judgments are known by their settings
         self.cold_start = None
         if self.step < cfg.cold_start:
-            self.cold_start = ColdStart(self.trainer, self.out / "cold_start.jsonl")
+            traces = self.out / "cold_start.jsonl"
+            if self.step and not traces.exists():
+                raise UserError(f"{traces}: no such file, and after {self.step} steps the judge is "
+                                "not the starting one, who made it: give another --out, or delete "
+                                "the folder")
+            self.cold_start = ColdStart(self.trainer, traces)
         self.print_size()
 
     def print_size(self):

@@ -1508,6 +1508,17 @@ def test_killed_within_the_first_save_after_a_cold_start_is_no_worse(
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+def test_a_cold_start_that_has_begun_does_not_make_its_traces_again(cold_settings, tmp_path):
+    """They would be those of a judge that has learned from the first ones."""
+    cfg = cold_settings(cold_start=2, max_new_tokens=24, pairs_per_problem=1)
+    run = tb.Run(cfg)
+    run.one_step()
+    traces = tmp_path / "run/cold_start.jsonl"
+    traces.unlink()
+    assert_refused(cfg, str(traces), "--out")
+    assert not traces.exists()
+
+
 def test_a_cold_start_without_a_right_judgment_says_so(cold_settings, random_judge):
     cfg = cold_settings(judge=str(random_judge), max_new_tokens=4, pairs_per_problem=1)
     assert_refused(cfg, "--cold-start", "--group")
