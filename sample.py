@@ -800,6 +800,10 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
     the model to its device.
     Raises UserError naming `flag`, also for a model that check_model or check_tokenizer refuses.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device here, or a PyTorch without it
+        raise UserError(f"--device {device}: cannot be used: {first_line(error)}") from None
     path = Path(name)
     gguf = {}
     if path.suffix == ".gguf":

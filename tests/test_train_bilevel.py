@@ -119,6 +119,8 @@ def test_a_malformed_row_is_named_with_file_and_line(settings, tmp_path, line, w
     (dict(train_only=["policy=strong", "policy=weak"]), ["each field once"]),
     (dict(train_only=["colour=red"]), ["--train-only", "'colour'"]),
     (dict(kernel="triton"), ["--kernel triton"]),
+    (dict(device="cuda:99"), ["--device cuda:99"]),
+    (dict(device="nothing"), ["--device nothing"]),
 ])
 def test_what_is_not_there_is_named_with_its_flag(settings, changes, words):
     assert_refused(settings(**changes), *words)
