@@ -166,8 +166,8 @@ SETTLING = 0.2  # of --freeze-judge-steps: the first of them, in which only aver
 ROUNDING = 0.05  # of what adapters have learned: a checkpoint that loses more says so
 # Settings that may change when a killed run goes on.
 MAY_CHANGE = (
-    "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows", "shard_base",
-    "device",
+    "out", "steps", "save_every", "micro_tokens", "checkpoint_gradients", "rollout_rows",
+    "shard_base", "device",
 )
 
 

@@ -1215,6 +1215,14 @@ def test_a_killed_run_that_goes_on_with_fewer_steps_is_evaluated_at_its_end(sett
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+def test_a_run_goes_on_wherever_its_folder_lies_and_however_that_is_written(settings, tmp_path):
+    finished_run(settings, steps=1)
+    finished_run(settings, out=f"{tmp_path}/run/")  # as a shell completes it
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run = tb.Run(settings(out=str(tmp_path / "moved")))
+    assert run.step == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK"])
 def test_a_damaged_checkpoint_is_named(settings, tmp_path, content):
     (tmp_path / "run").mkdir()
