@@ -2060,6 +2060,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     else:
         flags = ["--problems", *cfg.problems, "--labelled", cfg.labelled, "--split", cfg.eval_split,
                  "--max-new-tokens", str(cfg.max_new_tokens), "--judge", str(out / "judge")]
+        if cfg.temperature != 1:  # select.py's own default
+            flags += ["--temperature", str(cfg.temperature)]
         print(f"next: python select.py {shlex.join(flags)}")
 
 

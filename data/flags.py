@@ -12,6 +12,7 @@ What a flag is called, does, defaults to and may be stands on the line that decl
 which --help shows what follows. A class of settings may inherit flags that stages share.
 """
 import argparse
+import math
 import sys
 from dataclasses import MISSING, field, fields
 
@@ -66,6 +67,8 @@ def check_bounds(cfg):
 
 def out_of_bounds(value, least, above, below):
     """Which bound a value breaks, in words; None if it breaks none. NaN breaks every bound."""
+    if value in (math.inf, -math.inf):
+        return "finite"
     if least is not None and not value >= least:
         return f"at least {least}"
     if above is not None and not value > above:

@@ -131,6 +131,7 @@ def test_what_is_not_there_is_named_with_its_flag(settings, changes, words):
     ("group", 1, "at least 2"),
     ("lr", 0.0, "above 0"),
     ("lr", float("nan"), "above 0"),
+    ("lr", float("inf"), "finite"),
     ("max_new_tokens", 0, "at least 1"),
     ("micro_tokens", 0, "at least 1"),
     ("clip_grad", -1.0, "at least 0"),
@@ -360,14 +361,15 @@ def test_what_belongs_nowhere_is_said(settings, few_rows, tmp_path):
     assert any(f"note: 1 of {len(labelled) + 1} candidates" in note for note in notes)
 
 
-def test_the_next_command_chooses_on_the_split_that_was_evaluated(settings, capsys):
-    cfg = settings(eval_split="dev")
+def test_the_next_command_chooses_as_the_judge_was_evaluated(settings, capsys):
+    cfg = settings(eval_split="dev", temperature=1.3)
     figures = {name: 0.5 for _, name, _ in tb.FIGURES}
     weight = {"weight_domain": "d", "weight": 1.0, "visits": 1, "informed": 1}
     tb.report(cfg, [figures, figures], [weight], 3)
     next_line = capsys.readouterr().out.splitlines()[-1]
     assert next_line.startswith("next: python select.py --problems")
     assert " --split dev " in next_line
+    assert " --temperature 1.3" in next_line
 
 
 def test_the_judge_stays_while_it_is_frozen(trainer):
