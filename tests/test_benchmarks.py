@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data import rows
-from data.benchmarks import (PRESETS, extract_code, fetch, load_benchmark, read_benchmark,
+from data.benchmarks import (PRESETS, extract_code, fetch, livecodebench, load_benchmark, read_benchmark,
                              solution_prompt)
 from data.benchmarks.answers import thoughts_are_open
 from data.benchmarks.livecodebench import private_text
@@ -165,8 +165,19 @@ def test_a_contest_whose_tests_are_of_another_kind_than_it_says_is_refused(testt
 
 
 def test_a_problem_without_a_text_is_refused(tmp_path):
-    with pytest.raises(rows.UserError, match="has no text"):
-        load_benchmark("livecodebench", write(tmp_path / "l.jsonl", lcb_row(question_content=None)))
+    path = write(tmp_path / "l.jsonl", lcb_row(question_content=None))
+    with pytest.raises(rows.UserError, match="row 1: field 'prompt' has the wrong type"):
+        load_benchmark("livecodebench", path)
+
+
+@pytest.mark.parametrize("name", ["problem_id", "prompt", "domain"])
+def test_a_format_that_leaves_out_what_every_stage_needs_is_refused_at_once(
+        name, tmp_path, monkeypatch):
+    described = livecodebench.describe(lcb_row(), ())
+    del described[name]
+    monkeypatch.setattr(livecodebench, "describe", lambda row, subset: described)
+    with pytest.raises(rows.UserError, match=f"row 1: field '{name}' is missing"):
+        load_benchmark("livecodebench", write(tmp_path / "l.jsonl", lcb_row()))
 
 
 @pytest.mark.parametrize("text", ["Add.", "Add.\n"])

@@ -6,7 +6,7 @@
     extract_code(text, problem, chat)                            the program in its answer
 
 A benchmark is one module of this folder, and all that is particular to it stands there. To add one,
-write a module with these six names and put it into BENCHMARKS below; humaneval.py is the shortest:
+write a module with these six names and put it into BENCHMARKS below; codecontests.py is the shortest:
 
     SOURCES                       {"": Source(...)}: where its files come from (files.py); {} if they
                                   must be fetched by hand. A subset with files of its own has an entry
@@ -19,8 +19,8 @@ write a module with these six names and put it into BENCHMARKS below; humaneval.
     extract(text, problem, chat)  the program in an answer by its own rule, or None: the general rule
 
 `describe` and `tests` may raise UserError, KeyError, TypeError, ValueError or SyntaxError; file and
-row are added here. A problem row's fields are described in data/rows.py; those that `describe` leaves
-out have the defaults in `read_benchmark`. What a candidate's `code` is (and `canonical_solution`,
+row are added here. A problem row's fields are described in data/rows.py. `describe` must give
+`problem_id`, `prompt` and `domain`; others that it leaves out have the defaults in `read_benchmark`. What a candidate's `code` is (and `canonical_solution`,
 where the benchmark has one):
 
     humaneval      the whole program: the prompt (signature and docstring) and the completion after it
@@ -35,7 +35,7 @@ import warnings
 from data.benchmarks import answers, bigcodebench, codecontests, humaneval, livecodebench, mbpp
 from data.benchmarks.files import original_rows
 from data.benchmarks.files import fetch as fetch_files
-from data.rows import UserError, asks_for_answers
+from data.rows import PROBLEM, UserError, asks_for_answers, check_fields
 
 BENCHMARKS = {
     "humaneval": humaneval,
@@ -44,6 +44,9 @@ BENCHMARKS = {
     "livecodebench": livecodebench,
     "codecontests": codecontests,
 }
+
+# What every stage relies on in a problem row; `tests` comes later, for wanted rows alone.
+DESCRIBED = {name: types for name, types in PROBLEM.items() if name != "tests"}
 
 # Splits of the DaJ paper (2601.22230) as flags of sample.py. Days are inclusive.
 # `expected` is how many problems the paper has.
@@ -93,8 +96,7 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda problem: 
                 "source": name,
                 **description,
             }
-            if not isinstance(problem["prompt"], str):
-                raise UserError(f"{place}: problem {problem['problem_id']!r} has no text")
+            check_fields(problem, DESCRIBED, place)
             if problem["problem_id"] in seen:
                 raise UserError(f"{place}: problem {problem['problem_id']!r} is already in the file")
             seen.add(problem["problem_id"])
