@@ -1,4 +1,4 @@
-"""The fused per-sample weighted log-prob loss: Triton kernels, a torch twin, and their benchmark; and packed rows."""
+"""Log-probs without [T, V] logits: Triton kernels, a torch twin, their benchmark; packed rows."""
 from kernels.weighted_logprob import (
     IGNORE,
     Statistics,
@@ -8,4 +8,11 @@ from kernels.weighted_logprob import (
     weighted_logprob_loss,
 )
 
-__all__ = ["IGNORE", "Statistics", "resolve_kernel", "sum_by_sample", "token_logprob", "weighted_logprob_loss"]
+__all__ = [
+    "IGNORE",
+    "Statistics",
+    "resolve_kernel",
+    "sum_by_sample",
+    "token_logprob",
+    "weighted_logprob_loss",
+]

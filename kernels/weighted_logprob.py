@@ -1,22 +1,26 @@
 """Per-token log-probabilities of a language model's head, without the [T, V] logits.
 
     token_logprob          log π(target_t) for every token, with its gradient and its tangent
-    sum_by_sample         sums over the tokens of each sample, the same bits on every run
+    sum_by_sample          sums over the tokens of each sample, the same bits on every run
     weighted_logprob_loss  the loss ℓ_i of every sample and the weighted total Σ_i a_i ℓ_i
+
+A sample is one answer, here a judgment. GRPO and the meta loss are made of the first two; the third
+is for supervised training (the cold start). Symbols are of this file alone: its s_t is not the
+s_i of train_bilevel.py.
 
 The mathematics is here twice, in plain torch and as Triton kernels. Read from top to bottom: what
 can be called, the two derivatives, the torch path, and last the launches and the two kernels.
 
 The problem
 -----------
-log π(v) = y_v − log Σ_u exp(y_u) needs a row of V logits for each token. At T = 8192 tokens and
+log π(v) = y_v − log Σ_w exp(y_w) needs a row of V logits for each token. At T = 8192 tokens and
 V = 151936 words these are 2.5 GB in bfloat16 and 5 GB in float32, and plain autograd holds several
 copies. Here a few tiles exist at a time, and as many kept ones as a declared budget holds.
 
 Forward: the online log-sum-exp
 -------------------------------
-s_t = Σ_u exp(y_tu − m_t) can be summed tile by tile over the vocabulary, for any reference m_t near
-the logits: it keeps exp from overflowing, and log Σ_u exp(y_tu) = m_t + log s_t whatever it is.
+s_t = Σ_v exp(y_tv − m_t) can be summed tile by tile over the vocabulary, for any reference m_t near
+the logits: it keeps exp from overflowing, and log Σ_v exp(y_tv) = m_t + log s_t whatever it is.
 When a tile raises m to m', what was summed so far is multiplied by exp(m − m').
 
 Each program owns a block of tokens and a range of the vocabulary (a *split*) and writes its (m, s)
@@ -45,17 +49,18 @@ so the gradients are products with e, scaled on the side of [T, H]:
     ∂L/∂hidden_t = f_t · Σ_v e_tv · head_v        ∂L/∂head_v = Σ_t e_tv · (f_t · hidden_t)
     f_t = −∂L/∂logp_t / s_t
 
-torch.mm makes them. The forward kernel keeps e for as many words as KEEP_BYTES holds; for the others
-(on the torch path for all) the backward pass multiplies once more, a chunk of the vocabulary at a time. Words rather than
-tokens, because each slice of the head's gradient is then written once, instead of read, added to
-and written.
+torch.mm makes them. The forward kernel keeps e for as many words as KEEP_BYTES holds. For the
+others (on the torch path for all) the backward pass multiplies once more, a chunk of the vocabulary
+at a time. Words rather than tokens, because each slice of the head's gradient is then written once,
+instead of read, added to and written.
 
 A frozen head: nothing twice
 ----------------------------
 If only the hidden states need a gradient, what arrives from above is a factor for each token:
 ∂L/∂hidden_t = ∂L/∂logp_t · u_t with u_t = ∂logp_t/∂hidden_t. So on the Triton path u [T, H] is
-computed in the forward pass, for a few tokens at a time, and the backward pass is one multiplication. u is also all that
-forward-mode differentiation needs: the tangent of logp_t is ⟨tangent of hidden_t, u_t⟩.
+computed in the forward pass, for a few tokens at a time, and the backward pass is one
+multiplication. u is also all that forward-mode differentiation needs: the tangent of logp_t is
+⟨tangent of hidden_t, u_t⟩.
 
 What it costs
 -------------
@@ -227,12 +232,12 @@ def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=N
 
 
 def sum_by_sample(logp, sample, n_samples, *, token_weight=None, dtype=None):
-    """Σ_t∈i u_t logp_t for every sample i: [n_samples], with the same bits on every run.
+    """Σ_t∈i c_t logp_t for every sample i: [n_samples], with the same bits on every run.
 
         logp    −1 −2 −3 −4 −5
         sample   0  0  2  0  2      ->  [−7, 0, −8]
 
-    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight u: [T] or one number,
+    logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight c: [T] or one number,
     default 1; dtype: what to sum in, torch.float64 where two nearly equal sums are to be subtracted.
     A sample without tokens sums to 0. Raises ValueError for other shapes and other sample ids.
     """
@@ -273,11 +278,11 @@ def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=
                           temperature=1.0, softcap=None, kernel="auto"):
     """The weighted total and the loss of every sample.
 
-        L = Σ_i a_i ℓ_i     ℓ_i = −Σ_t∈i u_t log π(target_t)
+        L = Σ_i a_i ℓ_i     ℓ_i = −Σ_t∈i c_t log π(target_t)
 
     hidden: [T, H]; head: [V, H]; target and sample: [T] int64; weight a: [n_samples];
-    token_weight u: [T] or one number, a constant, default 1 (1 / length makes ℓ_i a mean).
-    A token costs nothing if its target or sample is IGNORE or its u is 0. A sample of weight 0 adds
+    token_weight c: [T] or one number, a constant, default 1 (1 / length makes ℓ_i a mean).
+    A token costs nothing if its target or sample is IGNORE or its c is 0. A sample of weight 0 adds
     nothing to L even if its ℓ_i is infinite. The rest as in token_logprob.
     Returns (L: [], ℓ: [n_samples]). Raises ValueError for other shapes.
     """
