@@ -184,8 +184,8 @@ def can_split_by_row(model, device):
     ids = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], device=device)
 
     def gradient_of(loss):  # [P]
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([gradient.flatten() for gradient in found])
+        of_each = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in of_each])
 
     def outputs():  # [2] a number for each row; not the sum, which is constant behind a LayerNorm
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # [2, 5, H]
@@ -196,16 +196,16 @@ def can_split_by_row(model, device):
         # With 0, the gradient of A would be 0.
         b = 1e-3 * torch.randn(adapter.b.shape, generator=generator)
         adapter.b.data.copy_(b)
-    found = torch.zeros(2, sum(p.numel() for p in parameters), device=device)
+    recorded = torch.zeros(2, sum(p.numel() for p in parameters), device=device)  # [2, P]
     with recording_rows(model):
         gradient_of(outputs().sum())
         rows = [adapter.row_gradients for adapter in adapters]
         apart = all(gradient is not None and len(gradient) == 2 for gradient in rows)
         if apart:
-            add_gradients_of_rows(model, torch.arange(2, device=device), found)
+            add_gradients_of_rows(model, torch.arange(2, device=device), recorded)
     for row in range(2):
         exact = gradient_of(outputs()[row])
-        difference = (found[row] - exact).norm()
+        difference = (recorded[row] - exact).norm()
         apart = apart and bool(0 < exact.norm()) and bool(difference <= 0.01 * exact.norm())
     for adapter in adapters:
         nn.init.zeros_(adapter.b)
