@@ -189,6 +189,7 @@ class Batch:
     def keep(self, rows):
         """Go on with these rows only."""
         self.sample = self.sample[rows]
+        self.hidden = self.hidden[rows]
         self.position = self.position[rows]
         self.visible = self.visible[rows]
         for layer in self.cache.layers:

@@ -118,6 +118,15 @@ def test_neither_the_batch_nor_dropping_finished_rows_changes_a_sample(build):
         assert alone.logprob == pytest.approx(completion.logprob, abs=1e-4)
 
 
+@torch.no_grad()
+def test_rows_that_are_kept_keep_their_own_hidden_state():
+    batch = sample.prefill(llama(), PROMPTS, n=1, pad=PAD)
+    before = batch.hidden
+    batch.keep(torch.tensor([2, 0]))
+    assert batch.sample.tolist() == [2, 0]
+    assert torch.equal(batch.hidden, before[[2, 0]])
+
+
 def test_any_of_several_end_tokens_ends_a_sample_and_is_kept():
     completions = sample.generate(llama(), PROMPTS, uniforms(60, 24), 1.0, ENDS, PAD)
     assert {c.ids[-1] for c in completions if c.finished} == set(ENDS)
