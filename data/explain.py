@@ -84,7 +84,7 @@ def explained_rows(weight_rows, pairs, moved):
             **row,
             "right": pair.right,
             "fields": other_fields(pair.problem),
-            "failed": outcome_of(pair.b if pair.right == "A" else pair.a),
+            "failed": outcome_of(pair.failed()),
             "moved": visits,
         })
     return rows
