@@ -44,9 +44,13 @@ of numbers ω (one for each pair, each domain of pairs, or a network), with a st
     z_i ← z_i + α s_i / w_i                          s in units of its running mean magnitude
 
 s_i, which says to first order how much pair i helped, is the payoff for having drawn it. A pair
-with a large w_i is also measured w_i times as often, so each time counts 1/w_i.
+with a large w_i is also measured w_i times as often, so each time counts 1/w_i. (A sum in z is a
+product in softmax(z): but for this 1/w_i it is the exponentiated gradient.) A number that several
+pairs share, a domain's, adds up what they ask for:
 
-This "hypergradient" costs the judgments of the meta pairs, a backward pass over them, which is v,
+    ω ← ω + α Σ_i (s_i / w_i) ∂z_i/∂ω                over the B pairs of the step
+
+The "hypergradient" s costs the judgments of the meta pairs, a backward pass over them, which is v,
 and a backward pass for each training pair instead of one for all: a plain step needs only the sum
 of the ∇ℓ_i(θ), here each is kept, a row of a matrix [B, P] for P trained parameters. (With adapters
 one backward pass is enough: the gradient of each row is a product of what went into the adapter and
