@@ -443,7 +443,8 @@ class Trainer:
 
         every = self.cfg.check_hypergradient
         grpo_step = step - self.cfg.cold_start
-        if meta and every and grpo_step % every < self.cfg.meta_every:  # the first look from there on
+        # Every so many steps, or at the first look at meta pairs after that.
+        if meta and every and grpo_step % every < self.cfg.meta_every:
             mixed = stats["zero_variance"] == 0
             metrics |= check_hypergradient(self, theta, v, meta, gradients, mixed)
         return metrics
@@ -696,9 +697,9 @@ def pair_losses(judge, pack, batch):
     ∇f = −A ∇log π.
     """
     n = len(batch.advantage)  # B·G judgments
-    logp = judge.score(pack)                                                           # [T]
-    f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])                  # [T]
-    by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.scale)    # [B·G]
+    logp = judge.score(pack)                                                  # [T]
+    f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])         # [T]
+    by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.scale)  # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
 
 
@@ -773,7 +774,7 @@ def gradient_of_sum(parameters, losses):
 @dataclass
 class MetaJudgments:
     """Judgments of meta pairs by the judge at θ. At θ' each of them counts by π_θ'/π_θ."""
-    batch: "Batch"         # with leave-one-out advantages
+    batch: Batch           # with leave-one-out advantages
     logprob: torch.Tensor  # log π_θ [M·G]
     reward: float          # their mean, of all processes
 
@@ -989,7 +990,7 @@ class DataWeights:
     OUTLIER = 3.0    # times that mean is all that one s may count
     FIT_STEPS = 20   # Adam steps that fit the network after each step: its table has moved little,
     FIT_LR = 0.01    # so a few short ones from where it was are enough
-    # of the network; see judgment_statistics
+    # What the network sees of a pair besides its domain; see judgment_statistics.
     FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
 
     def __init__(self, pairs, cfg):
@@ -1346,9 +1347,10 @@ class Judge:
         return sum_by_sample(self.score(pack), pack.sample, n, dtype=torch.float64)
 
     def weighted_loss(self, pack, weight, token_weight):
-        """Σ_k w_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k).
+        """Σ_k c_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k).
 
-        weight: [samples].
+        For supervised training: ℓ_k is of one judgment, not the GRPO loss of a pair.
+        weight: c [samples].
         """
         hidden, head, settings = self.last_hidden(pack)
         return weighted_logprob_loss(
