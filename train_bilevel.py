@@ -800,11 +800,11 @@ def meta_loss_of_pack(judge, pack, batch, logprob):
     logprob: [M·G] log π_θ of whole judgments. Of judgments in other packs ρ is given as 0.
     """
     now = judge.judgment_logprobs(pack, len(logprob))  # [M·G]
-    ratio = torch.zeros_like(now)
+    importance = torch.zeros_like(now)
     scored = pack.sample.unique()
-    ratio[scored] = (now - logprob)[scored].exp()
-    loss = -(ratio * batch.advantage).sum() * batch.scale / batch.n_all
-    return loss, ratio.detach()
+    importance[scored] = (now - logprob)[scored].exp()
+    loss = -(importance * batch.advantage).sum() * batch.scale / batch.n_all
+    return loss, importance.detach()
 
 
 def meta_gradient(judge, parameters, batch, logprob):
@@ -812,9 +812,9 @@ def meta_gradient(judge, parameters, batch, logprob):
     importance = torch.zeros_like(logprob)
     parameters.grad.zero_()
     for pack in batch.packs:
-        loss, ratio = meta_loss_of_pack(judge, pack, batch, logprob)
+        loss, of_pack = meta_loss_of_pack(judge, pack, batch, logprob)
         loss.backward()
-        importance += ratio
+        importance += of_pack
     return all_sum(parameters.grad).clone(), importance
 
 
@@ -850,8 +850,8 @@ def effective_share(importance, batch):
     is 1 if θ' judges as θ does, and 0 if it would give none of these judgments any more. Of all
     processes. importance: ρ [M·G].
     """
-    ratio = importance[batch.advantage != 0]
-    sums = torch.stack([ratio.sum(), (ratio ** 2).sum(), torch.ones_like(ratio).sum()])
+    rho = importance[batch.advantage != 0]
+    sums = torch.stack([rho.sum(), (rho ** 2).sum(), torch.ones_like(rho).sum()])
     total, squares, n = all_sum(sums).tolist()
     if n == 0:
         return 1.0
