@@ -1,6 +1,8 @@
 """The judge's words: the prompt that shows it two candidates, the verdict in its answer, and J1's "Wait".
 
-Training (stage 3) and selection (stage 4) must ask in the same words and read answers in the same way, so both are here.
+Training (stage 3) and selection (stage 4) must ask in the same words and read answers in the same
+way, so both are here. Other words for a chat model: PROTOCOL. For all models: `judge_prompt`. (The
+question about a single candidate, which only selection asks, is select.py's.)
 """
 import re
 
@@ -27,7 +29,7 @@ Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VER
 """
 CRITERION = "What counts here: {}\n\n"
 
-# A line that could be taken for one of judge_prompt's own.
+# A line that could be taken for one of judge_prompt's own. Other words there want others here.
 LIKE_OURS = re.compile(r"^\s*(?:A:|B:|```)", re.MULTILINE)
 
 # J1 (arXiv 2505.11875): this in place of the answer's end, so that the judge thinks again.
