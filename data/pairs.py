@@ -1,4 +1,4 @@
-"""Training instances: pairs of candidates of one problem, one that passed and one that failed, and the audit of their splits."""
+"""Training instances: pairs of a passing and a failing candidate of a problem; audit of splits."""
 import random
 import re
 from collections import defaultdict
@@ -52,18 +52,21 @@ def in_both_orders(pairs):
 
 
 def read_pairs(cfg):
-    """The training, meta and evaluation pairs of a run, and what its user should be told: ([Pair] × 3, [text]).
+    """The training, meta and evaluation pairs of a run, and what its user should be told.
 
-    cfg: problems, labelled, train_split, meta_problems, eval_split, seed, pairs_per_problem, domain_key, train_only and
-    allow_overlap of train_bilevel.Settings. Raises UserError where a split has no pair, or two splits share a problem.
+    cfg: problems, labelled, train_split, meta_problems, eval_split, seed, pairs_per_problem,
+    domain_key, train_only and allow_overlap of train_bilevel.Settings.
+    Returns ([Pair] × 3, [text]).
+    Raises UserError where a split has no pair, or two splits share a problem.
     """
     problems = read_problems(cfg.problems)
     labelled, left_out = read_labelled(cfg.labelled, problems)
     notes = audit(problems, labelled, cfg.allow_overlap)
     strange = [row for row in problems.values() if row["split"] not in SPLITS]
     if strange:
-        notes.append(f"note: {len(strange)} problems are of none of the splits {', '.join(SPLITS)}; the first, "
-                     f"{strange[0]['problem_id']}, is of {strange[0]['split']!r}")
+        notes.append(f"note: {len(strange)} problems are of none of the splits "
+                     f"{', '.join(SPLITS)}; the first, {strange[0]['problem_id']}, "
+                     f"is of {strange[0]['split']!r}")
     notes += left_out
     of_split = {}
     for split in dict.fromkeys((*cfg.train_split, "meta", cfg.eval_split)):  # each once
@@ -76,31 +79,34 @@ def read_pairs(cfg):
 
 
 def read_labelled(path, problems):
-    """The rows of a labelled file, and a note on each kind of them that is left out: ([row], [text]).
+    """The rows of a labelled file, and a note on each kind of them that is left out.
 
-    problems: {problem_id: row}. Raises UserError where other tests than theirs have given the labels.
+    problems: {problem_id: row}. Returns ([row], [text]).
+    Raises UserError where other tests than theirs have given the labels.
     """
     labelled = read_rows(path, LABELLED, key=CANDIDATE_KEY)
     refuse_old_labels(labelled, problems, path)
     notes = []
     of_others = sum(row["problem_id"] not in problems for row in labelled)
     if of_others:
-        notes.append(f"note: {of_others} of {len(labelled)} candidates in {path} are of problems that are "
-                     "not in --problems, and are left out")
+        notes.append(f"note: {of_others} of {len(labelled)} candidates in {path} are of problems "
+                     "that are not in --problems, and are left out")
     nulls = sum(row["passed"] is None for row in labelled)
     if nulls:
-        notes.append(f"note: {nulls} of {len(labelled)} candidates in {path} have no verdict and are left out")
+        notes.append(f"note: {nulls} of {len(labelled)} candidates in {path} have no verdict "
+                     "and are left out")
     _, n_unclear = programs_of(labelled)
     if n_unclear:
-        notes.append(f"note: {n_unclear} programs in {path} both passed and failed, as the same text in two "
-                     "candidates of a problem, and are left out")
+        notes.append(f"note: {n_unclear} programs in {path} both passed and failed, as the same "
+                     "text in two candidates of a problem, and are left out")
     return labelled, notes
 
 
 def programs_of(labelled):
     """({problem_id: {code: row}}, number of texts left out as they have both verdicts).
 
-    Programs that are the same text count once. null is no verdict: the machinery failed, which says nothing.
+    Programs that are the same text count once. null is no verdict: the machinery failed, which says
+    nothing.
     """
     programs = defaultdict(dict)
     unclear = set()
@@ -123,9 +129,10 @@ def first_problems(pairs, count):
 
 
 def make_pairs(problems, labelled, split, cfg):
-    """Up to --pairs-per-problem pairs of each problem of a split that has a passed and a failed candidate.
+    """Up to --pairs-per-problem pairs of each problem of a split that has both kinds of candidates.
 
-    The pairs of a problem depend on the seed and on its own candidates alone. Raises UserError if there are none.
+    The pairs of a problem depend on the seed and on its own candidates alone.
+    Raises UserError if there are none.
     """
     programs, _ = programs_of(labelled)
     pairs = []
@@ -155,16 +162,21 @@ def make_pairs(problems, labelled, split, cfg):
     if not n_problems:
         splits = ", ".join(sorted({problem["split"] for problem in problems.values()}))
         files = " ".join(map(str, cfg.problems))
-        raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: 0 problems of it in {files}; their splits: {splits}")
+        raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: 0 problems of it in "
+                        f"{files}; their splits: {splits}")
     if not pairs:
-        raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} problems {n_mixed} have both a "
-                        "passing and a failing candidate (or a preferred one and another) whose verdict is clear; "
-                        "sample more candidates (sample.py --n) or check the split")
+        raise UserError(f"{cfg.labelled}: no pairs for split {split!r}: of its {n_problems} "
+                        f"problems {n_mixed} have both a passing and a failing candidate (or a "
+                        "preferred one and another) whose verdict is clear; sample more candidates "
+                        "(sample.py --n) or check the split")
     return pairs
 
 
 def field_of(name, problem, failed, flag):
-    """A field of a pair, as text. Its problem's, or that of its failed program, whose policy is the pair's."""
+    """A field of a pair, as text.
+
+    Its problem's, or that of its failed program, whose policy is the pair's.
+    """
     fields = {**failed, **problem}
     if name not in fields:
         raise UserError(f"{flag}: {problem['problem_id']} has no field {name!r}")
@@ -172,7 +184,7 @@ def field_of(name, problem, failed, flag):
 
 
 def only(pairs, cfg):
-    """Those of them that --train-only FIELD=VALUE ... asks for. Raises UserError if there are none."""
+    """Those of them that --train-only FIELD=VALUE ... asks for. UserError if there are none."""
     words = f"--train-only {' '.join(cfg.train_only)}"
     required = {}
     for item in cfg.train_only:
@@ -198,14 +210,17 @@ def same_text(prompt):
 def audit(problems, labelled, allow_overlap=False):
     """What the splits share, as notes: a judge must not be tested on what it was trained on.
 
-    Two problems are the same if letters and digits of their prompts are. Raises UserError if one stands in two splits,
-    unless allowed. That splits share policies is no mistake; they are listed.
+    Two problems are the same if letters and digits of their prompts are. Raises UserError if one
+    stands in two splits, unless allowed. That splits share policies is no mistake; they are listed.
     """
     by_text = defaultdict(list)
     for problem in problems.values():
         by_text[same_text(problem["prompt"])].append(problem)
     overlaps = [group for group in by_text.values() if len({p["split"] for p in group}) > 1]
-    listed = "; ".join(", ".join(f"{p['problem_id']} ({p['split']})" for p in group) for group in overlaps[:5])
+    shown = []
+    for group in overlaps[:5]:
+        shown.append(", ".join(f"{p['problem_id']} ({p['split']})" for p in group))
+    listed = "; ".join(shown)
     if len(overlaps) > 5:
         listed += f"; and {len(overlaps) - 5} more"
     if overlaps and not allow_overlap:
@@ -216,8 +231,8 @@ def audit(problems, labelled, allow_overlap=False):
     for row in labelled:
         if row["problem_id"] in problems:
             policies[problems[row["problem_id"]]["split"]].add(row["policy"])
-    by_split = "; ".join(f"{split} {', '.join(sorted(names))}" for split, names in sorted(policies.items()))
-    notes = [f"splits share {len(overlaps)} problems; policies: {by_split}"]
+    by_split = [f"{split} {', '.join(sorted(names))}" for split, names in sorted(policies.items())]
+    notes = [f"splits share {len(overlaps)} problems; policies: {'; '.join(by_split)}"]
     if overlaps:
         notes.insert(0, f"shared by splits: {listed}")
     return notes
