@@ -20,8 +20,9 @@ write a module with these six names and put it into BENCHMARKS below; codecontes
 
 `describe` and `tests` may raise UserError, KeyError, TypeError, ValueError or SyntaxError; file and
 row are added here. A problem row's fields are described in data/rows.py. `describe` must give
-`problem_id`, `prompt` and `domain`; others that it leaves out have the defaults in `read_benchmark`. What a candidate's `code` is (and `canonical_solution`,
-where the benchmark has one):
+`problem_id`, `prompt` and `domain`; others that it leaves out have the defaults in
+`read_benchmark`. What a candidate's `code` is (and `canonical_solution`, where the benchmark has
+one):
 
     humaneval      the whole program: the prompt (signature and docstring) and the completion after it
     mbpp           the whole program, with the functions that the asserts call
