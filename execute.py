@@ -112,7 +112,7 @@ from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_f
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, may_change_values, needs_inside, text_digest
-from data.sandbox.inside import ASKS_FOR_OWN
+from data.sandbox.inside import ASKS_FOR_OWN, name_bound_by
 from data.sandbox.wire import MAX_OUTPUT, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -615,19 +615,10 @@ def needs_of_pytest(source):
 def names_what_is_nowhere(detail, *sources):
     """Did a test end at a name that its sources use and never define?"""
     found = re.search(r"NameError: name '(\w+)' is not defined", detail)
-    return bool(found) and not any(found[1] in names_defined(source) for source in sources)
-
-
-def names_defined(source):
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        elif isinstance(node, ast.alias):
-            names.add((node.asname or node.name).partition(".")[0])
-        else:
-            names |= {getattr(node, "arg", None), getattr(node, "name", None)}
-    return names
+    if not found:
+        return False
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    return found[1] not in map(name_bound_by, nodes)
 
 
 def is_installed(name, site_packages):

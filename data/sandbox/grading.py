@@ -54,7 +54,7 @@ import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
-from data.sandbox.inside import LateNames, cannot_run, names_asked_by_classes
+from data.sandbox.inside import LateNames, cannot_run, name_bound_by, names_asked_by_classes
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
     has_changed, pack, shown, unpack)
@@ -594,16 +594,15 @@ def needs_inside(source):
     used = set()  # names
     bound = set()
     for node in ast.walk(ast.parse(source)):
+        bound.add(name_bound_by(node))
         if isinstance(node, ast.Compare) and {ast.Is, ast.IsNot} & set(map(type, node.ops)):
             if ast.Constant not in map(type, (node.left, *node.comparators)):
                 return True
-        elif isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.add(node.id)
         elif isinstance(node, ast.Attribute):
             if node.attr.startswith("__") or node.attr in SEEN_INSIDE_ONLY:
                 return True
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
         elif isinstance(node, ast.Import):
             if not COMPUTING.issuperset(alias.name for alias in node.names):
                 return True

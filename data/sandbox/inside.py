@@ -427,15 +427,21 @@ def bound_outside_functions(tree):
     todo = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-            found.add(getattr(node, "name", None))
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
+        found.add(name_bound_by(node))
         if not isinstance(node, FUNCTIONS):
             todo += ast.iter_child_nodes(node)
     return found
+
+
+def name_bound_by(node):
+    """The name that this one node of a syntax tree gives a value, or None."""
+    if isinstance(node, ast.Name):
+        return None if isinstance(node.ctx, ast.Load) else node.id
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name).partition(".")[0]
+    if isinstance(node, ast.arg):
+        return node.arg
+    return getattr(node, "name", None)  # of a function, a class, an exception, a pattern
 
 
 def names_in_class_bodies(tree, within=False):
