@@ -113,7 +113,7 @@ from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, imports_of, may_change_values, needs_inside, text_digest
 from data.sandbox.inside import ASKS_FOR_OWN, name_bound_by
-from data.sandbox.wire import MAX_OUTPUT, clean, describe
+from data.sandbox.wire import MAX_OUTPUT, NO_SOURCE, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
 # Seconds a test; LiveCodeBench's and BigCodeBench's.
@@ -221,7 +221,7 @@ class Tests:
         """Fill in results."""
         why = self.reason_not_to_run()
         if why:
-            self.results = [(*why, why[0])] * len(self.tests)
+            self.fail(range(len(self.tests)), *why)
             return
         groups = collections.defaultdict(list)
         for position, test in enumerate(self.tests):
@@ -254,13 +254,9 @@ class Tests:
             return "compile_error", detail
         for test in self.tests:
             if test["type"] in ("assert", "unittest"):
-                try:
-                    check_source(test["source"])
-                    needed = needs_of_pytest(test["source"])
-                    if needed:
-                        return "broken_test", f"the test needs pytest itself ({needed[0]})"
-                except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                    return "broken_test", f"the test cannot run ({describe(error)})"
+                fault = fault_of_test(test["source"])
+                if fault:
+                    return "broken_test", fault
         return None
 
     def limit(self, position):
@@ -596,11 +592,16 @@ def is_called_a_class(name, prompt):
 
 
 @functools.lru_cache(64)
-def check_source(source):
-    compile(source, "<test>", "exec", dont_inherit=True)
+def fault_of_test(source):
+    """Why a test cannot run, whatever the program; "" where it can."""
+    try:
+        compile(source, "<test>", "exec", dont_inherit=True)
+        needed = needs_of_pytest(source)
+    except NO_SOURCE as error:
+        return f"the test cannot run ({describe(error)})"
+    return f"the test needs pytest itself ({needed[0]})" if needed else ""
 
 
-@functools.lru_cache(64)
 def needs_of_pytest(source):
     """What a source names that only pytest does. Its comments and texts name nothing."""
     imports = imports_of(source)
@@ -975,14 +976,14 @@ def faults_seen(problem):
     """[what is plainly wrong with a problem's sources], seen without running them."""
     found = []
     for test in [*problem["public_tests"], *problem["tests"]]:
-        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        with contextlib.suppress(*NO_SOURCE):
             found += lines_that_assert_nothing(test.get("source", ""))
     checker = without_mark(problem.get("checker") or "")
     try:
         compile(checker, "<checker>", "exec", dont_inherit=True)
         if checker and not re.search(r"\bcheck\b", checker):
             found.append("the checker does not define check(given, answer, expected)")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except NO_SOURCE as error:
         found.append(f"the checker cannot run ({describe(error)})")
     return found
 

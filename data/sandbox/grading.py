@@ -56,8 +56,8 @@ import time
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
 from data.sandbox.inside import LateNames, cannot_run, name_bound_by, names_asked_by_classes
 from data.sandbox.wire import (
-    DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
-    has_changed, pack, shown, unpack)
+    DEPTH, MAX_OUTPUT, MUTABLE, NO_SOURCE, STATUS_OF, CannotCross, OutputLimit, as_text, clean,
+    describe, has_changed, pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -566,7 +566,7 @@ def may_change_values(source):
     """May this code change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], ...?"""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a setup, which does not run
+    except NO_SOURCE:  # a setup, which does not run
         return False
     for node in ast.walk(tree):
         if isinstance(node, ast.AugAssign):

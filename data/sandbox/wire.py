@@ -12,6 +12,8 @@ MAX_OUTPUT = 16 << 20  # bytes of one output, or of one file
 MAX_CROSSING = MAX_OUTPUT // 2  # of a value, in bytes of JSON, roughly
 DEPTH = 20000  # of Python calls, where values are packed and compared
 PROGRAM = "/box/program.py"  # where a program finds its own source
+# What Python raises of a source that it cannot read or compile.
+NO_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 # ---------------------------------------------------------------- values that cross
 
