@@ -929,7 +929,9 @@ def report(labelled, cfg):
 
 # ---------------------------------------------------------------- --check-problems and --self-check
 
-IDLE = "def {}(*args, **kwargs):\n    pass\n"
+EMPTY = "an empty program"
+CANONICAL = "the canonical solution"
+IDLE = "a function that does nothing"
 
 
 def check_problems(cfg):
@@ -941,32 +943,32 @@ def check_problems(cfg):
     must_be_out_of_sight(cfg, *paths)
     prepare_this_process(cfg)
     jobs = []
-    for problem in mine.values():
+    for name, problem in mine.items():
         rows.check_tests(problem, " ".join(map(str, paths)))
-        jobs.append((problem, {"problem_id": problem["problem_id"], "kind": "empty", "code": ""}))
+        programs = {EMPTY: ""}
         if isinstance(problem.get("canonical_solution"), str):
-            canonical = {"kind": "canonical", "code": problem["canonical_solution"]}
-            jobs.append((problem, {"problem_id": problem["problem_id"], **canonical}))
+            programs[CANONICAL] = problem["canonical_solution"]
         if (problem["entry_point"] or "").isidentifier():
-            idle = {"kind": "idle", "code": IDLE.format(problem["entry_point"])}
-            jobs.append((problem, {"problem_id": problem["problem_id"], **idle}))
+            programs[IDLE] = f"def {problem['entry_point']}(*args, **kwargs):\n    pass\n"
+        jobs += [(problem, {"problem_id": name, "kind": kind, "code": code})
+                 for kind, code in programs.items()]
     complaints = {name: faults_seen(problem) for name, problem in mine.items()}
     for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
-        name = candidate["problem_id"]
-        if candidate["kind"] == "canonical" and answer["passed"] is not True:
-            complaints[name].append(f"the canonical solution gets {told(answer)}")
-        elif candidate["kind"] == "empty" and answer["passed"]:
-            complaints[name].append("an empty program passes")
-        elif candidate["kind"] == "idle" and answer["passed"]:
-            complaints[name].append("a function that does nothing passes")
-        elif candidate["kind"] == "empty" and answer["passed"] is None:
-            complaints[name].append(f"an empty program gets no label: {told(answer)}")
+        kind = candidate["kind"]
+        found = complaints[candidate["problem_id"]]
+        told = f"{answer['status']} ({answer['detail']})"
+        if kind == CANONICAL and answer["passed"] is not True:
+            found.append(f"{kind} gets {told}")
+        elif kind != CANONICAL and answer["passed"]:
+            found.append(f"{kind} passes")
+        elif kind == EMPTY and answer["passed"] is None:
+            found.append(f"{kind} gets no label: {told}")
     for name, found in complaints.items():
         if found:
             print(f"{name}: {'; '.join(sorted(found))}")
     n_fine = sum(not found for found in complaints.values())
     print(f"{n_fine} of {len(mine)} problems can tell them apart")
-    without = len(mine) - sum(candidate["kind"] == "canonical" for _, candidate in jobs)
+    without = len(mine) - sum(candidate["kind"] == CANONICAL for _, candidate in jobs)
     if without:
         print(f"{without} have no canonical_solution, so only programs that do nothing were run")
     return 0 if n_fine == len(mine) else 1
@@ -1009,10 +1011,6 @@ def lines_that_assert_nothing(source):
 def is_always_true(node):
     """Is this a tuple with an item, as in assert (f(1) == 2, "why")?"""
     return isinstance(node, ast.Tuple) and any(not isinstance(e, ast.Starred) for e in node.elts)
-
-
-def told(answer):
-    return f"{answer['status']} ({answer['detail']})"
 
 
 PROBES = {  # what a program tries -> how
