@@ -84,7 +84,7 @@ def same_token(mine, theirs):
         return True
     if INTEGER.fullmatch(theirs) or not (NUMBER.fullmatch(theirs) and NUMBER.fullmatch(mine)):
         return False
-    return near(float(mine), float(theirs), 1e-6) or Decimal(mine) == Decimal(theirs)
+    return near(float(mine), float(theirs)) or Decimal(mine) == Decimal(theirs)
 
 
 def same_token_roughly(mine, theirs):
@@ -98,9 +98,9 @@ def same_token_roughly(mine, theirs):
     return abs(float(mine) - float(theirs)) < 1e-5
 
 
-def near(a, b, tolerance):
-    """Within this, relative or absolute; what is too large for a float (inf) is near nothing."""
-    return math.isfinite(a) and math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+def near(a, b):
+    """Within 1e-6, relative or absolute; what is too large for a float (inf) is near nothing."""
+    return math.isfinite(a) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6)
 
 
 def same_value(got, expected, rule="plain"):
@@ -116,7 +116,7 @@ def near_values(got, expected):
     """Equal but for floats within the tolerance, at any depth of lists and dicts."""
     if type(expected) is float and type(got) in (int, float, Fraction, Decimal):
         try:
-            return got == expected or near(float(got), expected, 1e-6)
+            return got == expected or near(float(got), expected)
         except (OverflowError, ValueError):  # too large for a float, or no number
             return False
     if type(expected) is list and type(got) is list:
