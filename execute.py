@@ -205,7 +205,7 @@ class Tests:
         self.code = without_mark(code)
         self.zygote = zygote
         self.cfg = cfg
-        self.tests = [test_without_mark(test)
+        self.tests = [test_without_marks(test)
                       for test in [*problem["public_tests"], *problem["tests"]]]
         self.n_public = len(problem["public_tests"])
         self.results = [None] * len(self.tests)
@@ -317,7 +317,7 @@ class Tests:
     def run_program(self, position):
         """(status, detail, digest) of one `stdin` test."""
         limit = self.limit(position)
-        given = without_mark(self.tests[position]["input"])
+        given = self.tests[position]["input"]
         if given and not given.endswith("\n"):
             given += "\n"  # as a text file has it: programs cut the last character of every line
         given = given.encode("utf-8", "surrogateescape")
@@ -575,9 +575,9 @@ class Tests:
         return status, f"hidden test {position - self.n_public + 1}: {detail}".rstrip(": ")
 
 
-def test_without_mark(test):
-    """A test whose source begins as Python reads a file's: without its byte order mark."""
-    return {**test, "source": without_mark(test["source"])} if "source" in test else test
+def test_without_marks(test):
+    """A test whose source and input begin as Python reads a file: without a byte order mark."""
+    return test | {name: without_mark(test[name]) for name in ("source", "input") if name in test}
 
 
 def rule_of(problem):
