@@ -286,12 +286,9 @@ class Tests:
 
     def changing_asserts(self):
         """Positions of those that may change a value in place that the program holds as well."""
-        positions = [position for position, test in enumerate(self.tests)
-                     if test["type"] == "assert"]
-        if may_change_values(self.setup):
-            return positions
-        return [position for position in positions
-                if may_change_values(self.tests[position]["source"])]
+        setup_may = may_change_values(self.setup)
+        return [position for position, test in enumerate(self.tests)
+                if test["type"] == "assert" and (setup_may or may_change_values(test["source"]))]
 
     def dismiss_grader(self):
         """One that has run a test's own code may be spoilt; one that has not is used again."""
@@ -431,7 +428,8 @@ class Tests:
         """Does a test make objects of a class that the problem asks for?"""
         calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
         called = {function.id for function in calls if isinstance(function, ast.Name)}
-        if self.problem["entry_point"] in {name for name in called if name[0].isupper()}:
+        entry_point = self.problem["entry_point"]
+        if entry_point in called and entry_point[0].isupper():
             return True
         return any(is_called_a_class(name, self.prompt) for name in called)
 
