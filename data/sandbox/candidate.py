@@ -84,23 +84,24 @@ def rehearse():
 
 # ---------------------------------------------------------------- the candidate
 
-def load(job, name, between=lambda namespace: None):
-    """Run setup and code in a fresh module called `name`; returns its namespace.
-
-    between: what is called with it before the code has run.
-    """
+def module_with_setup(setup, name):
+    """A fresh module called `name`, in which the problem's setup has run."""
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = PROGRAM
     try:
-        if job["setup"]:
-            exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(setup, "<setup>", "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         if missing_module(error):
             raise
         raise BrokenSetup(f"its setup does not run ({describe(error)})") from None
-    between(module.__dict__)
+    return module
+
+
+def run_code(code, module):
+    """Run a program in a module; returns its namespace."""
+    name = module.__name__  # which the program may change
     try:
-        program = compile(job["code"], PROGRAM, "exec", dont_inherit=True)
+        program = compile(code, PROGRAM, "exec", dont_inherit=True)
     except BaseException as error:
         raise CompileError(describe(error)) from None
     # as if these calls, exec's among them, were not below it
@@ -126,7 +127,7 @@ def run_program(job):
     sys.path.insert(0, os.getcwd())  # it may import what it has written
     threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
-        load(job, "__main__")
+        run_code(job["code"], module_with_setup(job["setup"], "__main__"))
     except BaseException as error:
         code = exit_code(error)
         if code:
@@ -201,17 +202,13 @@ class Session:
             self.inside = Inside(job)
 
     def load(self, job):
-        if self.inside:
-            self.namespace = load(job, "candidate", self.prepare)
-        else:
-            self.namespace = load(job, "candidate")
+        module = module_with_setup(job["setup"], "candidate")
+        if self.inside:  # what its tests share with the program, before the code has run
+            self.inside.share_classes(vars(module))
+            # a test may patch "__main__.helper": of one file, program and test
+            self.inside.modules["__main__"] = sys.modules["__main__"] = module
+        self.namespace = run_code(job["code"], module)
         return {}
-
-    def prepare(self, namespace):
-        """What the tests inside share with the program, before its code has run."""
-        self.inside.share_classes(namespace)
-        # a test may patch "__main__.helper": of one file, program and test
-        self.inside.modules["__main__"] = sys.modules["__main__"] = sys.modules["candidate"]
 
     def find(self, name):
         """A function of the candidate's; LeetCode makes a new Solution object for every test."""
