@@ -132,56 +132,65 @@ class Inside:
         self.put_back()
         self.refused = []
         self.missing = None  # the package that the program did not find during the test
-        tree = ast.parse(request["source"])
-        if self.names:
-            self.names.take_back()
-        self.names = names = TestNames(namespace, self.entry_point, tree)
-        names["__fair__"] = self.fair
-        names["__comparing__"] = self.comparing
-        self.patches_builtins = "builtins" in request["source"]
-        if not self.patches_builtins:
-            names["__builtins__"] = self.builtins  # which the program cannot patch
-        # Else the test patches them itself, mock's open for example, and has to see that.
-        names.asked = bool(ASKS_OTHERWISE.search(request["source"]))
-        guarded_tree = ast.fix_missing_locations(Guard().visit(tree))
-        program = compile(guarded_tree, "<test>", "exec", dont_inherit=True)
-        fault = None
+        tree = ast.fix_missing_locations(Guard().visit(ast.parse(request["source"])))
+        program = compile(tree, "<test>", "exec", dont_inherit=True)
+        self.take_names(request["source"], tree, namespace)
         try:
             with self.tests_unittest():
-                self.run_setup(request["setup"], names)
-                names.bind(names_asked_by_classes(tree))
-                exec(program, names)
-                for name in list(names):  # what a `global` has stored past __setitem__
-                    names[name] = names[name]
+                self.run_setup(request["setup"])
+                self.names.bind(names_asked_by_classes(tree))
+                exec(program, self.names)
+                for name in list(self.names):  # what a `global` has stored past __setitem__
+                    self.names[name] = self.names[name]
                 tests = None
                 if self.unittest:
-                    tests = find_tests(names, self.unittest["unittest"], namespace)
-        except Refused as error:
-            return {"ran": {"test": str(error)}, "fault": ASKS_FOR_OWN, "token": request["token"]}
+                    tests = find_tests(self.names, self.unittest["unittest"], namespace)
+        except Refused:
+            ran = {"test": BRINGS_ITS_OWN}
+            fault = ASKS_FOR_OWN
         except Exception as error:
-            return {"ran": {"test": describe(error)}, "fault": self.fault(error),
-                    "missing": self.missing, "token": request["token"]}
-        if tests is None:
-            ran = {"test": "passed"}
+            ran = {"test": describe(error)}
+            fault = self.fault(error)
         else:
+            ran, fault = self.results_of(tests)
+        return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
+
+    def take_names(self, source, tree, namespace):
+        """The globals of the next test, and no longer those of the one before."""
+        if self.names:
+            self.names.take_back()
+        self.names = TestNames(namespace, self.entry_point, tree)
+        self.names["__fair__"] = self.fair
+        self.names["__comparing__"] = self.comparing
+        self.patches_builtins = "builtins" in source
+        if not self.patches_builtins:
+            self.names["__builtins__"] = self.builtins  # which the program cannot patch
+        # Else the test patches them itself, mock's open for example, and has to see that.
+        self.names.asked = bool(ASKS_OTHERWISE.search(source))
+
+    def run_setup(self, source):
+        """Its names are the test's, whatever the program has made of them."""
+        tree = ast.parse(source)
+        tree.body = [statement for statement in tree.body
+                     if not (isinstance(statement, ast.ClassDef) and statement.name in self.shared)]
+        self.names.update(self.shared)
+        exec(compile(tree, "<setup>", "exec", dont_inherit=True), self.names)
+        self.names.pop(self.entry_point, None)
+
+    def results_of(self, tests):
+        """({test: outcome}, the row's own fault) of what find_tests has found; None: of asserts."""
+        ran = {"test": "passed"}
+        fault = None
+        if tests is not None:
             ran, fault = run_tests(tests, self.unittest["unittest"], self.fault, self.is_own)
-        if not names.asked and set(ran.values()) == {"passed"}:
+        if not self.names.asked and set(ran.values()) == {"passed"}:
             ran = {"test": "no question"}
             fault = "the test asks nothing of the program"
         if self.refused:
             if all(what == "passed" or BRINGS_ITS_OWN in what for what in ran.values()):
                 fault = ASKS_FOR_OWN
             ran["operands"] = BRINGS_ITS_OWN
-        return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}
-
-    def run_setup(self, source, names):
-        """Its names are the test's, whatever the program has made of them."""
-        tree = ast.parse(source)
-        tree.body = [statement for statement in tree.body
-                     if not (isinstance(statement, ast.ClassDef) and statement.name in self.shared)]
-        names.update(self.shared)
-        exec(compile(tree, "<setup>", "exec", dont_inherit=True), names)
-        names.pop(self.entry_point, None)
+        return ran, fault
 
     def import_for_test(self, plain_import, name, *args, **kwargs):
         """A test's `import`: its methods, too, have the unittest that no program sees."""
