@@ -130,7 +130,7 @@ class Inside:
         Perhaps with "fault": what is wrong with the row itself; or with "missing": a package.
         """
         self.put_back()
-        self.refused = []
+        self.refused = False
         self.missing = None  # the package that the program did not find during the test
         tree = ast.fix_missing_locations(Guard().visit(ast.parse(request["source"])))
         program = compile(tree, "<test>", "exec", dont_inherit=True)
@@ -161,6 +161,7 @@ class Inside:
             self.names.take_back()
         self.names = TestNames(namespace, self.entry_point, tree)
         self.names["__fair__"] = self.fair
+        self.names["__operand__"] = functools.partial(Operand, fair=self.fair)
         self.names["__comparing__"] = self.comparing
         self.patches_builtins = "builtins" in source
         if not self.patches_builtins:
@@ -222,24 +223,22 @@ class Inside:
             return f"the test cannot run ({describe(error)})"
         return None
 
-    def fair(self, *operands):
-        """Refuse operands whose ==, < or - is a program's own, but for two of that very class.
+    def fair(self, a, b):
+        """(a, b). Refuses them if their ==, < or - is a program's own, but for two of one class.
 
         (Not two that ask others: a weak reference is what it refers to.)
-        One alone stands in a chain, a < b < c, and is judged with each of its neighbours.
         """
         if not self.patches_builtins:  # what compares them may be unittest's round() or sorted()
             BUILTINS.update(self.python_builtins)
-        if len(operands) == 1:
-            return Operand(*operands, self.fair)
-        if len(operands) == 2 and operands[0] is operands[1]:
-            return operands
-        own = [own_classes(value, self.is_trusted) for value in operands]
-        alike = own == [own[0]] * 2 and not own[0] & FORWARD
-        if any(own) and not alike:
-            self.refused.append(operands)
+        if a is b:
+            return a, b
+        own_of_a = own_classes(a, self.is_trusted)
+        own_of_b = own_classes(b, self.is_trusted)
+        alike = own_of_a == own_of_b and not own_of_a & FORWARD
+        if (own_of_a or own_of_b) and not alike:
+            self.refused = True
             raise Refused(BRINGS_ITS_OWN)
-        return operands
+        return a, b
 
     def comparing(self, function):
         """A function of a library's that compares its first two arguments: looks at them first.
@@ -499,7 +498,7 @@ class Guard(ast.NodeTransformer):
         self.generic_visit(node)
         name = getattr(node.func, "attr", getattr(node.func, "id", None))
         if name in COMPARING_FUNCTIONS:
-            node.func = ast.Call(ast.Name("__comparing__", ast.Load()), [node.func], [])
+            node.func = call_of("__comparing__", node.func)
         return node
 
     def visit_Compare(self, node):
@@ -514,20 +513,16 @@ class Guard(ast.NodeTransformer):
         return self.on_pair(comparison, node.left, *node.comparators)
 
     def in_chain(self, operand, ops):
-        """__fair__(a); where the chain also asks for the very object, __fair__(a, None)[0]."""
+        """__operand__(a); where the chain also asks for the very object, __fair__(a, None)[0]."""
         if any(isinstance(op, (ast.Is, ast.IsNot)) for op in ops):
-            pair = self.fair(operand, ast.Constant(None))
+            pair = call_of("__fair__", operand, ast.Constant(None))
             return ast.Subscript(pair, ast.Constant(0), ast.Load())
-        return self.fair(operand)
+        return call_of("__operand__", operand)
 
-    def on_pair(self, operation, *operands):
+    def on_pair(self, operation, a, b):
         """(lambda pair: pair[0] == pair[1])(__fair__(a, b))"""
         parameters = ast.arguments([], [ast.arg("pair")], None, [], [], None, [])
-        return ast.Call(ast.Lambda(parameters, operation), [self.fair(*operands)], [])
-
-    @staticmethod
-    def fair(*operands):
-        return ast.Call(ast.Name("__fair__", ast.Load()), [*operands], [])
+        return ast.Call(ast.Lambda(parameters, operation), [call_of("__fair__", a, b)], [])
 
 
 # Of the library's operator, of numpy and of pandas.
@@ -536,6 +531,10 @@ COMPARING_FUNCTIONS = set(
     "equal not_equal less less_equal greater greater_equal "
     "assert_array_equal assert_array_less assert_almost_equal assert_array_almost_equal "
     "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
+
+
+def call_of(name, *arguments):
+    return ast.Call(ast.Name(name, ast.Load()), [*arguments], [])
 
 
 def part_of_pair(position):
@@ -714,7 +713,9 @@ def guarded(method, judge_for, fair):
     @functools.wraps(method)
     def check(self, *args, **kwargs):
         named = [kwargs[name] for name in OPERANDS if name in kwargs]
-        fair(*[*args, *named][:2])
+        first_two = [*args, *named][:2]
+        if len(first_two) == 2:
+            fair(*first_two)
         return method(judge_for(self), *args, **kwargs)
     return check
 
