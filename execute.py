@@ -833,19 +833,10 @@ def label_file(cfg):
     """Labels what is not labelled yet, reports, and returns the exit status."""
     jobs, candidates, source = read_jobs(cfg)
     prepare_this_process(cfg)
-    order = {}
-    for position, row in enumerate(candidates):
-        order[row["problem_id"], row["candidate_id"]] = position, row
     digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
-
-    # the same tests have judged the same candidate; machinery failures get another chance
-    def is_done(row):
-        tests_digest = row.get("tests_digest")
-        return (row.get("status") != "machinery"
-                and order[out.key_of(row)][1].items() <= row.items()
-                and tests_digest == digests.get(row["problem_id"], tests_digest))
-
     with rows.Appender(cfg.out, rows.CANDIDATE_KEY) as out:
+        candidate_at = {out.key_of(row): row for row in candidates}
+        order = {key: position for position, key in enumerate(candidate_at)}
         old = rows.read_rows(cfg.out)
         strange = [row for row in old if out.key_of(row) not in order]
         if strange:
@@ -853,7 +844,7 @@ def label_file(cfg):
                 f"--out {cfg.out}: {len(strange)} of its rows (the first: "
                 f"{out.key_of(strange[0])}) are not in {source}; choose another --out, or remove "
                 "the file if its labels are no longer wanted")
-        good = [row for row in old if is_done(row)]
+        good = [row for row in old if is_done(row, candidate_at[out.key_of(row)], digests)]
         if len(good) < len(old):
             out.rewrite(good)
             print(f"{len(old) - len(good)} rows of {cfg.out} are labelled again: their candidate, "
@@ -866,11 +857,19 @@ def label_file(cfg):
             tests_digest = digests[candidate["problem_id"]]
             out.append({**candidate, **answer, "tests_digest": tests_digest})
         labelled = rows.read_rows(cfg.out)
-        arranged = sorted(labelled, key=lambda row: order[out.key_of(row)][0])
+        arranged = sorted(labelled, key=lambda row: order[out.key_of(row)])
         if arranged != labelled:
             out.rewrite(arranged)
     wanted = {out.key_of(candidate) for _, candidate in jobs}
     return report([row for row in arranged if out.key_of(row) in wanted], cfg)
+
+
+def is_done(row, candidate, digests):
+    """Have the same tests judged the same candidate? Failed machinery gets another chance."""
+    tests_digest = row.get("tests_digest")
+    return (row.get("status") != "machinery"
+            and candidate.items() <= row.items()
+            and tests_digest == digests.get(row["problem_id"], tests_digest))
 
 
 def with_progress(answers, total):
