@@ -128,8 +128,8 @@ def system(name, *arguments):
     return result
 
 
-def prctl(option, value, *more):
-    system("prctl", option, value, *(more or (0, 0, 0)))
+def prctl(option, value, argument=0):
+    system("prctl", option, value, argument, 0, 0)
 
 
 # ---------------------------------------------------------------- the zygote's file tree
@@ -339,7 +339,7 @@ def filter_of_box(families):
 
 
 def set_filter(program):
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program)
 
 
 # ---------------------------------------------------------------- the zygote and its boxes
