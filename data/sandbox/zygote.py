@@ -497,11 +497,7 @@ def arrange(files, role):
 # --unsafe: what is left of all this without namespaces
 
 def keep_unsafely(scratch, user, worker):
-    """Make a folder, fork, and go on in the child, with the folder.
-
-    The parent, the run's keeper, ends it when it is told to, tells the worker when the run ended
-    and with which code, and clears up. An ordinary user's programs can stop or kill it.
-    """
+    """Make a folder, fork, and go on in the child, with the folder; the parent is its keeper."""
     folder = f"{scratch}/judge-unsafe-{os.urandom(8).hex()}"
     os.mkdir(folder, 0o700)
     os.chown(folder, user, -1)
@@ -510,6 +506,14 @@ def keep_unsafely(scratch, user, worker):
     run = os.fork()
     if run == 0:
         return folder
+    watch_over(run, folder, user, worker)
+
+
+def watch_over(run, folder, user, worker):
+    """End a run when told to; tell the worker when it ended and with which code; clear up; end.
+
+    An ordinary user's programs can stop or kill this process.
+    """
     pidfd = os.pidfd_open(run)
     low, high = sorted([pidfd, worker])
     os.closerange(0, low)
