@@ -125,13 +125,13 @@ class Packer:
 
     def pack_container(self, base, value):
         self.spend(4 * base.__len__(value))
-        items = list(dict.items(value)) if base is dict else list(base.__iter__(value))
-        # most lists are
-        plain = set(map(type, items)) == {int} and -WIDE < min(items) and max(items) < WIDE
         if base is dict:
-            content = [[self.pack(key), self.pack(item)] for key, item in items]
-        else:
-            content = items if plain else [self.pack(item) for item in items]
+            return {"dict": [[self.pack(key), self.pack(item)]
+                             for key, item in list(dict.items(value))]}
+        content = list(base.__iter__(value))
+        plain = set(map(type, content)) == {int} and -WIDE < min(content) and max(content) < WIDE
+        if not plain:  # most lists are
+            content = [self.pack(item) for item in content]
         return content if base is list else {base.__name__: content}
 
 
