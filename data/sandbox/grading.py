@@ -200,7 +200,7 @@ class Grader:
             if "error" in reply:
                 known = {*STATUS_OF.values(), "missing_dependency"}
                 status = reply["error"] if reply["error"] in known else "runtime_error"
-                self.stop(status, clean(str(reply["detail"])))
+                self.stop(status, str(reply["detail"]))
             for name in ("value", "with"):
                 if name in reply:
                     reply[name] = unpack(reply[name])
@@ -464,7 +464,7 @@ class Grader:
         elif wrong:
             name = min(wrong)
             status = "broken_test" if fault else "wrong_answer"
-            self.result(position, status, clean(fault or f"{name}: {wrong[name]}"), outputs)
+            self.result(position, status, str(fault or f"{name}: {wrong[name]}"), outputs)
         else:
             self.result(position, "passed", "", outputs)
 
@@ -549,7 +549,7 @@ def make_exception(reply, may_stop):
         error = kind(*reply["with"])
     except Exception:
         error = RuntimeError(name)
-    error.detail = clean(str(reply.get("detail")))
+    error.detail = str(reply.get("detail"))
     return error
 
 
