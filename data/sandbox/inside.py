@@ -60,31 +60,10 @@ class Inside:
             sys.modules.update(others)
             guard_assertions(self.unittest["unittest"].TestCase, self.fair, self.is_own_function)
             self.unittest["unittest"].main = ignore  # its tests are run anyway
-        # What a program may patch: {module: {name: function, class, module, text or float}}, the
-        # classes of these modules, the classes that the tests and their guard are made of, and
-        # where modules are looked for.
-        self.loaded = sys.modules
-        self.modules = dict(sys.modules)
-        self.pristine = {}
-        for module in [*self.modules.values(), *self.unittest.values()]:
-            if isinstance(module, types.ModuleType):
-                self.pristine[module] = {name: value for name, value in vars(module).items()
-                                         if is_fixed(name, value)}
-        self.kinds = {module: type(module) for module in self.pristine}
-        self.classes = {}
-        for module in [*self.unittest.values(), ast, collections, contextlib]:
-            for value in vars(module).values():
-                if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
-                    self.classes[value] = dict(vars(value))
-        self.builtins = dict(BUILTINS)
-        self.python_builtins = dict(BUILTINS)  # for all but the test
-        if self.unittest:
-            self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
-        self.environ = dict(vars(ENVIRON))
         self.names = None  # of the latest test
         self.shared = {}  # the setup's classes, by name
         self.methods = {}  # of each of them {name: method}
-        self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
+        self.remember()
 
     def share_classes(self, namespace):
         """The classes that the setup has made there are the test's as well.
@@ -96,6 +75,29 @@ class Inside:
             if isinstance(value, type) and value.__module__ == "candidate":
                 self.shared[name] = value
                 self.methods[value] = methods_of(value)
+
+    def remember(self):
+        """What a program may patch, as it is now, for put_back()."""
+        self.loaded = sys.modules
+        self.modules = dict(sys.modules)
+        self.pristine = {}  # {module: {name: function, class, module, text or float}}
+        for module in [*self.modules.values(), *self.unittest.values()]:
+            if isinstance(module, types.ModuleType):
+                self.pristine[module] = {name: value for name, value in vars(module).items()
+                                         if is_fixed(name, value)}
+        self.kinds = {module: type(module) for module in self.pristine}
+        self.classes = {}  # that the tests and their guard are made of: {class: all that it has}
+        for module in [*self.unittest.values(), ast, collections, contextlib]:
+            for value in vars(module).values():
+                if isinstance(value, type) and value.__flags__ & HEAP_TYPE:
+                    self.classes[value] = dict(vars(value))
+        self.builtins = dict(BUILTINS)
+        self.python_builtins = dict(BUILTINS)  # for all but the test
+        if self.unittest:
+            self.builtins["__import__"] = functools.partial(self.import_for_test, __import__)
+        self.environ = dict(vars(ENVIRON))
+        # where modules are looked for
+        self.finders = [*sys.meta_path], [*sys.path], [*sys.path_hooks]
 
     def put_back(self):
         BUILTINS.update(self.python_builtins)  # first: what follows uses them
