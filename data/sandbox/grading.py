@@ -325,8 +325,6 @@ class Grader:
         crossed = []  # (what the test holds, as the program has it)
         raised = []
         source = self.tests[position]["source"]
-        may_stop = "StopIteration" in source
-        looks_at_exceptions = re.search(r"\bexcept\b.*\bas\b", source)
         changes_values = position in self.changing
 
         def stand_in(name, /, *args, **kwargs):  # a call may have a name=... of its own
@@ -343,11 +341,7 @@ class Grader:
                     self.stop("inside", "the test may expect the exception")
                 raise
             if "raised" in reply:
-                if str(reply.get("lacks")) in names:
-                    self.stop("inside", f"the program uses the test's {reply['lacks']}")
-                if looks_at_exceptions and not reply.get("whole"):
-                    self.stop("inside", "the test looks at an exception")
-                raised.append(make_exception(reply, may_stop))
+                raised.append(self.exception_of(reply, source, names))
                 raise raised[-1]
             if "value" not in reply:
                 self.stop("runtime_error", "not an answer", True)
@@ -376,10 +370,18 @@ class Grader:
             verdict = Verdict("inside", "the test changes what the program may hold as well")
         return self.verdict or verdict, outputs
 
+    def exception_of(self, reply, source, names):
+        """What the candidate has raised, once more, for the test with this source and names."""
+        if str(reply.get("lacks")) in names:
+            self.stop("inside", f"the program uses the test's {reply['lacks']}")
+        if re.search(r"\bexcept\b.*\bas\b", source) and not reply.get("whole"):
+            self.stop("inside", "the test looks at an exception")
+        return make_exception(reply, "StopIteration" in source)
+
     def judge_error(self, error, raised, asked):
         """A test that ended with an exception. asked: for anything of the program's."""
         if any(error is one for one in raised):
-            return Verdict("runtime_error", getattr(error, "detail", describe(error)))
+            return Verdict("runtime_error", error.detail)
         if cannot_run(error, asked, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
         if isinstance(error, AssertionError):
