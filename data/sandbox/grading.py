@@ -210,6 +210,11 @@ class Grader:
             self.stop("runtime_error", f"not an answer ({type(error).__name__})", True)
         return reply
 
+    def value_of(self, reply):
+        if "value" not in reply:
+            self.stop("runtime_error", "not an answer", True)
+        return reply["value"]
+
     def stop(self, status, detail, over=False):
         self.verdict = Verdict(status, detail, over)
         raise self.verdict
@@ -251,9 +256,7 @@ class Grader:
                 raise
             self.result(position, verdict.status, verdict.detail, "")
             return
-        if "value" not in reply:
-            self.stop("runtime_error", "not an answer", True)
-        got = reply["value"]
+        got = self.value_of(reply)
         if self.is_right(test["args"], got, test["expected"], same_value):
             self.result(position, "passed", "", [test["expected"]], hold=not self.checker)
         else:
@@ -343,9 +346,7 @@ class Grader:
             if "raised" in reply:
                 raised.append(self.exception_of(reply, source, names))
                 raise raised[-1]
-            if "value" not in reply:
-                self.stop("runtime_error", "not an answer", True)
-            value = reply["value"]
+            value = self.value_of(reply)
             outputs.append(value)
             if changes_values:
                 crossed.append((value, as_text(value)))
@@ -669,12 +670,11 @@ class Names(LateNames):
             self[name] = importlib.import_module(name)
         elif "module" in kind:
             self.grader.stop("inside", f"the test uses the program's {name}")
-        elif "value" in kind:
-            if type(kind["value"]) in MUTABLE:
-                self.grader.stop("inside", f"the test uses the program's {name}")
-            return kind["value"]  # not kept: a function may change it
         else:
-            self.grader.stop("runtime_error", "not an answer", True)
+            value = self.grader.value_of(kind)
+            if type(value) in MUTABLE:
+                self.grader.stop("inside", f"the test uses the program's {name}")
+            return value  # not kept: a function may change it
         return self[name]
 
 
