@@ -81,10 +81,8 @@ NOT protected against, even so:
 - Whoever kills this process and its zygotes at the same time: a program that has replaced itself
   from a thread lives on.
 """
-import ast
 import collections
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import itertools
@@ -111,8 +109,11 @@ from data.rows import UserError
 from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_folders
 from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
 from data.sandbox.compare import RULES, without_mark
-from data.sandbox.grading import HOLD, imports_of, may_change_values, needs_inside, text_digest
-from data.sandbox.inside import ASKS_FOR_OWN, name_bound_by
+from data.sandbox.grading import HOLD, text_digest
+from data.sandbox.inside import ASKS_FOR_OWN
+from data.sandbox.sources import (
+    asks_for_a_class, fault_of_test, imports_of, lines_that_assert_nothing, may_change_values,
+    names_what_is_nowhere, needs_inside)
 from data.sandbox.wire import MAX_OUTPUT, NO_SOURCE, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -135,9 +136,6 @@ USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
     "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
-# What only pytest itself does; here the functions and classes of its style are merely called.
-PYTEST_DOES = re.compile(r"(\w+\.)?mark\.(skip|skipif|xfail|parametrize|usefixtures)|autouse=True|"
-                         r"pytest\.(skip|xfail|importorskip)")
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error")
 NO_LABEL = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
@@ -420,18 +418,10 @@ class Tests:
             faulty = any(results[position] == self.results[position] for results in found)
             if len(others) == 1:  # there is no solution to ask
                 faulty |= names_what_is_nowhere(detail, self.setup, source)
-                faulty |= detail == ASKS_FOR_OWN and self.asks_for_a_class(source)
+                asked = asks_for_a_class(source, self.problem["entry_point"], self.prompt)
+                faulty |= detail == ASKS_FOR_OWN and asked
             if not faulty:
                 self.fail([position], "wrong_answer", detail)
-
-    def asks_for_a_class(self, source):
-        """Does a test make objects of a class that the problem asks for?"""
-        calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-        called = {function.id for function in calls if isinstance(function, ast.Name)}
-        entry_point = self.problem["entry_point"]
-        if entry_point in called and entry_point[0].isupper():
-            return True
-        return any(is_called_a_class(name, self.prompt) for name in called)
 
     def run_other(self, code, kind, positions):
         """What these tests say of another program: its results, and what run_session returns."""
@@ -580,44 +570,6 @@ def test_without_marks(test):
 
 def rule_of(problem):
     return problem.get("compare") or "plain"
-
-
-def is_called_a_class(name, prompt):
-    """Does a prompt say "class Bag", "a class called `Bag`" or "the `Bag` class"?"""
-    before = rf"(?i:\bclass)\W{{1,2}}((named|called)\W{{1,2}})?{name}\b"
-    behind = rf"\b{name}\W{{1,2}}class\b"
-    return bool(re.search(f"{before}|{behind}", prompt))
-
-
-@functools.lru_cache(64)
-def fault_of_test(source):
-    """Why a test cannot run, whatever the program; "" where it can."""
-    try:
-        compile(source, "<test>", "exec", dont_inherit=True)
-        needed = needs_of_pytest(source)
-    except NO_SOURCE as error:
-        return f"the test cannot run ({describe(error)})"
-    return f"the test needs pytest itself ({needed[0]})" if needed else ""
-
-
-def needs_of_pytest(source):
-    """What a source names that only pytest does. Its comments and texts name nothing."""
-    imports = imports_of(source)
-    if "pytest" not in imports:
-        return []
-    named = [ast.unparse(node) for node in ast.walk(ast.parse(source))
-             if isinstance(node, (ast.Name, ast.Attribute, ast.keyword))]
-    named = [f"pytest.{name}" if f"pytest.{name}" in imports else name for name in named]
-    return [name for name in named if PYTEST_DOES.fullmatch(name)]
-
-
-def names_what_is_nowhere(detail, *sources):
-    """Did a test end at a name that its sources use and never define?"""
-    found = re.search(r"NameError: name '(\w+)' is not defined", detail)
-    if not found:
-        return False
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
-    return found[1] not in map(name_bound_by, nodes)
 
 
 def is_installed(name, site_packages):
@@ -985,29 +937,6 @@ def faults_seen(problem):
     except NO_SOURCE as error:
         found.append(f"the checker cannot run ({describe(error)})")
     return found
-
-
-def lines_that_assert_nothing(source):
-    """[what is wrong with each of them] in a test's source. Raises what ast.parse does."""
-    nodes = list(ast.walk(ast.parse(source)))
-    # with self.assertRaises(TypeError): f(1) < f("a")   compares to see what is raised
-    expected_to_raise = []
-    for node in nodes:
-        if isinstance(node, ast.With):
-            expected_to_raise += node.body
-    found = []
-    for node in nodes:
-        if isinstance(node, ast.Assert) and is_always_true(node.test):
-            found.append(f"line {node.lineno} of a test asserts a tuple, which is always true")
-        bare = isinstance(node, ast.Expr) and isinstance(node.value, ast.Compare)
-        if bare and node not in expected_to_raise:
-            found.append(f"line {node.lineno} of a test compares, and asserts nothing")
-    return found
-
-
-def is_always_true(node):
-    """Is this a tuple with an item, as in assert (f(1) == 2, "why")?"""
-    return isinstance(node, ast.Tuple) and any(not isinstance(e, ast.Starred) for e in node.elts)
 
 
 PROBES = {  # what a program tries -> how

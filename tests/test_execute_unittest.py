@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 import execute  # noqa: E402
 from data.rows import UserError  # noqa: E402
+from data.sandbox import sources  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -568,8 +569,8 @@ def test_but_what_looks_so_does(source, grade_with_packages):
 
 
 def test_what_only_pytest_would_do_is_told_by_the_names_of_a_test():
-    assert all(execute.needs_of_pytest(f"import pytest\n{source}") for source in PYTESTS_OWN.values())
-    assert not any(map(execute.needs_of_pytest, LOOK_SO))
+    assert all(sources.needs_of_pytest(f"import pytest\n{source}") for source in PYTESTS_OWN.values())
+    assert not any(map(sources.needs_of_pytest, LOOK_SO))
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

@@ -11,6 +11,7 @@
       compare.py     when an output is right
 
     wire.py      what crosses between a candidate and its grader; both read it
+    sources.py   what a test's source tells without being run; read in all three
 
 The trust boundary lies between files. What a candidate answers is read by grading.py alone, what a
 grader says by boxes.py alone, in fixed forms. execute.py looks only whether a short output is the

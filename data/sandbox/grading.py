@@ -54,10 +54,11 @@ import sys
 import time
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
-from data.sandbox.inside import LateNames, cannot_run, name_bound_by, names_asked_by_classes
+from data.sandbox.inside import LateNames, cannot_run
+from data.sandbox.sources import names_asked_by_classes
 from data.sandbox.wire import (
-    DEPTH, MAX_OUTPUT, MUTABLE, NO_SOURCE, STATUS_OF, CannotCross, OutputLimit, as_text, clean,
-    describe, has_changed, pack, shown, unpack)
+    DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
+    has_changed, pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -554,82 +555,6 @@ def make_exception(reply, may_stop):
         error = RuntimeError(name)
     error.detail = str(reply.get("detail"))
     return error
-
-
-# Names of what may change a value in place: methods, functions, what reaches them by a text.
-CHANGING = set(
-    "append extend insert remove pop popitem clear sort reverse update add discard setdefault "
-    "difference_update intersection_update symmetric_difference_update "
-    "shuffle heapify heappush heappop heapreplace heappushpop insort insort_left insort_right "
-    "setitem delitem iadd iand iconcat imul ior isub ixor methodcaller getattr eval exec".split())
-
-
-@functools.lru_cache(64)
-def may_change_values(source):
-    """May this code change a value in place: x.append(1), x[0] = 1, x += [1], del x[0], ...?"""
-    try:
-        tree = ast.parse(source)
-    except NO_SOURCE:  # a setup, which does not run
-        return False
-    for node in ast.walk(tree):
-        if isinstance(node, ast.AugAssign):
-            return True
-        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            return True
-        names = {getattr(node, field, None) for field in ("id", "attr", "name")}
-        if not names.isdisjoint(CHANGING):
-            return True
-    return False
-
-
-# With these a test computes. With others (sys, os, io, tempfile, inspect, threading, ...) it may
-# look at what a program does beyond its answers, or change the world that the program sees.
-COMPUTING = set(
-    "bisect cmath collections copy dataclasses datetime enum fractions functools heapq itertools "
-    "json math numbers operator random re statistics string time typing".split())
-SEEN_INSIDE_ONLY = {"open", "globals", "vars", "id", "setattr", "delattr", "__import__", "seed",
-                    "setstate"}
-
-
-@functools.lru_cache(64)
-def needs_inside(source):
-    """Does a test ask for more than the values that functions give? Nothing else crosses."""
-    used = set()  # names
-    bound = set()
-    for node in ast.walk(ast.parse(source)):
-        bound.add(name_bound_by(node))
-        if isinstance(node, ast.Compare) and {ast.Is, ast.IsNot} & set(map(type, node.ops)):
-            if ast.Constant not in map(type, (node.left, *node.comparators)):
-                return True
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            used.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            if node.attr.startswith("__") or node.attr in SEEN_INSIDE_ONLY:
-                return True
-        elif isinstance(node, ast.Import):
-            if not COMPUTING.issuperset(alias.name for alias in node.names):
-                return True
-        elif isinstance(node, ast.ImportFrom):
-            if node.module not in COMPUTING or SEEN_INSIDE_ONLY & {a.name for a in node.names}:
-                return True
-    modules = (used - bound) & sys.stdlib_module_names
-    return not modules <= COMPUTING or not used.isdisjoint(SEEN_INSIDE_ONLY)
-
-
-@functools.lru_cache(64)
-def imports_of(source):
-    """Modules that a test's source imports, and names that may be none."""
-    found = {"math", "os", "json"}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            # names that may be modules, too: from xml.etree import ElementTree
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    # the last two do what one does not expect
-    others = {"unittest", "antigravity", "this"}
-    return sorted(name for name in found if name.partition(".")[0] not in others)
 
 
 class StandIn:

@@ -21,6 +21,7 @@ import types
 import weakref
 from itertools import chain
 
+from data.sandbox.sources import names_asked_by_classes
 from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
 
 
@@ -343,9 +344,6 @@ def has_methods(cls, methods):
     return len(now) == len(methods) and all(now.get(name) is methods[name] for name in methods)
 
 
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-
-
 class LateNames(dict):
     """Globals of a test that asks for a name of the program's when it needs it, by __missing__."""
     asked = False  # for anything of the program's
@@ -425,49 +423,6 @@ def is_testing(name, value):
         homes = [cls.__module__ for cls in mro_of(value if issubclass(kind, type) else kind)]
     return (name.lower().startswith(("test", "__")) or hasattr(builtins, name)
             or any(str(home).startswith("unittest") for home in homes))
-
-
-def names_asked_by_classes(tree):
-    """Names that class bodies use, but for what the test itself defines outside of functions."""
-    return names_in_class_bodies(tree) - bound_outside_functions(tree)
-
-
-def bound_outside_functions(tree):
-    found = set()
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        found.add(name_bound_by(node))
-        if not isinstance(node, FUNCTIONS):
-            todo += ast.iter_child_nodes(node)
-    return found
-
-
-def name_bound_by(node):
-    """The name that this one node of a syntax tree gives a value, or None."""
-    if isinstance(node, ast.Name):
-        return None if isinstance(node.ctx, ast.Load) else node.id
-    if isinstance(node, ast.alias):
-        return (node.asname or node.name).partition(".")[0]
-    if isinstance(node, ast.arg):
-        return node.arg
-    return getattr(node, "name", None)  # of a function, a class, an exception, a pattern
-
-
-def names_in_class_bodies(tree, within=False):
-    """But for those in the bodies of methods."""
-    if isinstance(tree, ast.Name) and within:
-        return {tree.id}
-    found = set()
-    for name, value in ast.iter_fields(tree):
-        if name == "body" and isinstance(tree, FUNCTIONS):
-            inner = False
-        else:
-            inner = within or isinstance(tree, ast.ClassDef)
-        for node in value if isinstance(value, list) else [value]:
-            if isinstance(node, ast.AST):
-                found |= names_in_class_bodies(node, inner)
-    return found
 
 
 def without_stop_iteration(function):
