@@ -376,7 +376,7 @@ class TestNames(LateNames):
         self.looked_at = {node.value.id for node in ast.walk(tree)
                           if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
         self.wraps = used.isdisjoint({"StopIteration", "inspect", "types"})
-        self.wrappers = {}
+        self.wrapped = functools.cache(without_stop_iteration)  # each time the same
 
     def __setitem__(self, name, value):
         super().__setitem__(name, value)
@@ -407,9 +407,7 @@ class TestNames(LateNames):
         value = self.namespace[name]
         if type(value) is not types.FunctionType or not self.wraps or name in self.looked_at:
             return value
-        if self.wrappers.get(name, (None,))[0] is not value:
-            self.wrappers[name] = value, without_stop_iteration(value)
-        return self.wrappers[name][1]
+        return self.wrapped(value)
 
 
 def is_testing(name, value):
