@@ -131,26 +131,32 @@ def run_program(job):
     except BaseException as error:
         code = exit_code(error)
         if code:
-            with contextlib.suppress(BaseException):
-                os.write(2, f"\n{missing_module(error) or describe(error)}".encode())
+            say(missing_module(error) or describe(error))
         del error
-    with contextlib.suppress(BaseException):
-        if _thread._count():
-            threading._shutdown()  # waits for threads, as Python does
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
+    for last_act in (wait_for_threads, atexit._run_exitfuncs, run_finalizers):
+        with contextlib.suppress(BaseException):
+            last_act()
     if lost and not code:
         code = EXIT_MISSING
-        with contextlib.suppress(BaseException):
-            os.write(2, f"\n{lost[0]}".encode())
-    with contextlib.suppress(BaseException):
-        run_finalizers()
+        say(lost[0])
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
     for stream in (sys.stdout, sys.__stdout__, *written):
         with contextlib.suppress(BaseException):
             stream.flush()
     os._exit(code)
+
+
+def say(text):
+    """The last words of a whole program, which the worker reads."""
+    with contextlib.suppress(BaseException):
+        os.write(2, f"\n{text}".encode())
+
+
+def wait_for_threads():
+    """As Python does."""
+    if _thread._count():
+        threading._shutdown()
 
 
 def exit_code(error):
