@@ -107,7 +107,7 @@ from data.flags import check_bounds, flag, heading, parse, shard_of
 from data.flags import run as run_command
 from data.rows import UserError
 from data.sandbox.boxes import Grader, Machinery, Zygote, memory_file, visible_folders
-from data.sandbox.candidate import EXIT_COMPILE, EXIT_MEMORY, EXIT_MISSING, EXIT_SETUP
+from data.sandbox.candidate import EXIT_CODES
 from data.sandbox.compare import RULES, without_mark
 from data.sandbox.grading import HOLD, text_digest
 from data.sandbox.inside import ASKS_FOR_OWN
@@ -185,8 +185,7 @@ def how_it_ended(code):
     """(status, detail) of a program that ended by itself with this exit code, -n for signal n."""
     if -code in set(signal.Signals):
         return "runtime_error", f"killed by {signal.Signals(-code).name}"
-    known = {EXIT_COMPILE: "compile_error", EXIT_MEMORY: "memory_limit",
-             EXIT_MISSING: "missing_dependency", EXIT_SETUP: "broken_test"}
+    known = {of_status: status for status, of_status in EXIT_CODES.items()}
     return known.get(code, "runtime_error"), f"exit status {code}"
 
 

@@ -578,7 +578,7 @@ WANTS = "try:\n    import nosuchpackage\nexcept ImportError:\n    "
 
 @pytest.mark.parametrize("end", ["raise RuntimeError('needs it')", "raise RuntimeError from None",
                                  "raise SystemExit('needs it')", "print('needs it'); exit(1)",
-                                 "1 / 0"])
+                                 "1 / 0", "raise MemoryError"])
 def test_so_does_one_that_ends_because_of_it(end, tmp_path):
     late = "def f(n):\n" + textwrap.indent(WANTS + end, "    ")
     problems = [problem("stdin", [stdin("", "1\n")], entry_point=None),

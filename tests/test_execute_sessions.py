@@ -821,6 +821,13 @@ def test_how_a_program_ended_is_told(end, detail, grade):
     assert verdict["detail"] == f"public test 1: the program ended before it answered{told}"
 
 
+def test_a_memory_error_of_any_class_is_one(grade):
+    code = "class Mine(MemoryError): pass\ndef f(n): raise Mine"
+    assert grade(problem(RIGHT), code)["status"] == "memory_limit"
+    whole = problem(stdin("", "1"), entry_point=None)
+    assert grade(whole, f"{code}\nf(1)")["status"] == "memory_limit"
+
+
 # ---------------------------------------------------------------- what a box has
 
 def test_a_run_leaves_no_descriptor_open(grade):

@@ -22,13 +22,11 @@ import weakref
 
 from data.sandbox.inside import Inside
 from data.sandbox.wire import (
-    MAX_OUTPUT, MUTABLE, PROGRAM, STATUS_OF, BrokenSetup, CannotCross, CompileError, DeepValues,
-    OutputLimit, as_text, describe, has_changed, missing_module, pack, unpack)
+    MAX_OUTPUT, MUTABLE, PROGRAM, BrokenSetup, CannotCross, CompileError, DeepValues, OutputLimit,
+    as_text, describe, has_changed, missing_module, pack, status_of, unpack)
 
-EXIT_COMPILE = 81  # how a whole program's process says what went wrong; a forged one still fails
-EXIT_MEMORY = 82
-EXIT_MISSING = 83
-EXIT_SETUP = 84
+# How a whole program's process says what went wrong; a forged one still fails.
+EXIT_CODES = {"compile_error": 81, "memory_limit": 82, "missing_dependency": 83, "broken_test": 84}
 MOST_KEPT = 4 << 20  # bytes of text, roughly, of what an assert has passed and got
 # Often imported: here an import costs a few pages in every fork, there milliseconds in every run.
 # Fixed, so that no program's verdict depends on other rows, and without packages: `import xml` must
@@ -137,7 +135,7 @@ def run_program(job):
         with contextlib.suppress(BaseException):
             last_act()
     if lost and not code:
-        code = EXIT_MISSING
+        code = EXIT_CODES["missing_dependency"]
         say(lost[0])
     written = [thing for thing in gc.get_objects()
                if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
@@ -161,17 +159,10 @@ def wait_for_threads():
 
 def exit_code(error):
     """How the process of a program that this exception has ended says so."""
-    if isinstance(error, CompileError):
-        return EXIT_COMPILE
-    if isinstance(error, BrokenSetup):
-        return EXIT_SETUP
-    if isinstance(error, MemoryError):
-        return EXIT_MEMORY
-    if missing_module(error):
-        return EXIT_MISSING
-    if isinstance(error, SystemExit):
+    status = status_of(error)
+    if status == "runtime_error" and isinstance(error, SystemExit):
         return 0  # a normal end, as in LiveCodeBench
-    return 1
+    return EXIT_CODES.get(status, 1)
 
 
 def run_finalizers():
@@ -348,10 +339,11 @@ def answer_requests(job):
             if len(data) > MAX_OUTPUT:
                 raise OutputLimit("the answer is too large")
         except BaseException as error:
-            status = STATUS_OF.get(type(error), "runtime_error")
-            package = missing_module(error)
-            detail = package or (str(error) if status == "inside" else describe(error))
-            status = "missing_dependency" if package else status
+            status = status_of(error)
+            if status == "missing_dependency":
+                detail = missing_module(error)
+            else:
+                detail = str(error) if status == "inside" else describe(error)
             data = dumps({"error": status, "detail": detail}).encode() + b"\n"
         if getpid() != me:  # a fork of the candidate does not get to speak for it
             leave(1)

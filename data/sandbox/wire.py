@@ -36,7 +36,7 @@ class BrokenSetup(Exception):
 # What a test may end with; "inside": it must run there.
 STATUSES = {"passed", "wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error", "broken_test", "missing_dependency", "inside"}
-# By what a candidate's process raises.
+# By what a candidate's process raises; see status_of().
 STATUS_OF = {
     BrokenSetup: "broken_test",
     CompileError: "compile_error",
@@ -243,6 +243,16 @@ class Short(reprlib.Repr):
 
 def shown(value):
     return clean(Short().repr(value), 100)
+
+
+def status_of(error):
+    """What a test ends with where the candidate's process has raised this."""
+    if missing_module(error):
+        return "missing_dependency"
+    for kind, status in STATUS_OF.items():
+        if isinstance(error, kind):
+            return status
+    return "runtime_error"
 
 
 STREAM = re.compile("/dev/stdout|/dev/stderr|/dev/fd/[12]|/proc/self/fd/[012]")
