@@ -821,6 +821,15 @@ def test_how_a_program_ended_is_told(end, detail, grade):
     assert verdict["detail"] == f"public test 1: the program ended before it answered{told}"
 
 
+@pytest.mark.parametrize("test, passed", [
+    (RIGHT, True),  # as LiveCodeBench, which asks Solution first
+    (asserts("assert f(1) == 1"), False),  # as plain Python
+    (asserts("assert f(1) == 1", inside=True), False)])
+def test_where_a_method_of_solution_has_a_function_s_name(test, passed, grade):
+    code = "def f(n): return 0\nclass Solution:\n    def f(self, n): return n"
+    assert grade(problem(test), code)["passed"] is passed
+
+
 def test_a_memory_error_of_any_class_is_one(grade):
     code = "class Mine(MemoryError): pass\ndef f(n): raise Mine"
     assert grade(problem(RIGHT), code)["status"] == "memory_limit"
