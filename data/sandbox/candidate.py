@@ -4,7 +4,6 @@
                       for `stdin` tests
     answer_requests   its functions, answering a grader's requests; for all others
 """
-import _thread
 import atexit
 import builtins
 import contextlib
@@ -131,7 +130,7 @@ def run_program(job):
         if code:
             say(missing_module(error) or describe(error))
         del error
-    for last_act in (wait_for_threads, atexit._run_exitfuncs, run_finalizers):
+    for last_act in (threading._shutdown, atexit._run_exitfuncs, run_finalizers):
         with contextlib.suppress(BaseException):
             last_act()
     if lost and not code:
@@ -149,12 +148,6 @@ def say(text):
     """The last words of a whole program, which the worker reads."""
     with contextlib.suppress(BaseException):
         os.write(2, f"\n{text}".encode())
-
-
-def wait_for_threads():
-    """As Python does."""
-    if _thread._count():
-        threading._shutdown()
 
 
 def exit_code(error):
