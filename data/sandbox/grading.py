@@ -576,15 +576,11 @@ class Names(LateNames):
     """Globals of an assert test: what neither test, setup nor Python knows is the candidate's."""
 
     def __init__(self, grader, stand_in):
-        super().__init__(__name__="test")
+        super().__init__(grader.entry_point, __name__="test")
         self.grader = grader
         self.stand_in = stand_in
 
-    def __missing__(self, name):
-        # which may be named like one
-        if hasattr(builtins, name) and name != self.grader.entry_point:
-            raise KeyError(name)
-        self.asked = True
+    def of_program(self, name):
         kind = self.grader.ask(name=name)
         if "nothing" in kind:
             raise KeyError(name)

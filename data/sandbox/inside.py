@@ -345,8 +345,18 @@ def has_methods(cls, methods):
 
 
 class LateNames(dict):
-    """Globals of a test that asks for a name of the program's when it needs it, by __missing__."""
+    """Globals of a test that asks for a name of the program's when it needs it, by of_program()."""
     asked = False  # for anything of the program's
+
+    def __init__(self, entry_point, **names):
+        super().__init__(names)
+        self.entry_point = entry_point
+
+    def __missing__(self, name):
+        if hasattr(builtins, name) and name != self.entry_point:  # which may be named like one
+            raise KeyError(name)
+        self.asked = True
+        return self.of_program(name)
 
     def bind(self, some):
         """Give these names their values now: Python does not ask __missing__ for them."""
@@ -366,10 +376,9 @@ class TestNames(LateNames):
     __test__ = False
 
     def __init__(self, namespace, entry_point, tree):
-        super().__init__(__name__="candidate", __file__="<test>")
+        super().__init__(entry_point, __name__="candidate", __file__="<test>")
         self.namespace = namespace
         self.lent = set()
-        self.entry_point = entry_point
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         # StopIteration may come if the test asks for one, and a function is wrapped (see below)
         # unless the test looks at the function itself
@@ -395,10 +404,7 @@ class TestNames(LateNames):
             if name in self and self.namespace.get(name) is self[name]:
                 del self.namespace[name]
 
-    def __missing__(self, name):
-        if hasattr(builtins, name) and name != self.entry_point:
-            raise KeyError(name)
-        self.asked = True
+    def of_program(self, name):
         solution = self.namespace.get("Solution")
         if name == self.entry_point and name not in self.namespace and isinstance(solution, type):
             an_object = solution()
