@@ -248,6 +248,18 @@ def test_a_message_forged_by_an_answer_that_a_test_evaluates_gives_a_label(grade
     assert verdict["status"] in execute.FAILURES
 
 
+def test_a_fault_that_is_no_text_does_not_break_the_grader(grade):
+    code = """
+        import json, os
+        os.write(3, b"{}\\n")
+        token = json.loads(os.read(3, 10000))["token"]
+        told = {"ran": {"test": "wrong"}, "token": token, "fault": 5}
+        os.write(3, json.dumps(told).encode() + b"\\n")
+        """
+    verdict = grade(problem(asserts("assert f(1) == 1", inside=True)), code)
+    assert verdict["status"] == "wrong_answer"
+
+
 @pytest.mark.parametrize("test", [
     call([1], 1),
     {"type": "assert", "source": "assert f(1) == 1"},

@@ -772,6 +772,7 @@ def test_what_no_program_could_pass_is_the_row_s_own_fault(grade):
 @pytest.mark.parametrize("kind, source", [
     ("unittest", method("self.assertEqual(f(1), unknown(1))")),
     ("assert", "import sys\nassert f(1) == unknown"),
+    ("assert", "import sys\nassert dict(unknown=f(1)) == {'unknown': unknown}"),
 ])
 def test_so_is_a_name_that_is_nowhere_without_a_canonical_solution(kind, source, grade):
     right = "def f(n):\n    return n"
