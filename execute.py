@@ -784,7 +784,8 @@ def label_file(cfg):
     """Labels what is not labelled yet, reports, and returns the exit status."""
     jobs, candidates, source = read_jobs(cfg)
     prepare_this_process(cfg)
-    digests = {problem["problem_id"]: digest_of_tests(problem, cfg) for problem, _ in jobs}
+    problems = {problem["problem_id"]: problem for problem, _ in jobs}
+    digests = {name: digest_of_tests(problem, cfg) for name, problem in problems.items()}
     with rows.Appender(cfg.out, rows.CANDIDATE_KEY) as out:
         candidate_at = {out.key_of(row): row for row in candidates}
         order = {key: position for position, key in enumerate(candidate_at)}
