@@ -984,17 +984,9 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
 
     rows: of selections.jsonl.   resampled: [problems, samples, methods] pass@1 on other samples.
     """
-    names = [method.name for method in methods]
     judged = {method.name: method.judgments for method in methods if method.judgments is not None}
     mixed = [pid for pid in problems if is_mixed(candidates[pid])]
-    score = {}    # {(method, problem_id): pass@1}
-    right = {}    # {(method, problem_id): did the one candidate that it takes pass?}
-    for row in rows:
-        pid = row["problem_id"]
-        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
-        score[row["method"], pid] = row["passed"]
-        right[row["method"], pid] = passed[row["candidate_id"]]
-    against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
+    score = {(row["method"], row["problem_id"]): row["passed"] for row in rows}  # pass@1
     first = next(iter(problems.values()))
     words = tables.words_for(first)
 
@@ -1002,20 +994,10 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
     n = f"N = {counts[-1]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
     print(f"\n{cfg.labelled}, split {cfg.split}, {n}, R = {cfg.rounds}: {len(problems)} problems, "
           f"{len(mixed)} of them with {words.mixed}\n")
-    table = tables.methods_table(
-        names,
-        np.array([[score[name, pid] for name in names] for pid in problems]),
-        np.array([[right[name, pid] for name in names] for pid in problems]),
-        resampled, np.isin(list(problems), mixed), against, cfg.seed, words)
-    if asks_for_answers(first):
-        for name in NEEDS:
-            if name not in names:
-                table.append({**dict.fromkeys(table[0], "-"), "chosen by": name})
-    tables.print_table(table)
-    print("\nin brackets: 95 % bootstrap intervals over problems, candidates and verdicts\n"
-          "gap closed: (method − random) / (oracle − random)\n"
-          f"p: exact McNemar test against “{against}” on one candidate a problem, "
-          f"Holm-corrected for {len(names) - 1} comparisons")
+    names = [method.name for method in methods]
+    against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
+    print_methods(names, score, taken_ones(rows, candidates), resampled, mixed, against, problems,
+                  cfg.seed)
 
     groups = tables.group_problems(mixed, problems, candidates)
     if groups and not asks_for_answers(first):    # whose groups are the rows of a table below
@@ -1031,9 +1013,9 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
               "calls, tokens and seconds a problem")
 
     if any(cfg.waits):
+        counts = sorted({0, *cfg.waits})
         for label in judges:
             print()
-            counts = sorted({0, *cfg.waits})
             tables.print_table(tables.waits_table(label, counts, judged, score, candidates, mixed,
                                                   words))
         print(f"tokens a problem; {words.chosen} on mixed problems; right->wrong and wrong->right: "
@@ -1041,6 +1023,43 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
     if asks_for_answers(first):
         rated = {method.name: method.ratings for method in methods if method.ratings is not None}
         print_preferences(problems, candidates, judged, rated)
+
+
+def taken_ones(rows, candidates):
+    """{(method, problem_id): did the one candidate that it takes pass?}"""
+    right = {}
+    for row in rows:
+        pid = row["problem_id"]
+        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
+        right[row["method"], pid] = passed[row["candidate_id"]]
+    return right
+
+
+def print_methods(names, score, right, resampled, mixed, against, problems, seed):
+    """The main table: a row for each method, and what its columns mean.
+
+    score, right: by (method, problem_id).
+    """
+    first = next(iter(problems.values()))
+    table = tables.methods_table(
+        names,
+        np.array([[score[name, pid] for name in names] for pid in problems]),
+        np.array([[right[name, pid] for name in names] for pid in problems]),
+        resampled,
+        np.isin(list(problems), mixed),
+        against,
+        seed,
+        tables.words_for(first),
+    )
+    if asks_for_answers(first):
+        for name in NEEDS:
+            if name not in names:
+                table.append({**dict.fromkeys(table[0], "-"), "chosen by": name})
+    tables.print_table(table)
+    print("\nin brackets: 95 % bootstrap intervals over problems, candidates and verdicts\n"
+          "gap closed: (method − random) / (oracle − random)\n"
+          f"p: exact McNemar test against “{against}” on one candidate a problem, "
+          f"Holm-corrected for {len(names) - 1} comparisons")
 
 
 def explain(judges, problems, candidates, cache, cfg):
