@@ -1,59 +1,74 @@
-"""JSON Lines between the stages: one object a row, UTF-8, new rows at the end. The rows of data/edges, shortened:
+"""JSON Lines between the stages: one object a row, UTF-8, new rows at the end.
 
-    problems.jsonl         {"problem_id": "edges/test/3", "split": "test", "domain": "reviewed", "difficulty": "hard",
-                            "prompt": "Steps: rotate right, evens.\\np 634 -> 46\\nq 830 -> 08\\n...",
-                            "starter_code": "def f(x):\\n", "entry_point": "f", "date": "2025-01-01", "source": "edges",
-                            "public_tests": [{"type": "call", "args": [[6, 3, 4]], "expected": [4, 6]}, ...],
+The rows of data/edges, shortened:
+
+    problems.jsonl         {"problem_id": "edges/test/3", "split": "test", "domain": "reviewed",
+                            "difficulty": "hard", "date": "2025-01-01", "source": "edges",
+                            "prompt": "Steps: rotate right, evens.\\np 634 -> 46\\nq 830 -> 08...",
+                            "starter_code": "def f(x):\\n", "entry_point": "f",
+                            "public_tests": [{"type": "call", "args": [[6, 3, 4]],
+                                              "expected": [4, 6]}, ...],
                             "tests": [...]}
       sample.py
-    candidates.jsonl       {"problem_id": "edges/test/3", "candidate_id": "strong-0", "policy": "strong",
-                            "code": "def f(x):\\n    x = x[-1:] + x[:-1]\\n    x = [v for v in x if v % 2 == 0 and v > 0]\\n...",
+    candidates.jsonl       {"problem_id": "edges/test/3", "candidate_id": "strong-0",
+                            "policy": "strong",
+                            "code": "def f(x):\\n    x = x[-1:] + x[:-1]\\n    x = [v for v in...",
                             "text": (what the model wrote), "n_tokens": 4, "mean_logprob": -0.178,
-                            "self_certainty": 14.7, "finish_reason": "stop", "seed": 0, "sampling": {...}}
+                            "self_certainty": 14.7, "finish_reason": "stop", "seed": 0,
+                            "sampling": {...}}
       execute.py
-    labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer", "tests_passed": 6,
-                            "tests_total": 12, "detail": "public test 2: expected [0, 8], got [8]", "seconds": 0.0091,
+    labelled.jsonl         {(all of the candidate), "passed": false, "status": "wrong_answer",
+                            "tests_passed": 6, "tests_total": 12, "seconds": 0.0091,
+                            "detail": "public test 2: expected [0, 8], got [8]",
                             "public_passed": false, "output_digest": "f648fa71fddb7413",
                             "tests_digest": "a0412324ad50-6cdf"}
       train_bilevel.py
-    judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1", "problem_id": "edges/train/86",
-                            "candidate_ids": ["strong-0", "strong-1"], "policy": "strong", "weight": 2.35,
-                            "weight_domain": "reviewed × hard × strong", "visits": 13, "informed": 8}
+    judge/, weights.jsonl  {"instance_id": "edges/train/86:strong-0>strong-1",
+                            "problem_id": "edges/train/86", "policy": "strong",
+                            "candidate_ids": ["strong-0", "strong-1"],
+                            "weight_domain": "reviewed × hard × strong", "weight": 2.35,
+                            "visits": 13, "informed": 8}
       select.py
     selections.jsonl       {"problem_id": "edges/test/3", "method": "judge, trained", "n": 8,
-                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 16, "judge_tokens": 603,
+                            "candidate_id": "strong-2", "passed": 1.0, "judge_calls": 16,
+                            "judge_tokens": 603,
                             "votes": {"strong-0": [1, 16], "strong-2": [15, 16]}}
 
-`passed` is null where nothing can be said about the program (the machinery failed, the tests cannot run, or it imports
-what is not installed): never a label, never a reward, always counted and shown.
+`passed` is null where nothing can be said about the program (the machinery failed, the tests cannot
+run, or it imports what is not installed): never a label, never a reward, always counted and shown.
 A problem may add
 
-    task         "answer": it asks for an answer of any kind, and nothing is executed. Its candidates' `code` is the whole
-                 answer, `passed` means that it was preferred, and `status` says so: "preferred" or "not_preferred"
-                 (data/preferences/ makes such rows). Left out: it asks for a program
+    task         "answer": it asks for an answer of any kind, and nothing is executed. Its
+                 candidates' `code` is the whole answer, `passed` means that it was preferred, and
+                 `status` says so: "preferred" or "not_preferred" (data/preferences/ makes such
+                 rows). Left out: it asks for a program
     criterion    with that: what makes an answer the better one, for the judge to read
     set          with that: the part of its benchmark that is scored by itself
     category     with that: what the benchmark reports on
     setup        source that runs before the candidate's
     time_limit   seconds a test
     libs         modules outside of the standard library that its tests need (BigCodeBench)
-    compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own rules
-                 (data/sandbox/compare.py)
-    checker      source of a function check(given, answer, expected), where several answers are right (there, too)
+    compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own
+                 rules (data/sandbox/compare.py)
+    checker      source of a function check(given, answer, expected), where several answers are
+                 right (there, too)
 
 Its tests, public and hidden, are of four types:
 
-    {"type": "call", "args": [...], "kwargs": {...}, "expected": ...}   on the problem's `entry_point`
-    {"type": "stdin", "input": "...", "output": "..."}                  a whole program
-    {"type": "assert", "source": "...", "inside": true}                 lines that call the candidate's functions;
-                                                                        inside: they need its classes or objects, too
-    {"type": "unittest", "source": "..."}                               unittest.TestCase classes; if it has none, the
-                                                                        functions and classes that pytest would find, but
-                                                                        nothing that needs pytest itself: its fixtures, marks
+    {"type": "call", "args": [...], "kwargs": {...}, "expected": ...}
+        on the problem's `entry_point`
+    {"type": "stdin", "input": "...", "output": "..."}
+        a whole program
+    {"type": "assert", "source": "...", "inside": true}
+        lines that call the candidate's functions; inside: they need its classes or objects, too
+    {"type": "unittest", "source": "..."}
+        unittest.TestCase classes; if it has none, the functions and classes that pytest would find,
+        but nothing that needs pytest itself: its fixtures, marks
 
-Three promises are kept here, so that no stage has to think of them: a bad row is an error that names the file, the line
-and the field; a torn last line (its writer was killed) is dropped with a warning, and cut off before anything is appended;
-what is already in an output file is known by its key, so that a second run does only what is missing.
+Three promises are kept here, so that no stage has to think of them: a bad row is an error that
+names the file, the line and the field; a torn last line (its writer was killed) is dropped with a
+warning, and cut off before anything is appended; what is already in an output file is known by its
+key, so that a second run does only what is missing.
 """
 import contextlib
 import hashlib
@@ -114,7 +129,10 @@ IN_WORDS = {list: "a list", str: "text", object: "any value", (int, float): "a n
 
 
 class UserError(Exception):
-    """A mistake in a row, a file or a flag, in one line that says what to do. A stage ends with it (data/flags.py)."""
+    """A mistake in a row, a file or a flag, in one line that says what to do.
+
+    A stage ends with it (data/flags.py).
+    """
 
 
 # ---------------------------------------------------------------- reading
@@ -164,14 +182,15 @@ def read_rows(path, fields=None, key=None):
 
 
 def check_fields(row, fields, place):
-    """Raise UserError, beginning with `place`, unless row is an object with these fields of these types."""
+    """Raise UserError (`place`: ...) unless row is an object with these fields of these types."""
     if not isinstance(row, dict):
         raise UserError(f"{place}: expected an object, found {type(row).__name__}")
     for name, types in fields.items():
         if name not in row:
             raise UserError(f"{place}: field {name!r} is missing")
         if not isinstance(row[name], types):
-            raise UserError(f"{place}: field {name!r} has the wrong type ({type(row[name]).__name__})")
+            raise UserError(f"{place}: field {name!r} has the wrong type "
+                            f"({type(row[name]).__name__})")
 
 
 def read_problems(paths):
@@ -182,10 +201,11 @@ def read_problems(paths):
     for path in paths:
         for row in read_rows(path, PROBLEM, key=("problem_id",)):
             if row["problem_id"] in problems:
-                raise UserError(f"{path}: problem {row['problem_id']!r} is already in another --problems file")
+                raise UserError(f"{path}: problem {row['problem_id']!r} is already in another "
+                                "--problems file")
             if row.get("task", "answer") != "answer":
-                raise UserError(f"{path}: problem {row['problem_id']!r}: 'task' is {row['task']!r}; "
-                                "must be 'answer', or left out")
+                raise UserError(f"{path}: problem {row['problem_id']!r}: "
+                                f"'task' is {row['task']!r}; must be 'answer', or left out")
             if asks_for_answers(row):
                 given = {name: str for name in OF_ANSWERS if name in row}
                 check_fields(row, given, f"{path}: problem {row['problem_id']!r}")
@@ -196,7 +216,7 @@ def read_problems(paths):
 
 
 def asks_for_answers(problem):
-    """Does it ask for an answer, labelled by preference, and not for a program that can be executed?"""
+    """Does it ask for an answer, labelled by preference, and not for a program that can be run?"""
     return problem.get("task") == "answer"
 
 
@@ -204,11 +224,11 @@ def check_tests(problem, where):
     """What running a problem's tests needs. Raises UserError; where: the file, for its message."""
     place = f"{where}: problem {problem['problem_id']!r}"
     if asks_for_answers(problem):
-        raise UserError(f"{place} asks for answers, which are labelled by preference: there is nothing to execute; "
-                        "leave its file out")
+        raise UserError(f"{place} asks for answers, which are labelled by preference: "
+                        "there is nothing to execute; leave its file out")
     if not problem["public_tests"] and not problem["tests"]:
-        raise UserError(f"{place} has no tests, public or hidden; without tests there is no verdict: "
-                        "remove it or give it tests")
+        raise UserError(f"{place} has no tests, public or hidden; "
+                        "without tests there is no verdict: remove it or give it tests")
     check_optional(problem, place)
     count = len(problem["public_tests"]) + len(problem["tests"])
     if count > MOST_TESTS:
@@ -224,7 +244,8 @@ def check_optional(problem, place):
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
             raise UserError(f"{place}: field {field!r} is {value!r}; expected {IN_WORDS[wanted]}")
     if not all(isinstance(name, str) for name in problem.get("libs") or []):
-        raise UserError(f"{place}: field 'libs' is {problem['libs']!r}; expected a list of modules' names")
+        raise UserError(f"{place}: field 'libs' is {problem['libs']!r}; "
+                        "expected a list of modules' names")
     seconds = problem.get("time_limit")
     if seconds is not None and not 0 <= seconds <= LONGEST_TIME_LIMIT:  # 0 is as good as none
         raise UserError(f"{place}: field 'time_limit' is {seconds}; expected seconds, at most "
@@ -236,7 +257,8 @@ def check_test(test, entry_point, place):
         raise UserError(f"{place}: expected an object with 'type' one of {', '.join(TESTS)}")
     for field, wanted in TESTS[test["type"]].items():
         if field not in test or not isinstance(test[field], wanted):
-            raise UserError(f"{place}: a {test['type']!r} test needs {field!r} ({IN_WORDS[wanted]})")
+            raise UserError(f"{place}: a {test['type']!r} test needs {field!r} "
+                            f"({IN_WORDS[wanted]})")
     if not isinstance(test.get("kwargs"), (dict, type(None))):
         raise UserError(f"{place}: 'kwargs' is {test['kwargs']!r}; expected an object")
     if test["type"] == "call" and not entry_point:
@@ -248,7 +270,8 @@ DIGEST_OF_TESTS = re.compile("([0-9a-f]{12})-[0-9a-f]{4}")  # tests_digest: of t
 
 def digest_of_tests(problem):
     """Changes when the verdict on a program could, as far as that lies with the problem."""
-    fields = ["entry_point", "public_tests", "tests", "setup", "libs", "time_limit", "compare", "checker"]
+    fields = ["entry_point", "public_tests", "tests",
+              "setup", "libs", "time_limit", "compare", "checker"]
     tests = problem["public_tests"] + problem["tests"]
     if any(isinstance(test, dict) and test.get("type") in ("assert", "unittest") for test in tests):
         fields += ["canonical_solution", "prompt", "starter_code"]
@@ -275,14 +298,14 @@ def refuse_old_labels(labelled, problems, path):
         if named[1] != of_problem[row["problem_id"]]:
             old.append(row)
     if old:
-        raise UserError(f"{path}: {len(old)} of {len(labelled)} candidates were labelled by other tests than "
-                        f"--problems has (the first: {old[0]['candidate_id']!r} of problem "
-                        f"{old[0]['problem_id']!r}): run execute.py again, or, to keep these labels all the "
-                        "same, leave tests_digest out of the rows")
+        raise UserError(f"{path}: {len(old)} of {len(labelled)} candidates were labelled by other "
+                        f"tests than --problems has (the first: {old[0]['candidate_id']!r} of "
+                        f"problem {old[0]['problem_id']!r}): run execute.py again, or, to keep "
+                        "these labels all the same, leave tests_digest out of the rows")
 
 
 def stage_input(name):
-    """Default input of a stage: what you made in runs/edges, else the copy that comes with the repository."""
+    """Default input of a stage: your own in runs/edges, else the copy shipped in data/edges."""
     mine = EDGES_RUN / name
     return mine if mine.exists() else EDGES / name
 
@@ -337,7 +360,8 @@ def own_folder(path):
 class Appender:
     """Appends rows to a JSONL file, each flushed whole, after cutting off a torn last line.
 
-    `done` holds the keys of the rows that were already there: skip those. While it is open no other process may append.
+    `done` holds the keys of the rows that were already there: skip those. While it is open no other
+    process may append.
     """
 
     def __init__(self, path, key):
@@ -397,7 +421,7 @@ class Appender:
 
 
 def write_rows(path, rows):
-    """Write a whole JSONL file at once: a reader sees the old file or the new one, never half of either."""
+    """Write a whole JSONL file at once: a reader sees the old or the new one, never half of it."""
     path = Path(path)
     aside = path.with_name(path.name + ".new")
     try:
