@@ -6,21 +6,22 @@ from pathlib import Path
 
 # Files of a checkpoint that are read whole: the weights, and what makes tokens of text.
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".jinja", ".model")
-NAMES = ("config.json", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json",
-         "special_tokens_map.json", "chat_template.json", "adapter_config.json")
-# Fields of tokenizer_config.json that decide nothing: they say where a tokenizer is from, how a batch is
-# padded or cut, and how it was saved. The end token is looked at by `more_end_tokens`.
-UNIMPORTANT = {"_commit_hash", "backend", "is_local", "local_files_only", "model_max_length", "name_or_path",
-               "pad_token", "padding_side", "processor_class", "tokenizer_class", "transformers_version",
-               "truncation_side", "eos_token"}
+NAMES = ("config.json", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt",
+         "added_tokens.json", "special_tokens_map.json", "chat_template.json",
+         "adapter_config.json")
+# Fields of tokenizer_config.json that decide nothing: they say where a tokenizer is from, how a
+# batch is padded or cut, and how it was saved. The end token is looked at by `more_end_tokens`.
+UNIMPORTANT = {"_commit_hash", "backend", "is_local", "local_files_only", "model_max_length",
+               "name_or_path", "pad_token", "padding_side", "processor_class", "tokenizer_class",
+               "transformers_version", "truncation_side", "eos_token"}
 
 
 def fingerprint(name):
     """NAME@DIGEST of a checkpoint's folder, a single file (GGUF) or a name on the hub.
 
-    Of a checkpoint: all weights, tokens and templates, and what ends an answer. Saved again from the same
-    weights it keeps its digest, trained again in the same folder it does not. Of a name on the hub: the
-    revision that its files are of.
+    Of a checkpoint: all weights, tokens and templates, and what ends an answer. Saved again from
+    the same weights it keeps its digest, trained again in the same folder it does not. Of a name on
+    the hub: the revision that its files are of.
     """
     path = Path(name)
     if path.is_dir():
@@ -43,7 +44,7 @@ def digest_of_folder(folder):
             digest.update(digest_of_file(path))
     more = {}
     for field, value in read_json(folder / "tokenizer_config.json").items():
-        if field not in UNIMPORTANT and value:     # false, null and empty are what leaving it out means
+        if field not in UNIMPORTANT and value:  # false, null or empty is as good as left out
             more[field] = value
     ends = more_end_tokens(folder)
     if ends:
@@ -75,7 +76,7 @@ def as_list(value):
 
 
 def read_json(path):
-    """The object in a file; an empty one if there is none, or none that can be read: loading will say so."""
+    """The object in a file; empty if there is none, or none to be read: loading will say so."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -84,7 +85,7 @@ def read_json(path):
 
 
 def hub_revision(name, cache_dir=None):
-    """The commit of a hub model that is or will be loaded; "not-found" if there is no such model."""
+    """The commit of a hub model that is or will be loaded; "not-found" if there is none."""
     first = name.split("/")[0]
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or first in ("runs", "data", ".", ".."):
         return "not-found"      # a folder that is not there

@@ -8,8 +8,9 @@
 
     cfg = parse(Settings, __doc__)        # python stage.py --n 4 --chat
 
-What a flag is called, does, defaults to and may be stands on the line that declares it; `heading` names the group in
-which --help shows what follows. A class of settings may inherit flags that stages share.
+What a flag is called, does, defaults to and may be stands on the line that declares it;
+`heading` names the group in which --help shows what follows. A class of settings may
+inherit flags that stages share.
 """
 import argparse
 import math
@@ -27,16 +28,18 @@ def heading(title):
     _heading = title
 
 
-def flag(default, help, *, type=None, choices=None, least=None, above=None, below=None, name=None, metavar=None):
+def flag(default, help, *, type=None, choices=None, least=None, above=None, below=None,
+         name=None, metavar=None):
     """A field of a dataclass of settings, and so a flag.
 
     default: its value, or a function that makes it (which must be one for a list).
     help:    one sentence for --help; the default is added to it.
-    type:    of the value; by default that of `default`. A bool needs no value, a list takes several.
+    type:    of the value; by default that of `default`. A bool takes no value, a list several.
     least, above, below: bounds of a number, checked by `check_bounds`.
     name:    the flag, where it is not the field's name.
     """
-    metadata = {"help": help, "type": type, "choices": choices, "least": least, "above": above, "below": below,
+    metadata = {"help": help, "type": type, "choices": choices,
+                "least": least, "above": above, "below": below,
                 "name": name, "metavar": metavar, "heading": _heading}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
@@ -54,13 +57,14 @@ def flag_of(Settings, field_name):
 
 
 def check_bounds(cfg):
-    """Raise UserError for the first number that is out of its bounds; to be called in __post_init__."""
+    """Raise UserError for the first number out of its bounds; to be called in __post_init__."""
     for f in fields(cfg):
         values = getattr(cfg, f.name)
         for value in values if isinstance(values, list) else [values]:
             if value is None:
                 continue
-            wrong = out_of_bounds(value, **{bound: f.metadata[bound] for bound in ("least", "above", "below")})
+            wrong = out_of_bounds(value, **{bound: f.metadata[bound]
+                                            for bound in ("least", "above", "below")})
             if wrong:
                 raise UserError(f"{name_of(f)} {value}: must be {wrong}")
 
@@ -95,7 +99,8 @@ def parse(Settings, doc, argv=None):
 def own_fields_first(Settings):
     """A stage's own flags come before those that it shares with another."""
     by_name = {f.name: f for f in fields(Settings)}
-    declared = [name for cls in Settings.__mro__ for name in cls.__dict__.get("__annotations__", {})]
+    declared = [name for cls in Settings.__mro__
+                for name in cls.__dict__.get("__annotations__", {})]
     return [by_name[name] for name in dict.fromkeys(declared)]
 
 
@@ -125,7 +130,7 @@ def shown(default):
 
 
 def shard_of(text):
-    """(I, N) of --shard "I/N", which stands for every N-th item from the I-th on. Raises UserError."""
+    """(I, N) of --shard "I/N": every N-th item from the I-th on. Raises UserError."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--shard {text}: must be I/N with 0 <= I < N, for example 0/4")
@@ -133,13 +138,13 @@ def shard_of(text):
 
 
 def stopped(kept):
-    """Ctrl-C: say what is kept and how to go on; leave with the status of an interrupted command."""
+    """Ctrl-C: say what is kept and how to go on; leave with an interrupted command's status."""
     print(f"\nstopped; {kept}", file=sys.stderr)
     sys.exit(130)
 
 
 def run(main):
-    """Run a stage's main and leave: a mistake of the user's ends it in one line, without a traceback."""
+    """Run a stage's main and leave: a user's mistake ends it in one line, without a traceback."""
     try:
         sys.exit(main())
     except UserError as error:
