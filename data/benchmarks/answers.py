@@ -1,16 +1,16 @@
-"""The program in a model's answer: the general rule, for problems whose benchmark has none of its own.
+"""The program in a model's answer: the general rule, where a benchmark has none of its own.
 
 What a plain model writes continues its prompt. A chat model's answer is taken apart in this order:
 
     without_thoughts        what stands between <think> and </think> is not the answer
     without_control_tokens  nor what follows a left-over <|im_end|>
     python_blocks           its fenced blocks of Python, or the Python in its prose
-    chosen                  the last block that defines the entry point, or that reads stdin and prints
+    chosen                  the last block that defines the entry point, or reads stdin and prints
     with_missing_names      with the imports and helpers from other blocks that it uses
-    completed               with what the prompt's code gave it: imports, helpers, or the signature itself
+    completed               with what the prompt's code gave it: imports, helpers, the signature
 
-Not looked for: a program in single backticks, within JSON or YAML, with numbered lines or as a session (>>>). A block
-that corrects only a helper of an earlier one does not replace it there.
+Not looked for: a program in single backticks, within JSON or YAML, with numbered lines or as a
+session (>>>). A block that corrects only a helper of an earlier one does not replace it there.
 """
 import ast
 import builtins
@@ -19,10 +19,12 @@ import sys
 import textwrap
 import warnings
 
-from data.benchmarks.markdown import bare_programs, fenced_blocks, is_mere_value, is_program, lines_of, parse
+from data.benchmarks.markdown import (bare_programs, fenced_blocks, is_mere_value, is_program,
+                                      lines_of, parse)
 
-# What begins a new top-level thing after a completed function (the stop words of the Codex paper, 2107.03374 §2.2).
 MOST_BLOCKS = 50  # more are a loop
+# What begins a new top-level thing after a completed function
+# (the stop words of the Codex paper, 2107.03374 §2.2).
 STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
 # A text in three quotes, to its end or the code's. Comments and other texts are read, too, so that
 # no quotes within them begin one.
@@ -35,7 +37,7 @@ TEXT_OR_QUOTES = re.compile(r"""
 
 
 def from_completion(text, problem):
-    """From a plain model: the text continues the starter code, up to the next top-level statement."""
+    """From a plain model: it continues the starter code, up to the next top-level statement."""
     text = without_control_tokens(text)
     starter = problem.get("starter_code") or ""
     if not starter:
@@ -82,10 +84,12 @@ CLOSING = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think
 ANSWER_CHANNEL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 
 ROLE = r"(?:assistant|model)?(?:<\|end_header_id\|>)?\s*"
-TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>|<\|start_header_id\|>|<\|start\|>"
+TURN_BEGINS = re.compile(rf"\A\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>"
+                         rf"|<\|start_header_id\|>|<\|start\|>"
                          rf"|<start_of_turn>|<\|assistant\|>|\[/INST\]){ROLE})+")
-TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\n]{1,40}｜>|\[\|\w+\|\]|<\w+\|>|</s>|<eos>|<pad>|\[/INST\]"
-                   r"|<(?:start|end)_of_turn>|<fim_(?:prefix|middle|suffix|pad)>|<file_sep>|<gh_stars>|<jupyter_\w+>"
+TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\n]{1,40}｜>|\[\|\w+\|\]|<\w+\|>"
+                   r"|</s>|<eos>|<pad>|\[/INST\]|<(?:start|end)_of_turn>"
+                   r"|<fim_(?:prefix|middle|suffix|pad)>|<file_sep>|<gh_stars>|<jupyter_\w+>"
                    r"|(?:<(?:eod|EOT|unk)>|\[EO[ST]\]|</(?:answer|solution|code|python)>)\s*\Z")
 # A string on one line (no apostrophe begins one), or code between single backticks.
 STRING = re.compile(r"""(?<!\w)[rbfuRBFU]{0,2}(['"])(?:\\.|(?!\1).)*\1|(?<!`)`[^`]+`(?!`)""")
@@ -98,7 +102,10 @@ def closes_what_it_did_not_open(text):
 
 
 def thoughts_are_open(prompt):
-    """Does a prompt end within thoughts, so that the answer begins there? Some chat templates open them."""
+    """Does a prompt end within thoughts, so that the answer begins there?
+
+    Some chat templates open them.
+    """
     return bool(OPENS_AT_THE_END.search(prompt))
 
 
@@ -106,8 +113,9 @@ def without_thoughts(text, opened=False):
     """An answer without its thoughts, "" if it was cut off within them.
 
     opened: the prompt has opened them already (thoughts_are_open).
-    They end at the first closing tag that is not part of a program or quoted. A further one takes nothing
-    away if a program stands before it, nor does one in a sentence about <think> and </think>.
+    They end at the first closing tag that is not part of a program or quoted. A further
+    one takes nothing away if a program stands before it, nor does one in a sentence
+    about <think> and </think>.
     """
     text = TURN_BEGINS.sub("", text, count=1)
     channels = list(ANSWER_CHANNEL.finditer(text))
@@ -142,14 +150,14 @@ def without_thoughts(text, opened=False):
 
 
 def without_control_tokens(text):
-    """An answer up to the first token that ends a turn: a tokenizer or a server may leave them in."""
+    """An answer up to the first token that ends a turn: tokenizers and servers may leave some."""
     text = TURN_BEGINS.sub("", text, count=1)
     tokens = outside_programs(TOKEN, text)
     return text[:tokens[0].start()] if tokens else text
 
 
 def outside_programs(pattern, text):
-    """The matches of a pattern that are not within a fenced block of Python, nor in a string on their line.
+    """A pattern's matches that stand in no fenced block of Python, nor in a string on their line.
 
     print("</think>") does not end any thoughts.
     """
@@ -163,7 +171,8 @@ def outside_programs(pattern, text):
     for match in matches:
         number = text.count("\n", 0, match.start())
         column = match.start() - (text.rfind("\n", 0, match.start()) + 1)
-        in_string = any(string.start() < column < string.end() for string in STRING.finditer(lines[number]))
+        in_string = any(string.start() < column < string.end()
+                        for string in STRING.finditer(lines[number]))
         if number not in in_blocks and not in_string:
             found.append(match)
     return found
@@ -173,7 +182,8 @@ def outside_programs(pattern, text):
 ANSWER_TAGS = re.compile(
     r"(?:^[ \t]*(?:<(?P<name>answer|solution|code|python)>|\[(?P<upper>ANSWER|PYTHON)\])"
     r"|<\|begin_of_(?:solution|box)\|>)"
-    r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_(?:solution|box)\|>|\Z)", re.S | re.M)
+    r"(?P<inside>.*?)(?:</(?P=name)>|\[/(?P=upper)\]|<\|end_of_(?:solution|box)\|>|\Z)",
+    re.S | re.M)
 
 
 def inside_answer_tags(text):
@@ -182,7 +192,7 @@ def inside_answer_tags(text):
     return found[-1]["inside"] if found else text
 
 
-# ---------------------------------------------------------------- which block, and what it needs from the others
+# ---------------------------------------------------------------- which block, and what it needs
 
 SETTING = re.compile(r"\w+\.(set\w+|stack_size|seed)\(")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -196,13 +206,14 @@ OWN_INPUT = re.compile(r"\bstdin *= *(?:\w+\.)?(?:StringIO|BytesIO)\("
 
 
 def chosen(blocks, starter, entry_point):
-    """The answer's program: models draft first and correct themselves later, so it is the last one that can be it."""
+    """The answer's program: the last that can be it, for models draft first and correct later."""
     if entry_point:
         answering = [block for block in blocks if defines(block, entry_point)]
         answering = [block for block in answering if not is_stub(block, entry_point)] or answering
         if not CLASS.search(starter):  # a method or a function within another does not answer
-            answering = [block for block in answering if defines_itself(block, entry_point)] or answering
-        bodies = [block for block in blocks if block[:1].isspace()]  # they go on after the signature
+            own = [block for block in answering if defines_itself(block, entry_point)]
+            answering = own or answering
+        bodies = [block for block in blocks if block[:1].isspace()]  # they follow the signature
         return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
     programs = [with_missing_names(block, blocks) for block in blocks
                 if acts(block) and not OWN_INPUT.search(block)]
@@ -247,7 +258,10 @@ def defines_itself(code, name):
 
 
 def outermost(statements):
-    """The statements of a program's own scope, in order: those within `if`, `try` and their like instead of these."""
+    """The statements of a program's own scope, in order.
+
+    Instead of `if`, `try` and their like, the statements within them.
+    """
     coming = list(reversed(statements))
     while coming:
         statement = coming.pop()
@@ -268,10 +282,12 @@ def is_of_the_library(statement):
 
 
 def is_alias(statement, names):
-    """Does a statement only give another name to one of these, or to an attribute: f = solution.f?"""
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, (ast.Name, ast.Attribute)):
+    """Does a statement only rename one of these, or an attribute of one: f = solution.f?"""
+    if (not isinstance(statement, ast.Assign)
+            or not isinstance(statement.value, (ast.Name, ast.Attribute))):
         return False
-    return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(statement.value))
+    return any(isinstance(node, ast.Name) and node.id in names
+               for node in ast.walk(statement.value))
 
 
 def defined_by(statement):
@@ -305,7 +321,8 @@ def acts(code):
     """Does a program do something when it runs, beyond defining names?"""
     statements = parse(code)
     only_defines = (*IMPORTS, *FUNCTIONS, ast.ClassDef)
-    return not statements or any(not isinstance(statement, only_defines) for statement in statements)
+    return not statements or any(not isinstance(statement, only_defines)
+                                 for statement in statements)
 
 
 def with_missing_names(code, blocks):
@@ -374,7 +391,10 @@ def bound_by(statement):
 
 
 def free_names(statements):
-    """Names that statements use and neither define nor find among the builtins. Scopes are not told apart."""
+    """Names that statements use and neither define nor find among the builtins.
+
+    Scopes are not told apart.
+    """
     used = set()
     bound = set(dir(builtins))
     for statement in statements:
@@ -397,8 +417,8 @@ def free_names(statements):
 def completed(code, starter, entry_point):
     """A program with what the starter code gave it.
 
-    A block that repeats the signature has usually lost the imports and helpers above it, or the class; one that does
-    not define the entry point is the body below it.
+    A block that repeats the signature has usually lost the imports and helpers above it, or the
+    class; one that does not define the entry point is the body below it.
     """
     dedented = textwrap.dedent(code)
     whole = not starter or has_class(code) or bool(entry_point) and defines(code, entry_point)
@@ -415,24 +435,32 @@ def has_class(code):
     dedented = textwrap.dedent(code)
     if not parse(dedented):  # not Python; its author meant to
         return bool(CLASS.search(code))
-    return compiles(dedented) and any(isinstance(statement, ast.ClassDef) for statement in parse(dedented))
+    return compiles(dedented) and any(isinstance(statement, ast.ClassDef)
+                                      for statement in parse(dedented))
 
 
 def with_class(starter, code, entry_point):
-    """Methods that stand alone, in the class of the starter code: def f(self, x): ... -> class Solution: ..."""
+    """Methods that stand alone, in the class of the starter code.
+
+    def f(self, x): ... -> class Solution: ...
+    """
     head = re.search(r"^class \w+.*:", starter, re.M)
     statements = parse(code)
     methods = [statement for statement in statements if isinstance(statement, FUNCTIONS)
                and statement.args.args and statement.args.args[0].arg == "self"]
     if not head or entry_point not in [method.name for method in methods]:
         return code
-    others = "".join(source_of(statement, code) for statement in statements if statement not in methods)
+    others = "".join(source_of(statement, code) for statement in statements
+                     if statement not in methods)
     body = "".join(source_of(method, code) for method in methods)
     return f"{others}{head[0]}\n{textwrap.indent(body, '    ')}"
 
 
 def above_entry_point(starter, entry_point):
-    """The starter code above the top-level statement that defines the entry point, or above its first signature."""
+    """The starter code above the top-level statement that defines the entry point.
+
+    Where none does, the starter code above its first signature.
+    """
     signature = re.search(r"^(class |def |async def |@)", starter, re.M)
     if entry_point:
         own = rf"^[ \t]*(?:async )?def {re.escape(entry_point)}\b"
@@ -449,7 +477,7 @@ def above_entry_point(starter, entry_point):
 
 
 def without_definitions(above, code):
-    """The starter code above the entry point, without those functions and classes that the program has itself."""
+    """Starter code (`above`) without those functions and classes that the program has itself."""
     lines = above.split("\n")
     for statement in reversed(parse(above)):
         if hasattr(statement, "body") and any(defines(code, name) for name in bound_by(statement)):
