@@ -1,13 +1,14 @@
 """Code in an answer: its fenced blocks, and the Python in a text without them.
 
-    Sure:                               fenced_blocks(text)  ->  [Block(language="python", code="print(1)", ...)]
+    Sure:           fenced_blocks(text)  ->  [Block(language="python", code="print(1)", ...)]
     ```python
     print(1)
     ```
 
-Fences are those of CommonMark (three or more backticks or tildes, indented or in a list or a quotation), and what models
-make of them: a closing fence at the end of a line of code, or none. A fence within a docstring does not end a block:
-of several lines that could close it, the first counts that leaves Python.
+Fences are those of CommonMark (three or more backticks or tildes, indented or in a list or a
+quotation), and what models make of them: a closing fence at the end of a line of code, or none. A
+fence within a docstring does not end a block: of several lines that could close it, the first
+counts that leaves Python.
 """
 import ast
 import codeop
@@ -18,8 +19,10 @@ import warnings
 from dataclasses import dataclass
 from itertools import chain
 
-# Indentation, list markers ("1. ", "- ") and quotation marks ("> "); the fence; and what follows it on the line.
-FENCE = re.compile(r"(?P<prefix>[ \t]*(?:(?:>|(?:[-*+]|\d+[.)])[ \t])[ \t]*)*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
+# Indentation, list markers ("1. ", "- ") and quotation marks ("> "); the fence; and what follows it
+# on the line.
+FENCE = re.compile(r"(?P<prefix>[ \t]*(?:(?:>|(?:[-*+]|\d+[.)])[ \t])[ \t]*)*)"
+                   r"(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 ON_ONE_LINE = re.compile(r"\s*```\s*(py\w*\s+)?(?P<code>[^`]+)```\s*")  # ```print(1)```
 LANGUAGE = re.compile(r"[\s{.]*(?:lang(?:uage)?[-=])?(?P<word>[\w+#-]*)")
 PYTHON = re.compile(r"i?py(thon)?[\d.]*|pypy\d?", re.I)
@@ -32,11 +35,14 @@ CODE_LINE = re.compile(
     r"\s*(import \w|from [\w.]+ import |(async )?def \w+|class \w+.*:|@\w|print ?['\"(]|return\b"
     r"|(else|try|finally):|((if|elif|while|except|with) .*|for \w+(, ?\w+)* in .*):\s*(#.*)?$"
     r"|\w[\w.\[\]]*(, ?\w[\w.\[\]]*)* ?[-+*/%&|^]{0,2}= ?\S)")
-GOES_ON = re.compile(r"^(#|[rfRF]?['\"]|" + CODE_LINE.pattern + r")|[(\[{,:\\]\s*(#.*)?$")  # on the next line, maybe
+# A line whose statement may go on in the next one.
+GOES_ON = re.compile(r"^(#|[rfRF]?['\"]|" + CODE_LINE.pattern + r")|[(\[{,:\\]\s*(#.*)?$")
 CLAUSE = re.compile(r"(else|elif|except|finally)\b")
-BROKEN_CODE = re.compile(r"(import|from|(async )?def|class) \w|@\w")  # code even where it is not Python
+# Code even where it is not Python.
+BROKEN_CODE = re.compile(r"(import|from|(async )?def|class) \w|@\w")
 # ```python def f(x):
-CODE_IN_INFO = re.compile(r"\w+\s+(?P<code>import [\w., ]+|from [\w.]+ import .*|(?:async )?def \w+\(.*|class \w+.*:)")
+CODE_IN_INFO = re.compile(r"\w+\s+(?P<code>import [\w., ]+|from [\w.]+ import .*"
+                          r"|(?:async )?def \w+\(.*|class \w+.*:)")
 
 
 @dataclass
@@ -61,14 +67,16 @@ def parse(code):
             statements = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    bullets = [statement for statement in statements if isinstance(getattr(statement, "value", None), ast.Starred)]
+    bullets = [statement for statement in statements
+               if isinstance(getattr(statement, "value", None), ast.Starred)]
     return [] if bullets else statements  # "* adds" parses, but is no Python
 
 
 def lines_of(statement):
     """(first, last) of its lines, from 1, decorators included."""
     decorators = getattr(statement, "decorator_list", [])
-    return min([statement.lineno] + [decorator.lineno for decorator in decorators]), statement.end_lineno
+    first = min([statement.lineno] + [decorator.lineno for decorator in decorators])
+    return first, statement.end_lineno
 
 
 def is_program(code):
@@ -78,7 +86,7 @@ def is_program(code):
 
 
 def is_mere_value(statement):
-    """An expression without a call: nothing would change if it were left out, or it is a word of prose.
+    """An expression without a call: its absence would change nothing, or it is a word of prose.
 
     `O(n)` is prose, too.
     """
@@ -86,7 +94,8 @@ def is_mere_value(statement):
         return False
     if isinstance(statement.value, ast.Call) and getattr(statement.value.func, "id", "") == "O":
         return True
-    return not any(isinstance(node, (ast.Call, ast.Await, ast.Yield)) for node in ast.walk(statement))
+    return not any(isinstance(node, (ast.Call, ast.Await, ast.Yield))
+                   for node in ast.walk(statement))
 
 
 # ---------------------------------------------------------------- fences
@@ -100,7 +109,7 @@ def fence_of(line):
 
 
 def fenced_blocks(text):
-    """The fenced blocks of a text, in order. In a block that is itself Markdown, its inner blocks."""
+    """The fenced blocks of a text, in order. Of a block that is itself Markdown, its own blocks."""
     lines = text.split("\n")
     blocks = []
     number = 0
@@ -114,7 +123,8 @@ def fenced_blocks(text):
             continue
         block, number = read_block(lines, number, fence)
         inner = fenced_blocks(block.code) if not block.is_python else []
-        blocks += [Block(b.language, b.code, block.first + b.first, block.first + b.end) for b in inner] or [block]
+        blocks += [Block(b.language, b.code, block.first + b.first, block.first + b.end)
+                   for b in inner] or [block]
     return blocks
 
 
@@ -130,11 +140,12 @@ def read_block(lines, opening, fence):
             block = block_of(lines, first, closing, language, fence)
             if is_program(block.code):
                 return without_prose_below(block, closing == len(lines)), closing + 1
-    # Not Python, or not yet: by the rules of Markdown, in which a fence that is far indented is content.
+    # Not Python, or not yet: by the rules of Markdown, to which a far indented fence is content.
     closings = [closing for closing in closings if lines[closing].rstrip().endswith(fence["marks"])
                 and depth(lines[closing]) < depth(lines[opening]) + 4]
     if reopened is not None and (not closings or reopened < closings[0]):
-        return block_of(lines, first, reopened, language, fence), reopened  # never closed: the next one begins
+        # Never closed: the next one begins.
+        return block_of(lines, first, reopened, language, fence), reopened
     if closings:
         return block_of(lines, first, closings[0], language, fence), closings[0] + 1
     block = block_of(lines, first, len(lines), language, fence)
@@ -142,7 +153,10 @@ def read_block(lines, opening, fence):
 
 
 def without_prose_below(block, never_closed):
-    """A block. If its closing fence was forgotten, rather than cut off, prose follows, below a blank line."""
+    """A block without the prose below it.
+
+    If its closing fence was forgotten, rather than cut off, prose follows, below a blank line.
+    """
     runs = runs_of_python(block.code.split("\n")) if never_closed else []
     if runs:
         _, _, below = block.code.partition(runs[0].rstrip())
@@ -157,7 +171,10 @@ def depth(line):
 
 
 def lines_that_close(lines, first, marks):
-    """(numbers of the lines that may close a block, number of the first that opens another or None, are these all?)"""
+    """(numbers of lines that may close a block, of the first that opens another, are these all?)
+
+    The second is None where none opens another.
+    """
     closings = []
     openings = []
     for number in range(first, len(lines)):
@@ -184,14 +201,18 @@ def block_of(lines, first, end, language, fence):
     if end < len(lines) and not fence_of(lines[end]):  # return x```
         last_line, _, _ = lines[end].rpartition(fence["marks"])
         code.append(without_prefix(last_line, fence["prefix"]))
-    if not language and code and PYTHON.fullmatch(code[0].strip()):  # the language on a line of its own
+    # The language may stand on a line of its own.
+    if not language and code and PYTHON.fullmatch(code[0].strip()):
         language = code[0].strip().lower()
         code[0] = ""
     return Block(language, "\n".join(code) + "\n" if code else "", first, end)
 
 
 def language_of(info):
-    """The language that an opening fence names: "python" for `Python 3`, `{.python}`, `python title="a.py"`, `a.py`."""
+    """The language that an opening fence names.
+
+    "python" for `Python 3`, `{.python}`, `python title="a.py"`, `a.py`.
+    """
     if re.match(r"\s*[\w/-]+\.py\b", info):
         return "python"
     return LANGUAGE.match(info)["word"].lower()
@@ -211,9 +232,10 @@ def without_prefix(line, prefix):
 # ---------------------------------------------------------------- Python without fences
 
 def bare_programs(text):
-    """The runs of Python statements in prose, in order, as texts. Lines of fences separate like prose.
+    """The runs of Python statements in prose, in order. Lines of fences separate like prose.
 
-    "Here is the program:\\n\\nn = int(input())\\nprint(n)\\n\\nIt reads n."  ->  ["n = int(input())\\nprint(n)\\n"]
+    "The program:\\n\\nn = int(input())\\nprint(n)\\n\\nIt reads n."
+        ->  ["n = int(input())\\nprint(n)\\n"]
     """
     if is_program(text):  # what looks like fences stands in its strings
         return runs_of_python(text.split("\n"))
@@ -230,13 +252,13 @@ def bare_programs(text):
 
 
 def indented_programs(text):
-    """The indented blocks of a text that are Python, as Markdown has them: four spaces before each line."""
+    """The Python in a text's indented blocks, as Markdown has them: four spaces before a line."""
     blocks = re.findall(r"(?:^(?: {4}|\t).*\n|^[ \t]*\n)+", text + "\n", re.M)
     return [code for code in map(textwrap.dedent, blocks) if is_program(code)]
 
 
 def runs_of_python(lines):
-    """Runs of top-level statements. Where code rather than prose breaks one off, it goes on to the end.
+    """Runs of top-level statements. Where code, not prose, breaks one off, it goes on to the end.
 
     For a program with a mistake must not become one without.
     """
@@ -262,7 +284,7 @@ def runs_of_python(lines):
 
 
 def in_chunks(lines):
-    """(the lines before the first unindented one, a list of lines for each unindented one with those below it)"""
+    """(the lines before the first unindented one, [each unindented one with the lines below it])"""
     body = []
     chunks = []
     for line in lines:
@@ -274,7 +296,7 @@ def in_chunks(lines):
 
 
 def statement_at(chunks, position):
-    """How many chunks from here make up a statement that is more than a word or a number; 0 if none do."""
+    """How many chunks from here are a statement that is more than a word or a number; 0 if none."""
     source = ""
     for size, chunk in enumerate(chunks[position:position + MOST_CHUNKS_IN_A_STATEMENT], 1):
         source += "\n".join(chunk) + "\n"
@@ -304,7 +326,10 @@ def is_text(statement):
 
 
 def is_unfinished(source):
-    """Could it become Python if lines were added: an open bracket or string, `try:`, a decorator, a comment?"""
+    """Could it become Python if lines were added?
+
+    As after an open bracket or string, `try:`, a decorator, a comment.
+    """
     if all(line.startswith("#") or not line.strip() for line in source.split("\n")):
         return True
     try:
