@@ -1,4 +1,4 @@
-"""A benchmark's original files: from the Hugging Face hub, and as a stream of rows whatever their format."""
+"""A benchmark's original files: from the Hugging Face hub, and as rows whatever their format."""
 import gzip
 import importlib.util
 import json
@@ -13,12 +13,14 @@ class Source:
     """Where a benchmark's files are."""
     repository: str  # on the hub
     files: list  # in it, in the order in which they are read
-    by_hand: str = ""  # link to the same rows as JSON, for those without pyarrow; "": the hub's own files are JSON
-    newest: dict = field(default_factory=dict)  # {file: last day of any problem in it}, where that is known
+    # Link to the same rows as JSON, for those without pyarrow; "": the hub's own files are JSON.
+    by_hand: str = ""
+    # {file: last day of any problem in it}, where that is known.
+    newest: dict = field(default_factory=dict)
 
 
 def fetch(source, since, flag):
-    """Yield local paths of a source's files, each downloaded (or found in the hub's cache) when it is its turn.
+    """Yield local paths of a source's files, each downloaded or found in the cache in its turn.
 
     since: a day; files whose newest problem is older are left out. None: all files.
     flag:  how an error begins.
@@ -26,22 +28,25 @@ def fetch(source, since, flag):
     for file in source.files:
         if since and file in source.newest and source.newest[file] < since:
             continue
-        link = source.by_hand or f"https://huggingface.co/datasets/{source.repository}/resolve/main/{file}"
+        on_the_hub = f"https://huggingface.co/datasets/{source.repository}/resolve/main/{file}"
+        link = source.by_hand or on_the_hub
         advice = f"fetch {link} by hand and pass --problems {link.rpartition('/')[2]}"
         if file.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
-            instead = f", or {advice}" if source.by_hand else ""    # the same file by hand is parquet, too
-            raise UserError(f"{flag}: the hub has {source.repository} as parquet, which wants pyarrow: "
-                            f"pip install pyarrow{instead}")
+            instead = f", or {advice}" if source.by_hand else ""  # else it is parquet by hand, too
+            raise UserError(f"{flag}: the hub has {source.repository} as parquet, "
+                            f"which wants pyarrow: pip install pyarrow{instead}")
         from huggingface_hub import hf_hub_download
         try:
             yield hf_hub_download(source.repository, file, repo_type="dataset")
-        except Exception as error:  # out of reach, refused, no room: the classes differ between the hub's versions
+        except Exception as error:
+            # Out of reach, refused, no room: the classes differ between the hub's versions.
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{flag}: {file} of {source.repository} does not come from the hub ({reason}); {advice}") from None
+            raise UserError(f"{flag}: {file} of {source.repository} does not come from the hub "
+                            f"({reason}); {advice}") from None
 
 
 def original_rows(path):
-    """Yield (number, row), from 1, for each line of a JSONL file, item of a JSON array or row of a parquet file.
+    """Yield (number, row), from 1, of each JSONL line, JSON array item or parquet row.
 
     Read as a stream: some files are gigabytes. Raises UserError naming the file.
     """
@@ -52,7 +57,8 @@ def original_rows(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {'parquet' if parquet else 'JSON'} ({error})") from None
+        raise UserError(f"{path}: cannot be read as {'parquet' if parquet else 'JSON'} "
+                        f"({error})") from None
 
 
 def parquet_rows(path):
@@ -77,4 +83,5 @@ def json_rows(path):
             try:
                 yield json.loads(line)
             except ValueError as error:
-                raise UserError(f"{path}, line {number}: cannot be read as JSON ({error})") from None
+                raise UserError(f"{path}, line {number}: cannot be read as JSON "
+                                f"({error})") from None
