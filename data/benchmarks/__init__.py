@@ -1,22 +1,23 @@
-"""Public benchmarks: original files as problem rows, what a model is shown, the program in its answer.
+"""Public benchmarks: original files as problem rows, prompts to a model, programs in its answers.
 
     load_benchmark("humaneval", "HumanEval.jsonl.gz")            ->  [problem, ...]
     read_benchmark("livecodebench", fetch("livecodebench"))      the same as a stream, from the hub
     solution_prompt(problem, chat)                               what a model is shown
     extract_code(text, problem, chat)                            the program in its answer
 
-A benchmark is one module of this folder, and all that is particular to it stands there. To add one,
-write a module with these six names and put it into BENCHMARKS below; codecontests.py is the shortest:
+A benchmark is one module of this folder, and all that is particular to it stands there. To add
+one, write a module with these six names (codecontests.py is the shortest) and put it into
+BENCHMARKS below:
 
-    SOURCES                       {"": Source(...)}: where its files come from (files.py); {} if they
-                                  must be fetched by hand. A subset with files of its own has an entry
-                                  under its name.
+    SOURCES                       {"": Source(...)}: where its files come from (files.py); {} if
+                                  they must be fetched by hand. A subset with files of its own has
+                                  an entry under its name.
     SUBSETS                       what --subset may name, [] if there is nothing to choose
     describe(row, subset)         an original row -> the fields of its problem row but for the tests
-    tests(row)                    an original row -> (public tests, hidden tests); called only for rows
-                                  that are wanted, because LiveCodeBench's tests are gigabytes
+    tests(row)                    an original row -> (public tests, hidden tests); called only for
+                                  wanted rows, because LiveCodeBench's tests are gigabytes
     prompt(problem, chat)         the benchmark's own words to a model, or None: the general ones
-    extract(text, problem, chat)  the program in an answer by its own rule, or None: the general rule
+    extract(text, problem, chat)  the program in an answer by its own rule, or None: the general one
 
 `describe` and `tests` may raise UserError, KeyError, TypeError, ValueError or SyntaxError; file and
 row are added here. A problem row's fields are described in data/rows.py. `describe` must give
@@ -24,10 +25,10 @@ row are added here. A problem row's fields are described in data/rows.py. `descr
 `read_benchmark`. What a candidate's `code` is (and `canonical_solution`, where the benchmark has
 one):
 
-    humaneval      the whole program: the prompt (signature and docstring) and the completion after it
+    humaneval      the whole program: the prompt (signature and docstring) and what completes it
     mbpp           the whole program, with the functions that the asserts call
     bigcodebench   the whole program: complete_prompt and the completion, or one for instruct_prompt
-    livecodebench  functional: a program with `class Solution` (or a function); stdin: a whole program
+    livecodebench  functional: a program with `class Solution` (or a function); stdin: a whole one
     codecontests   a program that reads stdin
 """
 import contextlib
@@ -99,7 +100,8 @@ def read_benchmark(name, paths, split="test", subset=(), wanted=lambda problem: 
             }
             check_fields(problem, DESCRIBED, place)
             if problem["problem_id"] in seen:
-                raise UserError(f"{place}: problem {problem['problem_id']!r} is already in the file")
+                raise UserError(f"{place}: problem {problem['problem_id']!r} "
+                                "is already in the file")
             seen.add(problem["problem_id"])
             if not wanted(problem):
                 continue
@@ -144,15 +146,17 @@ def errors_name(place, name):
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     except KeyError as missing:
-        raise UserError(f"{place}: field {missing} is missing; is this really a file of {name}?") from None
+        raise UserError(f"{place}: field {missing} is missing; "
+                        f"is this really a file of {name}?") from None
     except (TypeError, ValueError, SyntaxError, AttributeError) as error:
-        raise UserError(f"{place}: not as {name} has it ({type(error).__name__}: {error})") from None
+        raise UserError(f"{place}: not as {name} has it "
+                        f"({type(error).__name__}: {error})") from None
 
 
 # ---------------------------------------------------------------- prompts and programs
 
 def solution_prompt(problem, chat=False):
-    """What the policy is shown: the benchmark's own words, or else the problem and the code to begin with.
+    """What the policy is shown: the benchmark's own words, else the problem and its starter code.
 
     Raises UserError for a problem that does not ask for a program (data/preferences/).
     """
@@ -175,11 +179,11 @@ def solution_prompt(problem, chat=False):
 
 
 def extract_code(text, problem, chat=False, thoughts_open=False):
-    """The program in an answer, by the benchmark's own rule where it has one, else by the general one (answers.py).
+    """The program in an answer, by the benchmark's own rule or else the general one (answers.py).
 
     chat:          did a chat model answer, or did a plain model continue the prompt?
     thoughts_open: did the prompt end within thoughts? (answers.thoughts_are_open)
-    Returns "" where there is no answer: an answer that was cut off within its thoughts gives no program.
+    Returns "" where there is no answer: one that was cut off within its thoughts gives no program.
     """
     if chat:
         text = answers.without_thoughts(text, thoughts_open)

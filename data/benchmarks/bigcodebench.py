@@ -1,4 +1,4 @@
-"""BigCodeBench (Zhuo et al., 2406.15877): functions that use many libraries, judged by unittest classes."""
+"""BigCodeBench (Zhuo et al., 2406.15877): functions over many libraries, judged by unittest."""
 import ast
 import sys
 
@@ -11,7 +11,8 @@ PARQUET = ["data/v0.1.4-00000-of-00001.parquet"]
 GITHUB = "https://github.com/bigcode-project/bigcodebench-annotation/releases/download/v0.1.4/"
 SOURCES = {
     "": Source("bigcode/bigcodebench", PARQUET, by_hand=GITHUB + "BigCodeBench.jsonl.gz"),
-    "hard": Source("bigcode/bigcodebench-hard", PARQUET, by_hand=GITHUB + "BigCodeBench-Hard.jsonl.gz"),
+    "hard": Source("bigcode/bigcodebench-hard", PARQUET,
+                   by_hand=GITHUB + "BigCodeBench-Hard.jsonl.gz"),
 }
 SUBSETS = ["hard", "instruct"]  # which problems; which prompt
 TIME_LIMIT = 240  # seconds a test, the benchmark's own
@@ -19,11 +20,11 @@ STUB_BODY = "\n    pass\n"
 
 
 def describe(row, subset):
-    """With the subset `instruct` a model is asked in words, else it is shown the code that it must complete."""
-    # Problem 0 uses two libraries only, and every hard one has more: it is a mark of the whole benchmark.
+    """With the subset `instruct` a model is asked in words, else it is shown code to complete."""
+    # Problem 0 uses two libraries only, and every hard one more: it marks the whole benchmark.
     if "hard" in subset and row["task_id"] == "BigCodeBench/0":
-        raise UserError("this is all of BigCodeBench; --subset hard wants the file of BigCodeBench-Hard "
-                        f"({SOURCES['hard'].by_hand})")
+        raise UserError("this is all of BigCodeBench; --subset hard wants the file of "
+                        f"BigCodeBench-Hard ({SOURCES['hard'].by_hand})")
     instruct = "instruct" in subset
     return {
         "problem_id": row["task_id"],
@@ -33,7 +34,7 @@ def describe(row, subset):
         "domain": "bigcodebench",
         "libs": libraries_of(row),
         "time_limit": TIME_LIMIT,
-        # As in the benchmark the stub of code_prompt comes first, so that a missing function fails its tests.
+        # As in the benchmark the stub of code_prompt comes first: a missing function fails tests.
         "setup": row["code_prompt"] + STUB_BODY,
         "instruct_prompt": row["instruct_prompt"],
         "canonical_solution": row["complete_prompt"] + row["canonical_solution"],
@@ -56,23 +57,29 @@ def libraries_of(row):
 
 def tests(row):
     if not may_hold_tests(row["test"]):
-        raise UserError("`test` holds no test methods in a class of unittest.TestCase: every program would pass")
+        raise UserError("`test` holds no test methods in a class of unittest.TestCase: "
+                        "every program would pass")
     return [], [{"type": "unittest", "source": row["test"]}]
 
 
 def may_hold_tests(source):
-    """Could unittest find a test? It takes methods called test* of classes with a base, not functions as pytest does."""
+    """Could unittest find a test?
+
+    It takes methods called test* of classes with a base, not functions as pytest does.
+    """
     nodes = list(ast.walk(ast.parse(source)))
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     methods = [node for owner in classes for node in ast.walk(owner)
-               if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test")]
+               if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+               and node.name.startswith("test")]
     return bool(methods) and any(owner.bases for owner in classes)
 
 
 def prompt(problem, chat):
     starter = problem.get("starter_code")
     if not chat and not starter:
-        raise UserError("--subset instruct wants a chat model; a plain one completes the code: leave out `instruct`")
+        raise UserError("--subset instruct wants a chat model; a plain one completes the code: "
+                        "leave out `instruct`")
     if not chat:
         return None
     shown = problem["prompt"].strip()
@@ -88,10 +95,12 @@ def extract(text, problem, chat):
         return None
     text = without_control_tokens(text.replace("\r\n", "\n"))
     stub = problem["setup"].removesuffix("    pass\n").strip("\n") + "\n"
-    text = text.replace("```python\n    ", f"```python\n{stub}    ")  # an answer that goes on after the signature
+    # An answer may go on after the signature.
+    text = text.replace("```python\n    ", f"```python\n{stub}    ")
     programs = [block.code for block in fenced_blocks(text) if parse(block.code)]
     if not programs:
-        programs = [run for run in bare_programs(text) if parse(run) and defines(run, problem["entry_point"])]
+        programs = [run for run in bare_programs(text)
+                    if parse(run) and defines(run, problem["entry_point"])]
     if not programs:
         return None
     return needed(max(programs, key=written_lines), problem["entry_point"])
@@ -102,7 +111,7 @@ def written_lines(code):
 
 
 def needed(code, entry_point):
-    """Of a program, its imports and the definitions that the entry point leads to, without demonstrations."""
+    """A program's imports and the definitions that the entry point leads to: no demonstrations."""
     statements = parse(code)
     reached = {entry_point}  # names that the entry point leads to, itself included
     while True:

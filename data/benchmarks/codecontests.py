@@ -1,4 +1,7 @@
-"""CodeContests (Li et al., 2203.07814), as SandboxFusion stores it: whole programs from stdin to stdout."""
+"""CodeContests (Li et al., 2203.07814), as SandboxFusion stores it.
+
+Whole programs, from stdin to stdout.
+"""
 import json
 
 SOURCES = {}
@@ -18,8 +21,9 @@ def describe(row, subset):
 
 def tests(row):
     """The first test is public."""
-    converted = [{"type": "stdin", "input": test["input"]["stdin"], "output": test["output"]["stdout"]}
-                 for test in parsed(row["test"])]
+    converted = [{"type": "stdin",
+                  "input": test["input"]["stdin"],
+                  "output": test["output"]["stdout"]} for test in parsed(row["test"])]
     return converted[:1], converted[1:]
 
 

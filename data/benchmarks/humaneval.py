@@ -9,9 +9,10 @@ SUBSETS = []
 
 def describe(row, subset):
     if "plus_input" in row:
-        raise UserError("these are rows of HumanEval+ as EvalPlus keeps them, whose `test` is still "
-                        "HumanEval's own and whose further tests (`plus_input`) are not read here: "
-                        "take those of evalplus/humanevalplus on the hub, whose `test` has them all")
+        raise UserError("these are rows of HumanEval+ as EvalPlus keeps them, "
+                        "whose `test` is still HumanEval's own and whose further tests "
+                        "(`plus_input`) are not read here: take those of evalplus/humanevalplus "
+                        "on the hub, whose `test` has them all")
     problem = {
         "problem_id": row["task_id"],
         "prompt": row["prompt"],
@@ -26,7 +27,7 @@ def describe(row, subset):
 
 
 def tests(row):
-    """The one hidden test is the benchmark's own check(), called on the entry point. There are no public tests."""
+    """The one hidden test is the benchmark's check(), called on the entry point; none is public."""
     source = f"{row['test']}\n\ncheck({row['entry_point']})\n"
     return [], [{"type": "assert", "source": source}]
 

@@ -1,4 +1,7 @@
-"""LiveCodeBench (Jain et al., 2403.07974): contest problems with dates, by stdin or by a method of `class Solution`."""
+"""LiveCodeBench (Jain et al., 2403.07974): contest problems with dates.
+
+A program reads stdin, or has a method of `class Solution`.
+"""
 import base64
 import json
 import pickletools
@@ -10,14 +13,15 @@ from data.rows import UserError
 SOURCES = {"": Source(
     "livecodebench/code_generation_lite",
     ["test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"],
-    # A release cannot hold later contests than itself: the month after its last one, by its README. Saves gigabytes.
+    # A release cannot hold later contests than itself: the month after its last one, by its README.
+    # Saves gigabytes.
     newest={"test.jsonl": "2024-04-30", "test2.jsonl": "2024-06-30", "test3.jsonl": "2024-08-31",
             "test4.jsonl": "2024-10-31", "test5.jsonl": "2025-02-28"})}
 SUBSETS = []
 
 # The benchmark runs every program after these imports.
-STAR_IMPORTS = ("string re datetime collections heapq bisect copy math random statistics itertools functools operator "
-                "io sys json builtins typing").split()
+STAR_IMPORTS = ("string re datetime collections heapq bisect copy math random statistics "
+                "itertools functools operator io sys json builtins typing").split()
 SETUP = "".join(f"from {module} import *\n" for module in STAR_IMPORTS) + """\
 import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics
 import itertools, functools, operator, io, sys, json
@@ -26,7 +30,7 @@ if hasattr(sys, "set_int_max_str_digits"):
     sys.set_int_max_str_digits(50000)
 """
 TIME_LIMIT = 6  # seconds a test, the benchmark's own
-MAX_UNPACKED = 1 << 28  # bytes of one row's private tests; the largest genuine ones are below 100 MB
+MAX_UNPACKED = 1 << 28  # bytes of a row's private tests; the largest genuine ones are below 100 MB
 
 
 def describe(row, subset):
@@ -55,8 +59,8 @@ def must_be_of_its_kind(row, tests):
     kinds = {test.get("testtype") for test in tests} - {None}
     expected = "functional" if function_name(row) else "stdin"
     if kinds - {expected}:
-        raise UserError(f"its tests are of the type {', '.join(sorted(kinds))}, and its metadata names "
-                        f"{function_name(row) or 'no'} function")
+        raise UserError(f"its tests are of the type {', '.join(sorted(kinds))}, and its metadata "
+                        f"names {function_name(row) or 'no'} function")
 
 
 def tests(row):
@@ -84,8 +88,8 @@ def private_text(text, limit=MAX_UNPACKED):
     """The private tests as JSON text: plain, or base64 of zlib of a pickled str.
 
     limit: most bytes that a row may unpack to.
-    A pickle can run code, so it is not unpickled: its opcodes are walked, and only those that spell one string are
-    accepted.
+    A pickle can run code, so it is not unpickled: its opcodes are walked, and only those that spell
+    one string are accepted.
     """
     if text.lstrip().startswith("["):
         return text
@@ -99,16 +103,18 @@ def private_text(text, limit=MAX_UNPACKED):
             if opcode.name in ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"):
                 strings.append(argument)
             elif opcode.name not in ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "STOP"):
-                raise UserError(f"private_test_cases holds the pickle opcode {opcode.name}; a genuine row only spells "
-                                "a string. Do not trust this file")
+                raise UserError(f"private_test_cases holds the pickle opcode {opcode.name}; "
+                                "a genuine row only spells a string. Do not trust this file")
     except (ValueError, zlib.error) as error:
-        raise UserError(f"private_test_cases is neither JSON nor base64+zlib+pickle ({error})") from None
+        raise UserError("private_test_cases is neither JSON nor base64+zlib+pickle "
+                        f"({error})") from None
     if len(strings) != 1:
         raise UserError(f"private_test_cases holds {len(strings)} strings, expected one")
     return strings[0]
 
 
-# The benchmark's own words to a chat model. Its prompt for plain models has a worked example that is not in its data.
+# The benchmark's own words to a chat model. Its prompt for plain models has a worked example that
+# is not in its data.
 PROMPT = """\
 You are an expert Python programmer. You will be given a question (problem specification) and will generate a correct \
 Python program that matches the specification and passes all tests.
@@ -135,7 +141,8 @@ def prompt(problem, chat):
     if not chat:
         return None
     starter = problem.get("starter_code")
-    return PROMPT.format(question=problem["prompt"], format=FORMAT_FUNCTIONAL if starter else FORMAT_STDIN,
+    return PROMPT.format(question=problem["prompt"],
+                         format=FORMAT_FUNCTIONAL if starter else FORMAT_STDIN,
                          starter=starter or "# YOUR CODE HERE")
 
 

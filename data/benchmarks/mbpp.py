@@ -10,10 +10,12 @@ REPOSITORY = "google-research-datasets/mbpp"
 GOOGLE = "https://raw.githubusercontent.com/google-research/google-research/master/mbpp/"
 SOURCES = {
     "": Source(REPOSITORY, ["full/test-00000-of-00001.parquet"], by_hand=GOOGLE + "mbpp.jsonl"),
-    "sanitized": Source(REPOSITORY, ["sanitized/test-00000-of-00001.parquet"], by_hand=GOOGLE + "sanitized-mbpp.json"),
+    "sanitized": Source(REPOSITORY, ["sanitized/test-00000-of-00001.parquet"],
+                        by_hand=GOOGLE + "sanitized-mbpp.json"),
 }
 SUBSETS = ["sanitized"]
-TEST_SET = range(11, 511)  # by the paper; the others are for prompts (1 to 10), validation and training
+# By the paper; the others are for prompts (1 to 10), validation and training.
+TEST_SET = range(11, 511)
 
 
 def describe(row, subset):
@@ -34,11 +36,11 @@ def describe(row, subset):
 
 
 def tests(row):
-    """The first assert is public (the prompt shows it, for the function's name), the others are hidden.
+    """The first assert is public, the others are hidden.
 
-    The paper shows them all.
+    The prompt shows the public one, for the function's name; the paper shows them all.
     """
-    # The benchmark runs these after the program, whose classes they may use, and before the asserts.
+    # The benchmark runs these after the program, whose classes they may use, before the asserts.
     imports = row.get("test_imports") or []
     if not isinstance(imports, list):
         raise UserError("its `test_imports` is no list")
@@ -80,21 +82,24 @@ def entry_point_of(row):
     functions = functions_of(row)
     for line in asserts_of(row):
         for node in ast.walk(ast.parse(line)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                    and node.func.id in functions):
                 return node.func.id
     return None
 
 
 # Builtins whose results are plain values: numbers, texts, lists, tuples, sets and dicts of them.
-PLAIN = {"abs", "bin", "bool", "bytes", "chr", "complex", "dict", "divmod", "float", "frozenset", "hex", "int", "len",
-         "list", "max", "min", "oct", "ord", "pow", "repr", "round", "set", "sorted", "str", "sum", "tuple"}
+PLAIN = {"abs", "bin", "bool", "bytes", "chr", "complex", "dict", "divmod", "float", "frozenset",
+         "hex", "int", "len", "list", "max", "min", "oct", "ord", "pow", "repr", "round", "set",
+         "sorted", "str", "sum", "tuple"}
 
 
 def only_calls_functions(source, functions):
     """Does a test need nothing from the candidate but calls of its functions with plain values?
 
-    Such a test can run apart from the candidate. Others handle objects of the candidate's own classes, or pass on what
-    is more than a value (`f([1, "a"], int)`, `f(lambda x: x)`): they must run beside it ("inside").
+    Such a test can run apart from the candidate. Others handle objects of the candidate's own
+    classes, or pass on what is more than a value (`f([1, "a"], int)`, `f(lambda x: x)`): they must
+    run beside it ("inside").
     """
     tree = ast.parse(source)
     known = set(functions)
@@ -109,7 +114,8 @@ def only_calls_functions(source, functions):
     if not all(name in known or hasattr(builtins, name) for name in used):
         return False
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+        if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                and node.func.id in functions):
             arguments = node.args + [keyword.value for keyword in node.keywords]
             if not all(is_plain(argument, functions) for argument in arguments):
                 return False
@@ -126,7 +132,8 @@ def is_plain(argument, functions):
             if hasattr(builtins, node.func.id) and node.func.id not in PLAIN:
                 return False  # map, iter, object, ...
             called.add(node.func)
-    names = [node for node in ast.walk(argument) if isinstance(node, ast.Name) and node not in called]
+    names = [node for node in ast.walk(argument)
+             if isinstance(node, ast.Name) and node not in called]
     return not any(name.id in functions or hasattr(builtins, name.id) for name in names)
 
 
