@@ -35,16 +35,21 @@ TOLERANCE = 1e-3  # of a token's log-prob; the right ones are at 1e-5
 # Small sizes, by all the names that configs have for them. A config takes those that it knows.
 SMALL = {
     VOCABULARY: "vocab_size vocab_size_per_layer_input",
-    32: "hidden_size d_model n_embd dim embedding_size lru_width attention_hidden_size word_embed_proj_dim",
-    48: "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim encoder_ffn_dim moe_intermediate_size "
-        "shared_expert_intermediate_size shared_intermediate_size intermediate_size_mlp",
-    2: "num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers num_key_value_heads num_kv_heads "
-       "num_experts_per_tok moe_topk expand mamba_expand",
-    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_experts "
-       "n_routed_experts num_local_experts rotary_dim mamba_d_conv conv_kernel",
-    8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim hidden_size_per_layer_input state_size mamba_d_state",
+    32: "hidden_size d_model n_embd dim embedding_size lru_width attention_hidden_size "
+        "word_embed_proj_dim",
+    48: "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim encoder_ffn_dim "
+        "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size "
+        "intermediate_size_mlp",
+    2: "num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers "
+       "num_key_value_heads num_kv_heads num_experts_per_tok moe_topk expand mamba_expand",
+    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads "
+       "encoder_attention_heads num_experts n_routed_experts num_local_experts rotary_dim "
+       "mamba_d_conv conv_kernel",
+    8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim hidden_size_per_layer_input "
+       "state_size mamba_d_state",
     16: "q_lora_rank kv_lora_rank mamba_chunk_size chunk_size",
-    1: "n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace n_groups mamba_n_groups eos_token_id",
+    1: "n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace n_groups "
+       "mamba_n_groups eos_token_id",
     0: "pad_token_id",
     14: "patch_size",
     28: "image_size",
@@ -53,37 +58,44 @@ SMALL = {
 # What some types need besides, to be built at this size or to be what they are.
 LATENT = {"num_key_value_heads": 4}  # latent attention has a key for each head
 ALSO = {
-    **dict.fromkeys(["deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash",
-                     "minicpm3", "youtu", "sarvam_mla", "axk1", "axk2"], LATENT),
+    **dict.fromkeys(["deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa",
+                     "longcat_flash", "minicpm3", "youtu", "sarvam_mla", "axk1", "axk2"], LATENT),
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 0, "intermediate_size": [48] * 4,
-                     "activation_sparsity_pattern": None},
+    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 0,
+                     "intermediate_size": [48] * 4, "activation_sparsity_pattern": None},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
     "reformer": {"is_decoder": True},
 }
 # Variants that a user may meet: (row of the table, model type, what its config says besides).
-LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 32,
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 16.0,
+            "original_max_position_embeddings": 32,
             "short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 4.0]}
 VARIANTS = [
-    ("llama, yarn", "llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
-                                                  "original_max_position_embeddings": 128}}),
+    ("llama, yarn", "llama", {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+        "original_max_position_embeddings": 128}}),
     ("llama, rope of Llama 3", "llama", {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}}),
-    ("llama, dynamic rope beyond its length", "llama", {"max_position_embeddings": 32, "rope_parameters": {
-        "rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
-    ("phi3, longrope beyond its switch", "phi3", {"original_max_position_embeddings": 32, "rope_parameters": LONGROPE}),
+    ("llama, dynamic rope beyond its length", "llama", {
+        "max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
+    ("phi3, longrope beyond its switch", "phi3", {
+        "original_max_position_embeddings": 32, "rope_parameters": LONGROPE}),
     ("mistral, beyond its window", "mistral", {"sliding_window": 16}),
     ("gemma3_text, beyond its window", "gemma3_text", {"sliding_window": 16}),
     ("gpt2, beyond its positions", "gpt2", {"n_positions": 32}),
     ("doge, beyond its window", "doge", {"keep_window_size": 16}),
     ("falcon, ALiBi", "falcon", {"alibi": True}),
     ("granite, logits_scaling 1.005", "granite", {"logits_scaling": 1.005}),
-    ("gemma2, soft-capped logits", "gemma2", {"final_logit_softcapping": 5.0, "attn_logit_softcapping": None}),
+    ("gemma2, soft-capped logits", "gemma2", {
+        "final_logit_softcapping": 5.0, "attn_logit_softcapping": None}),
     ("gemma3n_text, shared keys and values", "gemma3n_text", {"num_kv_shared_layers": 2}),
-    ("gemma4_text, shared keys and values", "gemma4_text", {"num_hidden_layers": 4, "num_kv_shared_layers": 2}),
+    ("gemma4_text, shared keys and values", "gemma4_text", {
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2}),
 ]
 
 
@@ -129,7 +141,8 @@ def largest_error(model, tokenizer):
     """The largest difference of a log-prob, sampled or scored, from that of a plain forward pass.
     """
     generator = torch.Generator().manual_seed(1)
-    prompts = [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist() for length in (5, 19, 40)]
+    prompts = [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist()
+               for length in (5, 19, 40)]
     n = 3
     ends = end_ids(model, tokenizer)
     pad = pad_id(tokenizer, ends)
@@ -138,17 +151,20 @@ def largest_error(model, tokenizer):
     answers = [completion.ids for completion in completions]
     scored = torch.zeros(len(answers), dtype=torch.float64)
     for pack in make_packs(prompts, answers, pad, 4096, "cpu"):
-        hidden = model.base_model(input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
-                                  use_cache=False).last_hidden_state[pack.row, pack.column]
+        hidden = model.base_model(
+            input_ids=pack.ids, position_ids=pack.position, attention_mask=pack.mask,
+            use_cache=False).last_hidden_state[pack.row, pack.column]
         logp = logits_of(model, hidden).log_softmax(-1).gather(-1, pack.target[:, None])[:, 0]
         scored.index_add_(0, pack.sample, logp.double())
     worst = 0.0
     for k, completion in enumerate(completions):
         prompt = prompts[k // n]
-        logits = model(input_ids=torch.tensor([prompt + completion.ids]), use_cache=False).logits[0, len(prompt) - 1:-1]
-        logp = logits.float().log_softmax(-1).gather(-1, torch.tensor(completion.ids)[:, None]).double().sum()
-        error = torch.stack([scored[k] - logp, completion.logprob - logp]).abs().max() / len(completion.ids)
-        worst = max(worst, float(error))
+        answer = torch.tensor(completion.ids)
+        text = torch.tensor([prompt + completion.ids])
+        logits = model(input_ids=text, use_cache=False).logits[0, len(prompt) - 1:-1]
+        logp = logits.float().log_softmax(-1).gather(-1, answer[:, None]).double().sum()
+        differences = torch.stack([scored[k] - logp, completion.logprob - logp])
+        worst = max(worst, float(differences.abs().max() / len(answer)))
     return worst
 
 
@@ -170,10 +186,13 @@ def verdict(model_type, **more):
 
 def short(refusal, folder):
     """The refusal without what is said of every model."""
-    words = str(refusal).replace(f"the model {folder}: ", "").replace(", so it is not supported", "")
+    words = str(refusal).replace(f"the model {folder}: ", "")
+    words = words.replace(", so it is not supported", "")
     words = words.replace("cannot be loaded as a Hugging Face causal LM", "cannot be loaded")
-    words = words.replace("does not run with the key-value cache and the masks of sampling and scoring", "does not run")
-    words = words.replace("does not compute its logits as the head of its last hidden state", "has other logits than its head's")
+    words = words.replace("does not run with the key-value cache and the masks of sampling and "
+                          "scoring", "does not run")
+    words = words.replace("does not compute its logits as the head of its last hidden state",
+                          "has other logits than its head's")
     return words.partition(". ")[0][:240]
 
 
@@ -223,7 +242,8 @@ def main(names):
         for name in names:
             print(f"{name}: {verdict(name)}")
         return
-    types = sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING} & set(CONFIG_MAPPING))
+    types = sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING}
+                   & set(CONFIG_MAPPING))
     plain = []
     for model_type in types:
         plain.append((model_type, verdict(model_type)))
