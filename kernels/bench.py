@@ -65,8 +65,8 @@ MODES = {
     "frozen-weighted": Mode(products=2, train_hidden=True, train_head=False, weighted=True),
     "trained-weighted": Mode(products=3, train_hidden=True, train_head=True, weighted=True),
 }
-COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB", "error",
-           "note")
+COLUMNS = ("contender", "ms", "p20", "p80", "TFLOP/s", "x floor", "% of ceiling", "peak MB",
+           "error", "note")
 FULL = {"dtype": "bfloat16", "tokens": [2048, 8192, 16384], "hidden": [2048, 4096], "vocab": 151936,
         "repeats": 20}
 TOY = {"dtype": "float32", "tokens": [64], "hidden": [32], "vocab": 1000, "repeats": 3}
@@ -88,7 +88,8 @@ class Settings:
                       choices=["bfloat16", "float32"])
     repeats: int = flag(None, "timed repeats of each row (on a GPU 20, on a CPU 3)", type=int,
                         least=1)
-    peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an H100)", above=0)
+    peak: float = flag(790.0, "TFLOP/s that define the floor (790: the best dense products on an "
+                              "H100)", above=0)
     heading("output")
     json: str = flag(None, "also write everything to this file", type=str)
 
@@ -111,7 +112,7 @@ class Settings:
 
 @dataclass
 class Contender:
-    """(hidden, head, target) -> loss, as a mean and as a value for each token [T]; None where there is no such thing."""
+    """(hidden, head, target) -> loss, its mean and each token's [T]; None where there is none."""
     mean: object = None
     per_token: object = None
     missing: str = ""      # why there is neither
@@ -126,14 +127,18 @@ class Contender:
         if mode.weighted:
             if self.per_token is None:
                 return "knows only a mean or a sum over tokens"
-            return lambda hidden, head, target, weight: (weight * self.per_token(hidden, head, target)).sum()
+            return lambda hidden, head, target, weight: (
+                weight * self.per_token(hidden, head, target)).sum()
         if self.mean is not None:
             return lambda hidden, head, target, weight: self.mean(hidden, head, target)
         return lambda hidden, head, target, weight: self.per_token(hidden, head, target).mean()
 
 
 def contenders(kernel):
-    """Name -> Contender. Peers as in liger-kernel 0.8.5, cut-cross-entropy 25.1.1 and quack-kernels 0.6.5."""
+    """Name -> Contender.
+
+    Peers as in liger-kernel 0.8.5, cut-cross-entropy 25.1.1 and quack-kernels 0.6.5.
+    """
     return {
         "eager torch": Contender(mean=eager_mean, per_token=eager_per_token),
         "torch.compile": Contender(mean=torch.compile(eager_mean, dynamic=False),
@@ -183,11 +188,13 @@ def load(module, name):
 def torch_linear_cross_entropy():
     if not hasattr(F, "linear_cross_entropy") or not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         return Contender(missing=f"not in torch {torch.__version__}")
-    options = torch.nn.LinearCrossEntropyOptions()  # without options torch makes all logits, like the eager row
+    # Without options torch makes all logits, like the eager row.
+    options = torch.nn.LinearCrossEntropyOptions()
     return Contender(
-        mean=lambda hidden, head, target: F.linear_cross_entropy(hidden, head, target, options=options),
-        per_token=lambda hidden, head, target: F.linear_cross_entropy(hidden, head, target, options=options,
-                                                                      reduction="none"),
+        mean=lambda hidden, head, target: F.linear_cross_entropy(
+            hidden, head, target, options=options),
+        per_token=lambda hidden, head, target: F.linear_cross_entropy(
+            hidden, head, target, options=options, reduction="none"),
     )
 
 
@@ -202,7 +209,10 @@ def liger_fused_linear_cross_entropy():
 
 def liger_scaled_cross_entropy():
     function, missing = load("liger_kernel.ops", "LigerFusedLinearScaledCrossEntropyFunction")
-    return Contender(missing=missing, per_token=lambda hidden, head, target: function.apply(hidden, head, target))
+    return Contender(
+        missing=missing,
+        per_token=lambda hidden, head, target: function.apply(hidden, head, target),
+    )
 
 
 def cut_cross_entropy(**settings):
@@ -210,13 +220,17 @@ def cut_cross_entropy(**settings):
     return Contender(
         missing=missing,
         mean=lambda hidden, head, target: function(hidden, head, target, **settings),
-        per_token=lambda hidden, head, target: function(hidden, head, target, reduction="none", **settings),
+        per_token=lambda hidden, head, target: function(
+            hidden, head, target, reduction="none", **settings),
     )
 
 
 def quack():
     function, missing = load("quack.linear_cross_entropy", "chunked_linear_cross_entropy")
-    return Contender(missing=missing, mean=lambda hidden, head, target: function(hidden, head, target))
+    return Contender(
+        missing=missing,
+        mean=lambda hidden, head, target: function(hidden, head, target),
+    )
 
 
 def ceiling(hidden, head, mode):
@@ -249,12 +263,13 @@ class Inputs:
 
 
 def make_inputs(n_tokens, n_hidden, n_vocab, mode, cfg):
-    """Logits with a standard deviation of 3 and a target among the likely tokens, as in a trained model."""
+    """Logits of standard deviation 3, a target among the likely tokens: as of a trained model."""
     device = torch.device(cfg.device)
     dtype = getattr(torch, cfg.dtype)
     g = torch.Generator(device).manual_seed(0)
     hidden = torch.randn(n_tokens, n_hidden, generator=g, device=device).to(dtype)
-    head = (torch.randn(n_vocab, n_hidden, generator=g, device=device) * (3 / n_hidden**0.5)).to(dtype)
+    head = (torch.randn(n_vocab, n_hidden, generator=g, device=device)
+            * (3 / n_hidden**0.5)).to(dtype)
     targets = []
     for h in hidden.split(512):
         likely = torch.softmax(2 * (h @ head.T).float(), 1)                             # [512, V]
@@ -330,7 +345,8 @@ def milliseconds(function, cfg, flush):
 def compare(n_tokens, n_hidden, mode_name, cfg):
     """One table: a row for each contender."""
     mode = MODES[mode_name]
-    torch.compiler.reset()  # after 8 recompilations torch.compile would run eagerly, and say so only in a log
+    # After 8 recompilations torch.compile would run eagerly, and say so only in a log.
+    torch.compiler.reset()
     inputs = make_inputs(n_tokens, n_hidden, cfg.vocab, mode, cfg)
     truth = reference(inputs, mode)
     rows = {}
@@ -344,14 +360,15 @@ def compare(n_tokens, n_hidden, mode_name, cfg):
         try:
             rows[name] |= try_out(loss, inputs, truth, cfg)
             running[name] = lambda loss=loss: step(loss, inputs)
-        except Exception as error:  # a peer may fail in its own way: its row says so and the others go on
+        except Exception as error:  # a peer may fail in its own way: its row says so, others go on
             if name == "ours":
                 raise
             where = "" if cfg.on_gpu else "cannot run on a CPU: "
             rows[name]["note"] = (where + f"{type(error).__name__}: {error}".splitlines()[0])[:100]
         if cfg.on_gpu:
             torch.cuda.empty_cache()
-    rows["ceiling"] = dict.fromkeys(COLUMNS) | {"contender": "ceiling", "note": "torch.mm alone (on a GPU: cuBLAS)"}
+    rows["ceiling"] = dict.fromkeys(COLUMNS) | {"contender": "ceiling",
+                                                "note": "torch.mm alone (on a GPU: cuBLAS)"}
     running["ceiling"] = ceiling(inputs.hidden.detach(), inputs.head.detach(), mode)
     running["ceiling"]()
 
@@ -380,7 +397,7 @@ def compare(n_tokens, n_hidden, mode_name, cfg):
 
 
 def count_programs(n_hidden, cfg):
-    """Rows of kernels.compiled for our programs of this dtype and H, or a string that says why there are none."""
+    """Rows of kernels.compiled for our programs of this dtype and H, or why there are none."""
     if triton is None:
         return "the package triton is not installed"
     from kernels import compiled
@@ -409,19 +426,22 @@ def main(argv=None):
     cfg = parse(Settings, __doc__, argv)
     unknown = set(cfg.skip) - set(contenders(cfg.kernel))
     if unknown:
-        raise UserError(f"--skip {sorted(unknown)[0]!r}: expected names from {', '.join(contenders(cfg.kernel))}")
+        raise UserError(f"--skip {sorted(unknown)[0]!r}: expected names from "
+                        f"{', '.join(contenders(cfg.kernel))}")
     if cfg.on_gpu:
         device = torch.cuda.get_device_name(cfg.device)
     else:
         device = platform.processor() or platform.machine()
     report = {
         "device": device, "on_gpu": cfg.on_gpu, "kernel": cfg.path, "torch": torch.__version__,
-        "triton": getattr(triton, "__version__", None), "settings": asdict(cfg), "results": [], "programs": [],
+        "triton": getattr(triton, "__version__", None), "settings": asdict(cfg),
+        "results": [], "programs": [],
     }
-    print(f"device: {device}; torch {torch.__version__}; triton {report['triton'] or 'not installed'}; "
-          f"{cfg.dtype}; kernel: {cfg.path}\n")
+    print(f"device: {device}; torch {torch.__version__}; "
+          f"triton {report['triton'] or 'not installed'}; {cfg.dtype}; kernel: {cfg.path}\n")
     if not cfg.on_gpu:
-        print("No GPU: these are times of a CPU. They show that this script runs and say nothing about the kernel.\n")
+        print("No GPU: these are times of a CPU. They show that this script runs and say nothing "
+              "about the kernel.\n")
 
     for n_hidden in cfg.hidden:
         for n_tokens in cfg.tokens:

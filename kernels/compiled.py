@@ -2,14 +2,16 @@
 
     python -m kernels.compiled          # the tables of RESULTS.md, in a minute or less of one core
 
-Triton compiles a launch from the types and alignment of its arguments; no tensor and no GPU is needed. The numbers are
-read from the machine code with the tools that Triton ships. They are counts, not times:
+Triton compiles a launch from the types and alignment of its arguments; no tensor and no GPU is
+needed. The numbers are read from the machine code with the tools that Triton ships. They are
+counts, not times:
 
     registers    a thread has at most 255, and a program of 8 warps then fills a processor
     stack        bytes a thread keeps in memory because its registers do not suffice (spilled)
     a step       instructions of the loop over H, for each step of BLOCK_H
-    a tile       instructions between the last product of a tile and the first of the next: the shortest way through,
-                 without the mask of the last tile and without a target. The tensor cores wait for them.
+    a tile       instructions between the last product of a tile and the first of the next: the
+                 shortest way through, without the mask of the last tile and without a target. The
+                 tensor cores wait for them.
     all          instructions of the whole program
 """
 import contextlib
@@ -49,8 +51,8 @@ class Binary:
     tile: int            # None for a vocabulary of one tile
 
 
-def launches(dtype, n_tokens=8192, n_hidden=2048, n_vocab=151936, bias=False, softcap=None, frozen_head=False,
-             statistics=False, keep_exponentials=False, descriptors=True):
+def launches(dtype, n_tokens=8192, n_hidden=2048, n_vocab=151936, bias=False, softcap=None,
+             frozen_head=False, statistics=False, keep_exponentials=False, descriptors=True):
     """The launches of a forward and a backward pass at these sizes, noted instead of made.
 
     `descriptors`: whether the matrices lie at addresses that the copy engine can read.
@@ -71,8 +73,8 @@ def launches(dtype, n_tokens=8192, n_hidden=2048, n_vocab=151936, bias=False, so
         head = torch.empty(n_vocab, n_hidden, dtype=dtype, requires_grad=not frozen_head)
         bias = torch.empty(n_vocab, dtype=dtype) if bias else None
         target = torch.empty(n_tokens, dtype=torch.int64)
-        options = weighted_logprob.Options("triton", temperature=0.7, softcap=softcap, statistics=statistics,
-                                           keep_gradient=frozen_head,
+        options = weighted_logprob.Options("triton", temperature=0.7, softcap=softcap,
+                                           statistics=statistics, keep_gradient=frozen_head,
                                            keep_exponentials=keep_exponentials)
         logp = weighted_logprob._TokenLogprob.apply(hidden, head, bias, target, options)[0]
         logp.sum().backward()
@@ -154,21 +156,22 @@ def branch_target(instruction, labels):
 
 
 def product_loop(instructions, labels):
-    """(start, end) of the innermost loop that multiplies: on tensor cores if there is such a loop."""
+    """(start, end) of the innermost loop that multiplies, on tensor cores if there is one."""
     loops = []
     for i, instruction in enumerate(instructions):
         target = branch_target(instruction, labels)
         if target is not None and target < i:
             loops.append((target, i + 1))
     for product in ("HGMMA", "FFMA"):
-        having = [(start, end) for start, end in loops if any(product in x for x in instructions[start:end])]
+        having = [(start, end) for start, end in loops
+                  if any(product in x for x in instructions[start:end])]
         if having:
             return min(having, key=lambda loop: loop[1] - loop[0])
     raise ValueError("the program has no loop with a product")
 
 
 def shortest_way(instructions, labels, start, end):
-    """Instructions from `start` to `end` when every branch is taken that makes the way shorter; None without a way."""
+    """Instructions on the shortest way from `start` to `end`; None without a way."""
     distance = {start: 0}
     queue = [start]
     for i in queue:
@@ -199,7 +202,8 @@ PROGRAMS = {
 
 def can_compile():
     """Not where TRITON_INTERPRET=1 has replaced the compiler."""
-    return hasattr(weighted_logprob._forward_kernel, "warmup") and not triton.knobs.runtime.interpret
+    return (hasattr(weighted_logprob._forward_kernel, "warmup")
+            and not triton.knobs.runtime.interpret)
 
 
 def count(dtype, **settings):
@@ -224,11 +228,13 @@ def count(dtype, **settings):
 
 
 def main():
-    print(f"Triton {triton.__version__}, sm_90a; T = 8192, H = 2048, V = 151936. Compiled and counted, not run.")
+    print(f"Triton {triton.__version__}, sm_90a; T = 8192, H = 2048, V = 151936. "
+          "Compiled and counted, not run.")
     if not can_compile():
         raise UserError("TRITON_INTERPRET=1 replaces the compiler; run this without it")
     for dtype in (torch.bfloat16, torch.float32):
-        for title, settings in (("", {}), (" with bias and softcap", {"bias": True, "softcap": 30.0})):
+        for title, settings in (("", {}),
+                                (" with bias and softcap", {"bias": True, "softcap": 30.0})):
             print(f"\n**{str(dtype).removeprefix('torch.')}{title}**\n")
             rows = count(dtype, **settings)
             print("| " + " | ".join(rows[0]) + " |")
