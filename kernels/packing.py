@@ -1,4 +1,4 @@
-"""Prompts and their answers as rows of a forward pass: what answers have in common is computed once.
+"""Prompts and their answers as rows of a forward pass: what answers share is computed once.
 
 A group of G judgments shares its prompt, and often its first words. One row holds the prompt once
 and behind it a tree of answers; a mask keeps each answer from seeing the others, so the log-probs
@@ -45,7 +45,7 @@ PADDING = {"cpu": 64, "cuda": 2048}
 
 @dataclass
 class Pack:
-    """R rows of width W with T scored answer tokens; token t is predicted at (row[t], column[t])."""
+    """R rows of width W with T scored answer tokens; token t is predicted at row[t], column[t]."""
     ids: torch.Tensor         # [R, W]
     position: torch.Tensor    # [R, W]
     mask: torch.Tensor        # [R, 1, W, W] bool: who sees whom
@@ -69,8 +69,8 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=Non
     Raises ValueError where the answers do not go round, or a prompt is empty.
     """
     if len(answers) % len(prompts) or not all(prompts):
-        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts: expected as many for each, "
-                         "and no empty prompt")
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts: expected as many for "
+                         "each, and no empty prompt")
     group = len(answers) // len(prompts)
     forced = forced or [[]] * len(answers)
     keep = [True] * len(answers) if keep is None else keep.flatten().tolist()
@@ -95,7 +95,7 @@ def make_packs(prompts, answers, pad, most_tokens, device, keep=None, forced=Non
 
 
 def trees_of(prompt, answers, forced, most_tokens):
-    """A prompt and its answers {index: ids} as one tree, or several of at most `most_tokens` columns.
+    """A prompt and its answers {index: ids} as trees of at most `most_tokens` columns.
 
     No answer is split, so a tree of a single one may have more.
     """

@@ -133,16 +133,21 @@ HEADROOM = 64.0
 
 TABLE_CELLS = 2**24  # of sum_by_sample's tables: 64 MiB in float32
 
-# Words of the vocabulary in a split. Fewer make more partial results, more leave processors idle at the end.
+# Words of the vocabulary in a split.
+# Fewer make more partial results, more leave processors idle at the end.
 SPLIT = 1024
-# Blocks of tokens that walk the vocabulary together, so that the head's tiles are found in the L2 cache.
+# Blocks of tokens that walk the vocabulary together,
+# so that the head's tiles are found in the L2 cache.
 GROUP = 16
 
-# Chosen here and not by autotuning: the bits of a result must not depend on a race between configurations.
+# Chosen here and not by autotuning:
+# the bits of a result must not depend on a race between configurations.
 BLOCKS = {
-    torch.bfloat16: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64, "num_warps": 8, "num_stages": 3},
+    torch.bfloat16: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_H": 64,
+                     "num_warps": 8, "num_stages": 3},
     # Exact products, which the tensor cores do not have.
-    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32, "num_warps": 4, "num_stages": 2},
+    torch.float32: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_H": 32,
+                    "num_warps": 4, "num_stages": 2},
 }
 
 # Matrices of these dtypes are read by tensor descriptors. float32's exact products take numbers
@@ -165,18 +170,20 @@ class Statistics(NamedTuple):
 def resolve_kernel(kernel, device):
     """The path that `kernel` (auto, triton or torch) means on `device`: "triton" or "torch".
 
-    auto is Triton on a CUDA device (if installed) and torch elsewhere. triton where it cannot run is a
-    ValueError rather than a silent fall-back: nobody should measure the other path by mistake.
+    auto is Triton on a CUDA device (if installed) and torch elsewhere. triton where it cannot run
+    is a ValueError rather than a silent fall-back: nobody should measure the other path by mistake.
     """
     device = torch.device(device).type
     if kernel not in ("auto", "triton", "torch"):
         raise ValueError(f"--kernel {kernel!r}: expected auto, triton or torch")
     if kernel == "triton" and triton is None:
-        raise ValueError("--kernel triton: the package triton is not installed; install it, or use auto")
+        raise ValueError("--kernel triton: the package triton is not installed; install it, "
+                         "or use auto")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if kernel == "triton" and device != "cuda" and not interpreted:
-        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; use auto "
-                         "(TRITON_INTERPRET=1, set before Python starts, runs it slowly on a CPU, for tests)")
+        raise ValueError(f"--kernel triton: needs a CUDA device and the tensors are on {device!r}; "
+                         "use auto (TRITON_INTERPRET=1, set before Python starts, "
+                         "runs it slowly on a CPU, for tests)")
     if kernel != "auto":
         return kernel
     if device == "cuda" and triton is not None:
@@ -192,16 +199,17 @@ def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=N
         y_tv   = softcap · tanh(z_tv / softcap) / temperature
         logp_t = y_t,target(t) − log Σ_v exp(y_tv)
 
-    hidden: [T, H] and head: [V, H], any strides, both bfloat16 or float32 (or float64, always on the
-    torch path); target: [T] int64 in [0, V); bias: [V]. The dtype computed in is theirs, also under
-    autocast; autocast's own is used only where hidden and head differ, as it would be in a linear layer.
-    With statistics=True the result is (logp, Statistics), from the same pass over the logits.
+    hidden: [T, H] and head: [V, H], any strides, both bfloat16 or float32 (or float64, always on
+    the torch path); target: [T] int64 in [0, V); bias: [V]. The dtype computed in is theirs, also
+    under autocast; autocast's own is used only where hidden and head differ, as it would be in a
+    linear layer. With statistics=True the result is (logp, Statistics), from the same pass over the
+    logits.
 
     Gradients go to those of hidden, head and bias that require them, and tangents (torch.func.jvp,
-    forward_ad) come from those that have them. Each once: a gradient of a gradient is a RuntimeError.
-    Beyond its outputs it holds WORKSPACE_BYTES, two [T, H] (a float32 sum and a product), and a few
-    numbers for each token; the kernels with a trained head also KEEP_BYTES, until the backward pass
-    is over. Raises ValueError for arguments that do not fit.
+    forward_ad) come from those that have them. Each once: a gradient of a gradient is a
+    RuntimeError. Beyond its outputs it holds WORKSPACE_BYTES, two [T, H] (a float32 sum and a
+    product), and a few numbers for each token; the kernels with a trained head also KEEP_BYTES,
+    until the backward pass is over. Raises ValueError for arguments that do not fit.
     """
     path = resolve_kernel(kernel, hidden.device)
     if hidden.dtype != head.dtype and torch.is_autocast_enabled(hidden.device.type):
@@ -215,7 +223,7 @@ def token_logprob(hidden, head, target, *, bias=None, temperature=1.0, softcap=N
         path = "torch"
 
     frozen_head = not (_has_derivative(head) or _has_derivative(bias))
-    # The torch path computes its logits again for a gradient, so that its bits stay those of before.
+    # The torch path computes its logits again for a gradient, so that its bits stay as they were.
     pays = _has_tangent(hidden) or (path == "triton" and _has_derivative(hidden))
     options = Options(path, temperature, softcap, statistics, keep_gradient=frozen_head and pays,
                       keep_exponentials=path == "triton" and not frozen_head)
@@ -238,11 +246,13 @@ def sum_by_sample(logp, sample, n_samples, *, token_weight=None, dtype=None):
         sample   0  0  2  0  2      ->  [−7, 0, −8]
 
     logp: [T]; sample: [T] int64 in [0, n_samples), or IGNORE; token_weight c: [T] or one number,
-    default 1; dtype: what to sum in, torch.float64 where two nearly equal sums are to be subtracted.
-    A sample without tokens sums to 0. Raises ValueError for other shapes and other sample ids.
+    default 1; dtype: what to sum in, torch.float64 where two nearly equal sums are to be
+    subtracted. A sample without tokens sums to 0. Raises ValueError for other shapes and other
+    sample ids.
     """
     if logp.dim() != 1 or sample.shape != logp.shape:
-        raise ValueError(f"expected logp and sample [T], got {list(logp.shape)} and {list(sample.shape)}")
+        raise ValueError(f"expected logp and sample [T], "
+                         f"got {list(logp.shape)} and {list(sample.shape)}")
     value = logp.to(dtype or logp.dtype)                                    # [T]
     if token_weight is not None:
         value = value * _per_token(token_weight, logp).to(value.dtype)
@@ -254,8 +264,9 @@ def sum_by_sample(logp, sample, n_samples, *, token_weight=None, dtype=None):
     if not (0 <= int(sample.min()) and int(sample.max()) < n_samples):
         raise ValueError(f"a sample id lies outside [0, {n_samples}) and is not IGNORE ({IGNORE})")
 
-    # A row for each sample that has tokens, its tokens in order, summed along the row. Every cell is written
-    # by one token: there is no atomic addition whose order could vary, and one sample's inf stays its own.
+    # A row for each sample that has tokens, its tokens in order, summed along the row. Every cell
+    # is written by one token: there is no atomic addition whose order could vary, and one
+    # sample's inf stays its own.
     order = torch.argsort(sample, stable=True)
     value = value[order]
     present, lengths = torch.unique_consecutive(sample[order], return_counts=True)
@@ -289,7 +300,8 @@ def weighted_logprob_loss(hidden, head, target, sample, weight, *, token_weight=
     if weight.dim() != 1:
         raise ValueError(f"expected weight [n_samples], got {list(weight.shape)}")
     if sample.shape != target.shape:
-        raise ValueError(f"expected target and sample [T], got {list(target.shape)} and {list(sample.shape)}")
+        raise ValueError(f"expected target and sample [T], "
+                         f"got {list(target.shape)} and {list(sample.shape)}")
     scored = (target != IGNORE) & (sample != IGNORE)                        # [T] bool
     if token_weight is not None:
         token_weight = _per_token(token_weight, target)
@@ -315,7 +327,8 @@ def _per_token(token_weight, tokens):
     if token_weight.dim() == 0:
         return token_weight.expand(tokens.shape)
     if token_weight.shape != tokens.shape:
-        raise ValueError(f"expected token_weight [{len(tokens)}] or one number, got {list(token_weight.shape)}")
+        raise ValueError(f"expected token_weight [{len(tokens)}] or one number, "
+                         f"got {list(token_weight.shape)}")
     return token_weight
 
 
@@ -333,25 +346,30 @@ def _check(hidden, head, target, bias, temperature, softcap, kernel):
         raise ValueError("expected hidden [T, H] and head [V, H], "
                          f"got {list(hidden.shape)} and {list(head.shape)}")
     if hidden.dtype != head.dtype:
-        raise ValueError(f"expected hidden and head in one dtype, got {hidden.dtype} and {head.dtype}")
+        raise ValueError("expected hidden and head in one dtype, "
+                         f"got {hidden.dtype} and {head.dtype}")
     if hidden.dtype not in (torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"expected bfloat16, float32 or float64, got {hidden.dtype}; load the model in bfloat16 "
-                         "or float32 (float16 would round the gradient of small weights to zero)")
+        raise ValueError(f"expected bfloat16, float32 or float64, got {hidden.dtype}; load the "
+                         "model in bfloat16 or float32 (float16 would round the gradient of small "
+                         "weights to zero)")
     if target.shape != hidden.shape[:1] or target.dtype != torch.int64:
-        raise ValueError(f"expected target [{len(hidden)}] int64, got {list(target.shape)} {target.dtype}")
+        raise ValueError(f"expected target [{len(hidden)}] int64, "
+                         f"got {list(target.shape)} {target.dtype}")
     if bias is not None and bias.shape != head.shape[:1]:
         raise ValueError(f"expected bias [{len(head)}], got {list(bias.shape)}")
     for name, number in (("temperature", temperature), ("softcap", softcap)):
         if number is not None and not 0 < number < math.inf:
             raise ValueError(f"{name} is {number}: expected a finite number above 0")
     if len(target) and not (0 <= int(target.min()) and int(target.max()) < len(head)):
-        raise ValueError(f"a target lies outside [0, {len(head)}); weighted_logprob_loss drops ignored tokens")
+        raise ValueError(f"a target lies outside [0, {len(head)}); "
+                         "weighted_logprob_loss drops ignored tokens")
     triton_dtypes = [torch.float32, torch.bfloat16] if hidden.is_cuda else [torch.float32]
     if kernel == "triton" and hidden.dtype not in triton_dtypes:
-        raise ValueError(f"--kernel triton: expected float32, or bfloat16 on a GPU, got {hidden.dtype}; use auto")
+        raise ValueError("--kernel triton: expected float32, or bfloat16 on a GPU, "
+                         f"got {hidden.dtype}; use auto")
 
 
-# ---------------------------------------------------------------- the function and its two derivatives
+# ---------------------------------------------------------------- the function and its derivatives
 
 @dataclass(frozen=True)
 class Options:
@@ -396,8 +414,9 @@ class _TokenLogprob(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_logp, *_):
         if torch.is_grad_enabled():
-            raise RuntimeError("token_logprob is differentiable once, and this backward pass has create_graph=True "
-                               "(as torch.func.grad has); use torch.log_softmax(hidden @ head.T, -1) instead")
+            raise RuntimeError("token_logprob is differentiable once, and this backward pass has "
+                               "create_graph=True (as torch.func.grad has); "
+                               "use torch.log_softmax(hidden @ head.T, -1) instead")
         if d_logp is None:  # nothing above depends on logp
             return None, None, None, None, None
         hidden, head, bias, target, numbers, kept, dlogp_dhidden = ctx.saved_tensors
@@ -436,13 +455,13 @@ class _TokenLogprob(torch.autograd.Function):
 
 
 class _Tangent(torch.autograd.Function):
-    """The tangent of logp [T]. It has no gradient: asking for one is an error rather than silently nothing."""
+    """The tangent of logp [T]. Asking for its gradient is an error rather than silently nothing."""
 
     @staticmethod
     def forward(hidden, head, bias, target, numbers, kept, dlogp_dhidden,
                 hidden_tangent, head_tangent, bias_tangent, options):
-        if dlogp_dhidden is not None:
-            return _row_products(hidden_tangent, dlogp_dhidden)             # ⟨hidden_tangent_t, u_t⟩
+        if dlogp_dhidden is not None:  # ⟨hidden_tangent_t, u_t⟩
+            return _row_products(hidden_tangent, dlogp_dhidden)
 
         # Σ_v ∂logp_t/∂z_tv · (⟨hidden̊_t, head_v⟩ + ⟨hidden_t, head̊_v⟩ + bias̊_v), chunk by chunk
         tangent = torch.zeros_like(numbers[0])                              # [T]
@@ -466,8 +485,8 @@ class _Tangent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _):
-        raise RuntimeError("token_logprob is differentiable once, and this is the gradient of its tangent; "
-                           "use torch.log_softmax(hidden @ head.T, -1) instead")
+        raise RuntimeError("token_logprob is differentiable once, and this is the gradient of its "
+                           "tangent; use torch.log_softmax(hidden @ head.T, -1) instead")
 
 
 def _row_products(a, b):
@@ -495,7 +514,7 @@ def _vocab_chunks(hidden, head, kept, path):
         bytes_per_cell = 3 * max(4, hidden.element_size())
     bytes_per_column = bytes_per_cell * max(1, len(hidden))
     columns = max(1, WORKSPACE_BYTES // bytes_per_column)
-    columns = columns // 256 * 256 or columns  # whole tiles and aligned rows, where there is room for them
+    columns = columns // 256 * 256 or columns  # whole tiles and aligned rows, where there is room
     first = 0 if kept is None else min(kept.shape[1], len(head))
     chunks = [] if kept is None else [slice(0, first)]
     for v in range(first, len(head), columns):
@@ -550,7 +569,10 @@ def _times_slope(e, y, options):
 # ---------------------------------------------------------------- the torch path
 
 def _forward_torch(hidden, head, bias, target, options):
-    """Whole rows of logits, a few tokens at a time. In bfloat16 torch.mm rounds them; the kernel's stay float32."""
+    """Whole rows of logits, a few tokens at a time.
+
+    In bfloat16 torch.mm rounds them; the kernel's stay float32.
+    """
     rows = max(1, WORKSPACE_BYTES // (3 * max(4, hidden.element_size()) * len(head)))
     parts = []
     gradients = []
@@ -773,7 +795,7 @@ if triton is not None:
     def _place(n_tokens, n_vocab, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_T: tl.constexpr):
         """Which block of tokens and which split of the vocabulary this program has.
 
-        GROUP blocks walk the splits together, so programs that run at the same time share tiles of the head.
+        GROUP blocks walk the splits together, so programs that run at once share the head's tiles.
         The order for 4 blocks, 3 splits and GROUP = 2:
 
                       split 0   1   2
@@ -857,7 +879,8 @@ if triton is not None:
         target_id = tl.load(target + row, mask=row < n_tokens, other=-1).to(tl.int32)  # [BLOCK_T]
         m = tl.load(reference + row, mask=row < n_tokens, other=0.0)        # [BLOCK_T]
         s = tl.zeros([BLOCK_T], dtype=tl.float32)                           # [BLOCK_T]
-        below = tl.zeros([BLOCK_T], dtype=tl.float32)                       # [BLOCK_T] Σ 2^(y − m) (y − m)
+        # Σ 2^(y − m) (y − m)
+        below = tl.zeros([BLOCK_T], dtype=tl.float32)                       # [BLOCK_T]
         highest = tl.full([BLOCK_T], -float("inf"), dtype=tl.float32)       # [BLOCK_T]
         y_found = tl.zeros([BLOCK_T], dtype=tl.float32)                     # [BLOCK_T]
         for tile in range(split * SPLIT, tl.minimum((split + 1) * SPLIT, n_vocab), BLOCK_V):
