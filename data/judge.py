@@ -1,4 +1,4 @@
-"""The judge's words: the prompt that shows it two candidates, the verdict in its answer, and J1's "Wait".
+"""The judge's words: the prompt that shows two candidates, the verdict in an answer, J1's "Wait".
 
 Training (stage 3) and selection (stage 4) must ask in the same words and read answers in the same
 way, so both are here. Other words for a chat model: PROTOCOL. For all models: `judge_prompt`. (The
@@ -12,15 +12,16 @@ from data.text import encode
 
 VERDICT = "<best>{}</best>"  # how the judge names the better program, A or B
 
-# The judge's protocol (DaJ, arXiv 2601.22230, section 3), spelled out for models that follow instructions.
+# The judge's protocol (DaJ, arXiv 2601.22230, section 3),
+# spelled out for models that follow instructions.
 PROTOCOL = f"""You are given a programming problem and two candidate solutions, A and B. Decide which one is more likely to be correct.
 Restate what is required. Walk through each candidate and say what it really does. Try edge cases and an example by hand.
 Compare the two, then decide. End your answer with {VERDICT.format("A")} or {VERDICT.format("B")}.
 
 """
 
-# The same for candidates that are answers of any kind (rows.py, `task`), in our words: general preference data have no
-# protocol in common. CRITERION is added where a problem says what counts.
+# The same for candidates that are answers of any kind (rows.py, `task`), in our words: general
+# preference data have no protocol in common. CRITERION is added where a problem says what counts.
 ANSWER_PROTOCOL = f"""You are given a request, or a conversation that ends with one, and two answers to it, A and B. Decide which one is better.
 Restate what is asked for. Walk through each answer and say what it really does: is it right, does it do what was asked,
 is it safe? Check facts, sums and code by hand. Neither length nor order counts.
@@ -37,7 +38,9 @@ WAIT = "\nWait\n"
 
 
 def judge_prompt(problem, code_a, code_b, chat=False):
-    """What the judge reads: the problem and the two candidates, for a chat model below a protocol and in fences.
+    """What the judge reads: the problem and the two candidates.
+
+    For a chat model the problem stands below a protocol, and the candidates in fences. For others:
 
         Steps: sort down, add one.
         8186 -> 9972
@@ -46,13 +49,13 @@ def judge_prompt(problem, code_a, code_b, chat=False):
         B:
         def f(x): ...
 
-    A plain model reads no instructions: it must know the task from its training, as the judge of the world of edge cases
-    does, which was pretrained on exactly these words (data/edges/pretrain.py).
+    A plain model reads no instructions: it must know the task from its training, as the judge of
+    the world of edge cases does, pretrained on exactly these words (data/edges/pretrain.py).
 
     The protocol is PROTOCOL for programs and ANSWER_PROTOCOL where the problem asks for answers.
 
-    No candidate can end its block: a fence is longer than any in the candidates, and where one has a line that looks
-    like one of the prompt's own, a plain model sees fences, too.
+    No candidate can end its block: a fence is longer than any in the candidates, and where one has
+    a line that looks like one of the prompt's own, a plain model sees fences, too.
     """
     answers = asks_for_answers(problem)
     code_a = code_a.rstrip()
@@ -81,12 +84,15 @@ def prompt_after_wait(tokenizer, prompt_ids, completion):
 # "A" or "B" between the tags, also as **A**, `a` or "Solution A".
 TAG = VERDICT.format(r"[\s*_`'\"(]*(?:(?:candidate|solution|program)\s+)?([AB])[\s*_`'\".)]*")
 LAST = re.compile(TAG + r"[\s*_`.!]*\Z", re.IGNORECASE)
-# "<best>A</best> or <best>B</best>", "<best>A</best> / <best>B</best>": the instruction, not a choice.
+# The instruction, not a choice: "<best>A</best> or <best>B</best>",
+# "<best>A</best> / <best>B</best>".
 BETWEEN = r"(?:[\W_]*\b(?:or|and|else|otherwise)\b(?:[\W_]|with\b|by\b)*|[^\w\n.!?]+)"
 EITHER = re.compile(TAG + BETWEEN + LAST.pattern, re.IGNORECASE)
-# Words in front of a verdict that make it the one that was not chosen: "<best>A</best>, not <best>B</best>".
-NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike|versus|vs\.?|beats"
-                        r"|or maybe|or perhaps)|n['’]t)(\s+(be|say|choose|pick|necessarily|really))?[\s*_`'\"“‘(]*\Z",
+# Words in front of a verdict that make it the one that was not chosen:
+# "<best>A</best>, not <best>B</best>".
+NOT_CHOSEN = re.compile(r"(\b(not|never|cannot|than|over|nor|neither|instead of|against|unlike"
+                        r"|versus|vs\.?|beats|or maybe|or perhaps)|n['’]t)"
+                        r"(\s+(be|say|choose|pick|necessarily|really))?[\s*_`'\"“‘(]*\Z",
                         re.IGNORECASE)
 BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")  # around a final answer of GLM-V: formatting
 
@@ -96,8 +102,8 @@ def parse_verdict(text, finished=True):
 
     finished: False for an answer that was cut off; it decides nothing, whatever it has said so far.
 
-    So an instruction that is restated, a program that is quoted and a thought on the way are not taken for
-    a verdict. Formatting that leaves no doubt does no harm.
+    So an instruction that is restated, a program that is quoted and a thought on the way are not
+    taken for a verdict. Formatting that leaves no doubt does no harm.
 
         ... so the first is right. <best>A</best>                  A
         ... **<best>b</best>**.                                    B
@@ -137,7 +143,7 @@ def is_still_thinking(text):
 
 
 def is_quotation(line):
-    """Does what stands before a verdict on its line make it a quotation, of a comment for example?"""
+    """Does what stands before a verdict on its line make it a quotation, say of a comment?"""
     if not line.strip(" \t*_`>"):
         return False       # it stands alone
     in_code = line.count("`") % 2 == 1
