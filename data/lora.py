@@ -64,7 +64,8 @@ class LoRALinear(nn.Module):
         weight = self.linear.weight
         added = self.scale * self.b @ self.a
         if isinstance(weight, DTensor):  # with --shard-base: this process's rows of it
-            added = distribute_tensor(added, weight.device_mesh, weight.placements, src_data_rank=None)
+            added = distribute_tensor(added, weight.device_mesh, weight.placements,
+                                      src_data_rank=None)
         exact = weight.float() + added
         weight.copy_(exact)
         return squared_norm(added), squared_norm(weight.float() - exact)
@@ -106,14 +107,14 @@ def add_lora(model, rank, alpha, seed):
 
 @torch.no_grad()
 def refuse_bypassed_adapters(model, rank):
-    """Raise UserError if a layer takes a weight from another one's linear layer, past the adapter."""
+    """Raise UserError if a layer takes the weight of another's linear layer, past the adapter."""
     ids = torch.ones(1, 2, dtype=torch.long, device=model.device)
     try:
         model.base_model(input_ids=ids, use_cache=False)
     except AttributeError as error:
-        raise UserError(f"--lora-rank {rank}: a layer of {type(model).__name__} reads the weight of a "
-                        f"linear layer itself ({error}), past an adapter: train all of its parameters "
-                        "(--lora-rank 0), or take another judge") from None
+        raise UserError(f"--lora-rank {rank}: a layer of {type(model).__name__} reads the weight "
+                        f"of a linear layer itself ({error}), past an adapter: train all of its "
+                        "parameters (--lora-rank 0), or take another judge") from None
 
 
 def without_adapter(model):
@@ -230,13 +231,13 @@ def merge_lora(model):
     return math.sqrt(rounded / added) if added else 0.0
 
 
-# ---------------------------------------------------------------- gradient checkpointing (1604.06174)
+# ---------------------------------------------------------------- gradient checkpointing
 
 def checkpoint_layers(model):
     """Keep only the input of each layer for the backward pass, which computes the layer once more.
 
     The gradient is the same. Memory falls by about the number of layers, and a forward pass is
-    added to each backward pass.
+    added to each backward pass (Chen et al., 1604.06174).
     Raises UserError for a model that the library cannot do this with.
     """
     layers = layers_of(model)

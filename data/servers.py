@@ -1,4 +1,4 @@
-"""A client for OpenAI-compatible servers: vLLM, SGLang, llama.cpp, `transformers serve`, hosted ones.
+"""A client for OpenAI-compatible servers: vLLM, SGLang, llama.cpp, `transformers serve`, others.
 
     bodies = [request_body(cfg, text, seed) for text in texts]
     for answer in complete(cfg.api_base, bodies, cfg.in_flight):      in order, with many in flight
@@ -40,8 +40,8 @@ PASSING = (408, 409, 425, 429)  # and those that another try may not see again; 
 NOT_PASSING = (501, 505)
 # Finish reasons: of an answer that is whole, of one that the server has broken off, and of one that
 # was cut off. Any other counts as cut off.
-WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed", "tool_calls",
-         "function_call")
+WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed",
+         "tool_calls", "function_call")
 BROKEN_OFF = ("abort", "aborted", "error", "cancelled", "insufficient_system_resource")
 CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "content_filter",
            "model_context_window_exceeded", "incomplete")
@@ -52,8 +52,8 @@ class ServerFlags:
     """The flags of every stage that can use a server."""
 
     heading("a model behind a server")
-    api_base: str = flag(None, "an OpenAI-compatible server, as in http://127.0.0.1:8000/v1; its key "
-                         "is the environment's OPENAI_API_KEY", type=str, metavar="URL")
+    api_base: str = flag(None, "an OpenAI-compatible server, as in http://127.0.0.1:8000/v1; its "
+                         "key is the environment's OPENAI_API_KEY", type=str, metavar="URL")
     api_model: str = flag(None, "the model's name on that server", type=str, metavar="NAME")
     api_plain: bool = flag(False, "plain prompts to /completions: the model has no chat template")
     in_flight: int = flag(32, "requests to the server at once", least=1)
@@ -149,8 +149,8 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
             answer = future.result()
             if "continue_final_message" in body:
                 if answer.error and not goes_on:
-                    raise ApiError(f"{answer.error} (if it does not go on with an assistant's turn, "
-                                   "--waits needs --api-plain or a local --judge)")
+                    raise ApiError(f"{answer.error} (if it does not go on with an assistant's "
+                                   "turn, --waits needs --api-plain or a local --judge)")
                 goes_on = True
             yield answer
     finally:
@@ -158,7 +158,7 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
 
 
 def ask(api_base, body, tries, timeout, stop):
-    """The answer to one request, tried again while what goes wrong may pass and `stop` is not set."""
+    """The answer to one request, tried again while its failure may pass and `stop` is not set."""
     path = "chat/completions" if "messages" in body else "completions"
     request = http_request(f"{api_base.rstrip('/')}/{path}", body)
     for attempt in range(1, tries + 1):
@@ -240,7 +240,7 @@ def send(request, timeout, start):
         words = f"HTTP {error.code}: {words_of(content_of(error)) or error.reason}"
         retry_after = error.headers.get("Retry-After")
         raise Failure(words, error.code, passes(error.code), retry_after) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # refused, timed out, cut short
+    except (OSError, http.client.HTTPException, ValueError) as error:  # refused, late, cut short
         words = str(getattr(error, "reason", None) or error) or type(error).__name__
         raise Failure(words) from None
     return read(content, round(time.monotonic() - start, 4))

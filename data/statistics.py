@@ -20,10 +20,10 @@ def bootstrap(score, resampled, seed, draws=2000):
     score:     [problems, methods] as it was.
     resampled: [problems, samples, methods] on other candidates and verdicts of each problem.
 
-    A draw takes as many problems, with replacement, and one of its samples for each; all methods share
-    it. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so the
-    draws are centred on that of `score`. They are a little wide, since what varies inside a problem
-    varies between problems, too.
+    A draw takes as many problems, with replacement, and one of its samples for each; all methods
+    share it. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so
+    the draws are centred on that of `score`. They are a little wide, since what varies inside a
+    problem varies between problems, too.
     """
     rng = np.random.default_rng(seed)
     problems, samples, _ = resampled.shape

@@ -161,7 +161,7 @@ def outcomes(candidates):
 
 
 def right_verdicts(judgments, candidates):
-    """{(problem_id, draw, a, b): is it right?} of judgments between a passing and a failing program."""
+    """{(problem_id, draw, a, b): is it right?} of judgments on a passing and a failing program."""
     right = {}
     for pid, rows in judgments.items():
         passed = outcomes(candidates[pid])

@@ -1,7 +1,7 @@
 """Text to token ids and back, so that a text stays what it is.
 
-    encode(tokenizer, text)                        a prompt; nothing in the text becomes a control token
-    answer_text(tokenizer, prompt, completion)     what a model wrote behind it, with the spaces it begins with
+    encode(tokenizer, text)                     a prompt; nothing in it becomes a control token
+    answer_text(tokenizer, prompt, completion)  what a model wrote behind it, with its first spaces
 """
 import functools
 import re

@@ -97,8 +97,8 @@ def report(problems, labelled, left_out, problems_file, cfg):
     else:
         stage = f"select.py --split {cfg.shares[0][0]} --aggregate round-robin"
         if count["train"]:
-            print("note: to train a judge with learned weights, make some of train, some of meta, and "
-                  "some of test or dev (--as-split)")
+            print("note: to train a judge with learned weights, make some of train, some of meta, "
+                  "and some of test or dev (--as-split)")
     files = shlex.join(["--problems", str(problems_file), "--labelled", str(cfg.out)])
     print(f"next: python {stage} {files} --max-new-tokens 1024 --judge NAME_OR_PATH")
 

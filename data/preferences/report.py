@@ -40,8 +40,8 @@ def print_preferences(problems, candidates, judged, rated):
             if " wait" not in method:     # what thinking on changes stands in the first table
                 print()
                 print_table(pairs_table(benchmark, method, results[method]))
-        print(f"right: share of all judgments, a missing verdict counted as {benchmark.UNDECIDED:g}; "
-              "in both orders: of the pairs, right both times;\n"
+        print("right: share of all judgments, a missing verdict counted as "
+              f"{benchmark.UNDECIDED:g}; in both orders: of the pairs, right both times;\n"
               "same choice: the same answer both times; "
               "tied: as many votes for one answer as for the other;\n"
               "best of N: a preferred answer has the largest share of its judgments")
