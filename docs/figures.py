@@ -269,8 +269,8 @@ def passed_by(method, rows, problem_ids):
     passed = {row["problem_id"]: row["passed"] for row in rows if row["method"] == method}
     missing = set(problem_ids) - passed.keys()
     if missing:
-        raise UserError(f"selections of “{method}”: none for {len(missing)} of the problems of other runs "
-                        f"(the first: {min(missing)}): make them all from the same data")
+        raise UserError(f"selections of “{method}”: none for {len(missing)} of the problems of "
+                        f"other runs (the first: {min(missing)}): make them all from the same data")
     return [passed[problem_id] for problem_id in sorted(problem_ids)]
 
 

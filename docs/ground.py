@@ -75,7 +75,8 @@ class Settings:
     pairs_per_problem: int = flag(4, "most pairs made of one problem", least=1)
     heading("before training")
     reason: int = flag(256, "most tokens of a sampled judgment; 0: none are sampled", least=0)
-    choose: int = flag(0, "choose among so many random programs of each test problem; 0: do not", least=0)
+    choose: int = flag(0, "choose among so many random programs of each test problem; 0: do not",
+                       least=0)
     rounds: int = flag(2, "rounds of random pairing that --choose votes in", least=1)
     heading("supervised steps")
     steps: int = flag(100, "how many", least=0)
@@ -153,7 +154,8 @@ def at_once(judge, pairs):
 
 def pointwise(judge, pairs):
     """Verdicts by P(Yes), each program seen alone."""
-    yes, no = (judge.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
+    yes, no = (judge.tokenizer(word, add_special_tokens=False).input_ids[0]
+               for word in ("Yes", "No"))
     asked = {}
     for pair in pairs:
         for row in (pair.a, pair.b):
@@ -315,7 +317,8 @@ def main(argv=None):
     judge = tb.Judge(cfg.judge, training)
     train = judge.fitting(train, "training")
     pairs_of = {split: judge.fitting(pairs, split) for split, pairs in zip(SPLITS, (meta, test))}
-    print(f"{len(train)} training, " + ", ".join(f"{len(p)} {s} pairs" for s, p in pairs_of.items()))
+    print(f"{len(train)} training, "
+          + ", ".join(f"{len(p)} {s} pairs" for s, p in pairs_of.items()))
     rows = []
     record = []
 

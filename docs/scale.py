@@ -105,7 +105,7 @@ class Step:
         return min(self.rollout_rows or self.samples(), self.samples())
 
     def turns(self):
-        """Of the decoding loop: the slowest judgment's, and A for each time that places are taken."""
+        """Of the decoding loop: the slowest judgment's, and A each time that places are taken."""
         taken = self.samples() / self.samples_at_once() - 1
         return self.longest + taken * self.answer
 
@@ -116,9 +116,9 @@ def work(model, step):
     params = model.linear + adapters
     answers = step.group * step.answer
 
-    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it meets the
-    # head. In a rollout a prompt token sees P others (the mask hides, it does not save), an answer's
-    # P + A/2.
+    # A token that sees C tokens: 2(N + adapters) + 4·L·Q·C operations, and 2·V·H where it
+    # meets the head. In a rollout a prompt token sees P others (the mask hides, it does not
+    # save), an answer's P + A/2.
     prefill = step.prompt * (2 * params + 4 * model.query * step.prompt)
     seen = step.prompt + step.answer / 2
     decode = answers * (2 * params + 4 * model.query * seen + 2 * model.head)
@@ -180,8 +180,8 @@ def memory(model, step, shards=1):
     if shards > 1:
         # and three layers whole: as it is computed, as it arrived, and the next as it arrives
         weights += 3 * model.linear / model.layers * model.bytes
-    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before the
-    # step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
+    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before
+    # the step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
     adapters = FP32 * (10 + step.batch) * model.per_rank * step.rank
     # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
     # twice in fp64.

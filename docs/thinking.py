@@ -97,7 +97,8 @@ def thoughts_of(judge, pairs, cfg, start):
     groups = judge.rollout(pairs, streams, 1)
     said = [[as_row(judge, group.completions[0])] for group in groups]
     for _ in range(cfg.waits):
-        continue_after_wait(judge, [(group, 0, generator) for group, generator in zip(groups, streams)])
+        continue_after_wait(judge, [(group, 0, generator)
+                                    for group, generator in zip(groups, streams)])
         for rows, group in zip(said, groups):
             rows.append(as_row(judge, group.completions[0]))
     return said
