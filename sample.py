@@ -52,8 +52,8 @@ from data.benchmarks.answers import closes_what_it_did_not_open, thoughts_are_op
 from data.fingerprint import fingerprint
 from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_of, stopped
 from data.parallel import RANK, WORLD_SIZE
-from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender, UserError,
-                       read_problems, read_rows)
+from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender,
+                       UserError, read_problems, read_rows)
 from data.text import answer_text, encode
 from kernels.packing import make_packs
 
@@ -90,7 +90,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
                Row p·n + k is sample k of prompt p. With temperature 0 they are not used (greedy).
     ends:      ids of which any one ends a sample.
     pad:       fills up what is shorter; it is never looked at.
-    most_rows: most samples that are written at once, or the n of one prompt if that is more; 0: all.
+    most_rows: most samples written at once, or the n of one prompt if that is more; 0: all.
                Those of the next prompts take the places of finished ones.
     Returns P·n Completions in that order.
     Raises UserError where a prompt does not fit or the logits are NaN.
@@ -130,7 +130,7 @@ def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
         active = ~finished[batch.sample] & (length[batch.sample] < limit)
         if not waiting and not active.any():
             break
-        # Its row costs as much as an active one: drop them whenever they are a quarter of the batch.
+        # Its row costs as much as an active one: drop them whenever they are a quarter of all.
         if int((~active).sum()) * 4 >= len(active):
             batch.keep(active.nonzero()[:, 0])
             token = token[active]
@@ -264,7 +264,7 @@ def prefill(model, prompts, n, pad, first=0):
 
 
 def step(model, batch, token, active=True):
-    """Let the model read one more token [rows] of each row; the position of an active row moves on."""
+    """Let the model read one more token [rows] of each row; an active row's position moves on."""
     batch.visible = torch.cat([batch.visible, batch.visible.new_ones(len(token), 1)], 1)
     batch.hidden = model.base_model(
         input_ids=token[:, None],
@@ -332,16 +332,18 @@ def day(text):
 @dataclass
 class Settings(servers.ServerFlags):
     heading("problems")
-    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the two of "
-                          "the world of edge cases; a benchmark's come from the hub)", metavar="P.jsonl")
+    problems: list = flag(list, "problem files, or with --benchmark its own files (default: the "
+                          "two of the world of edge cases; a benchmark's come from the hub)",
+                          metavar="P.jsonl")
     benchmark: str = flag(None, "whose problems to take; without --problems they are downloaded "
                                 "(not codecontests)", type=str, choices=list(BENCHMARKS))
-    preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for training) or "
-                       "from 2025-02-01 to 2025-05-01 (131 problems), BigCodeBench-Hard with its "
-                       "instruct prompts (148)", type=str, choices=list(PRESETS))
+    preset: str = flag(None, "a split of the DaJ paper: LiveCodeBench before 2024-08 (for "
+                       "training) or from 2025-02-01 to 2025-05-01 (131 problems), "
+                       "BigCodeBench-Hard with its instruct prompts (148)",
+                       type=str, choices=list(PRESETS))
     subset: list = flag(list, "BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its "
-                        "instruct prompts; otherwise chat models too complete the code); MBPP on the "
-                        "hub: sanitized")
+                        "instruct prompts; otherwise chat models too complete the code); MBPP on "
+                        "the hub: sanitized")
     since: str = flag(None, "only contests on or after this day, as in 2025-02-01", type=day,
                       name="--from", metavar="DAY")
     until: str = flag(None, "only contests on or before this day", type=day, metavar="DAY")
@@ -353,8 +355,9 @@ class Settings(servers.ServerFlags):
                       type=int, least=1)
 
     heading("a model that runs here")
-    model: list = flag(list, "causal LM: one for all problem files or one for each, in order (default: "
-                       "the weak and the strong policy of the world of edge cases)", metavar="M")
+    model: list = flag(list, "causal LM: one for all problem files or one for each, in order "
+                       "(default: the weak and the strong policy of the world of edge cases)",
+                       metavar="M")
     batch_size: int = flag(64, "sequences at once; lower it where memory runs out", least=1)
     device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu",
                        "where it runs: cpu, cuda, cuda:1")
@@ -368,8 +371,8 @@ class Settings(servers.ServerFlags):
 
     heading("output")
     out: Path = flag(EDGES_RUN / "candidates.jsonl", "candidates file, appended to", type=Path)
-    shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT with "
-                      ".I-of-N before its suffix; the N files can be concatenated. torchrun's "
+    shard: str = flag(f"{RANK}/{WORLD_SIZE}", "make only the I-th of N parts, I from 0, into OUT "
+                      "with .I-of-N before its suffix; the N files can be concatenated. torchrun's "
                       "processes do so by themselves", metavar="I/N")
 
     def __post_init__(self):
@@ -472,7 +475,8 @@ def say_what_is_next(cfg):
         print("next: python execute.py")
         return
     files = [cfg.out.with_name("problems.jsonl")] if cfg.benchmark else cfg.problems
-    flags = ["--problems", *files, "--candidates", cfg.out, "--out", cfg.out.with_name("labelled.jsonl")]
+    flags = ["--problems", *files, "--candidates", cfg.out,
+             "--out", cfg.out.with_name("labelled.jsonl")]
     print(f"next: python execute.py {shlex.join(map(str, flags))}")
 
 
@@ -504,10 +508,11 @@ def sample_here(problems, model_name, cfg, out):
         for batch in batches:
             jobs = [(problem, cid) for problem in batch for cid in candidate_ids]
             keys = [(problem["problem_id"], cid) for problem, cid in jobs]
-            # If one row is missing, its batch is made whole: in other company the last digit differs.
+            # If a row is missing, its batch is made whole: in other company the last digit differs.
             if not out.done.issuperset(keys):
                 uniforms = torch.stack([
-                    torch.rand(cfg.max_new_tokens, generator=stream(cfg.seed, *key)) for key in keys])
+                    torch.rand(cfg.max_new_tokens, generator=stream(cfg.seed, *key))
+                    for key in keys])
                 batch_prompts = [prompts[problem["problem_id"]] for problem in batch]
                 completions = generate(model, batch_prompts, uniforms, cfg.temperature, ends, pad)
                 rows = []
@@ -529,8 +534,8 @@ def those_that_fit(problems, prompts, model, cfg):
     if not too_long:
         return problems
     longest = max(too_long, key=too_long.get)
-    words = (f"with --max-new-tokens {cfg.max_new_tokens}, {len(too_long)} of {len(problems)} problems "
-             f"do not fit into this model's context of {context_length(model)} tokens "
+    words = (f"with --max-new-tokens {cfg.max_new_tokens}, {len(too_long)} of {len(problems)} "
+             f"problems do not fit into this model's context of {context_length(model)} tokens "
              f"(problem {longest!r} has {too_long[longest]})")
     if len(too_long) == len(problems):
         raise UserError(f"{words}: lower it, or take another model")
@@ -547,7 +552,7 @@ def local_candidate(problem, candidate_id, text, code, completion, cfg):
 
 
 def sample_served(problems, cfg, out):
-    """All candidates from the model behind --api-base, or this shard's; each is kept as it comes."""
+    """All candidates from the model behind --api-base, or this shard's, each kept as it comes."""
     chat = not cfg.api_plain
     policy = policy_name(cfg.api_model)
     jobs = [(problem, f"{policy}-{k}") for problem in cfg.mine(problems) for k in range(cfg.n)]
@@ -560,7 +565,8 @@ def sample_served(problems, cfg, out):
     refused = []
     in_thoughts = False
     done = len(jobs) - len(missing)
-    with tqdm(total=len(jobs), initial=done, desc=policy, unit="candidate", disable=RANK > 0) as bar:
+    with tqdm(total=len(jobs), initial=done, desc=policy, unit="candidate",
+              disable=RANK > 0) as bar:
         for (problem, cid), answer in zip(missing, answers):
             if answer.error:
                 refused.append(f"problem {problem['problem_id']!r}: {answer.error}")
@@ -572,13 +578,13 @@ def sample_served(problems, cfg, out):
             bar.update()
     if in_thoughts:
         print("note: answers of this server begin within thoughts, so one that was cut off may be "
-              "nothing else, and a draft in it counts as its program: let the server take thoughts out "
-              "(vLLM: --reasoning-parser)", file=sys.stderr)
+              "nothing else, and a draft in it counts as its program: let the server take thoughts "
+              "out (vLLM: --reasoning-parser)", file=sys.stderr)
     if refused and not out.done:
         raise UserError(f"all {len(refused)} requests were refused, the first for {refused[0]}")
     if refused:
-        print(f"note: {len(refused)} of {len(missing)} requests were refused and have no candidate, "
-              f"the first for {refused[0]}", file=sys.stderr)
+        print(f"note: {len(refused)} of {len(missing)} requests were refused and have no "
+              f"candidate, the first for {refused[0]}", file=sys.stderr)
 
 
 def candidate(problem, candidate_id, text, code, tokens, finished, cfg, **measured):
@@ -647,12 +653,13 @@ def must_be_the_same_questions(lists, cfg):
         model = cfg.model_digest.get(row["policy"])
         problem = digest_of.get(row["problem_id"])
         if model not in (None, "not-found") and then.get("model", model) != model:
-            raise UserError(f"{cfg.my_out}: its candidates of {row['policy']} are of another model of "
-                            f"that name ({then['model']}, not {model}): give another --out, or delete it")
+            raise UserError(f"{cfg.my_out}: its candidates of {row['policy']} are of another model "
+                            f"of that name ({then['model']}, not {model}): give another --out, "
+                            "or delete it")
         if model and problem and then.get("problem", problem) != problem:
-            raise UserError(f"{cfg.my_out}: its candidates for problem {row['problem_id']!r} are of "
-                            "another text (other files, another --subset?): give another --out, or "
-                            "delete it")
+            raise UserError(f"{cfg.my_out}: its candidates for problem {row['problem_id']!r} are "
+                            "of another text (other files, another --subset?): give another --out, "
+                            "or delete it")
 
 
 def rows_so_far(cfg):
@@ -662,13 +669,14 @@ def rows_so_far(cfg):
 # ---------------------------------------------------------------- the problems
 
 def load_problems(cfg):
-    """One list for each --problems file, or one for the benchmark, of those that the flags choose."""
+    """One list for each --problems file, or one for the benchmark, of those the flags choose."""
     if cfg.benchmark:
         must_not_be_a_file_of_the_user(cfg)
         paths = cfg.problems or fetch(cfg.benchmark, cfg.subset, cfg.since)
         rows = read_benchmark(cfg.benchmark, paths, cfg.as_split or "test", cfg.subset,
                               lambda row: is_wanted(row, cfg))
-        lists = [write_problems(cfg.out.with_name("problems.jsonl"), itertools.islice(rows, cfg.limit))]
+        lists = [write_problems(cfg.out.with_name("problems.jsonl"),
+                                itertools.islice(rows, cfg.limit))]
         say_if_it_is_not_the_papers_number(len(lists[0]), cfg)
         say_if_they_are_not_of_the_test_set(lists[0], cfg)
     else:
@@ -702,7 +710,8 @@ def date_of(row):
     try:
         return day(row["date"][:10])
     except (TypeError, ValueError):
-        raise UserError(f"{words} has the date {row['date']!r}: expected one as in 2025-02-01") from None
+        raise UserError(f"{words} has the date {row['date']!r}: "
+                        "expected one as in 2025-02-01") from None
 
 
 def choosing_flags(cfg):
@@ -728,16 +737,16 @@ def say_if_they_are_not_of_the_test_set(problems, cfg):
         others = [row for row in problems if mbpp.number_of(row) not in mbpp.TEST_SET]
         if others:
             print(f"note: {len(others)} of {len(problems)} problems are none of MBPP's test set "
-                  f"({mbpp.TEST_SET.start} to {mbpp.TEST_SET.stop - 1}): its others are for training, "
-                  "validation and prompts", file=sys.stderr)
+                  f"({mbpp.TEST_SET.start} to {mbpp.TEST_SET.stop - 1}): its others are for "
+                  "training, validation and prompts", file=sys.stderr)
 
 
 def must_not_be_a_file_of_the_user(cfg):
     """problems.jsonl beside --out, where a benchmark's rows are written."""
     path = cfg.out.with_name("problems.jsonl").resolve()
     if path == cfg.out.resolve() or path in [Path(given).resolve() for given in cfg.problems]:
-        raise UserError(f"{path}: the benchmark's problems are written there, and it is --out or one of "
-                        "--problems: give an --out in another folder")
+        raise UserError(f"{path}: the benchmark's problems are written there, and it is --out or "
+                        "one of --problems: give an --out in another folder")
 
 
 def must_hold_no_others(path, problems):
@@ -795,7 +804,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module.to):
-    """A causal language model and its tokenizer, from a Hugging Face name, a folder or a .gguf file.
+    """A causal language model and its tokenizer, by a Hugging Face name, a folder or a .gguf file.
 
     dtype "auto" is fp32 on a CPU and the checkpoint's own elsewhere. place(model, device) brings
     the model to its device.
@@ -815,10 +824,11 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
     elif looks_like_a_folder(name) and not path.exists():
         raise UserError(f"{flag} {name}: no such folder")
     elif (path / "judge/config.json").exists() and not (path / "config.json").exists():
-        raise UserError(f"{flag} {name}: is the folder of a training run; its judge is {path / 'judge'}")
+        raise UserError(f"{flag} {name}: is the folder of a training run; "
+                        f"its judge is {path / 'judge'}")
     elif (path / "adapter_config.json").exists():
-        raise UserError(f"{flag} {name}: holds an adapter (adapter_config.json), which would be left "
-                        "out: merge it into its model first")
+        raise UserError(f"{flag} {name}: holds an adapter (adapter_config.json), which would be "
+                        "left out: merge it into its model first")
     if dtype == "auto":
         dtype = "float32" if str(device) == "cpu" else "auto"
     elif dtype not in DTYPES:
@@ -873,12 +883,12 @@ def check_weights(found, name):
     for kind in ("missing_keys", "mismatched_keys"):
         lacking = sorted(map(str, found.get(kind) or ()))
         if lacking:
-            raise UserError(f"{name}: its checkpoint lacks {len(lacking)} weights of the model that "
-                            f"its config.json describes, the first: {lacking[0]}")
+            raise UserError(f"{name}: its checkpoint lacks {len(lacking)} weights of the model "
+                            f"that its config.json describes, the first: {lacking[0]}")
     unknown = sorted(map(str, found.get("unexpected_keys") or ()))
     if unknown:
-        print(f"note: {name}: {len(unknown)} weights of its checkpoint have no place in the model and "
-              f"are left out, the first: {unknown[0]}", file=sys.stderr)
+        print(f"note: {name}: {len(unknown)} weights of its checkpoint have no place in the model "
+              f"and are left out, the first: {unknown[0]}", file=sys.stderr)
 
 
 # A program in which much can be lost: indentation, line ends, case, spaces side by side.
@@ -905,8 +915,8 @@ def check_tokenizer(tokenizer, model, name):
                         "ids only: resize its embeddings, or give the tokenizer another pad token")
     shown = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if PROGRAM not in shown:
-        raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is shown: "
-                        f"of {PROGRAM!r} is left {shown[-200:]!r}")
+        raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is "
+                        f"shown: of {PROGRAM!r} is left {shown[-200:]!r}")
     if ids[-1] in ends:
         raise UserError(f"{name}: its chat template ends a prompt with the end token, "
                         "so the model would begin behind its own end")
@@ -930,8 +940,8 @@ def check_model(model, name):
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's code raises at what it does not expect
-        raise UserError(f"{kind} does not run with the key-value cache and the masks of sampling and "
-                        f"scoring, so it is not supported ({type(error).__name__}: "
+        raise UserError(f"{kind} does not run with the key-value cache and the masks of sampling "
+                        f"and scoring, so it is not supported ({type(error).__name__}: "
                         f"{first_line(error)})") from None
     if wrong:
         raise UserError(f"{kind} {wrong}, so it is not supported")
@@ -1073,12 +1083,13 @@ def must_fit(model, prompt, limit):
     limits = context_limits(model)
     name = min(limits, key=limits.get, default=None)
     if name and len(prompt) + limit > limits[name]:
-        raise UserError(f"a prompt of {len(prompt)} tokens and --max-new-tokens {limit} exceed this "
-                        f"model's {name.replace('_', ' ')} of {limits[name]}: shorten one of them")
+        raise UserError(f"a prompt of {len(prompt)} tokens and --max-new-tokens {limit} exceed "
+                        f"this model's {name.replace('_', ' ')} of {limits[name]}: "
+                        "shorten one of them")
     embedded = model.get_input_embeddings().weight.shape[0]
     if max(prompt) >= embedded:
-        raise UserError(f"a prompt has token {max(prompt)}, but the model embeds {embedded} ids only: "
-                        "its tokenizer is not the model's")
+        raise UserError(f"a prompt has token {max(prompt)}, but the model embeds {embedded} ids "
+                        "only: its tokenizer is not the model's")
 
 
 def logits_of(model, hidden):
