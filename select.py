@@ -66,9 +66,9 @@ else:
     from data.judge import WAIT, judge_prompt, opened_thoughts, parse_verdict
     from data.pairs import programs_of, read_labelled
     from data.preferences.report import print_preferences
-    from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, ROOT, Appender, UserError,
-                           asks_for_answers, must_hold_only, read_problems, read_rows, stage_input,
-                           write_rows)
+    from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, EDGES_RUN, ROOT, Appender,
+                           UserError, asks_for_answers, must_hold_only, read_problems, read_rows,
+                           stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
                         stream)
@@ -100,8 +100,8 @@ else:
                            type=int, least=0)
 
         heading("output")
-        out: Path = flag(None, "selections, judgments beside them (default: beside --labelled; of the "
-                               "world of edge cases in runs/edges)", type=Path)
+        out: Path = flag(None, "selections, judgments beside them (default: beside --labelled; of "
+                               "the world of edge cases in runs/edges)", type=Path)
         against: str = flag(None, "the method that p compares the others with "
                                   "(default the judge, else random)", type=str, metavar="METHOD")
         explain: str = flag(None, "print why the judge chose as it did on one problem, no more",
@@ -221,8 +221,8 @@ def most_votes(W, M, present=None):
 
         Σ_j W_ij / Σ_j M_ij
 
-    over the programs that are `present` [n] (all, if None). A share, not a count, for a program that
-    sat out has fewer judgments. One that was never judged comes after all that were.
+    over the programs that are `present` [n] (all, if None). A share, not a count, for a program
+    that sat out has fewer judgments. One that was never judged comes after all that were.
     """
     if present is None:
         present = np.full(len(W), True)
@@ -389,8 +389,8 @@ class LocalJudge:
         context = context_length(self.model)
         if len(prompt) + new_tokens <= context:
             return None
-        return refused(f"a prompt of {len(prompt)} tokens and {new_tokens} new ones exceed the model's "
-                       f"context of {context}")
+        return refused(f"a prompt of {len(prompt)} tokens and {new_tokens} new ones exceed the "
+                       f"model's context of {context}")
 
     def sample(self, prompts, calls):
         """A Completion of each prompt, with the random numbers of its call."""
@@ -518,7 +518,8 @@ def judgment_key(judge, call):
     if call.b is None:
         text = pointwise_prompt(call)
     else:
-        text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat=True) + WAIT * call.wait
+        text = (judge_prompt(call.problem, call.a["code"], call.b["code"], chat=True)
+                + WAIT * call.wait)
     prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
     return judge.name, judge.settings, *call.key, prompt
 
@@ -562,8 +563,9 @@ class Judgments:
             else:
                 self.file.append(row)
         if refusals:
-            print(f"note: {len(refusals)} of {len(calls)} judgments of {judge.name} were refused and count "
-                  f"as no verdict; the first, on {refusals[0]['problem_id']}: {refusals[0]['refused']}")
+            print(f"note: {len(refusals)} of {len(calls)} judgments of {judge.name} were refused "
+                  f"and count as no verdict; the first, on {refusals[0]['problem_id']}: "
+                  f"{refusals[0]['refused']}")
 
 
 def judgment(call, answer):
@@ -784,8 +786,9 @@ def after_each_round(candidates, judgments):
 def resample(candidates, methods, seed, draws=40):
     """pass@1 of each method on other samples of one problem, [draws, methods].
 
-    A sample is as many candidates, drawn with replacement (and again, until some pass and some fail),
-    and as many verdicts in each pair of programs, also with replacement. All methods share it.
+    A sample is as many candidates, drawn with replacement (and again, until some pass and some
+    fail), and as many verdicts in each pair of programs, also with replacement. All methods share
+    it.
     """
     if not is_mixed(candidates):
         return np.full((draws, len(methods)), float(candidates[0]["passed"]))
@@ -884,8 +887,8 @@ def load_candidates(cfg):
             if pid in candidates:
                 problems[pid] = problem
     if 0 < len(problems) < n_problems:
-        print(f"note: {n_problems - len(problems)} of {n_problems} problems of split {cfg.split!r} have "
-              f"no candidate with a verdict in {cfg.labelled} and are left out")
+        print(f"note: {n_problems - len(problems)} of {n_problems} problems of split {cfg.split!r} "
+              f"have no candidate with a verdict in {cfg.labelled} and are left out")
     if not problems:
         files = " ".join(map(str, cfg.problems))
         raise UserError(f"{cfg.labelled}: no candidates for split {cfg.split!r} of {files} "
@@ -1079,8 +1082,8 @@ def explain(judges, problems, candidates, cache, cfg):
 def must_be_selections(path):
     """May the selections be written there? Raises UserError."""
     if path.is_dir() or path.name == "judgments.jsonl":
-        raise UserError(f"--out {path}: expected a file for the selections; judgments.jsonl will lie "
-                        "beside it")
+        raise UserError(f"--out {path}: expected a file for the selections; judgments.jsonl will "
+                        "lie beside it")
     must_hold_only(path, lambda row: "method" in row, "selections", "--out ")
 
 
