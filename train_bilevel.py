@@ -155,8 +155,8 @@ from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
                            print0)
-from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder, read_rows,
-                       stage_input, write_rows)
+from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder,
+                       read_rows, stage_input, write_rows)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
@@ -205,8 +205,8 @@ class Settings:
         "meta gradient stays as it is", least=1
     )
     meta_memory: int = flag(
-        10, "K: about so many looks at the meta pairs does the running mean of the meta gradient go "
-        "back; 1: the last alone", least=1
+        10, "K: about so many looks at the meta pairs does the running mean of the meta gradient "
+        "go back; 1: the last alone", least=1
     )
     domain_lr: float = flag(0.2, "step of a domain's logit for one visit of normalised s", least=0)
     instance_lr: float = flag(
@@ -358,7 +358,7 @@ class Trainer:
         self.data_weights = DataWeights(self.train_pairs, cfg)
         self.v_mean = torch.zeros_like(self.parameters.theta)  # v̄, the running mean of v
         self.v_count = 0                                       # of how many looks at meta pairs
-        self.believed = False       # was there such a look, and did the last leave enough judgments?
+        self.believed = False     # was there such a look, and did the last leave enough judgments?
         self.moved = [[] for _ in self.train_pairs]  # of each pair the visits that moved it most
 
     def train_step(self, step):
@@ -558,8 +558,8 @@ class Trainer:
         pairs = ", ".join(self.train_pairs[i].instance_id for i in index)
         checkpoint = Path(self.cfg.out) / "state.pt"
         raise UserError(
-            f"step {step + 1}: the loss, its gradient or the hypergradient is not finite, on {pairs}; "
-            f"the last good checkpoint, if there is one, is {checkpoint}: "
+            f"step {step + 1}: the loss, its gradient or the hypergradient is not finite, on "
+            f"{pairs}; the last good checkpoint, if there is one, is {checkpoint}: "
             "try a smaller --lr or --clip-grad"
         )
 
@@ -1219,8 +1219,8 @@ def shuffled_weights(n, cfg):
         )
     drawable = sum(weight > 0 for weight in weights)
     if cfg.apply == "draw" and drawable < min(cfg.batch, n):
-        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: only {drawable} weights are above "
-                        f"0, and a step draws {cfg.batch} different pairs; lower --batch")
+        raise UserError(f"--shuffle-weights {cfg.shuffle_weights}: only {drawable} weights are "
+                        f"above 0, and a step draws {cfg.batch} different pairs; lower --batch")
     random.Random(cfg.seed).shuffle(weights)
     return torch.tensor(weights)
 
@@ -1294,8 +1294,9 @@ class Judge:
         if not too_long:
             return pairs
         waits = f" and --waits {self.cfg.waits}" if self.cfg.waits else ""
-        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's context "
-                 f"of {context} tokens with --max-new-tokens {self.cfg.max_new_tokens}{waits}")
+        words = (f"{len(too_long)} of {len(pairs)} {split} pairs do not fit into the judge's "
+                 f"context of {context} tokens with --max-new-tokens "
+                 f"{self.cfg.max_new_tokens}{waits}")
         if len(too_long) == len(pairs):
             raise UserError(f"{words}: lower it, or take another --judge")
         print0(f"note: {words}, and are left out: {', '.join(too_long)}")
@@ -1770,8 +1771,8 @@ class Run:
         n_parameters = len(trainer.parameters.theta)
         if cfg.weights == "domain" and len(trainer.data_weights.domains) == 1:
             only = trainer.data_weights.domains[0]
-            print0(f"note: --weights domain: all training pairs are of one domain, {only!r}, so there "
-                   "is nothing to learn: name other fields in --domain-key")
+            print0(f"note: --weights domain: all training pairs are of one domain, {only!r}, so "
+                   "there is nothing to learn: name other fields in --domain-key")
         if cfg.batch > n_train:
             print0(f"note: --batch {cfg.batch}: a step has all {n_train} training pairs, no more")
         if cfg.weights != "uniform" and cfg.meta_batch > 2 * n_meta:
@@ -1965,8 +1966,8 @@ class Run:
         content = {}
         for name, pairs in splits.items():
             content[f"{name} pairs"] = [
-                [pair.instance_id, pair.problem["prompt"], pair.a["code"], pair.b["code"], pair.right,
-                 pair.domain, pair.problem.get("criterion")] for pair in pairs]
+                [pair.instance_id, pair.problem["prompt"], pair.a["code"], pair.b["code"],
+                 pair.right, pair.domain, pair.problem.get("criterion")] for pair in pairs]
         if self.cfg.shuffle_weights:
             content["weights of --shuffle-weights"] = self.trainer.data_weights.fixed.tolist()
         digests = {}
@@ -2049,8 +2050,8 @@ def report(cfg, metrics, weight_rows, n_pairs):
     shares = [row["meta_effective_share"] for row in metrics if "meta_effective_share" in row]
     n_closed = sum(share < MIN_EFFECTIVE_SHARE for share in shares)
     if n_closed:
-        print(f"after {n_closed} of {len(shares)} looks at the meta pairs the weights learned nothing: "
-              "θ' judged too differently from θ")
+        print(f"after {n_closed} of {len(shares)} looks at the meta pairs the weights learned "
+              "nothing: θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
     if cfg.weights != "uniform" and cfg.steps:
         print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
@@ -2098,9 +2099,9 @@ def report_checks(checks):
     correlation = f"{mean(correlations):.2f}" if correlations else "unknown"
     predicted = mean([row["meta_change_predicted"] for row in checks])
     realised = mean([row["meta_change_realised"] for row in checks])
-    print(f"hypergradient, {len(checks)} checks, each of its step's v alone: split-half correlation "
-          f"{correlation}; change of the meta loss by a step {predicted:+.1e} predicted, "
-          f"{realised:+.1e} realised")
+    print(f"hypergradient, {len(checks)} checks, each of its step's v alone: split-half "
+          f"correlation {correlation}; change of the meta loss by a step {predicted:+.1e} "
+          f"predicted, {realised:+.1e} realised")
 
 
 # ---------------------------------------------------------------- the command
