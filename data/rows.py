@@ -47,7 +47,8 @@ A problem may add
     category     with that: what the benchmark reports on
     setup        source that runs before the candidate's
     time_limit   seconds a test
-    libs         modules outside of the standard library that its tests need (BigCodeBench)
+    libs         modules outside of the standard library that its tests need (BigCodeBench,
+                 HumanEval+)
     compare      when an output is right: "livecodebench" or "codecontests", those benchmarks' own
                  rules (data/sandbox/compare.py)
     checker      source of a function check(given, answer, expected), where several answers are
