@@ -995,7 +995,9 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
 
     counts = sorted({len(candidates[pid]) for pid in problems})
     n = f"N = {counts[-1]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
-    print(f"\n{cfg.labelled}, split {cfg.split}, {n}, R = {cfg.rounds}: {len(problems)} problems, "
+    if judges and "rounds" in cfg.aggregate:
+        n += f", R = {cfg.rounds}"
+    print(f"\n{cfg.labelled}, split {cfg.split}, {n}: {len(problems)} problems, "
           f"{len(mixed)} of them with {words.mixed}\n")
     names = [method.name for method in methods]
     against = cfg.against or next((name for name in judged if "untrained" not in name), "random")

@@ -14,6 +14,7 @@ inherit flags that stages share.
 """
 import argparse
 import math
+import os
 import sys
 from dataclasses import MISSING, field, fields
 
@@ -149,3 +150,7 @@ def run(main):
         sys.exit(main())
     except UserError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # who read what it prints has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left
+        print("stopped, as nobody reads its output any more", file=sys.stderr)
+        sys.exit(130)

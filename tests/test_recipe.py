@@ -550,6 +550,18 @@ def test_help_shows_the_default_where_there_is_one(capsys):
     assert "how large\n" in shown
 
 
+def test_a_stage_whose_output_nobody_reads_any_more_ends_without_a_traceback():
+    program = "from data.flags import run; run(lambda: print('a table\\n' * 100_000))"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    words = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 130
+    assert words == "stopped, as nobody reads its output any more\n"
+
+
 def test_a_list_s_flag_wants_a_value():
     assert parse(Example, "", ["--sizes", "4", "8"]).sizes == [4, 8]
     with pytest.raises(SystemExit) as end:
