@@ -909,7 +909,8 @@ REFUSED = dict(  # on x86_64; another list than zygote.py's, from which one may 
     fsopen=430, mount_setattr=442, pivot_root=155, chroot=161, add_key=248, request_key=249,
     keyctl=250, bpf=321, perf_event_open=298, userfaultfd=323, io_uring_setup=425,
     memfd_create=319, memfd_secret=447, shmget=29, semget=64, msgget=68, mq_open=240,
-    inotify_init=253, inotify_init1=294, fanotify_init=300, io_setup=206)
+    inotify_init=253, inotify_init1=294, fanotify_init=300, io_setup=206,
+    sync=162, syncfs=306)
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86_64")
