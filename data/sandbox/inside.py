@@ -59,7 +59,8 @@ class Inside:
             self.unittest, others = prepare_unittest()
             # logging, for example, must be the same for tests and program
             sys.modules.update(others)
-            guard_assertions(self.unittest["unittest"].TestCase, self.fair, self.is_own_function)
+            guard_assertions(self.unittest["unittest"].TestCase, self.look_at_first_two,
+                             self.is_own_function)
             self.unittest["unittest"].main = ignore  # its tests are run anyway
         self.names = None  # of the latest test
         self.shared = {}  # the setup's classes, by name
@@ -243,6 +244,12 @@ class Inside:
             raise Refused(BRINGS_ITS_OWN)
         return a, b
 
+    def look_at_first_two(self, operands):
+        """Of a function that compares: refuse them as fair() does, where there are two."""
+        first_two = operands[:2]
+        if len(first_two) == 2:
+            self.fair(*first_two)
+
     def comparing(self, function):
         """A function of a library's that compares its first two arguments: looks at them first.
 
@@ -254,9 +261,7 @@ class Inside:
             return function
 
         def compare(*args, **kwargs):
-            first_two = [*args, *kwargs.values()][:2]
-            if len(first_two) == 2:
-                self.fair(*first_two)
+            self.look_at_first_two([*args, *kwargs.values()])
             return function(*args, **kwargs)
         return compare
 
@@ -650,7 +655,7 @@ COMPARING = re.compile(
 OPERANDS = ("first", "second", "member", "container")  # what unittest calls them
 
 
-def guard_assertions(TestCase, fair, is_own_function):
+def guard_assertions(TestCase, look_at, is_own_function):
     """assertEqual and its kin look at their operands first.
 
     They do not ask the test's object, which can be tampered with, but for what the test has added
@@ -667,16 +672,14 @@ def guard_assertions(TestCase, fair, is_own_function):
 
     for name, method in list(vars(TestCase).items()):
         if COMPARING.match(name):
-            setattr(TestCase, name, guarded(method, judge_for, fair))
+            setattr(TestCase, name, guarded(method, judge_for, look_at))
 
 
-def guarded(method, judge_for, fair):
+def guarded(method, judge_for, look_at):
     @functools.wraps(method)
     def check(self, *args, **kwargs):
         named = [kwargs[name] for name in OPERANDS if name in kwargs]
-        first_two = [*args, *named][:2]
-        if len(first_two) == 2:
-            fair(*first_two)
+        look_at([*args, *named])
         return method(judge_for(self), *args, **kwargs)
     return check
 
