@@ -3,6 +3,7 @@ run comes to.
 
 That its step is right is the matter of test_grpo_checks.py.
 """
+import contextlib
 import json
 import os
 import random
@@ -1299,6 +1300,27 @@ class Killed(BaseException):
     """What a kill looks like from inside: nothing is caught and nothing is tidied up."""
 
 
+@contextlib.contextmanager
+def killed_at_file(monkeypatch, number, counts=lambda: True):
+    """In here a run is killed when it would write file `number`, from 0, of those that count.
+
+    Every file of a checkpoint comes into its place by os.replace.
+    """
+    replace = os.replace
+    written = []
+
+    def replace_or_die(source, target):
+        if counts():
+            if len(written) == number:
+                raise Killed
+            written.append(target)
+        replace(source, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_die)
+        with pytest.raises(Killed):
+            yield
+
+
 def test_killed_within_a_save_is_no_worse(settings, monkeypatch, tmp_path):
     """Rows are written before the state: whichever files a kill leaves behind, the rest is made
     again, the same."""
@@ -1306,22 +1328,11 @@ def test_killed_within_a_save_is_no_worse(settings, monkeypatch, tmp_path):
         return tb.Run(settings(steps=3, eval_every=2, out=str(tmp_path / name)))
     make("whole").train()
     expected = outcome(tmp_path / "whole")
-    replace = os.replace  # every file of a checkpoint comes into its place by this
 
     for files in (1, 3):  # that the second step's save still writes, of metrics, transcripts, weights and state
         run = make(f"killed{files}")
-        written = []
-
-        def replace_or_die(source, target):
-            if run.step == 2 and len(written) == files:
-                raise Killed
-            if run.step == 2:
-                written.append(target)
-            replace(source, target)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace_or_die)
-            with pytest.raises(Killed):
-                run.train()
+        with killed_at_file(monkeypatch, files, lambda: run.step == 2):
+            run.train()
         again = make(f"killed{files}")
         assert again.step == 1
         again.train()
@@ -1502,18 +1513,8 @@ def test_killed_within_the_first_save_after_a_cold_start_is_no_worse(
             cold_start=1, max_new_tokens=24, pairs_per_problem=1, out=str(tmp_path / name)))
     make("whole").train()
     run = make("killed")
-    written = []
-    replace = os.replace
-
-    def replace_or_die(source, target):
-        if len(written) == files:
-            raise Killed
-        written.append(target)
-        replace(source, target)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_or_die)
-        with pytest.raises(Killed):
-            run.train()
+    with killed_at_file(monkeypatch, files):
+        run.train()
     again = make("killed")
     assert again.step == 0
     again.train()
