@@ -367,7 +367,7 @@ class Settings(servers.ServerFlags):
     n: int = flag(8, "candidates for each problem", least=1)
     temperature: float = flag(0.7, "0 is greedy", least=0)
     max_new_tokens: int = flag(512, "most tokens of a candidate", least=1)
-    seed: int = flag(0, "of all random streams")
+    seed: int = flag(0, "of all random streams", least=0)
 
     heading("output")
     out: Path = flag(EDGES_RUN / "candidates.jsonl", "candidates file, appended to", type=Path)

@@ -76,8 +76,8 @@ from the textbook's bilevel step (how DaJ's own code takes it is not known here)
     computed for the hypergradient, and θ put back. In the first fifth of these (steps 1 to 6) only
     averages move, Adam's and v̄: they are too young to mean much. Then the weights learn, too.
     Without this pause, training on bad pairs has taught the judge not to reason before the weights
-    can favour the good ones. Under `uniform` it stands still as long, with nothing to learn meanwhile,
-    so that all kinds of weights train for equally many steps.
+    can favour the good ones. Under `uniform` it stands still as long, and only Adam's averages move,
+    so that all kinds of weights begin to move the judge alike, and move it equally often.
   * --apply draw (default): with the textbook's weight in front of the loss (--apply scale) many
     judgments are spent on pairs whose weight is near 0. With γ, --uniform-share, no pair is lost
     for good. (The B pairs of a step are all different, so p_i is the chance of the first draw
@@ -156,7 +156,7 @@ from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
                            print0)
 from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder,
-                       read_rows, stage_input, write_rows)
+                       read_rows, stage_input, write_rows, write_whole)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
@@ -313,7 +313,7 @@ class Settings:
         "of the judge; auto: fp32, and under adapters on a GPU the checkpoint's own",
         choices=["auto", "float32", "bfloat16", "float64"],
     )
-    seed: int = flag(0, "of pairs, batches and judgments")
+    seed: int = flag(0, "of pairs, batches and judgments", least=0, below=2**63)
     device: str = flag(DEVICE, "torch device")
 
     def __post_init__(self):
@@ -1896,7 +1896,7 @@ class Run:
         write_rows(self.out / "metrics.jsonl", self.metrics)  # whose evaluations have theirs by now
         write_rows(self.out / "weights.jsonl", weight_rows)
         write_rows(self.out / "explained.jsonl", explained)
-        (self.out / "settings.json").write_text(json.dumps(asdict(self.cfg), indent=1))
+        write_whole(self.out / "settings.json", json.dumps(asdict(self.cfg), indent=1))
         state = {
             "settings": asdict(self.cfg),
             "data": self.data,

@@ -19,7 +19,6 @@ shown without texts. The page says so, and where all of it is.
 import argparse
 import base64
 import hashlib
-import os
 from collections import defaultdict
 from html import escape
 from pathlib import Path
@@ -30,6 +29,7 @@ from data.chart import Frame, Line, doubling_ticks, even_ticks, line_chart
 from data.explain import in_words
 from data.flags import run as run_command
 from data.page_data import first_and_last, payload, read_run, safe_json
+from data.rows import write_whole
 from data.statistics import effective_size
 
 HERE = Path(__file__).resolve().parent
@@ -41,12 +41,8 @@ COLOURS = 8  # of kinds of pairs; further ones are grey
 
 def write_page(out):
     """Write report.html into the folder of a run, and return its path. Raises UserError."""
-    out = Path(out)
-    path = out / "report.html"
-    aside = out / "report.html.new"
-    page = page_of(read_run(out))
-    aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(aside, path)
+    path = Path(out) / "report.html"
+    write_whole(path, page_of(read_run(out)))
     return path
 
 

@@ -422,12 +422,20 @@ class Appender:
 
 
 def write_rows(path, rows):
-    """Write a whole JSONL file at once: a reader sees the old or the new one, never half of it."""
+    """Write a whole JSONL file, as write_whole does."""
+    write_whole(path, as_lines(rows))
+
+
+def write_whole(path, text):
+    """Write a text file at once: a reader sees the old or the new one, never half of it.
+
+    Raises UserError if it cannot be written.
+    """
     path = Path(path)
     aside = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(as_lines(rows), encoding="utf-8", errors="backslashreplace")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(aside, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -139,6 +139,8 @@ def test_what_is_not_there_is_named_with_its_flag(settings, changes, words):
     ("uniform_share", -0.5, "at least 0"),
     ("uniform_share", 1.0, "below 1"),
     ("beta1", 1.0, "below 1"),
+    ("seed", -1, "at least 0"),
+    ("seed", 10**23, "below 9223372036854775808"),
 ])
 def test_flags_have_bounds(settings, flag, value, bound):
     spelled = f"--{flag.replace('_', '-')}"
@@ -1329,7 +1331,9 @@ def test_killed_within_a_save_is_no_worse(settings, monkeypatch, tmp_path):
     make("whole").train()
     expected = outcome(tmp_path / "whole")
 
-    for files in (1, 3):  # that the second step's save still writes, of metrics, transcripts, weights and state
+    # that the second step's save still writes, of transcripts, metrics, weights, explained,
+    # settings and state
+    for files in (1, 3, 5):
         run = make(f"killed{files}")
         with killed_at_file(monkeypatch, files, lambda: run.step == 2):
             run.train()
