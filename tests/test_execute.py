@@ -741,6 +741,13 @@ PLAIN_PYTHON = {
     "prints when its objects go": ("class D:\n    def __del__(self):\n        print(1)\nd = D()", "", "1\n"),
     "prints when its objects go in a circle": ("class D:\n    def __del__(self):\n        print(1)\nd = D()\nd.me = d\ndel d", "", "1\n"),
     "uses its names when its objects go": ("import sys\ny = 5\nclass D:\n    def __del__(self):\n        sys.stdout.write(str(y))\nd = D()", "", "5\n"),
+    "ends at once when it is done": ("import atexit, os\natexit.register(os._exit, 0)\nprint(1)", "", "1\n"),
+    "ends at once from a thread": ("import os, threading\ndef end():\n    threading.main_thread().join()\n    os._exit(0)\n"
+                                   "threading.Thread(target=end).start()\nprint(1)", "", "1\n"),
+    "writes without a buffer at its end": ("import atexit, os\natexit.register(os.write, 1, b'3\\n')\n"
+                                           "class D:\n    def __del__(self):\n        os.write(1, b'4\\n')\nd = D()\n"
+                                           "atexit.register(print, 2)\nprint(1)", "", "1\n3\n2\n4\n"),
+    "has a stream of its own besides": ("mine = open(1, 'w')\nmine.write('2\\n')\nprint(1)", "", "1\n2\n"),
     "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),

@@ -130,7 +130,9 @@ def run_program(job):
         if code:
             say(missing_module(error) or describe(error))
         del error
-    for last_act in (threading._shutdown, atexit._run_exitfuncs, run_finalizers):
+    # as Python does, so that what these write stands below what the program has printed
+    for last_act in (flush_stdout, threading._shutdown, atexit._run_exitfuncs, flush_stdout,
+                     run_finalizers):
         with contextlib.suppress(BaseException):
             last_act()
     if lost and not code:
@@ -156,6 +158,10 @@ def exit_code(error):
     if status == "runtime_error" and isinstance(error, SystemExit):
         return 0  # a normal end, as in LiveCodeBench
     return EXIT_CODES.get(status, 1)
+
+
+def flush_stdout():
+    sys.stdout.flush()
 
 
 def run_finalizers():
