@@ -464,6 +464,8 @@ UNITTESTS = {  # what there is -> (source, verdict of a right program, of a wron
     "a call of unittest.main": (CASE + "unittest.main()\n", True, False),
     "a method that no one could call": (CASE + "return\n", None, None),
     "an error of its own": (CASE + "open('/nowhere')\n", None, None),
+    "warnings that it records": (CASE.replace("unittest", "unittest, warnings", 1).replace("        self.assert", "        with warnings.catch_warnings(record=True) as seen:\n            f(0)\n"
+                                 "        self.assertEqual(len(seen), 1)\n        self.assert"), True, False),
     "no question": (CASE.replace("f(1), 2", "1, 1"), None, None),
     "a class of its own that compares": (CASE.replace("class", "class Near:\n    def __eq__(self, other):\n        return abs(other - 2) < 0.1\nclass").replace("f(1), 2", "f(1), Near()"), True, False),
     "names of the program in a class": (CASE.replace("    def", "    function = staticmethod(f)\n    def").replace("f(1)", "self.function(1)"), True, False),
@@ -473,7 +475,7 @@ UNITTESTS = {  # what there is -> (source, verdict of a right program, of a wron
 @pytest.fixture(scope="module")
 def unittests(tmp_path_factory):
     problems = [problem(name, [unit(source)]) for name, (source, _, _) in UNITTESTS.items()]
-    codes = ("def f(n):\n    return n + 1", "def f(n):\n    return 0")
+    codes = ("import warnings\ndef f(n):\n    warnings.warn('adds')\n    return n + 1", "def f(n):\n    return 0")
     rows = label(tmp_path_factory.mktemp("unittests"), problems, [row for name in UNITTESTS for row in programs(name, *codes)])
     return {(row["problem_id"], row["candidate_id"]): row for row in rows}
 
@@ -748,6 +750,7 @@ PLAIN_PYTHON = {
                                            "class D:\n    def __del__(self):\n        os.write(1, b'4\\n')\nd = D()\n"
                                            "atexit.register(print, 2)\nprint(1)", "", "1\n3\n2\n4\n"),
     "has a stream of its own besides": ("mine = open(1, 'w')\nmine.write('2\\n')\nprint(1)", "", "1\n2\n"),
+    "shows its warnings itself": ("import warnings\nwarnings.showwarning = lambda message, *rest: print(message)\nwarnings.warn(input())", "5\n", "5\n"),
     "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),

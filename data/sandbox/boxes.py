@@ -55,7 +55,7 @@ class Zygote:
                  "from data.sandbox import zygote; zygote.main()")
         # -P and -s rather than -I, which would ignore PYTHONHASHSEED: the order of a candidate's
         # sets would differ
-        flags = ["-P", "-s", "-W", "ignore"]
+        flags = ["-P", "-s"]
         if not cfg.site_packages:
             flags.append("-S")
         arguments = [str(theirs.fileno()), json.dumps(options), str(ROOT)]
