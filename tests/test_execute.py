@@ -751,6 +751,9 @@ PLAIN_PYTHON = {
                                            "atexit.register(print, 2)\nprint(1)", "", "1\n3\n2\n4\n"),
     "has a stream of its own besides": ("mine = open(1, 'w')\nmine.write('2\\n')\nprint(1)", "", "1\n2\n"),
     "shows its warnings itself": ("import warnings\nwarnings.showwarning = lambda message, *rest: print(message)\nwarnings.warn(input())", "5\n", "5\n"),
+    "changes its builtins": ("__builtins__.seven = 7\nprint(__builtins__.max(int(input()), seven), callable(help))", "5\n", "7 True\n"),
+    "does not let exit() end it": ("for _ in range(3):\n    try:\n        n = int(input())\n        if n == 0:\n            exit()\n        print(n)\n"
+                                   "    except:\n        print('end')", "1\n0\n3\n", "1\nend\nend\n"),
     "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),

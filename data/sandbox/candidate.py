@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import site
 import sys
 import threading
 import types
@@ -60,7 +61,8 @@ def forget_this_machine():
     path = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     os.environ.update(PATH=path, USER="nobody", LANG="C.UTF-8", TZ="UTC")
     os.environ.update(HOME="/tmp", TMPDIR="/tmp")
-    builtins.exit = builtins.quit = sys.exit  # as `site` would have it
+    for set_builtins in (site.setquit, site.setcopyright, site.sethelper):  # exit, help, ...
+        set_builtins()
     random.seed(0)  # every run draws the same numbers
 
 
@@ -85,6 +87,8 @@ def module_with_setup(setup, name):
     """A fresh module called `name`, in which the problem's setup has run."""
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = PROGRAM
+    if name == "__main__":  # as Python does; in all other modules it is a dict
+        module.__builtins__ = builtins
     try:
         exec(compile(setup, "<setup>", "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
