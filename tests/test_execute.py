@@ -754,6 +754,7 @@ PLAIN_PYTHON = {
     "changes its builtins": ("__builtins__.seven = 7\nprint(__builtins__.max(int(input()), seven), callable(help))", "5\n", "7 True\n"),
     "does not let exit() end it": ("for _ in range(3):\n    try:\n        n = int(input())\n        if n == 0:\n            exit()\n        print(n)\n"
                                    "    except:\n        print('end')", "1\n0\n3\n", "1\nend\nend\n"),
+    "takes away what its end could use": ("import builtins, sys\nprint(1)\nsys.stdout.flush()\ndel sys.stdout, builtins.isinstance", "", "1\n"),
     "leaves a generator in its middle": ("def g():\n    try:\n        yield 1\n    finally:\n        print(2)\n        raise ValueError\nx = g()\nprint(next(x))", "", "1\n2\n"),
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),

@@ -136,17 +136,12 @@ def run_program(job):
         del error
     # as Python does, so that what these write stands below what the program has printed
     for last_act in (flush_stdout, threading._shutdown, atexit._run_exitfuncs, flush_stdout,
-                     run_finalizers):
+                     run_finalizers, flush_stdout, flush_files):
         with contextlib.suppress(BaseException):
             last_act()
     if lost and not code:
         code = EXIT_CODES["missing_dependency"]
         say(lost[0])
-    written = [thing for thing in gc.get_objects()
-               if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
-    for stream in (sys.stdout, sys.__stdout__, *written):
-        with contextlib.suppress(BaseException):
-            stream.flush()
     os._exit(code)
 
 
@@ -166,6 +161,15 @@ def exit_code(error):
 
 def flush_stdout():
     sys.stdout.flush()
+
+
+def flush_files():
+    """Those that the program has left open."""
+    written = [thing for thing in gc.get_objects()
+               if isinstance(thing, (io.TextIOWrapper, io.BufferedWriter))]
+    for stream in (sys.__stdout__, *written):
+        with contextlib.suppress(BaseException):
+            stream.flush()
 
 
 def run_finalizers():
