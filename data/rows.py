@@ -264,6 +264,9 @@ def check_test(test, entry_point, place):
         raise UserError(f"{place}: 'kwargs' is {test['kwargs']!r}; expected an object")
     if test["type"] == "call" and not entry_point:
         raise UserError(f"{place}: a 'call' test needs the problem's 'entry_point'")
+    if test["type"] == "call" and not entry_point.isidentifier():
+        raise UserError(f"{place}: a 'call' test calls the problem's 'entry_point', which must be "
+                        f"a name, not {entry_point!r}: a method of Solution goes by its own")
 
 
 DIGEST_OF_TESTS = re.compile("([0-9a-f]{12})-[0-9a-f]{4}")  # tests_digest: of the problem, of flags

@@ -1099,6 +1099,7 @@ SAME = programs("p", "def f(a):\n    return a", "def f(a):\n    return -a")
     ([problem("p", [{"type": "calls"}])], SAME, (), "p.jsonl: problem 'p', tests number 1: expected an object with 'type' one of call, stdin"),
     ([problem("p", [{"type": "stdin", "input": "x"}])], SAME, (), "problem 'p', tests number 1: a 'stdin' test needs 'output' (text)"),
     ([problem("p", [call([1], 1)], entry_point=None)], SAME, (), "needs the problem's 'entry_point'"),
+    ([problem("p", [call([1], 1)], entry_point="Solution().f")], SAME, (), "must be a name, not 'Solution().f'"),
     ([GOOD], programs("q", ""), (), "c.jsonl: candidate '0' is for problem 'q', which is not in"),
     ([GOOD], SAME + SAME, (), "c.jsonl, line 3: {'problem_id': 'p', 'candidate_id': '0'} is already on line 1"),
     ([GOOD], [{**SAME[0], "code": None}], (), "c.jsonl, line 1: field 'code' has the wrong type"),
