@@ -260,6 +260,9 @@ def check_test(test, entry_point, place):
         if field not in test or not isinstance(test[field], wanted):
             raise UserError(f"{place}: a {test['type']!r} test needs {field!r} "
                             f"({IN_WORDS[wanted]})")
+    if test["type"] == "stdin":
+        must_be_text(test, "input", "surrogateescape", place)  # it may hold bytes that are no UTF-8
+        must_be_text(test, "output", "strict", place)
     if not isinstance(test.get("kwargs"), (dict, type(None))):
         raise UserError(f"{place}: 'kwargs' is {test['kwargs']!r}; expected an object")
     if test["type"] == "call" and not entry_point:
@@ -267,6 +270,15 @@ def check_test(test, entry_point, place):
     if test["type"] == "call" and not entry_point.isidentifier():
         raise UserError(f"{place}: a 'call' test calls the problem's 'entry_point', which must be "
                         f"a name, not {entry_point!r}: a method of Solution goes by its own")
+
+
+def must_be_text(test, field, errors, place):
+    """A lone surrogate, half of a character, can neither be read nor printed."""
+    try:
+        test[field].encode("utf-8", errors)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: {field!r} holds {test[field][error.start]!r} (character "
+                        f"{error.start + 1}), which is not valid Unicode") from None
 
 
 DIGEST_OF_TESTS = re.compile("([0-9a-f]{12})-[0-9a-f]{4}")  # tests_digest: of the problem, of flags

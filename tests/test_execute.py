@@ -1098,6 +1098,8 @@ SAME = programs("p", "def f(a):\n    return a", "def f(a):\n    return -a")
     ([problem("p", [call([1], 1)] * 10_001)], SAME, (), "problem 'p' has 10001 tests; the most is 10000"),
     ([problem("p", [{"type": "calls"}])], SAME, (), "p.jsonl: problem 'p', tests number 1: expected an object with 'type' one of call, stdin"),
     ([problem("p", [{"type": "stdin", "input": "x"}])], SAME, (), "problem 'p', tests number 1: a 'stdin' test needs 'output' (text)"),
+    ([problem("p", [stdin("5 \ud800", "x")])], SAME, (), "problem 'p', tests number 1: 'input' holds '\\ud800' (character 3), which is not valid Unicode"),
+    ([problem("p", [stdin("\udcff", "\udcff")])], SAME, (), "problem 'p', tests number 1: 'output' holds '\\udcff' (character 1), which is not"),
     ([problem("p", [call([1], 1)], entry_point=None)], SAME, (), "needs the problem's 'entry_point'"),
     ([problem("p", [call([1], 1)], entry_point="Solution().f")], SAME, (), "must be a name, not 'Solution().f'"),
     ([GOOD], programs("q", ""), (), "c.jsonl: candidate '0' is for problem 'q', which is not in"),
