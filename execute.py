@@ -30,6 +30,8 @@ A program is judged as plain Python would judge it, but:
   there is none, if the problem asks for a class that these tests call.
 - There is no /proc, /dev/stdout or /dev/stderr: a program that opens its output by such a name gets
   no label (`passed` is null). Descriptors 0 to 2, /dev/stdin and /dev/fd/0 work.
+- The input of a whole program ends with a newline, as contests' files do, though a row's may not.
+- Integers may be read and printed at any length; plain Python stops at 4300 digits.
 - A program is process 1 of its namespace: a signal that it sends itself (SIGKILL, SIGTERM, an
   alarm) does nothing where it has no handler for it; plain Python would die. Not so with --unsafe.
 - SystemExit ends a whole program well, whatever its status, as in LiveCodeBench; but one that exits
