@@ -379,6 +379,7 @@ class Trainer:
         groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
         advantage = group_advantage(rewards_of(groups))                    # [B, G]
         stats = judgment_statistics(groups, judge)                         # {name: [B]}
+        mixed = stats["zero_variance"] == 0  # [B] did a pair's judgments earn different rewards?
         self.data_weights.observe(index, stats)  # counts visits; what --weights net goes by
         meta = MetaJudgments.of(judge, meta_groups) if looks else None
         timer.lap("rollout")
@@ -399,7 +400,7 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            outer = self.outer_step(step, theta, index, groups, stats, gradients, meta)
+            outer = self.outer_step(step, theta, index, groups, mixed, gradients, meta)
 
         # 4. While the judge is to stand still, it has only looked at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
@@ -409,10 +410,11 @@ class Trainer:
         metrics = self.step_metrics(step, loss, stats)
         return {**metrics, **outer, **self.weight_metrics(), "seconds": timer.laps}
 
-    def outer_step(self, step, theta, index, groups, stats, gradients, meta):
+    def outer_step(self, step, theta, index, groups, mixed, gradients, meta):
         """The hypergradient s of the weights of this step's pairs, and their move by it.
 
-        theta: θ [P], while the parameters are θ'. index: [B] the pairs. gradients: ∇ℓ_i(θ) [B, P].
+        theta: θ [P], while the parameters are θ'. index: [B] the pairs. mixed: [B] those whose
+        judgments earned different rewards; s of the others is 0. gradients: ∇ℓ_i(θ) [B, P].
         meta: MetaJudgments, or None between two looks at the meta pairs.
         Returns its metrics.
         """
@@ -439,22 +441,20 @@ class Trainer:
             v_tilde = self.adam.jacobian_transpose(self.v_mean)
             s = gather(gradients @ v_tilde).cpu()
             self.must_be_finite(step, index, float(s.sum()), theta=theta)
-            self.move_weights(step, index, s, groups, stats)
+            self.move_weights(step, index, s, groups, mixed)
 
         every = self.cfg.check_hypergradient
         grpo_step = step - self.cfg.cold_start
         # Every so many steps, or at the first look at meta pairs after that.
         if meta and every and grpo_step % every < self.cfg.meta_every:
-            mixed = stats["zero_variance"] == 0
             metrics |= check_hypergradient(self, theta, v, meta, gradients, mixed)
         return metrics
 
-    def move_weights(self, step, index, s, groups, stats):
+    def move_weights(self, step, index, s, groups, mixed):
         """Pairs with s_i > 0 count more from now on, once the averages have settled."""
         grpo_step = step - self.cfg.cold_start
         if grpo_step < SETTLING * self.cfg.freeze_judge_steps:
             return
-        mixed = stats["zero_variance"] == 0  # [B] judgments of different rewards?
         if self.adam.clipped and int(mixed.sum()) == 1:
             return  # g is that pair's alone, and the clip gives it one length, whatever its weight
         pace = 1 - grpo_step / self.cfg.weight_steps

@@ -694,9 +694,9 @@ def test_the_only_informed_pair_of_a_clipped_step_does_not_move(settings):
             adam=SimpleNamespace(clipped=clip_grad > 0),
             data_weights=weights_of(settings(), "aabb"),
             remember=lambda *_: None)
-        stats = {"zero_variance": torch.tensor([0.0, 1.0])}
+        mixed = torch.tensor([True, False])
         s = torch.tensor([1e-9, 0.0], dtype=torch.float64)
-        tb.Trainer.move_weights(trainer, 5, torch.tensor([0, 2]), s, [], stats)
+        tb.Trainer.move_weights(trainer, 5, torch.tensor([0, 2]), s, [], mixed)
         assert trainer.data_weights.pair_logit.any() == moves
 
 

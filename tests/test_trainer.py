@@ -93,10 +93,10 @@ def test_weights_wait_for_the_first_fifth_of_the_freeze_and_no_longer(trainer, m
     monkeypatch.setattr(tb.DataWeights, "update", recorded)
     here = trainer(freeze_judge_steps=5, steps=6, weight_steps=4)
     here.remember = lambda *_: None
-    stats = {"zero_variance": torch.zeros(2)}
-    here.move_weights(0, torch.tensor([0, 1]), torch.ones(2), [], stats)
+    mixed = torch.tensor([True, True])
+    here.move_weights(0, torch.tensor([0, 1]), torch.ones(2), [], mixed)
     assert paces == []
-    here.move_weights(1, torch.tensor([0, 1]), torch.ones(2), [], stats)
+    here.move_weights(1, torch.tensor([0, 1]), torch.ones(2), [], mixed)
     assert paces == [0.75]
 
 
