@@ -459,7 +459,7 @@ class Trainer:
             return  # g is that pair's alone, and the clip gives it one length, whatever its weight
         pace = 1 - grpo_step / self.cfg.weight_steps
         unit_s, move = self.data_weights.update(index, s, mixed, pace)
-        self.remember(step + 1, index, unit_s, move, groups)
+        self.remember(step, index, unit_s, move, groups)
 
     def in_random_order(self, index, step):
         """The pairs with these indices [B], each in a random order, so that "A" is no answer."""
@@ -521,8 +521,9 @@ class Trainer:
     def remember(self, step, index, unit_s, move, groups):
         """Keep, of each of these pairs [B], the visits and judgments that moved its weight most."""
         visits = []
-        for s, moved, group in zip(here(unit_s).tolist(), here(move).tolist(), groups):
-            visits.append(visit_of(step, s, moved, group.pair.right, group.texts, group.rewards))
+        for s_i, move_i, group in zip(here(unit_s).tolist(), here(move).tolist(), groups):
+            right = group.pair.right
+            visits.append(visit_of(step + 1, s_i, move_i, right, group.texts, group.rewards))
         for i, visit in zip(index.tolist(), gather(visits)):
             self.moved[i] = keep_largest(self.moved[i], visit)
 
