@@ -940,10 +940,10 @@ class Adam:
     def jacobian_transpose(self, v):
         """ṽ = (∂U/∂g)ᵀ v at the step just taken.
 
-        Adam works by coordinate, so its Jacobian is a diagonal D and its transpose the same:
+        Adam works by coordinate, so its Jacobian is a diagonal J and its transpose the same:
 
-            frozen    D = (1−β₁) / (c₁(q+ε))                     preconditioner q taken as given
-            exact     D = the same − m₁(1−β₂)g / (c₁c₂ q(q+ε)²)  q moves with g, too
+            frozen    J = (1−β₁) / (c₁(q+ε))                     preconditioner q taken as given
+            exact     J = the same − m₁(1−β₂)g / (c₁c₂ q(q+ε)²)  q moves with g, too
             an active clip, which comes first in U and so last here:
                       ṽ ← (C/‖g‖) (ṽ − ĝ⟨ĝ, ṽ⟩)                  ĝ = g/‖g‖ before the clip
         """
@@ -951,13 +951,13 @@ class Adam:
         c1, c2 = self.bias_corrections()
         q = self.q()
         denominator = q + cfg.adam_eps  # of U
-        D = (1 - cfg.beta1) / (c1 * denominator)
+        J = (1 - cfg.beta1) / (c1 * denominator)  # [P]
         if cfg.jacobian == "exact":
             q_moves = self.exp_avg * (1 - cfg.beta2) * self.clipped_grad()
-            D = D - q_moves / (c1 * c2 * q * denominator ** 2)
+            J = J - q_moves / (c1 * c2 * q * denominator ** 2)
         # Where q = 0 no gradient has arrived yet (LoRA's A while B = 0): ∇ℓ_i is 0 there and adds
-        # nothing to s, but the exact D would be 0/0.
-        v_tilde = torch.where(q > 0, D * v, 0.0)
+        # nothing to s, but the exact J would be 0/0.
+        v_tilde = torch.where(q > 0, J * v, 0.0)
         if self.clipped:
             shrink = cfg.clip_grad / self.grad_norm
             unit = self.raw_grad / self.grad_norm
