@@ -135,7 +135,6 @@ import math
 import pickle
 import random
 import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -819,7 +818,6 @@ def meta_gradient(judge, parameters, batch, logprob):
     return all_sum(parameters.grad).clone(), importance
 
 
-@torch.no_grad()
 def logprob_of_judgments(judge, groups, batch):
     """log π_θ of each whole judgment, [M·G] fp64, with the rounding that the scorer has.
 
@@ -1349,13 +1347,13 @@ class Judge:
         return sum_by_sample(self.score(pack), pack.sample, n, dtype=torch.float64)
 
     def weighted_loss(self, pack, weight, token_weight):
-        """Σ_k c_k ℓ_k and ℓ [samples], with ℓ_k = −token_weight · log π(judgment k).
+        """Σ_k c_k ℓ_k, with ℓ_k = −token_weight · log π(judgment k).
 
         For supervised training: ℓ_k is of one judgment, not the GRPO loss of a pair.
         weight: c [samples].
         """
         hidden, head, settings = self.last_hidden(pack)
-        return weighted_logprob_loss(
+        loss, _ = weighted_logprob_loss(
             hidden,
             head,
             pack.target,
@@ -1364,6 +1362,7 @@ class Judge:
             token_weight=token_weight,
             **settings,
         )
+        return loss
 
     def last_hidden(self, pack):
         """What a log-prob is made of: hidden states, the head, and its settings.
@@ -1633,8 +1632,7 @@ def supervised_gradient(judge, parameters, batch, a):
 
     def losses():
         for pack in batch.packs:
-            loss, _ = judge.weighted_loss(pack, weight, batch.scale)
-            yield loss / batch.n_all
+            yield judge.weighted_loss(pack, weight, batch.scale) / batch.n_all
 
     return gradient_of_sum(parameters, losses())
 

@@ -298,7 +298,7 @@ def teach(judge, train_pairs, cfg, check):
         packs = make_packs(prompts, answers, judge.pad, judge.cfg.micro_tokens, judge.cfg.device)
         weight = torch.full((len(pairs),), 1 / len(pairs), device=judge.cfg.device)
         loss = tb.gradient_of_sum(
-            parameters, (judge.weighted_loss(pack, weight, None)[0][None] for pack in packs))
+            parameters, (judge.weighted_loss(pack, weight, None) for pack in packs))
         if not math.isfinite(loss + float(parameters.grad.norm())):
             raise UserError(f"step {step}: the loss or its gradient is not finite; "
                             "try a smaller --lr")
