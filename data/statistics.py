@@ -42,16 +42,16 @@ def interval(samples, least=0.0):
 
 
 def mcnemar(a, b):
-    """Exact two-sided p of McNemar's test on paired right / wrong outcomes.
+    """Exact two-sided p of McNemar's test: a, b [problems] say where each of two methods is right.
 
-    Of n = b + c problems on which only one of the two is right:
+    On n_a problems only a is right, on n_b only b, and n = n_a + n_b:
 
-        p = min(1, 2 Σ_{k <= min(b, c)} C(n, k) / 2^n)
+        p = min(1, 2 Σ_{k <= min(n_a, n_b)} C(n, k) / 2^n)
     """
-    only_a = sum(bool(x) and not y for x, y in zip(a, b))  # of Python's integers: 2^n is large
-    only_b = sum(bool(y) and not x for x, y in zip(a, b))
-    n = only_a + only_b
-    tail = sum(comb(n, k) for k in range(min(only_a, only_b) + 1))
+    n_a = sum(bool(x) and not y for x, y in zip(a, b))  # of Python's integers: 2^n is large
+    n_b = sum(bool(y) and not x for x, y in zip(a, b))
+    n = n_a + n_b
+    tail = sum(comb(n, k) for k in range(min(n_a, n_b) + 1))
     return min(1.0, 2 * tail / 2**n)
 
 
