@@ -125,6 +125,21 @@ else:
                                 "name that, too")
 
 
+# ---------------------------------------------------------------- a choice: probabilities
+
+def best(scores):
+    """Probabilities [N]: 1, shared by the highest scores."""
+    return shared(np.asarray(scores) == max(scores))
+
+
+def shared(chosen):
+    """Probabilities [N]: 1, shared by the chosen; by all if none is."""
+    chosen = np.array(chosen, dtype=float)
+    if not chosen.any():
+        chosen[:] = 1
+    return chosen / chosen.sum()
+
+
 # ---------------------------------------------------------------- the judge's choice: votes
 
 @dataclass
@@ -242,19 +257,6 @@ def by_votes(candidates, judgments):
 
 # ---------------------------------------------------------------- the simple ways
 # Each is a function of a problem's candidates: the probabilities [N] with which it chooses them.
-
-def best(scores):
-    """Probability 1 shared by the highest scores."""
-    return shared(np.asarray(scores) == max(scores))
-
-
-def shared(chosen):
-    """Probability 1 shared by the chosen; by all if none is."""
-    chosen = np.array(chosen, dtype=float)
-    if not chosen.any():
-        chosen[:] = 1
-    return chosen / chosen.sum()
-
 
 def everyone(candidates):
     return shared([True] * len(candidates))
