@@ -358,7 +358,7 @@ class LocalJudge:
         if self.model is None:
             cfg = self.cfg
             self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
-            self.begun = opened_thoughts(self.tokenizer)
+            self.begun = opened_thoughts(self.tokenizer)    # how each of its answers has begun
 
     def compare(self, calls):
         """Yield an answer to "A or B?" for each call: {"text", "tokens", "finished", "seconds"}.
@@ -370,14 +370,14 @@ class LocalJudge:
             yield from self.compare_batch(calls[start:start + self.cfg.batch_size])
 
     def compare_batch(self, calls):
-        begun = time.monotonic()
+        start = time.monotonic()
         prompts = [self.prompt(call) for call in calls]
         answers = [self.refusal(prompt, self.cfg.max_new_tokens) for prompt in prompts]
         fitting = [k for k, answer in enumerate(answers) if answer is None]
         completions = []
         if fitting:
             completions = self.sample([prompts[k] for k in fitting], [calls[k] for k in fitting])
-        seconds = round((time.monotonic() - begun) / len(calls), 4)
+        seconds = round((time.monotonic() - start) / len(calls), 4)
         for k, completion in zip(fitting, completions):
             text = self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
             answers[k] = {"text": text, "tokens": len(completion.ids),
