@@ -609,11 +609,11 @@ class Method:
         return by_votes(candidates, self.judgments[candidates[0]["problem_id"]])
 
 
-def simple_methods(lacking, count):
+def simple_methods(lacking, n_candidates):
     """The simple ways, but for those whose fields all candidates lack; see `lacking_fields`."""
     methods = []
     for name, choose in BASELINES.items():
-        if lacking.get(name) != count:
+        if lacking.get(name) != n_candidates:
             methods.append(Method(name, choose))
     return methods
 
@@ -931,8 +931,8 @@ def lacking_fields(candidates):
 
 def all_methods(judges, problems, candidates, lacking, cache, cfg):
     """Every method that is compared, the oracle last. The judges judge here."""
-    shown = sum(len(candidates[pid]) for pid in problems)
-    *simple, perfect = simple_methods(lacking, shown)     # the oracle, as in BASELINES
+    n_candidates = sum(len(candidates[pid]) for pid in problems)
+    *simple, perfect = simple_methods(lacking, n_candidates)     # the oracle, as in BASELINES
     rated = []
     voted = []
     for label, judge in judges.items():
@@ -995,11 +995,11 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
     first = next(iter(problems.values()))
     words = tables.words_for(first)
 
-    counts = sorted({len(candidates[pid]) for pid in problems})
-    n = f"N = {counts[-1]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
+    sizes = sorted({len(candidates[pid]) for pid in problems})
+    setting = f"N = {sizes[-1]}" if len(sizes) == 1 else f"N = {sizes[0]} to {sizes[-1]}"
     if judges and "rounds" in cfg.aggregate:
-        n += f", R = {cfg.rounds}"
-    print(f"\n{cfg.labelled}, split {cfg.split}, {n}: {len(problems)} problems, "
+        setting += f", R = {cfg.rounds}"
+    print(f"\n{cfg.labelled}, split {cfg.split}, {setting}: {len(problems)} problems, "
           f"{len(mixed)} of them with {words.mixed}\n")
     names = [method.name for method in methods]
     against = cfg.against or next((name for name in judged if "untrained" not in name), "random")
@@ -1020,10 +1020,10 @@ def report(rows, resampled, methods, judges, problems, candidates, cfg):
               "calls, tokens and seconds a problem")
 
     if any(cfg.waits):
-        counts = sorted({0, *cfg.waits})
+        waits = sorted({0, *cfg.waits})
         for label in judges:
             print()
-            tables.print_table(tables.waits_table(label, counts, judged, score, candidates, mixed,
+            tables.print_table(tables.waits_table(label, waits, judged, score, candidates, mixed,
                                                   words))
         print(f"tokens a problem; {words.chosen} on mixed problems; right->wrong and wrong->right: "
               "share of mixed pairs since the line above")
