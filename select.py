@@ -638,9 +638,10 @@ def judge_methods(label, judge, problems, candidates, cache, cfg):
             estimate = rounds * tables.tokens_of(thought_on) // tables.tokens_of(control)
             rounds = max(rounds + 1, estimate)
             control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
-        name = tables.waits_name(wait)
-        methods.append(Method(f"{label}, {name}", judgments=thought_on, in_rounds=True))
-        methods.append(Method(f"{label}, tokens of {name}", judgments=control, in_rounds=True))
+        name = f"{label}, {tables.waits_name(wait)}"
+        methods.append(Method(name, judgments=thought_on, in_rounds=True))
+        name = f"{label}, {tables.control_name(wait)}"
+        methods.append(Method(name, judgments=control, in_rounds=True))
     return methods
 
 

@@ -228,6 +228,11 @@ def waits_name(count):
     return f"{count} wait" if count == 1 else f"{count} waits"
 
 
+def control_name(count):
+    """How its control is called, more rounds for as many tokens: "tokens of 2 waits"."""
+    return f"tokens of {waits_name(count)}"
+
+
 def waits_table(label, counts, judged, score, candidates, mixed, words=PROGRAMS):
     """A row for each number of waits: what they changed, and what votes for as many tokens choose.
 
@@ -250,7 +255,7 @@ def waits_table(label, counts, judged, score, candidates, mixed, words=PROGRAMS)
             f"votes: {words.chosen} %": "",
         }
         if count:
-            control = f"{label}, tokens of {waits_name(count)}"
+            control = f"{label}, {control_name(count)}"
             row["right->wrong"] = percent([before[key] and not right[key] for key in right])
             row["wrong->right"] = percent([right[key] and not before[key] for key in right])
             row["votes: tokens"] = cost(judged[control])
