@@ -202,8 +202,8 @@ def only(pairs, cfg):
     return kept
 
 
-def same_text(prompt):
-    """What two prompts that are the same have in common: letters and digits."""
+def letters_and_digits(prompt):
+    """Those of a prompt, by which it is known: where they are equal, two prompts are the same."""
     return re.sub(r"[\W_]+", " ", prompt).strip().lower()
 
 
@@ -215,7 +215,7 @@ def audit(problems, labelled, allow_overlap=False):
     """
     by_text = defaultdict(list)
     for problem in problems.values():
-        by_text[same_text(problem["prompt"])].append(problem)
+        by_text[letters_and_digits(problem["prompt"])].append(problem)
     overlaps = [group for group in by_text.values() if len({p["split"] for p in group}) > 1]
     shown = []
     for group in overlaps[:5]:

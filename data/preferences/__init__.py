@@ -37,7 +37,7 @@ from pathlib import Path
 from data.benchmarks import errors_name
 from data.benchmarks.files import fetch as fetch_files
 from data.benchmarks.files import original_rows
-from data.pairs import same_text
+from data.pairs import letters_and_digits
 from data.preferences import (codejudgebench, codeprefbench, judgebench, pairs, rewardbench,
                               rewardbench2, rmb)
 from data.rows import LABELLED, PROBLEM, UserError, check_fields
@@ -192,7 +192,7 @@ def candidate_rows(problem_id, item):
 
 def split_of(prompt, shares):
     """The split that a prompt falls into: its hash, in [0, 1), on the shares laid end to end."""
-    digest = hashlib.sha256(same_text(prompt).encode(errors="replace")).digest()
+    digest = hashlib.sha256(letters_and_digits(prompt).encode(errors="replace")).digest()
     u = int.from_bytes(digest[:8], "big") / 2**64
     end = 0.0
     for split, share in shares:
