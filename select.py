@@ -1038,8 +1038,7 @@ def taken_ones(rows, candidates):
     right = {}
     for row in rows:
         pid = row["problem_id"]
-        passed = {candidate["candidate_id"]: candidate["passed"] for candidate in candidates[pid]}
-        right[row["method"], pid] = passed[row["candidate_id"]]
+        right[row["method"], pid] = tables.passed_of(candidates[pid])[row["candidate_id"]]
     return right
 
 

@@ -155,7 +155,7 @@ def tokens_of(judgments):
     return sum(row["tokens"] for rows in judgments.values() for row in rows)
 
 
-def outcomes(candidates):
+def passed_of(candidates):
     """{candidate_id: did it pass?} of a problem's candidates."""
     return {candidate["candidate_id"]: candidate["passed"] for candidate in candidates}
 
@@ -164,7 +164,7 @@ def right_verdicts(judgments, candidates):
     """{(problem_id, draw, a, b): is it right?} of judgments on a passing and a failing program."""
     right = {}
     for pid, rows in judgments.items():
-        passed = outcomes(candidates[pid])
+        passed = passed_of(candidates[pid])
         for row in rows:
             if passed[row["a"]] != passed[row["b"]]:
                 answer = "A" if passed[row["a"]] else "B"
@@ -200,7 +200,7 @@ def judges_table(judged, candidates, words=PROGRAMS):
         where_b_passed = []
         in_both_orders = []
         for (pid, draw, a, b), is_right in right.items():
-            if outcomes(candidates[pid])[a]:
+            if passed_of(candidates[pid])[a]:
                 where_a_passed.append(is_right)
                 in_both_orders.append(is_right and right[pid, draw, b, a])
             else:

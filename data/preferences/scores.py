@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import nan
 
+from data.tables import passed_of
+
 
 @dataclass
 class Result:
@@ -31,7 +33,7 @@ def result_of(problem, candidates, judgments):
     share. Shares of more than two answers are comparable if each pair of them was judged once: with
     other rivals, or with one more often, an answer would win another share.
     """
-    passed = {row["candidate_id"]: row["passed"] for row in candidates}
+    passed = passed_of(candidates)
     first = {}                   # {text: the answer that is judged}
     for row in candidates:
         first.setdefault(row["code"], row["candidate_id"])
@@ -65,7 +67,7 @@ def result_of(problem, candidates, judgments):
 
 def rated_result(problem, candidates, ratings):
     """A Result of a judge that saw each answer alone. ratings: {(problem_id, text): rating}."""
-    passed = {row["candidate_id"]: row["passed"] for row in candidates}
+    passed = passed_of(candidates)
     score = {row["candidate_id"]: ratings[row["problem_id"], row["code"]] for row in candidates}
     return Result(problem, {}, score, passed, comparable=True, rated=True)
 
