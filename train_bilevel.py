@@ -157,7 +157,7 @@ from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_process
 from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder,
                        read_rows, stage_input, write_rows, write_whole)
 from data.shards import equal_passes, shard_layers, whole_weights
-from data.statistics import effective_size
+from data.statistics import effective_size, mean
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
 from sample import (Completion, context_length, encode, end_ids, first_line, generate, load_model,
@@ -1581,10 +1581,6 @@ def meta_loss(judge, batch, logprob):
         loss, _ = meta_loss_of_pack(judge, pack, batch, logprob)
         total += loss
     return float(all_sum(total))
-
-
-def mean(values):
-    return sum(values) / len(values)
 
 
 # ---------------------------------------------------------------- cold start (J1, 2505.11875)

@@ -1,10 +1,14 @@
 """How sure a comparison is: a paired bootstrap, the exact McNemar test, Holm's correction.
 
-And to how many pairs of equal weight some weights amount.
+Also the mean of some numbers, and to how many pairs of equal weight some weights amount.
 """
 from math import comb
 
 import numpy as np
+
+
+def mean(values):
+    return sum(values) / len(values)
 
 
 def effective_size(weights):
