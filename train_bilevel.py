@@ -1738,7 +1738,8 @@ class Run:
             print0(note)
         self.trainer = Trainer(cfg, train_pairs, meta_pairs)
         self.eval_pairs = self.trainer.judge.fitting(eval_pairs, cfg.eval_split)
-        [self.data] = gather([self.digests()] if RANK == 0 else [])
+        # One process reads the files, and all have what it found.
+        [self.made_of] = gather([self.digests()] if RANK == 0 else [])
         self.step = 0          # steps taken, those of a cold start included
         self.metrics = []      # rows of metrics.jsonl
         self.transcripts = []  # rows of transcripts.jsonl
@@ -1894,7 +1895,7 @@ class Run:
         write_whole(self.out / "settings.json", json.dumps(asdict(self.cfg), indent=1))
         state = {
             "settings": asdict(self.cfg),
-            "data": self.data,
+            "data": self.made_of,
             "step": self.step,
             "theta": trainer.parameters.theta,
             "exp_avg": trainer.adam.exp_avg,
@@ -1921,7 +1922,7 @@ class Run:
         for name, value in asdict(self.cfg).items():
             if name not in MAY_CHANGE and was[name] != value:
                 differs.append(f"{flag_of(Settings, name)} {was[name]} there")
-        for name, digest in self.data.items():
+        for name, digest in self.made_of.items():
             if state.get("data", {}).get(name) != digest:
                 differs.append(f"the {name}")
         if differs:
