@@ -15,16 +15,14 @@ better for the meta pairs. move is what that counted for: less the later in the 
 often the pair is drawn. All judgments of the visit have a part in it; the best paid one and the
 worst paid one are kept: this is what the step would make more likely, and this less.
 """
-from data.rows import UserError, read_rows
+from data.rows import OPTIONAL, PROBLEM, UserError, read_rows
 
 KEPT_VISITS = 2           # of each pair
 MOST_CHARACTERS = 4000    # of a judgment that is kept
 SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
-# What the stages know of a problem. Any other field is there to say what kind of problem it is.
-KNOWN_FIELDS = {"problem_id", "prompt", "starter_code", "entry_point", "public_tests", "tests",
-                "domain", "difficulty", "split", "task", "setup", "time_limit", "libs",
-                "compare", "checker"}
+# What a problem is asked, solved and tested by. Any other field says what kind of problem it is.
+KNOWN_FIELDS = {*PROBLEM, *OPTIONAL, "task", "instruct_prompt"}
 
 
 # ---------------------------------------------------------------- remembered while it trains

@@ -528,7 +528,8 @@ def test_a_long_text_keeps_its_ends_and_says_what_is_missing():
 
 
 def test_any_other_field_of_a_problem_says_what_kind_it_is():
-    row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None}
+    row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None,
+           "canonical_solution": "def f(): ...", "instruct_prompt": "Write f."}
     assert explain.other_fields(row) == {
         "source": "x", "steps": ["step 1", "x"], "slip": "sort", "date": None}
 
