@@ -154,8 +154,8 @@ from data.page import write_page
 from data.pairs import Pair, in_both_orders, read_pairs
 from data.parallel import (RANK, WORLD_SIZE, all_sum, gather, here, join_processes, part_processes,
                            print0)
-from data.rows import (EDGES, EDGES_LABELLED, EDGES_PROBLEMS, ROOT, UserError, own_folder,
-                       read_rows, stage_input, write_rows, write_whole)
+from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, own_folder, read_rows, stage_input,
+                       write_rows, write_whole)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size, mean
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
@@ -2058,14 +2058,26 @@ def report(cfg, metrics, weight_rows, n_pairs):
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")
     print(f"look at the run in a browser: {out / 'report.html'}; "
           "--explain-weights prints why pairs count")
-    if cfg.labelled in map(str, EDGES_LABELLED):
-        print(f"next: python select.py --judge {shlex.quote(str(out / 'judge'))}")
-    else:
-        flags = ["--problems", *cfg.problems, "--labelled", cfg.labelled, "--split", cfg.eval_split,
-                 "--max-new-tokens", str(cfg.max_new_tokens), "--judge", str(out / "judge")]
-        if cfg.temperature != 1:  # select.py's own default
-            flags += ["--temperature", str(cfg.temperature)]
-        print(f"next: python select.py {shlex.join(flags)}")
+    print(f"next: python select.py {shlex.join(flags_of_select(cfg))}")
+
+
+def flags_of_select(cfg):
+    """What select.py must be told to choose with the judge as it was evaluated here.
+
+    Left out is what it would take by itself.
+    """
+    settings = {  # flag: what it must be, select.py's own default
+        "--problems": (cfg.problems, EDGES_PROBLEMS),
+        "--labelled": ([cfg.labelled], [str(stage_input("labelled.jsonl"))]),
+        "--split": ([cfg.eval_split], ["test"]),
+        "--max-new-tokens": ([str(cfg.max_new_tokens)], ["112"]),
+        "--temperature": ([str(cfg.temperature)], ["1.0"]),
+    }
+    flags = []
+    for name, (wanted, default) in settings.items():
+        if wanted != default:
+            flags += [name, *wanted]
+    return [*flags, "--judge", str(Path(cfg.out) / "judge")]
 
 
 def report_weights(cfg, weight_rows):

@@ -98,6 +98,17 @@ def test_every_stage_ends_well_and_names_the_next_command(chain):
     assert "--explain" in last_line["select"]
 
 
+def test_what_training_s_next_command_leaves_out_is_what_select_takes_by_itself():
+    trained = train_bilevel.Settings()
+    assert train_bilevel.flags_of_select(trained) == ["--judge", f"{trained.out}/judge"]
+    chosen = select.Settings(judge="none")
+    assert chosen.problems == trained.problems
+    assert str(chosen.labelled) == trained.labelled
+    assert chosen.split == trained.eval_split
+    assert chosen.max_new_tokens == trained.max_new_tokens
+    assert chosen.temperature == trained.temperature
+
+
 @pytest.fixture(scope="module")
 def joined(chain):
     """(problems by id, labelled candidates by key) of the chain."""

@@ -375,6 +375,18 @@ def test_the_next_command_chooses_as_the_judge_was_evaluated(settings, capsys):
     assert " --temperature 1.3" in next_line
 
 
+@pytest.mark.parametrize("changed, flags", [
+    ({}, []),
+    ({"eval_split": "dev"}, ["--split", "dev"]),
+    ({"max_new_tokens": 200, "temperature": 0.5},
+     ["--max-new-tokens", "200", "--temperature", "0.5"]),
+    ({"problems": ["p.jsonl"]}, ["--problems", "p.jsonl"]),
+])
+def test_so_it_does_in_the_world_of_edge_cases_which_it_needs_not_name(changed, flags):
+    cfg = tb.Settings(out="run", **changed)
+    assert tb.flags_of_select(cfg) == [*flags, "--judge", "run/judge"]
+
+
 def test_the_judge_stays_while_it_is_frozen(trainer):
     """--freeze-judge-steps 4: θ is the start's for 4 steps and moves in the fifth; weights learn
     from the second on."""
