@@ -51,7 +51,7 @@ def here(items):
 def gather(items):
     """The shares of all processes back in the common order: undoes `here`.
 
-    A list, or a tensor along its first dimension, which then comes back on the CPU.
+    A list, or a tensor along its first dimension; from several processes it comes back on the CPU.
     """
     if WORLD_SIZE == 1:
         return items
