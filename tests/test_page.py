@@ -11,12 +11,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
 import train_bilevel as tb
 from data import explain, page, page_data
-from data.chart import doubling_ticks, even_ticks, spread, step_ticks
+from data.chart import (
+    Frame, Line, doubling_ticks, even_ticks, line_chart, spread, step_ticks)
 from data.pairs import Pair
 from data.rows import ROOT, UserError, read_rows, write_rows
 
@@ -471,7 +473,7 @@ def test_even_ticks_hold_the_values_between_them(low, high):
     assert 2 <= len(ticks) <= 8
 
 
-@pytest.mark.parametrize("low, high", [(1, 1), (0.2, 9.1), (1e-3, 40), (0.5, 2)])
+@pytest.mark.parametrize("low, high", [(1, 1), (0.2, 9.1), (1e-3, 40), (0.5, 2), (3, 9)])
 def test_doubling_ticks_hold_the_values_and_one_between_them(low, high):
     ticks = doubling_ticks(low, high)
     assert ticks[0] <= min(low, 1)
@@ -482,12 +484,82 @@ def test_doubling_ticks_hold_the_values_and_one_between_them(low, high):
 def test_step_ticks_begin_at_0_and_end_within_the_run():
     assert step_ticks(60) == [0, 10, 20, 30, 40, 50, 60]
     assert step_ticks(24) == [0, 5, 10, 15, 20]
+    assert step_ticks(12) == [0, 2, 4, 6, 8, 10, 12]
     assert step_ticks(1) == [0, 1]
 
 
 def test_names_of_lines_do_not_stand_on_each_other():
     assert spread([10, 12, 60], 0, 100) == [10, 25, 60]
     assert spread([99, 98, 10], 0, 100) == [100, 85, 10]
+
+
+# Step s stands at x = 50 + 10 s, the lowest tick at y = 216 and the highest at y = 16.
+FRAME = dict(width=400, height=242, right_margin=150, last_step=20)
+SHARES = Frame(**FRAME, ticks=[0, 0.5, 1])
+
+
+def drawn_by(lines, frame=SHARES, **more):
+    """line_chart's SVG, as elements."""
+    return ElementTree.fromstring(line_chart("t", lines, frame, "{:.0%}".format, **more))
+
+
+def elements(svg, style):
+    """[(its attributes, its text)] of the elements of a class."""
+    return [(element.attrib, element.text) for element in svg.iter() if element.get("class") == style]
+
+
+RISING = Line("rising", [(0, 0.0), (5, 0.25), (20, 1.0)], "c0")
+
+
+def test_a_line_goes_through_its_values_at_its_steps():
+    svg = drawn_by([RISING])
+    assert svg.find(".//polyline").get("points") == "50.0,216.0 100.0,166.0 250.0,16.0"
+    dots = [(dot.get("cx"), dot.get("cy"), dot.find("title").text) for dot in svg.iter("circle")]
+    assert dots == [("50.0", "216.0", "rising, step 0: 0%"), ("100.0", "166.0", "rising, step 5: 25%"),
+                    ("250.0", "16.0", "rising, step 20: 100%")]
+    assert svg.find(".//g/title").text == "rising: 0% → 100%"
+
+
+def test_in_a_chart_of_factors_doublings_are_equally_high():
+    line = Line("weight", [(0, 1.0), (10, 2.0), (20, 0.25)], "c0")
+    svg = drawn_by([line], Frame(**FRAME, ticks=[0.25, 0.5, 1, 2, 4], log=True))
+    assert svg.find(".//polyline").get("points") == "50.0,116.0 150.0,66.0 250.0,216.0"
+
+
+def test_ticks_and_the_reference_stand_where_they_say():
+    svg = drawn_by([RISING], Frame(**FRAME, ticks=[-1, 0, 1]), reference=0)
+    values = [(at["y"], words) for at, words in elements(svg, "tick end")]
+    assert values == [("220.0", "-100%"), ("120.0", "0%"), ("20.0", "100%")]
+    steps = [(at["x"], words) for at, words in elements(svg, "tick middle")]
+    assert steps == [("50.0", "0"), ("100.0", "5"), ("150.0", "10"), ("200.0", "15"), ("250.0", "20")]
+    lines = [(line["y1"], line["y2"]) for line, _ in elements(svg, "grid")]
+    assert lines == [("216.0", "216.0"), ("116.0", "116.0"), ("16.0", "16.0")]
+    (dashed, _), = elements(svg, "reference")
+    assert (dashed["x1"], dashed["x2"], dashed["y1"], dashed["y2"]) == ("50", "250", "116.0", "116.0")
+
+
+def test_a_period_is_shaded_from_its_first_step_to_its_last():
+    svg = drawn_by([RISING], spans=[(0, 5, "one"), (5, 20, "two")])
+    assert [(at["x"], at["width"]) for at, _ in elements(svg, "span")] == [
+        ("50.0", "50.0"), ("100.0", "150.0")]
+    assert [(at["x"], words) for at, words in elements(svg, "span-name")] == [
+        ("55.0", "one"), ("105.0", "two")]
+
+
+def test_at_the_end_of_a_line_stand_its_last_value_and_its_name():
+    unnamed = Line("unnamed", [(0, 1.0), (20, 0.0)], "c1", labelled=False)
+    falling = Line("falling " + 30 * "x", [(0, 1.0), (20, 0.25)], "c2")
+    svg = drawn_by([unnamed, RISING, falling])
+    (rising, words), = elements(svg, "name c0")
+    assert (rising["x"], rising["y"], words) == ("258.0", "20.0", "100% rising")
+    (below, words), = elements(svg, "name c2")
+    assert (below["y"], words) == ("170.0", "25% falling " + 19 * "x" + "…")
+    assert not elements(svg, "name c1")
+    assert len(svg.findall(".//polyline")) == 3
+
+
+def test_a_line_of_many_points_has_no_dots():
+    assert not drawn_by([Line("x", [(k / 2, 0.5) for k in range(31)], "c0")]).findall(".//circle")
 
 
 # ---------------------------------------------------------------- explained
