@@ -231,6 +231,13 @@ def test_a_run_without_learned_weights_says_so(tmp_path):
     assert "Mean weight of each kind" not in words
 
 
+@pytest.mark.parametrize("weights", ["instance", "domain", "net"])
+def test_a_run_with_learned_weights_shows_them(tmp_path, weights):
+    words = words_of(make_run(tmp_path / "run", weights=weights))
+    assert "It learned no weights" not in words
+    assert "Mean weight of each kind" in words
+
+
 def test_before_is_the_first_evaluation_and_after_the_last_of_the_same_pair_and_order(tmp_path):
     data = data_of(make_run(tmp_path / "run", right_before=1, right_after=3))
     assert data["steps"] == [0, 20]
@@ -254,6 +261,16 @@ def test_every_training_pair_is_there_with_what_moved_it(tmp_path):
     assert heaviest["fields"] == "steps: step 3, word"  # the source is the same for all
     assert "source: word; steps: step 3, word" in heaviest["facts"]
     assert data["training"][-1]["moved"] == []
+
+
+def test_of_a_pair_s_visits_the_list_shows_what_the_one_with_the_largest_move_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    visits = []
+    for step, s, move in ((2, 2.5, 0.5), (9, -1.5, -2.0)):
+        one = explain.visit_of(step, s, move, "A", ["x", "y"], [0.0, 1.0])
+        visits = explain.keep_largest(visits, one)
+    changed(run, "explained.jsonl", lambda row: {**row, "moved": visits})
+    assert [pair["s"] for pair in data_of(run)["training"]] == [-1.5] * 4
 
 
 def changed(run, name, change):
@@ -416,17 +433,18 @@ def test_a_large_run_makes_a_small_page_that_says_what_it_leaves_out(tmp_path, m
     assert len(said) < 8100
 
     monkeypatch.setattr(page_data, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(page_data, "SIZES", ((8000, 100), (1000, 100), (1000, 2)))
+    monkeypatch.setattr(page_data, "SIZES", ((8000, 100), (1000, 100), (1000, 3)))
     cut = data_of(run)
     assert len(page_data.safe_json(cut)) < 20_000
     assert len(cut["training"]) == 4
-    assert ["moved" in pair for pair in cut["training"]] == [True, False, False, True]
+    assert ["moved" in pair for pair in cut["training"]] == [True, True, False, True]
     assert len(cut["judged"]) == 2
     assert cut["judgedInAll"] == 8
 
 
 def test_what_is_left_out_is_the_middle_of_the_weights_and_every_other_judged_pair():
     assert page_data.ends_of(10, 4) == {0, 1, 8, 9}
+    assert page_data.ends_of(10, 3) == {0, 1, 9}
     assert page_data.ends_of(3, 4) == {0, 1, 2}
     assert page_data.ends_of(10, 0) == set()
     assert page_data.spaced(12, 6) == {0, 1, 4, 5, 8, 9}
