@@ -523,7 +523,7 @@ def drawn_by(lines, frame=SHARES, **more):
 
 def elements(svg, style):
     """[(its attributes, its text)] of the elements of a class."""
-    return [(element.attrib, element.text) for element in svg.iter() if element.get("class") == style]
+    return [(one.attrib, one.text) for one in svg.iter() if one.get("class") == style]
 
 
 RISING = Line("rising", [(0, 0.0), (5, 0.25), (20, 1.0)], "c0")
@@ -533,8 +533,9 @@ def test_a_line_goes_through_its_values_at_its_steps():
     svg = drawn_by([RISING])
     assert svg.find(".//polyline").get("points") == "50.0,216.0 100.0,166.0 250.0,16.0"
     dots = [(dot.get("cx"), dot.get("cy"), dot.find("title").text) for dot in svg.iter("circle")]
-    assert dots == [("50.0", "216.0", "rising, step 0: 0%"), ("100.0", "166.0", "rising, step 5: 25%"),
-                    ("250.0", "16.0", "rising, step 20: 100%")]
+    assert dots == [
+        ("50.0", "216.0", "rising, step 0: 0%"), ("100.0", "166.0", "rising, step 5: 25%"),
+        ("250.0", "16.0", "rising, step 20: 100%")]
     assert svg.find(".//g/title").text == "rising: 0% → 100%"
 
 
@@ -549,7 +550,7 @@ def test_ticks_and_the_reference_stand_where_they_say():
     values = [(at["y"], words) for at, words in elements(svg, "tick end")]
     assert values == [("220.0", "-100%"), ("120.0", "0%"), ("20.0", "100%")]
     steps = [(at["x"], words) for at, words in elements(svg, "tick middle")]
-    assert steps == [("50.0", "0"), ("100.0", "5"), ("150.0", "10"), ("200.0", "15"), ("250.0", "20")]
+    assert steps == [(f"{50 + 10 * step}.0", str(step)) for step in (0, 5, 10, 15, 20)]
     lines = [(line["y1"], line["y2"]) for line, _ in elements(svg, "grid")]
     assert lines == [("216.0", "216.0"), ("116.0", "116.0"), ("16.0", "16.0")]
     (dashed, _), = elements(svg, "reference")
@@ -619,7 +620,8 @@ def test_a_long_text_keeps_its_ends_and_says_what_is_missing():
 
 def test_any_other_field_of_a_problem_says_what_kind_it_is():
     row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None,
-           "canonical_solution": "def f(): ...", "instruct_prompt": "Write f."}
+           "canonical_solution": "def f(): ...", "instruct_prompt": "Write f.", "task": "code",
+           "starter_code": "", "setup": "", "libs": [], "compare": "floats", "checker": "check = 1"}
     assert explain.other_fields(row) == {
         "source": "x", "steps": ["step 1", "x"], "slip": "sort", "date": None}
 
@@ -630,6 +632,8 @@ def test_the_failed_program_is_explained_whichever_side_it_stood_on():
     for pair in (Pair("p", {}, good, bad, "A", ""), Pair("p", {}, bad, good, "B", "")):
         row, = explain.explained_rows([{}], [pair], [[]])
         assert row["failed"] == "wrong_answer: test 3"
+        assert row["right"] == pair.right
+    assert explain.outcome_of({"status": "wrong_answer", "detail": None}) == "wrong_answer"
 
 
 def test_a_visit_says_what_it_told_and_what_that_counted_for_apart():
@@ -700,6 +704,57 @@ def test_explain_weights_prints_the_heaviest_and_the_lightest_and_trains_nothing
     assert "earned 1:\n      right of 3: word" in most
     assert "weight 0.50" not in printed  # no visit has moved it
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def write_explained(folder, weights, unmoved=0):
+    """explained.jsonl with a pair for each of these weights, and pairs that no visit has moved."""
+    visit = explain.visit_of(5, 1.25, -2.5, "B", ["low", "high\nest", "mid"], [0.25, 1.0, 0.5])
+    rows = []
+    for k, weight in enumerate([*weights, *[1.0] * unmoved]):
+        rows.append({
+            "instance_id": f"p{k}", "weight_domain": "kind", "weight": weight, "visits": 9,
+            "informed": 3, "right": "A", "fields": {"share": 0.125, "steps": ["sort", "big"]},
+            "failed": "time_limit", "moved": [visit] if k < len(weights) else []})
+    write_rows(folder / "explained.jsonl", rows)
+
+
+def test_explain_weights_says_of_a_pair_what_its_row_holds(tmp_path, capsys):
+    """The only pair that moved counts most; none counts least."""
+    write_explained(tmp_path, [2.0], unmoved=2)
+    explain.print_explained(tmp_path)
+    head, _, told = capsys.readouterr().out.partition("\n\n")
+    assert head.startswith(f"{tmp_path}: 3 pairs, of which 1 have moved a weight; 1 is average\n")
+    assert told == """\
+==== what counts most
+
+weight 2.00  p0  (kind; 9 visits, 3 of them informed)
+  share: 0.125
+  steps: sort, big
+  the wrong candidate: time_limit
+  step 5, s +1.25, B is right; its judgments earned 0.25, 1, 0.5
+    earned 1:
+      high
+      est
+    earned 0.25:
+      low
+
+==== what counts least
+"""
+
+
+@pytest.mark.parametrize("weights, most, least", [
+    ([1, 7, 2, 4, 3, 0.5, 6], [7, 6, 4], [2, 1, 0.5]), ([1, 5, 2, 4, 3], [5, 4], [2, 1])])
+def test_explain_weights_prints_no_pair_at_both_ends(weights, most, least, tmp_path, capsys):
+    write_explained(tmp_path, weights)
+    explain.print_explained(tmp_path)
+    ends = capsys.readouterr().out.split("==== what counts ")[1:]
+    printed = [re.findall("^weight (.+?) ", end, re.M) for end in ends]
+    assert [[float(weight) for weight in weights] for weights in printed] == [most, least]
+
+
+def test_a_long_value_is_cut_in_words():
+    assert explain.in_words("x" * 200) == "x" * 200
+    assert explain.in_words(["x" * 150, "y" * 150]) == "x" * 150 + ", " + "y" * 48 + " …"
 
 
 def test_explain_weights_says_where_no_weight_was_learned(tmp_path):
