@@ -380,6 +380,18 @@ def test_the_bootstrap_is_centred_on_the_score(two_equal_methods):
     assert statistics.bootstrap(score, moving, seed=0).mean() == pytest.approx(score.mean(), abs=0.02)
 
 
+def test_the_bootstrap_centres_each_method_on_its_own_score(two_equal_methods):
+    score, _, moving = two_equal_methods
+    apart = np.array([0.0, 0.5])   # the second does worse on samples, too
+    samples = statistics.bootstrap(score - apart, moving - 2 * apart, seed=0)
+    assert samples.mean(0) == pytest.approx(score.mean(0) - apart, abs=0.02)
+
+
+def test_the_bootstrap_draws_every_problem():
+    samples = statistics.bootstrap(*without_samples([0, 1]), seed=0)
+    assert set(samples[:, 0]) == {0, 0.5, 1}
+
+
 def test_the_bootstrap_is_wider_with_what_varies_inside_a_problem(two_equal_methods):
     score, still, moving = two_equal_methods
     narrow = statistics.bootstrap(score, still, seed=0).std()
@@ -453,8 +465,9 @@ def test_mcnemar_is_the_two_sided_binomial_tail_of_the_problems_on_which_they_di
 
 def test_mcnemar_counts_beyond_64_bits():
     """A comparison of arrays gives numpy's numbers, of which 2^100 would be 0."""
-    a = np.ones(100, dtype=bool)
-    assert statistics.mcnemar(a, ~a) == pytest.approx(2 / 2**100)
+    a = np.arange(101) < 100
+    b = np.zeros(101, dtype=bool)
+    assert statistics.mcnemar(a, b) == pytest.approx(2 / 2**100)
 
 
 def test_mcnemar_is_at_most_one():
@@ -479,6 +492,7 @@ def test_the_effective_size_of_weights():
     assert statistics.effective_size([2.0, 2.0, 2.0]) == pytest.approx(3)
     assert statistics.effective_size([3.0, 1.0]) == pytest.approx(1.6)
     assert statistics.effective_size([5.0, 0.0]) == pytest.approx(1)
+    assert statistics.effective_size([0.1, 0.1]) == pytest.approx(2)
     assert statistics.effective_size([0.0]) == 0
 
 
