@@ -516,6 +516,14 @@ def test_a_sample_is_chosen_from_by_votes_among_the_programs_in_it():
 def test_a_table_is_as_wide_as_its_widest_cell(capsys):
     tables.print_table([{"name": "a", "x": "1.5"}, {"name": "longer", "x": ""}])
     assert capsys.readouterr().out == "name      x\na       1.5\nlonger\n"
+    tables.print_table([{"name": "a", "x": "1.5", "seconds": "2"}])
+    assert capsys.readouterr().out == "name    x  seconds\na     1.5        2\n"
+
+
+def test_a_share_is_said_with_the_ends_of_its_interval():
+    samples = np.linspace(-0.2, 0.8, 1001)
+    assert tables.with_interval(0.3, samples, least=-1) == "30.0 [-17.5,  77.5]"
+    assert tables.with_interval(0.3, samples) == "30.0 [  0.0,  77.5]"
 
 
 def test_the_figures_of_a_judge_do_not_depend_on_the_order_of_its_rows():
@@ -559,6 +567,33 @@ def test_groups_are_shown_only_where_they_differ():
     assert groups == {"difficulty easy": ["p"], "difficulty hard": ["q"]}
 
 
+def test_groups_are_by_every_field_that_differs():
+    problems = {pid: {"domain": domain, "difficulty": "easy"} for pid, domain in zip("pqr", "dee")}
+    both = [candidate("c0", policy="weak"), candidate("c1", policy="strong")]
+    candidates = {"p": both, "q": [candidate("c0", policy="weak")], "r": both[::-1]}
+    assert tables.group_problems(["p", "q", "r"], problems, candidates) == {
+        "domain d": ["p"], "domain e": ["q", "r"],
+        "policy strong+weak": ["p", "r"], "policy weak": ["q"]}
+
+
+def test_the_table_of_sizes_cell_by_cell():
+    passed = [("x", 2, 1.0), ("x", 2, 0.5), ("x", 4, 0.25), ("y", 4, 1.0), ("x", 4, 0.0)]
+    rows = [dict(zip(("method", "n", "passed"), values)) for values in passed]
+    x, y = tables.sizes_table(["x", "y"], rows)
+    assert x == {"all: pass@1 % of": "x", "the first 2": "75.0", "the first 4": "12.5"}
+    assert y == {"all: pass@1 % of": "y", "the first 2": "", "the first 4": "100.0"}
+
+
+def test_the_same_choice_is_that_of_one_draw_of_one_problem():
+    """Two problems and two draws, each with another pair of verdicts; None is no choice."""
+    rows = []
+    for pid, draw, verdicts in (("p", 0, "AB"), ("p", 1, "BA"), ("q", 0, "AA"), ("q", 1, "BB"),
+                                ("r", 0, ("A", None)), ("r", 1, (None, None))):
+        for (a, b), verdict in zip((("c0", "c1"), ("c1", "c0")), verdicts):
+            rows.append({"problem_id": pid, "draw": draw, "a": a, "b": b, "verdict": verdict})
+    assert tables.same_choices(rows) == [True, True, False, False, False, False]
+
+
 def test_the_table_of_methods_cell_by_cell():
     """Six problems, of which four are mixed; "bad" is worse than random."""
     names = ["random", "bad", "judge", "oracle"]
@@ -599,6 +634,8 @@ def test_p_values_of_a_table_are_corrected():
     shown = tables.p_values(["judge", "a", "b", "c"], right, "judge")
     assert statistics.mcnemar(right[:, 0], right[:, 2]) == pytest.approx(0.03125)
     assert shown == {"judge": "", "a": "0.001", "b": "0.062", "c": "1.000"}
+    certain = np.array([[True, False]] * 12)
+    assert tables.p_values(["judge", "a"], certain, "judge") == {"judge": "", "a": "< .001"}
 
 
 def test_the_table_of_judges_cell_by_cell():
@@ -1111,6 +1148,30 @@ def test_where_programs_tie_the_judgment_is_for_the_one_that_is_taken(world, tmp
         printed = capsys.readouterr().out
         assert printed[printed.index("--- "):].startswith(f"--- {taken[pid]}: ")
         assert f"(A is {taken[pid]}, " in printed
+
+
+@pytest.mark.parametrize("kind, right, wrong", [
+    ({"entry_point": "f"}, "passed", "failed"),
+    ({"task": "answer"}, "preferred", "not preferred")])
+def test_an_explanation_says_what_was_won_and_what_is_right(kind, right, wrong, capsys):
+    candidates = {row["candidate_id"]: row for row in some(0, 1)}
+    deciding = {"a": "c1", "b": "c0", "text": "c1 is better \udc80"}
+    votes = {"c0": (1, 4), "c1": (3, 4)}
+    ranked = ["c1", "c0"]
+    tables.print_explanation({**PROBLEM, **kind}, candidates, "judge", votes, ranked, deciding)
+    assert capsys.readouterr().out == (
+        "p\n\nTask p\n\n"
+        f"--- c1: won 3 of 4 judgments (judge); {right}\n# c1\n"
+        f"--- c0: won 1 of 4 judgments (judge); {wrong}\n# c0\n"
+        "\nthe deciding judgment (A is c1, B is c0):\nc1 is better \ufffd\n")
+
+
+def test_an_explanation_tells_no_verdict_from_no_judgment(capsys):
+    candidates = {row["candidate_id"]: row for row in some(0, 1)}
+    for judged_, words in ((4, "no judgment has a verdict for it"), (0, "no judgment was needed")):
+        votes = {name: (0, judged_) for name in candidates}
+        tables.print_explanation(PROBLEM, candidates, "judge", votes, ["c0", "c1"], None)
+        assert capsys.readouterr().out.endswith(f"\n\n{words}\n")
 
 
 def test_explain_says_so_where_no_judgment_was_needed(world, tmp_path, capsys):
