@@ -687,6 +687,10 @@ def test_the_table_of_waits_sets_each_line_beside_the_one_above():
     ]
 
 
+def test_a_cost_is_tokens_by_problem():
+    assert tables.cost({"p": [{"tokens": 5}, {"tokens": 7}], "q": [], "r": [{"tokens": 3}]}) == "5"
+
+
 def test_a_group_s_row_is_of_its_own_method_and_problems():
     score = {("x", "p"): 0.25, ("x", "q"): 1.0, ("y", "p"): 0.5, ("y", "q"): 0.0}
     head, x, y = tables.groups_table(["x", "y"], score, {"easy": ["p"], "both": ["p", "q"]})
