@@ -1160,6 +1160,74 @@ def test_no_number_of_a_launch_is_a_run_time_float():
         assert not [name for name in at_run_time if isinstance(launch.arguments[name], float)]
 
 
+@needs_triton
+@needs_compiler
+@pytest.mark.parametrize("more, said", [
+    ({}, {}),
+    ({"bias": True}, {"bias": (500,)}),
+    ({"softcap": 30.0}, {"SOFTCAP": 30.0}),
+    ({"statistics": True}, {"STATISTICS": True}),
+    ({"frozen_head": True}, {"exponential": (64, 512)}),
+    ({"keep_exponentials": True}, {"exponential": (64, 512)}),
+    ({"descriptors": False}, {"DESCRIPTORS": False}),
+    ({"n_hidden": 36}, {"DESCRIPTORS": False}),   # rows of 72 bytes, no multiple of 16
+], ids=str)
+def test_a_launch_is_that_of_its_settings(more, said):
+    from kernels import compiled
+
+    settings = {"dtype": torch.bfloat16, "n_tokens": 64, "n_hidden": 32, "n_vocab": 500, **more}
+    forward, _ = compiled.launches(**settings)
+    plain = {"bias": None, "SOFTCAP": None, "STATISTICS": False, "exponential": None,
+             "DESCRIPTORS": True}
+    found = {name: forward.arguments[name] for name in plain}
+    shapes = {name: getattr(value, "shape", value) for name, value in found.items()}
+    assert shapes == {**plain, **said}
+
+
+# Two loops, one within the other, with a product on tensor cores, and a shorter one without.
+LISTING = """
+.text.kernel:
+        /*0000*/                   S2R R0, SR_TID.X ;
+.L_x_1:
+        /*0010*/                   MUFU.EX2 R1, R2 ;
+.L_x_0:
+        /*0020*/                   HGMMA.64x256x16.F32.BF16 R24, gdesc[UR4], R24 ;
+        /*0030*/                   IADD3 R3, R3, 0x1, RZ ;
+        /*0040*/              @!P0 BRA `(.L_x_0) ;
+        /*0050*/                   FADD R4, R4, R5 ;
+        /*0060*/               @P1 BRA `(.L_x_2) ;
+        /*0070*/                   FSEL R4, R4, -INF, P2 ;
+        /*0080*/                   FSEL R5, R5, -INF, P2 ;
+.L_x_2:
+        /*0090*/               @P3 EXIT ;
+        /*00a0*/                   BRA `(.L_x_1) ;
+.L_x_3:
+        /*00b0*/                   FFMA R6, R6, R7, R8 ;
+        /*00c0*/               @P4 BRA `(.L_x_3) ;
+        /*00d0*/                   EXIT ;
+.L_x_4:
+        /*00e0*/                   BRA `(.L_x_4) ;
+"""
+
+
+@needs_triton
+def test_steps_and_tiles_are_counted_in_the_machine_code():
+    from kernels import compiled
+
+    instructions, labels = compiled.parse(LISTING)
+    assert len(instructions) == 15
+    assert instructions[2].startswith("HGMMA")
+    assert labels == {".L_x_1": 1, ".L_x_0": 2, ".L_x_2": 9, ".L_x_3": 11, ".L_x_4": 14}
+    assert compiled.product_loop(instructions, labels) == (2, 5)
+    # FADD, the branch past the mask, EXIT for others, BRA, MUFU
+    assert compiled.shortest_way(instructions, labels, 5, 2) == 5
+    assert compiled.shortest_way(instructions, labels, 11, 2) is None
+    without = [x.replace("HGMMA", "HMMA") for x in instructions]
+    assert compiled.product_loop(without, labels) == (11, 13)
+    with pytest.raises(ValueError, match="no loop with a product"):
+        compiled.product_loop(instructions[5:11], {".L_x_1": 0, ".L_x_2": 4})
+
+
 @needs_compiler
 def test_sizes_of_1_compile(hopper):
     hopper(dtype=torch.float32, n_tokens=1, n_hidden=1, n_vocab=1)  # the compiler takes a 1 for a constant
@@ -1207,9 +1275,29 @@ def test_the_benchmark_counts_our_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiled, "PROGRAMS", {"exponentials again": {}})
     [row] = bench.count_programs(2048, bench.Settings(device="cpu", dtype="float32", vocab=5000))
-    assert row["program"] == "exponentials again"
+    launch = compiled.launches(torch.float32, n_hidden=2048, n_vocab=5000)[1]
+    binary = compiled.compile_launch(launch, tmp_path)
+    assert row == {
+        "program": "exponentials again",
+        "shared memory": f"{binary.shared_bytes // 1024} KiB",
+        "registers": binary.registers,
+        "stack": binary.stack_bytes,
+        "a step": binary.step,
+        "a tile": binary.tile,
+        "all": len(binary.instructions),
+    }
     assert 0 < row["registers"] <= 255
     assert row["a tile"] < row["all"]
+
+
+@needs_triton
+@needs_compiler
+def test_what_has_no_descriptors_is_not_counted_once_more_without(monkeypatch):
+    from kernels import compiled
+
+    without = {"forward, without descriptors": {"descriptors": False}}
+    monkeypatch.setattr(compiled, "PROGRAMS", without)
+    assert compiled.count(torch.float32) == []
 
 
 def test_an_unknown_contender_is_an_error():
