@@ -6,7 +6,7 @@
 Each is saved, loaded as the stages load it (sample.load_model), sampled from and scored in packed
 rows, and compared with plain forward passes, one sequence at a time, without a cache or a mask. A
 row of the table says either "right" (sampler and scorer agree with the plain forward pass) or what
-the refusal says. WRONG would be a defect; there is none.
+the refusal says. WRONG would be a defect, and stands at the head of the page; there is none.
 """
 import copy
 import os
@@ -156,7 +156,7 @@ def largest_error(model, tokenizer):
             use_cache=False).last_hidden_state[pack.row, pack.column]
         logp = logits_of(model, hidden).log_softmax(-1).gather(-1, pack.target[:, None])[:, 0]
         scored.index_add_(0, pack.sample, logp.double())
-    worst = 0.0
+    errors = []
     for k, completion in enumerate(completions):
         prompt = prompts[k // n]
         answer = torch.tensor(completion.ids)
@@ -164,8 +164,8 @@ def largest_error(model, tokenizer):
         logits = model(input_ids=text, use_cache=False).logits[0, len(prompt) - 1:-1]
         logp = logits.float().log_softmax(-1).gather(-1, answer[:, None]).double().sum()
         differences = torch.stack([scored[k] - logp, completion.logprob - logp])
-        worst = max(worst, float(differences.abs().max() / len(answer)))
-    return worst
+        errors.append(differences.abs().max() / len(answer))
+    return float(torch.stack(errors).max())  # NaN if one of them is, which Python's max passes over
 
 
 def verdict(model_type, **more):
@@ -206,7 +206,9 @@ def table(rows):
 def document(plain, variants):
     right = [name for name, text in plain if text == "right"]
     refused = [row for row in plain if row[1].startswith("refused")]
-    rest = [row for row in plain if row[1] != "right" and not row[1].startswith("refused")]
+    untried = [row for row in plain if row[1].startswith("untried")]
+    wrong = [row for row in plain + variants if row[1].startswith("WRONG")]
+    defects = f"\n## Wrong ({len(wrong)})\n\n{table(wrong)}\n" if wrong else ""
     return f"""# Which models work
 
 Remade by `python docs/models.py` (here with transformers {transformers.__version__}): a tiny model of random weights of every
@@ -216,7 +218,7 @@ is refused in one line, most of it when the model is loaded: the loader tries ca
 
 `train_bilevel.py --shard-base` was compared with the whole model (`tests/test_shards.py`) for the following, and refuses all others:
 {", ".join(f"`{name}`" for name in SHARDED)}.
-
+{defects}
 ## Right ({len(right)})
 
 {", ".join(f"`{name}`" for name in right)}
@@ -229,9 +231,9 @@ is refused in one line, most of it when the model is loaded: the loader tries ca
 
 {table(refused)}
 
-## Untried ({len(rest)}): models that these small sizes do not build, or that are no decoders
+## Untried ({len(untried)}): models that these small sizes do not build, or that are no decoders
 
-{table(rest)}
+{table(untried)}
 """
 
 

@@ -1,7 +1,9 @@
 """What a model and its tokenizer must be: sampler, scorer and plain forward pass agree, or it is refused in one line;
 and a text stays text, whatever it says."""
+import importlib.util
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +17,10 @@ from data.lora import adapters_of, add_lora
 from data.rows import EDGES, ROOT, UserError, read_rows
 from data.text import cut_control_tokens
 from kernels.packing import make_packs
+
+spec = importlib.util.spec_from_file_location("daj_models", ROOT / "docs" / "models.py")
+document = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(document)
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -745,3 +751,57 @@ def test_nor_are_those_of_an_answer_that_changes_how_its_prompt_is_read():
     ids = [rest, *tokenizer("print('a , b .')\n", add_special_tokens=False).input_ids]
     text = sample.answer_text(tokenizer, [half], completion_of(ids))
     assert text.endswith("print('a , b .')\n")
+
+
+# ---------------------------------------------------------------- docs/models.py
+
+@pytest.fixture
+def tiny():
+    """A model of docs/models.py whose sampler and scorer are right, and its tokenizer."""
+    return (document.random_model(document.small_config("llama")).eval(),
+            hf.AutoTokenizer.from_pretrained(EDGES / "judge"))
+
+
+def test_the_verdicts_of_the_document_are_those_of_the_loader():
+    assert document.verdict("llama") == "right"
+    rows = (ROOT / "docs/MODELS.md").read_text(encoding="utf-8").splitlines()
+    assert f"| gpt2, beyond its positions | {document.verdict('gpt2', n_positions=32)} |" in rows
+    assert document.verdict("granite", logits_scaling=1.005) == (
+        "refused: this architecture (granite) has other logits than its head's")
+    assert document.verdict("reformer").startswith("untried: ")
+
+
+def test_a_difference_is_wrong(monkeypatch):
+    monkeypatch.setattr(document, "TOLERANCE", 0.0)
+    assert document.verdict("llama").startswith("WRONG by ")
+
+
+def test_the_document_sees_a_sampler_that_is_off(tiny, monkeypatch):
+    def off(*arguments):
+        completions = sample.generate(*arguments)
+        last = completions[-1]
+        return [*completions[:-1], replace(last, logprob=last.logprob - 0.1 * len(last.ids))]
+
+    assert document.largest_error(*tiny) < 1e-5
+    monkeypatch.setattr(document, "generate", off)
+    assert document.largest_error(*tiny) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.1, math.nan])
+def test_the_document_sees_a_scorer_that_is_off(factor, tiny, monkeypatch):
+    monkeypatch.setattr(document, "logits_of", lambda *given: factor * sample.logits_of(*given))
+    assert not document.largest_error(*tiny) < document.TOLERANCE
+
+
+def test_the_document_lists_each_architecture_under_its_verdict():
+    plain = [("a", "right"), ("b", "refused: x | y"), ("c", "untried: z"),
+             ("d", "WRONG by 1 a token"), ("e", "right")]
+    text = document.document(plain, [("a, longer", "right"), ("b, longer", "WRONG by 2 a token")])
+    _, wrong, right, variants, refused, untried = text.split("\n## ")
+    assert wrong.startswith("Wrong (2)")
+    assert wrong.endswith("|\n| d | WRONG by 1 a token |\n| b, longer | WRONG by 2 a token |\n")
+    assert right == "Right (2)\n\n`a`, `e`\n"
+    assert variants.endswith("| a, longer | right |\n| b, longer | WRONG by 2 a token |\n")
+    assert refused.startswith("Refused (1)") and refused.endswith("|\n| b | refused: x \\| y |\n")
+    assert untried.startswith("Untried (1)") and untried.endswith("|\n| c | untried: z |\n")
+    assert "Wrong (" not in document.document(plain[:3], [])
