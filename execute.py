@@ -456,6 +456,8 @@ class Tests:
         if kind == "inside":
             tests = [self.tests[position] for position in positions]
             imports = {name for test in tests for name in imports_of(test["source"])}
+            with contextlib.suppress(*NO_SOURCE):  # a setup that cannot run
+                imports |= imports_of(self.setup)
             job["inside"] = {"imports": sorted(imports), "prompt": self.prompt,
                              "unittest": tests[0]["type"] == "unittest"}
         memory = self.cfg.memory_mb << 20

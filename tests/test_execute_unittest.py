@@ -626,6 +626,20 @@ def test_nor_a_module_s_constants_or_its_class(patch, line, wrong, right, grade)
     assert grade(source, code + wrong)["passed"] is False
 
 
+@pytest.mark.parametrize("imported, name", [
+    ("import colorsys", "colorsys.ONE_SIXTH"), ("import colorsys as c", "c.ONE_SIXTH"),
+    ("from colorsys import ONE_SIXTH", "ONE_SIXTH"),
+])
+@pytest.mark.parametrize("by", ["test", "setup"])
+def test_nor_those_of_a_module_however_it_is_imported(imported, name, by, grade):
+    """One that nothing else loads."""
+    test = method(f"self.assertEqual(f(), {name})")
+    source, setup = (f"{imported}\n{test}", "") if by == "test" else (test, imported)
+    code = "import colorsys\ncolorsys.ONE_SIXTH = 0\ndef f():\n    return "
+    assert grade(source, f"{code}1.0 / 6.0", setup=setup)["passed"] is True
+    assert grade(source, f"{code}0", setup=setup)["passed"] is False
+
+
 def test_but_what_a_module_s_own_function_has_set_stays(grade):
     code = "import gettext\ngettext.textdomain('x')\ndef f():\n    return gettext.textdomain()"
     source = "import gettext\n" + method("self.assertEqual(f(), 'x')")
