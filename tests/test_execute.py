@@ -266,6 +266,17 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
     "looks at its argument afterwards": ("x = {'a': 1}\nf(d=x)\nassert x == {'a': 1, 'b': 2}", "def f(d):\n    d['b'] = 2", "def f(d):\n    d['b'] = 3"),
     "looks into its argument afterwards": ("row = [3, 1]\nf([row])\nassert row == [1, 3]", "def f(rows):\n    rows[0].sort()", "def f(rows):\n    rows[0] = [1, 3]"),
     "asks for the same object": ("x = [1]\nassert f(x) is x", "def f(x):\n    return x", "def f(x):\n    return list(x)"),
+    "asks for another object": ("x = [1]\nassert f(x) is not x", "def f(x):\n    return list(x)",
+                                "def f(x):\n    return x"),
+    "asks for the same id": ("x = [1]\nassert id(f(x)) == id(x)", "def f(x):\n    return x",
+                             "def f(x):\n    return list(x)"),
+    "imports several": ("import math, sys\nsys.argv = ['x', '5']\nassert f() == math.floor(5.5)",
+                        "import sys\ndef f():\n    return int(sys.argv[1])",
+                        "def f():\n    return 4"),
+    "seeds by another name": (
+        "from random import seed as start\nstart(1)\nfirst = f()\nstart(1)\nassert f() == first",
+        "import random\ndef f():\n    return random.random()",
+        "import itertools\nf = itertools.count().__next__"),
     "passes a function": ("assert f(lambda x: x + 1, 2) == 3", "def f(g, x):\n    return g(x)", "def f(g, x):\n    return x"),
     "passes an array": ("from array import array\nassert f(array('i', [1, 2, 300])) == 3", "def f(x):\n    return len(x)", "def f(x):\n    return len(bytes(x))"),
     "passes a long list": ("assert f([1] * 1000000) == 1000000", "def f(x):\n    return len(x)", "def f(x):\n    return 0"),
@@ -329,7 +340,8 @@ ASSERTED = {  # what the test does -> (its source, a right program, a wrong one)
     "is marked inside": ("assert f(P(2)).n == 3", "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return P(p.n + 1)",
                          "class P:\n    def __init__(self, n):\n        self.n = n\ndef f(p):\n    return p"),
 }
-CHANGES = ["out[0], last = 9, 2", "for out[0] in range(3):\n    pass", "add = out.append\nadd(3)", "list(map(out.append, [3]))", "del out[0]",
+CHANGES = ["out += [3]", "out.insert(0, 3)", "out.reverse()", "getattr(out, 'append')(3)",
+           "out[0], last = 9, 2", "for out[0] in range(3):\n    pass", "add = out.append\nadd(3)", "list(map(out.append, [3]))", "del out[0]",
            "import operator\noperator.iadd(out, [3])", "from operator import setitem as put\nput(out, 0, 9)", "import random\nrandom.Random(1).shuffle(out)"]
 for change in CHANGES:  # of what should be a copy
     ASSERTED[f"has {change!r}"] = (f"given = [1, 2]\nout = f(given)\n{change}\nassert given == [1, 2]",
@@ -663,7 +675,7 @@ def test_check_problems_sees_what_is_plainly_wrong_with_a_checker(tmp_path):
 def test_check_problems_sees_asserts_of_tuples_and_comparisons_without_an_assert(tmp_path):
     """They hold for every program; what may be empty is none of them."""
     bare = "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        f(1) == 2\n"
-    bare += "        with self.assertRaises(TypeError):\n            f(1) < 'a'"
+    bare += "        with self.assertRaises(TypeError):\n            a = 'a'\n            f(1) < a"
     write(tmp_path / "p.jsonl", [problem("always", [asserts("assert f(1)\nassert (f(1) == 2, 'wrong')")]),
                                  problem("bare", [unit(bare)]),
                                  problem("not", [asserts("assert (*f(1),)\nassert (f(1))\nassert ()")])])

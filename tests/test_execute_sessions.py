@@ -758,6 +758,9 @@ ASSERTS = {  # what is asked -> (sources, more of the problem, a right program, 
     "what it has put into sys": (
         ["import sys\nsys.argv = ['x', '5']\nassert f() == '5'"], {},
         "import sys\ndef f(): return sys.argv[1]", "def f(): return '4'"),
+    "what it has put into a module of the setup": (
+        ["sys.argv = ['x', '5']\nassert f() == '5'"], {"setup": "import sys"},
+        "import sys\ndef f(): return sys.argv[1]", "def f(): return '4'"),
     "its global names": (
         ["globals()['K'] = 5\nassert f() == 5"], {}, "def f(): return K", "def f(): return 4"),
     "a copy that it sorts": (

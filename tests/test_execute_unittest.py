@@ -540,6 +540,10 @@ PYTESTS_OWN = {  # what only pytest would do -> the test above a right one of it
     "a fixture of a TestCase": CASE.replace("    def test_a", "    @pytest.fixture(autouse=True)\n"
                                             "    def prepare(self):\n        self.n = 1\n"
                                             "    def test_a").replace("f(1)", "f(self.n)"),
+    "a fixture that is named": "@pytest.mark.usefixtures('prepared')\n"
+                               "def test_b():\n    assert f(1) == 2\n",
+    "an expected failure": "def test_b():\n    pytest.xfail('not yet')\n",
+    "a package that is needed": "pytest.importorskip('nosuchpackage')\n",
     "a skip": "def test_b():\n    pytest.skip('not here')\n",
     "an imported skip": "from pytest import skip\ndef test_b():\n    skip('not here')\n",
 }
@@ -556,6 +560,7 @@ def test_what_only_pytest_would_do_gives_no_label(name, grade_with_packages):
 LOOK_SO = [
     "import pytest\n@pytest.mark.slow\ndef test_a():\n    assert f(1) == pytest.approx(2)\n",
     "import pytest\n" + CASE + "    @unittest.skip('not here')\n    def test_b(self):\n        f()\n",
+    "class mark:\n    skip = staticmethod(f)\ndef test_a():\n    assert mark.skip(1) == 2\n",
     "mark = skip = f\ndef test_a():\n    assert skip(1) == 2\n",
     "import pytest\ndef skip(n):\n    return f(n)\ndef test_a():\n    assert skip(1) == 2\n",
     "import pytest\n# @pytest.mark.skip\ndef test_a():\n    'no pytest.skip()'\n    assert f(1) == 2\n",
@@ -795,6 +800,12 @@ def test_so_is_a_name_that_is_nowhere_without_a_canonical_solution(kind, source,
     assert grade(source, right, kind, setup="unknown = 1\ndel unknown")["passed"] is False
     solution = f"{right}\nunknown = 1 if {kind == 'assert'} else f"
     assert grade(source, right, kind, canonical=solution)["passed"] is False
+
+
+def test_but_no_name_that_the_test_itself_gives_to_what_is_right(grade):
+    source = "import sys\nif f(1) == 1:\n    known = 1\nassert f(1) == known"
+    assert grade(source, "def f(n):\n    return n", "assert")["passed"] is True
+    assert grade(source, "def f(n):\n    return 2", "assert")["passed"] is False
 
 
 BAG = """
