@@ -70,8 +70,8 @@ else:
                            UserError, asks_for_answers, must_hold_only, read_problems, read_rows,
                            stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
-    from sample import (context_length, encode, end_ids, generate, load_model, logits_of, pad_id,
-                        stream)
+    from data.text import answer_text, cut, decode, encode, encode_behind
+    from sample import (context_length, end_ids, generate, load_model, logits_of, pad_id, stream)
 
     # Settings stands here because it is built from what was imported above.
     @dataclass
@@ -379,7 +379,7 @@ class LocalJudge:
             completions = self.sample([prompts[k] for k in fitting], [calls[k] for k in fitting])
         seconds = round((time.monotonic() - start) / len(calls), 4)
         for k, completion in zip(fitting, completions):
-            text = self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
+            text = answer_text(self.tokenizer, prompts[k], completion)
             answers[k] = {"text": text, "tokens": len(completion.ids),
                           "finished": completion.finished, "seconds": seconds}
             if self.begun:
@@ -411,10 +411,12 @@ class LocalJudge:
         text = judge_prompt(call.problem, call.a["code"], call.b["code"], chat)
         ids = encode(self.tokenizer, text)
         if call.before:
+            # An end token in its words, where it quotes a program, stays text.
+            ends = [decode(self.tokenizer, [end]) for end in end_ids(self.model, self.tokenizer)]
             # Thought by thought: a tokenizer might join the end of one with the WAIT behind it.
             for thought in call.before["text"].split(WAIT):
-                for piece in (thought, WAIT):
-                    ids = ids + self.tokenizer(piece, add_special_tokens=False).input_ids
+                for piece in (*cut(thought, ends), WAIT):
+                    ids = ids + encode_behind(self.tokenizer, piece)
         return ids
 
     def rate(self, calls):

@@ -8,7 +8,7 @@ import re
 
 from data.benchmarks.answers import CLOSING, OPENING, thoughts_are_open
 from data.rows import asks_for_answers
-from data.text import encode
+from data.text import encode, encode_behind
 
 VERDICT = "<best>{}</best>"  # how the judge names the better program, A or B
 
@@ -76,7 +76,7 @@ def judge_prompt(problem, code_a, code_b, chat=False):
 
 def prompt_after_wait(tokenizer, prompt_ids, completion):
     """Prompt ids under which a judgment goes on: its end token taken back, WAIT in its place."""
-    return prompt_ids + completion.said + tokenizer(WAIT, add_special_tokens=False).input_ids
+    return prompt_ids + completion.said + encode_behind(tokenizer, WAIT)
 
 
 # ---------------------------------------------------------------- the verdict in an answer

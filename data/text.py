@@ -28,16 +28,38 @@ def encode(tokenizer, text):
         while len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
             ids = ids[:-1]
     for piece in pieces[1:]:
-        ids = ids + tokenizer(piece, add_special_tokens=False).input_ids
+        ids = ids + encode_behind(tokenizer, piece)
+    return ids
+
+
+def encode_behind(tokenizer, text):
+    """Token ids of a text that stands behind another.
+
+    Some tokenizers begin each text with a space, which would be one too many there. Then it is
+    encoded behind a character that does not join with it, whose ids are taken off.
+    """
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    for before in ("\n", ".", "x"):
+        first = tokenizer(before, add_special_tokens=False).input_ids
+        shown = decode(tokenizer, first) + text
+        if decode(tokenizer, first + ids) == shown:
+            return ids
+        both = tokenizer(before + text, add_special_tokens=False).input_ids
+        if both[:len(first)] == first:
+            return both[len(first):]
     return ids
 
 
 def cut_control_tokens(tokenizer, text):
     """The text in pieces, cut within every control token: "a<|end|>b" -> ["a<", "|end|>b"]."""
-    control = control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    if not control:
+    return cut(text, control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer)))
+
+
+def cut(text, words):
+    """The text in pieces, cut within each of these words."""
+    if not words:
         return [text]
-    any_of_them = "|".join(map(re.escape, control))
+    any_of_them = "|".join(map(re.escape, words))
     # A lookahead finds those that overlap, too.
     cuts = [found.start() + 1 for found in re.finditer(f"(?={any_of_them})", text)]
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
@@ -66,10 +88,14 @@ def answer_text(tokenizer, prompt, completion):
     indentation.
     """
     ids = completion.said
-    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
-    whole = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
+    before = decode(tokenizer, prompt)
+    whole = decode(tokenizer, prompt + ids)
     if whole.startswith(before):
         return whole[len(before):]
+    return decode(tokenizer, ids)
+
+
+def decode(tokenizer, ids):
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 

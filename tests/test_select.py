@@ -1069,6 +1069,19 @@ def test_a_judgment_that_is_thought_on_holds_the_text_and_the_tokens_of_both(wor
             assert row["tokens"] == before["tokens"] + tokens[wait]
 
 
+def test_an_end_token_that_a_judgment_quotes_stays_text_when_it_is_thought_on():
+    judge = select.LocalJudge(str(EDGES / "judge"), select.Settings(judge="none", device="cpu"))
+    judge.load()
+    problem = read_rows(EDGES / "problems_weak.jsonl")[0]
+    a, b = some(0, 0)
+    asked = judge.prompt(select.Call(problem, a, b))
+    said = "A prints <|end|> at 9.<|end|>" + WAIT + "no"
+    ids = judge.prompt(select.Call(problem, a, b, before={"text": said}))
+    assert ids[:len(asked)] == asked
+    assert judge.tokenizer.eos_token_id not in ids
+    assert judge.tokenizer.decode(ids[len(asked):]) == said + WAIT
+
+
 def test_the_table_of_waits_counts_what_each_changed(world, capsys):
     run(world, SecondThoughts(), "--rounds", "2", "--waits", "0", "1", "2")
     printed = capsys.readouterr().out
