@@ -54,7 +54,7 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_o
 from data.parallel import RANK, WORLD_SIZE
 from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender,
                        UserError, read_problems, read_rows)
-from data.text import answer_text, encode
+from data.text import answer_text, decode, encode
 from kernels.packing import make_packs
 
 transformers_logging.disable_progress_bar()
@@ -891,8 +891,9 @@ def check_weights(found, name):
               f"and are left out, the first: {unknown[0]}", file=sys.stderr)
 
 
-# A program in which much can be lost: indentation, line ends, case, spaces side by side.
-PROGRAM = "def f(x):\n    if x == 1:\n        return  [x]\n\n    return Ab"
+# A program in which much can be lost: indentation, tabs, line ends, case, spaces side by side,
+# letters beyond ASCII, and a wide "<", of which some tokenizers make "<", and so control tokens.
+PROGRAM = "def f(x):\n    if x == 1:\n        return  [x]\n\n\tñ = '語＜'\n    return Ab"
 
 
 def check_tokenizer(tokenizer, model, name):
@@ -913,10 +914,15 @@ def check_tokenizer(tokenizer, model, name):
     if largest >= embedded:
         raise UserError(f"{name}: its tokenizer uses id {largest}, but the model embeds {embedded} "
                         "ids only: resize its embeddings, or give the tokenizer another pad token")
-    shown = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    shown = decode(tokenizer, ids)
     if PROGRAM not in shown:
         raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is "
                         f"shown: of {PROGRAM!r} is left {shown[-200:]!r}")
+    for token in ids:
+        if not model.get_input_embeddings().weight[token].any():
+            raise UserError(f"{name}: {decode(tokenizer, [token])!r} in its prompts is embedded as "
+                            "zeros: some models lose the embedding of their pad token when they "
+                            "are loaded")
     if ids[-1] in ends:
         raise UserError(f"{name}: its chat template ends a prompt with the end token, "
                         "so the model would begin behind its own end")
@@ -1049,8 +1055,7 @@ def context_limits(model):
     config = model.config.get_text_config()
     limits = {name: getattr(config, name, None) for name in (*POSITIONS, *WINDOWS)}
     limits = {name: value for name, value in limits.items() if isinstance(value, int) and value > 0}
-    only_full = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
-    if only_full or not getattr(config, "use_sliding_window", True):
+    if has_no_window(config):
         limits.pop("sliding_window", None)
     name = "original_max_position_embeddings"
     for rope in ropes_of(config):
@@ -1063,6 +1068,17 @@ def context_limits(model):
         if kind in ("dynamic", "longrope", "su") and original:
             limits[f"length before {kind} scaling"] = original
     return limits
+
+
+def has_no_window(config):
+    """Does its config say that a model does without its sliding window?
+
+    Only where models of its kind read what says so: a config keeps whatever stands in config.json.
+    """
+    known = type(config)()
+    if hasattr(known, "layer_types") and set(config.layer_types or ()) == {"full_attention"}:
+        return True
+    return hasattr(known, "use_sliding_window") and not config.use_sliding_window
 
 
 def ropes_of(config):
@@ -1107,16 +1123,21 @@ def softcap_of(model):
 def end_ids(model, tokenizer):
     """All ids that end an answer: some chat models have several.
 
-    The tokenizer's and generation_config.json's. Those of config.json only where there are none:
-    its default may be an ordinary token.
+    The tokenizer's and generation_config.json's. Where that has none, those of config.json which
+    are control tokens: what the library takes in their place may be an ordinary token, such as "!".
     """
-    for config in (model.generation_config, model.config, model.config.get_text_config()):
-        found = getattr(config, "eos_token_id", None)
-        found = found if isinstance(found, list) else [found]
-        found = {end for end in found if end is not None and end >= 0}
-        if found:
-            break
+    found = ends_in(model.generation_config)
+    if not found:
+        control = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+        found = control & (ends_in(model.config) | ends_in(model.config.get_text_config()))
     return sorted(found | {tokenizer.eos_token_id})
+
+
+def ends_in(config):
+    """The end ids in a config: a set."""
+    found = getattr(config, "eos_token_id", None)
+    found = found if isinstance(found, list) else [found]
+    return {end for end in found if end is not None and end >= 0}
 
 
 def pad_id(tokenizer, ends):

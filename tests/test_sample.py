@@ -171,14 +171,29 @@ def test_a_number_at_the_very_end_of_the_range_still_names_a_token():
 def test_all_end_tokens_of_a_model_are_known(policy):
     tokenizer = policy[1]
     model = llama()
-    model.config.eos_token_id = [4, 2]
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert pad not in (end, 9)
+    model.config.eos_token_id = [pad, 9]
     model.generation_config.eos_token_id = 9
-    # config.json's may be a default of the library's, an ordinary token here
-    assert sample.end_ids(model, tokenizer) == sorted({9, tokenizer.eos_token_id})
-    model.generation_config.eos_token_id = -1
-    assert sample.end_ids(model, tokenizer) == sorted({4, 2, tokenizer.eos_token_id})
+    assert sample.end_ids(model, tokenizer) == sorted({9, end})
+    for nothing in (-1, None):
+        model.generation_config.eos_token_id = nothing
+        # Of config.json's a control token counts; 9 is an ordinary one, perhaps the library's default.
+        assert sample.end_ids(model, tokenizer) == sorted({pad, end})
     model.config.eos_token_id = None
-    model.generation_config.eos_token_id = None
+    assert sample.end_ids(model, tokenizer) == [end]
+
+
+def test_the_end_token_that_the_library_takes_for_want_of_one_is_an_ordinary_one(policy, tmp_path):
+    """Llama's is 2, whatever token that is."""
+    tokenizer = policy[1]
+    llama().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["eos_token_id"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert model.config.eos_token_id == 2
     assert sample.end_ids(model, tokenizer) == [tokenizer.eos_token_id]
 
 
