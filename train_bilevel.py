@@ -2011,10 +2011,10 @@ def accuracy_of(rows):
     has_verdict = [row["verdict"] is not None for row in rows]
     tokens = [row["tokens"] for row in rows]
     return {
-        "accuracy": sum(right) / len(right),
-        "both_orders": sum(both) / len(both),
-        "parse_rate": sum(has_verdict) / len(rows),
-        "tokens": sum(tokens) / len(rows),
+        "accuracy": mean(right),
+        "both_orders": mean(both),
+        "parse_rate": mean(has_verdict),
+        "tokens": mean(tokens),
     }
 
 

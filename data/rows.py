@@ -273,7 +273,10 @@ def check_test(test, entry_point, place):
 
 
 def must_be_text(test, field, errors, place):
-    """A lone surrogate, half of a character, can neither be read nor printed."""
+    """Raise UserError, beginning with `place`, for a field of a test that holds half a character.
+
+    Such a lone surrogate can neither be read nor printed.
+    """
     try:
         test[field].encode("utf-8", errors)
     except UnicodeEncodeError as error:

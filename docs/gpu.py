@@ -44,7 +44,7 @@ from data.flags import check_bounds, flag, heading, parse, run  # noqa: E402
 from data.lora import checkpoint_layers  # noqa: E402
 from data.pairs import Pair  # noqa: E402
 from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, read_problems,  # noqa: E402
-                       read_rows, write_rows)
+                       read_rows, write_rows, write_whole)
 from kernels import bench  # noqa: E402
 from sample import stream  # noqa: E402
 
@@ -504,10 +504,7 @@ def part(cfg, name, make):
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     found = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".new")
-    unfinished.write_text(json.dumps(found), encoding="utf-8")
-    unfinished.rename(path)
+    write_whole(path, json.dumps(found))
     return found
 
 
@@ -550,7 +547,7 @@ def write_block(path, name, text):
     else:
         raise UserError(f"{path}: the markers of the block '{name}' are not a pair: "
                         "mend or delete them")
-    path.write_text(new, encoding="utf-8")
+    write_whole(path, new)
 
 
 PIECES = {
