@@ -22,7 +22,7 @@ MOST_CHARACTERS = 4000    # of a judgment that is kept
 SHOWN_PAIRS = 3           # in the terminal, at either end
 PRINTED_CHARACTERS = 1000
 # What a problem is asked, solved and tested by. Any other field says what kind of problem it is.
-KNOWN_FIELDS = {*PROBLEM, *OPTIONAL, "task", "instruct_prompt"}
+KNOWN_FIELDS = {*PROBLEM, *OPTIONAL, "task"}
 
 
 # ---------------------------------------------------------------- remembered while it trains

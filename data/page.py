@@ -69,7 +69,7 @@ def page_of(run):
 {headline(run, judged)}
 {charts(run)}
 {kinds_section(run)}
-{training_section(run)}
+{training_section()}
 {judged_section(run)}
 {settings_section(run)}
 </main>
@@ -341,7 +341,7 @@ def bar(weight):
 
 # ---------------------------------------------------------------- what the browser fills in
 
-def training_section(run):
+def training_section():
     """Where page.js puts the table of training pairs."""
     words = ("Open a row to see why it counts: what it is, its two candidates, and the visits that "
              "moved its weight most. There, s is what the visit told the weight, from −3 to +3: "

@@ -620,7 +620,7 @@ def test_a_long_text_keeps_its_ends_and_says_what_is_missing():
 
 def test_any_other_field_of_a_problem_says_what_kind_it_is():
     row = {**problem("train", 1, "x"), "slip": "sort", "time_limit": 3, "date": None,
-           "canonical_solution": "def f(): ...", "instruct_prompt": "Write f.", "task": "code",
+           "canonical_solution": "def f(): ...", "task": "code",
            "starter_code": "", "setup": "", "libs": [], "compare": "floats", "checker": "check = 1"}
     assert explain.other_fields(row) == {
         "source": "x", "steps": ["step 1", "x"], "slip": "sort", "date": None}

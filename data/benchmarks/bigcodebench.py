@@ -36,7 +36,6 @@ def describe(row, subset):
         "time_limit": TIME_LIMIT,
         # As in the benchmark the stub of code_prompt comes first: a missing function fails tests.
         "setup": row["code_prompt"] + STUB_BODY,
-        "instruct_prompt": row["instruct_prompt"],
         "canonical_solution": row["complete_prompt"] + row["canonical_solution"],
     }
 
