@@ -210,7 +210,7 @@ class BettyInner:
             by_judgment = sum_by_sample(f, pack.sample, len(batch.advantage),
                                         token_weight=batch.scale)
             losses = losses + by_judgment.view(batch.n_pairs, -1).sum(1)
-        return (self.data_weights.a * losses).sum() / batch.n_pairs
+        return (self.weights.a * losses).sum() / batch.n_pairs
 
 
 def betty(folder):
