@@ -345,9 +345,11 @@ NEEDS = {  # a candidate without these fields is not chosen so
 class LocalJudge:
     """A checkpoint that judges in this process. It is loaded when it is first asked."""
 
-    def __init__(self, path, cfg):
+    def __init__(self, path, cfg, flag="--judge"):
+        """flag: what names it, for an error message."""
         self.path = path
         self.cfg = cfg
+        self.flag = flag
         self.model = None
         self.name = fingerprint(path)
         self.settings = sampling_settings(cfg)
@@ -357,7 +359,7 @@ class LocalJudge:
     def load(self):
         if self.model is None:
             cfg = self.cfg
-            self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, "--judge")
+            self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, self.flag)
             self.begun = opened_thoughts(self.tokenizer)    # how each of its answers has begun
 
     def compare(self, calls):
@@ -860,7 +862,7 @@ def judges_of(cfg):
 
     judges = {}
     if untrained not in (None, "none"):
-        judges["judge, untrained"] = LocalJudge(untrained, cfg)
+        judges["judge, untrained"] = LocalJudge(untrained, cfg, "--base-judge")
     if trained not in (None, "none"):
         judges["judge, trained"] = LocalJudge(trained, cfg)
     if cfg.api_base:
