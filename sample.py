@@ -361,7 +361,8 @@ class Settings(servers.ServerFlags):
     batch_size: int = flag(64, "sequences at once; lower it where memory runs out", least=1)
     device: str = flag(lambda: "cuda" if torch.cuda.is_available() else "cpu",
                        "where it runs: cpu, cuda, cuda:1")
-    dtype: str = flag("auto", "auto, float32, bfloat16 or float16 (auto: float32 on a CPU)")
+    dtype: str = flag("auto", "auto, float32, bfloat16, float16 or float64 (auto: float32 on a "
+                              "CPU)")
 
     heading("sampling")
     n: int = flag(8, "candidates for each problem", least=1)

@@ -111,7 +111,8 @@ else:
         seed: int = flag(0, "of pairing, judging and breaking ties", least=0)
         batch_size: int = flag(256, "judgments at once; lower it where memory runs out", least=1)
         device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "cpu, cuda, cuda:1, ...")
-        dtype: str = flag("auto", "auto, float32, bfloat16 (auto: float32 on a CPU)")
+        dtype: str = flag("auto", "auto, float32, bfloat16, float16 or float64 (auto: float32 on a "
+                                  "CPU)")
 
         def __post_init__(self):
             check_bounds(self)
