@@ -7,8 +7,8 @@
 Reads   problems and labelled candidates. A training instance is a pair of candidates of one
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl, state.pt and
-        settings.json (to go on from), with --cold-start cold_start.jsonl, weights.jsonl,
+Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl and state.pt
+        (to go on from), settings.json, with --cold-start cold_start.jsonl, weights.jsonl,
         explained.jsonl (of each pair the visits that moved it most; --explain-weights prints it)
         and report.html (all of this, to look at):
 
@@ -1728,7 +1728,11 @@ def wait_where_wrong(judge, groups, streams):
 # ---------------------------------------------------------------- a run: folder, evaluations, loop
 
 class Run:
-    """A training run in its folder. All that a killed run needs to go on is in state.pt."""
+    """A training run in its folder.
+
+    A killed run goes on from state.pt, and from the rows in metrics.jsonl and transcripts.jsonl up
+    to there; one that was killed in its cold start also from cold_start.jsonl.
+    """
 
     def __init__(self, cfg):
         self.cfg = cfg
