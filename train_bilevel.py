@@ -1712,9 +1712,9 @@ def trace_row(group, k, cfg):
 
 
 def wait_where_wrong(judge, groups, streams):
-    """The groups, in which every finished judgment with a wrong verdict has gone on after a WAIT.
+    """The groups, in which every finished judgment that is not right has gone on after a WAIT.
 
-    So reflection is in the data (J1, section 3).
+    That is one with a wrong verdict, or with none. So reflection is in the data (J1, section 3).
     """
     wrong = []
     for group, generator in zip(groups, streams):
