@@ -314,7 +314,7 @@ def kinds_section(run):
 <div class="scroll"><table class="kinds">
 <thead><tr><th scope="col">{key}</th><th scope="col" colspan="2">mean weight</th>\
 <th scope="col">pairs</th><th scope="col">of all pairs</th><th scope="col">of all weight</th>\
-<th scope="col" title="(Σa)²/Σa²: how many pairs of equal weight it amounts to">effective size</th>\
+<th scope="col" title="(Σw)²/Σw²: how many pairs of equal weight it amounts to">effective size</th>\
 <th scope="col" title="how often a pair was drawn">visits</th>\
 <th scope="col" title="visits that moved a weight">informed</th></tr></thead>
 <tbody>
