@@ -13,8 +13,9 @@ Programs and judgments may say anything, so nothing of them may become part of t
     page.js makes nothing of it but text.
   * The page's policy runs the one script whose hash it names, and opens no address.
 
-A page holds a few megabytes at most: of a large run, texts are cut and the middle of the lists is
-shown without texts. The page says so, and where all of it is.
+A page holds a few megabytes at most: of a large run, texts are cut, the middle of the training
+pairs is shown without texts, and of the judgments some, evenly spaced. The page says so, and where
+all of it is.
 """
 import argparse
 import base64
