@@ -120,6 +120,7 @@ def complete(api_base, bodies, in_flight=32, tries=TRIES, timeout=TIMEOUT):
     bodies:    JSON objects; one with "messages" goes to /chat/completions, one with "prompt" to
                /completions.
     in_flight: requests at once.   tries: for each request.   timeout: seconds for one try.
+    A request that is refused, or answered by an error `tries` times, has an Answer that says why.
     Raises ApiError, naming --api-base, where the server cannot be used or fails `tries` times.
     """
     answers = [Future() for _ in bodies]

@@ -1625,6 +1625,7 @@ def test_a_test_set_without_mixed_outcomes_is_noticed_before_the_judge_works(wor
 
 @pytest.mark.parametrize("flags, message", [
     (["--judge", "runs/no-such-run/judge"], "--judge runs/no-such-run/judge: no such folder"),
+    (["--judge", str(EDGES / "judge"), "--base-judge", "./nowhere"], "--base-judge ./nowhere: no such folder"),
     (["--split", "dev"], "no candidates for split 'dev' of .* (--split)"),
     (["--rounds", "0"], "--rounds 0: must be at least 1"),
     (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
