@@ -27,6 +27,7 @@ same name or other texts under the same ids it does not go on: rows say what the
 """
 import ctypes
 import datetime
+import functools
 import hashlib
 import itertools
 import json
@@ -910,17 +911,18 @@ def check_tokenizer(tokenizer, model, name):
         reason = first_line(error)
         raise UserError(f"{name}: its chat template cannot be applied: {reason}") from None
     ends = end_ids(model, tokenizer)
-    embedded = model.get_input_embeddings().weight.shape[0]
+    embedding = model.get_input_embeddings().weight                             # [V, H]
     largest = max(*ids, *ends, pad_id(tokenizer, ends))
-    if largest >= embedded:
-        raise UserError(f"{name}: its tokenizer uses id {largest}, but the model embeds {embedded} "
-                        "ids only: resize its embeddings, or give the tokenizer another pad token")
+    if largest >= len(embedding):
+        raise UserError(f"{name}: its tokenizer uses id {largest}, but the model embeds "
+                        f"{len(embedding)} ids only: resize its embeddings, or give the tokenizer "
+                        "another pad token")
     shown = decode(tokenizer, ids)
     if PROGRAM not in shown:
         raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is "
                         f"shown: of {PROGRAM!r} is left {shown[-200:]!r}")
     for token in ids:
-        if not model.get_input_embeddings().weight[token].any():
+        if not embedding[token].any():
             raise UserError(f"{name}: {decode(tokenizer, [token])!r} in its prompts is embedded as "
                             "zeros: some models lose the embedding of their pad token when they "
                             "are loaded")
@@ -1076,10 +1078,16 @@ def has_no_window(config):
 
     Only where models of its kind read what says so: a config keeps whatever stands in config.json.
     """
-    known = type(config)()
+    known = default_config(type(config))
     if hasattr(known, "layer_types") and set(config.layer_types or ()) == {"full_attention"}:
         return True
     return hasattr(known, "use_sliding_window") and not config.use_sliding_window
+
+
+@functools.cache
+def default_config(Config):
+    """What a config of this class has where config.json says nothing."""
+    return Config()
 
 
 def ropes_of(config):

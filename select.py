@@ -361,6 +361,7 @@ class LocalJudge:
         if self.model is None:
             cfg = self.cfg
             self.model, self.tokenizer = load_model(self.path, cfg.device, cfg.dtype, self.flag)
+            self.ends = end_ids(self.model, self.tokenizer)
             self.begun = opened_thoughts(self.tokenizer)    # how each of its answers has begun
 
     def compare(self, calls):
@@ -403,10 +404,9 @@ class LocalJudge:
         for call in calls:
             rng = random_stream(call, self.cfg.seed)
             uniforms.append(torch.rand(self.cfg.max_new_tokens, generator=rng))
-        ends = end_ids(self.model, self.tokenizer)
-        pad = pad_id(self.tokenizer, ends)
+        pad = pad_id(self.tokenizer, self.ends)
         uniforms = torch.stack(uniforms)     # [prompts, max_new_tokens]
-        return generate(self.model, prompts, uniforms, self.cfg.temperature, ends, pad)
+        return generate(self.model, prompts, uniforms, self.cfg.temperature, self.ends, pad)
 
     def prompt(self, call):
         """Token ids that ask for a judgment; to think on, with all that was said before."""
@@ -415,7 +415,7 @@ class LocalJudge:
         ids = encode(self.tokenizer, text)
         if call.before:
             # An end token in its words, where it quotes a program, stays text.
-            ends = [decode(self.tokenizer, [end]) for end in end_ids(self.model, self.tokenizer)]
+            ends = [decode(self.tokenizer, [end]) for end in self.ends]
             # Thought by thought: a tokenizer might join the end of one with the WAIT behind it.
             for thought in call.before["text"].split(WAIT):
                 for piece in (*cut(thought, ends), WAIT):

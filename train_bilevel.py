@@ -158,6 +158,7 @@ from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, own_folder, read_
                        write_rows, write_whole)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size, mean
+from data.text import decode
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
 from sample import (Completion, context_length, encode, end_ids, first_line, generate, load_model,
@@ -1335,7 +1336,7 @@ class Judge:
 
     def decode(self, completion):
         """Its text, without the end token."""
-        return self.tokenizer.decode(completion.said, clean_up_tokenization_spaces=False)
+        return decode(self.tokenizer, completion.said)
 
     def score(self, pack):
         """log π(token) at the sampling temperature, [T] fp32, for the answer tokens of one Pack."""

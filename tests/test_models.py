@@ -579,7 +579,8 @@ def test_a_tokenizer_that_loses_lines_or_case_is_refused():
 
 
 @pytest.mark.parametrize("normalizer", [
-    normalizers.Replace("\t", " "), normalizers.NFKC(), normalizers.NFD(), normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+    normalizers.Replace("\t", " "), normalizers.NFKC(), normalizers.NFD(),
+    normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
     normalizers.Replace(Regex(r"[^\x00-\x7f]"), "?"),
 ], ids=["tabs", "wide letters", "accents apart", "accents", "letters beyond ASCII"])
 def test_a_tokenizer_that_changes_letters_or_tabs_is_refused(normalizer):
