@@ -180,9 +180,9 @@ def memory(model, step, shards=1):
     if shards > 1:
         # and three layers whole: as it is computed, as it arrived, and the next as it arrives
         weights += 3 * model.linear / model.layers * model.bytes
-    # fp32, ten times: θ, g before and after the clip, Adam's two averages and its step, θ before
-    # the step, v, ṽ and θ' put aside. And B times: the gradients of the pairs.
-    adapters = FP32 * (10 + step.batch) * model.per_rank * step.rank
+    # fp32, eleven times: θ, g before and after the clip, Adam's two averages and its step, θ before
+    # the step, v, v̄, ṽ and θ' put aside. And B times: the gradients of the pairs.
+    adapters = FP32 * (11 + step.batch) * model.per_rank * step.rank
     # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
     # twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
