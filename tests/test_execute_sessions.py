@@ -784,6 +784,14 @@ def test_asserts_ask_for(name, inside, grade):
     assert grade(tests, wrong)["passed"] is False
 
 
+def test_a_test_that_makes_thousands_of_calls_has_the_time_for_them(grade):
+    source = "for n in range(50000):\n    assert f(n) == n"
+    verdict = grade(problem(asserts(source)), SAME)
+    assert verdict["passed"] is True
+    assert verdict["detail"].endswith("because of test 1: the tests make thousands of calls.")
+    assert grade(problem(asserts(source)), "def f(n): return min(n, 9999)")["passed"] is False
+
+
 def test_each_assert_draws_the_same_inputs(grade):
     source = "import random\nassert f(random.randrange(10 ** 9)) == 906691059"
     assert grade(problem(asserts(source), asserts(source)), SAME)["passed"] is True
