@@ -1286,3 +1286,13 @@ def test_a_program_may_print_what_looks_like_a_box(printed):
     code = f"{READS}print('{printed}')\n"
     assert program(f"```python\n{code}```") == code
     assert program(code) == code
+
+
+@pytest.mark.parametrize("body", [
+    "xs = [2 * x for x in xs]\n    return sum(xs) // 2\n",
+    "if not xs:\n        return 0\n    return sum(xs)\n\nThis adds them.\n",
+    "total = 0\n\n    for x in xs:\n        total += x\n    return total\n\n\nprint(f([1]))\n",
+    "\n\nxs = [x for x in xs if x]\n    return sum(xs)",
+])
+def test_the_first_line_of_a_body_without_fences_may_have_lost_its_indentation(body):
+    assert result(extract_code(body, FUNCTION, chat=True)) == 3

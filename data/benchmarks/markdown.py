@@ -262,7 +262,7 @@ def runs_of_python(lines):
 
     For a program with a mistake must not become one without.
     """
-    body, chunks = in_chunks(lines)
+    body, chunks = in_chunks(with_first_indentation(lines))
     runs = ["\n".join(body)] if is_program("\n".join(body)) else []  # it goes on after a signature
     run = []
     position = 0
@@ -281,6 +281,22 @@ def runs_of_python(lines):
     if run:
         runs.append("\n".join(run).rstrip() + "\n")
     return runs
+
+
+def with_first_indentation(lines):
+    """A function's body whose first line has lost its indentation, as in a text that was stripped.
+
+    ["n = 0", "    for x in xs:", "        n += x"]  ->  ["    n = 0", "    for x in xs:", ...]
+    """
+    body, chunks = in_chunks(lines)
+    first, *below = chunks[0] if chunks else [""]
+    chunk = "\n".join([first, *below])
+    if "".join(body).strip() or parse(chunk) or not (CODE_LINE.match(first) or is_program(first)):
+        return lines
+    indent = min((line[:depth(line)] for line in below if line.strip()), key=len, default="")
+    if not parse(textwrap.dedent(indent + chunk)):
+        return lines
+    return [indent + first, *lines[len(body) + 1:]]
 
 
 def in_chunks(lines):
