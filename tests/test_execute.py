@@ -962,6 +962,9 @@ AT_FAULT = {  # what a checker does -> how
     "returns nothing": "assert answer == expected",
     "returns nothing of what is wrong, and fails on what is expected":
         "return None if answer == '1 1' else int(expected)",
+    "returns a reason as well": "return answer == expected, 'why'",
+    "returns words": "return 'right' if answer == expected else 'wrong'",
+    "yields": "yield answer == expected",
 }
 
 
@@ -993,6 +996,7 @@ CONFUSED = {  # how an answer confuses a right checker -> (its lines, the answer
     "an exit": ("return eval(answer) == 3", "exit()"),
     "a name": ("return eval(answer) == 3", "nosuchname"),
     "an import": ("return eval(answer) == 3", "__import__('nosuchpackage')"),
+    "nothing, which is returned": ("return answer and answer == '3'", ""),
     "no match": ("import re\n    return re.fullmatch('[23] 3', answer)", "4 3"),
 }
 

@@ -52,6 +52,7 @@ import select
 import socket
 import sys
 import time
+import types
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
 from data.sandbox.inside import LateNames, cannot_run
@@ -283,14 +284,16 @@ class Grader:
             self.stop("broken_test", f"its checker: {describe(error)}")
         try:
             right = check(given, got, expected)
-            if right is not None:
+            if right is not None and not isinstance(right, TRUE_WHATEVER_IT_SAYS):
                 return bool(right)
         except BaseException as error:
             if not is_checkers_own(error):  # an answer that it did not think of
                 return False
             self.stop("broken_test", f"its checker: {describe(error)}")
-        if returns_nothing(check, given, expected):
+        if right is None and returns_nothing(check, given, expected):
             self.stop("broken_test", "its checker returns nothing")
+        if right:
+            self.stop("broken_test", f"its checker returns a {type(right).__name__}")
         return False
 
     # `assert` tests
@@ -478,6 +481,7 @@ class Grader:
 
 
 CHECKER = "<checker>"
+TRUE_WHATEVER_IT_SAYS = (tuple, str, types.GeneratorType, types.CoroutineType)  # (False, "why")
 
 
 def is_checkers_own(error):
