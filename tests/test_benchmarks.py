@@ -1296,3 +1296,13 @@ def test_a_program_may_print_what_looks_like_a_box(printed):
 ])
 def test_the_first_line_of_a_body_without_fences_may_have_lost_its_indentation(body):
     assert result(extract_code(body, FUNCTION, chat=True)) == 3
+
+
+def test_lines_that_are_quoted_to_explain_them_are_not_the_program():
+    program = "n = int(input())\nxs = list(map(int, input().split()))\nprint(sum(xs))\n"
+    answer = (f"```python\n{program}```\nFirst we read:\n```python\nn = int(input())\n```\n"
+              "Then we print:\n\n```python\n\nprint(sum(xs))\n```\n")
+    assert extract_code(answer, WHOLE, chat=True) == program
+    # one that reads and prints, too, corrects it
+    corrected = "xs = list(map(int, input().split()))\nprint(sum(xs))\n"
+    assert extract_code(f"{answer}\n```python\n{corrected}```", WHOLE, chat=True) == corrected

@@ -216,10 +216,21 @@ def chosen(blocks, starter, entry_point):
         bodies = [block for block in blocks if block[:1].isspace()]  # they follow the signature
         return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
     programs = [with_missing_names(block, blocks) for block in blocks
-                if acts(block) and not OWN_INPUT.search(block)]
-    whole = [program for program in programs if READS.search(program) and PRINTS.search(program)]
+                if acts(block) and not OWN_INPUT.search(block) and not is_excerpt(block, blocks)]
+    whole = [program for program in programs if is_whole(program)]
     printing = [program for program in programs if PRINTS.search(program)]
     return (whole or printing or programs or blocks)[-1]
+
+
+def is_whole(code):
+    return bool(READS.search(code) and PRINTS.search(code))
+
+
+def is_excerpt(code, blocks):
+    """Does it only quote lines of a whole program, to explain them?"""
+    quoted = set(map(str.strip, code.split("\n")))
+    wholes = [set(map(str.strip, block.split("\n"))) for block in blocks if is_whole(block)]
+    return not is_whole(code) and any(quoted <= whole | {""} for whole in wholes)
 
 
 def defines(code, name):
