@@ -91,13 +91,13 @@ def test_weights_wait_for_the_first_fifth_of_the_freeze_and_no_longer(trainer, m
         return s, s
 
     monkeypatch.setattr(tb.DataWeights, "update", recorded)
-    here = trainer(freeze_judge_steps=5, steps=6, weight_steps=4)
+    here = trainer(freeze_judge_steps=20, steps=21, weight_steps=8)
     here.remember = lambda *_: None
     mixed = torch.tensor([True, True])
-    here.move_weights(0, torch.tensor([0, 1]), torch.ones(2), [], mixed)
+    here.move_weights(3, torch.tensor([0, 1]), torch.ones(2), [], mixed)
     assert paces == []
-    here.move_weights(1, torch.tensor([0, 1]), torch.ones(2), [], mixed)
-    assert paces == [0.75]
+    here.move_weights(4, torch.tensor([0, 1]), torch.ones(2), [], mixed)
+    assert paces == [0.5]
 
 
 def test_a_cold_start_s_steps_are_none_of_the_freeze_nor_of_the_weights(trainer, mixed_rewards):
