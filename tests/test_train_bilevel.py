@@ -442,7 +442,7 @@ def test_between_two_looks_at_the_meta_pairs_weights_move_by_the_mean_of_the_las
 
 
 def test_after_a_look_that_is_not_believed_weights_stay_until_the_next(trainer, monkeypatch):
-    shares = iter([0.1, 1.0, 0.1, 1.0])
+    shares = iter([0.49, 0.5, 0.49, 1.0])
     monkeypatch.setattr(tb, "effective_share", lambda importance, batch: next(shares))
     moved = []
     monkeypatch.setattr(tb.Trainer, "move_weights", lambda self, step, *_: moved.append(step))
