@@ -464,6 +464,8 @@ def test_a_shorter_step_moves_weights_less(settings):
 def test_without_weight_steps_weights_rest_in_the_last_seventh(settings):
     assert settings(weights="domain", steps=70, weight_steps=0).weight_steps == 60
     assert settings(weights="domain", steps=6, weight_steps=0).weight_steps == 6
+    # Under uniform it is no setting, so that a run may go on with other --steps.
+    assert settings(weights="uniform", steps=70, weight_steps=0).weight_steps == 0
 
 
 def test_more_processes_than_pairs_are_refused(settings, monkeypatch):
