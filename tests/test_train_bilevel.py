@@ -702,13 +702,13 @@ def test_the_network_has_a_weight_for_a_single_pair(settings):
 
 def test_the_only_informed_pair_of_a_clipped_step_does_not_move(settings):
     """Its gradient's length is what the clip takes away."""
-    for clip_grad, moves in ((1e-6, False), (0.0, True)):
+    for clip_grad, n_mixed, moves in ((1e-6, 1, False), (1e-6, 2, True), (0.0, 1, True)):
         trainer = SimpleNamespace(
             cfg=settings(clip_grad=clip_grad),
             adam=SimpleNamespace(clipped=clip_grad > 0),
             data_weights=weights_of(settings(), "aabb"),
             remember=lambda *_: None)
-        mixed = torch.tensor([True, False])
+        mixed = torch.tensor([True, n_mixed == 2])
         s = torch.tensor([1e-9, 0.0], dtype=torch.float64)
         tb.Trainer.move_weights(trainer, 5, torch.tensor([0, 2]), s, [], mixed)
         assert trainer.data_weights.pair_logit.any() == moves
