@@ -73,6 +73,7 @@ def compare(folder):
         "held": sum(p.to_local().numel() for p in frozen_of_layers(shards)),
         "in all": sum(p.numel() for p in frozen_of_layers(whole)),
     }
+    found["frozen gradients"] = sum(p.grad is not None for p in frozen_of_layers(shards))
     checkpoint_layers(shards.model)
     shards.gradients_by_row = False  # as Judge has it then
     found["checkpointed apart"] = apart(learned(shards, groups), expected)
@@ -172,6 +173,7 @@ def test_shards_say_and_learn_what_the_whole_judge_does(found, kind):
         assert len(set(process["rows come apart"])) == 1
         assert process["same samples"]
         assert process["shards apart"] < 1e-4
+        assert process["frozen gradients"] == 0
         assert process["checkpointed apart"] < 1e-4
 
 
