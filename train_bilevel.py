@@ -1672,7 +1672,7 @@ def read_or_make_traces(trainer, path):
 
 
 def completion_of(row):
-    """The completion of a row of cold_start.jsonl."""
+    """The completion of a row of cold_start.jsonl. All of it is taught, the forced WAIT too."""
     return Completion(
         ids=row["ids"],
         logprob=row["logprob"],
@@ -1708,7 +1708,7 @@ def trace_row(group, k, cfg):
         "instance_id": group.pair.instance_id,
         "kept": right and short,
         "text": group.texts[k],
-        **asdict(replace(completion, forced=[])),  # what is taught is all of it, WAIT too
+        **asdict(completion),
     }
 
 
