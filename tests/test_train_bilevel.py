@@ -890,6 +890,8 @@ def test_a_step_never_draws_a_pair_of_weight_0(settings, tmp_path):
     assert w.w()[index].min() > 0
     with pytest.raises(UserError, match="only 4 weights are above 0, and a step draws 5"):
         weights_of(settings(weights="uniform", shuffle_weights=str(path), batch=5), "d" * 9)
+    # With scale all are drawn alike, whatever their weight.
+    weights_of(settings(weights="uniform", shuffle_weights=str(path), batch=5, apply="scale"), "d" * 9)
 
 
 ONES = torch.ones(3, dtype=torch.float64)
