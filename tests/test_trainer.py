@@ -265,6 +265,26 @@ def test_a_pair_draws_each_number_of_waits_as_often():
     assert {tb.draw_waits(stream(0, k), 0) for k in range(5)} == {0}
 
 
+def test_a_pair_draws_its_number_of_waits_anew_at_every_visit(trainer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tb, "force_waits", lambda judge, groups, streams, waits: drawn.append(waits))
+    here = trainer(waits=9, group=2, max_new_tokens=2)
+    pairs = list(enumerate(here.train_pairs[:4]))
+    for step in (0, 0, 1):
+        here.sample_judgments("rollout", pairs, step)
+    first, again, next_step = drawn
+    assert first == again != next_step
+    assert len(set(first)) > 1
+
+
+@pytest.mark.parametrize("length, kept", [(40, True), (41, False)])
+def test_a_trace_is_kept_as_long_as_later_judgments_may_be(length, kept, settings):
+    pair = Pair("p:1>2", {}, {}, {}, "A", "d")
+    one = Completion([5] * length, -1.0, True, -1.0, 0.0)
+    group = tb.Group(pair, [1], [one], [""], ["A"], [1.0])
+    assert tb.trace_row(group, 0, settings(max_new_tokens=40))["kept"] == kept
+
+
 def test_a_second_thought_is_sampled_at_the_temperature_of_the_flag(trainer):
     here = trainer()
     here.judge.cfg = replace(here.cfg, temperature=1e-4)
