@@ -3,6 +3,7 @@ and a text stays text, whatever it says."""
 import importlib.util
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -840,11 +841,31 @@ def test_the_verdicts_of_the_document_are_those_of_the_loader():
     assert f"| gpt2, beyond its positions | {document.verdict('gpt2', n_positions=32)} |" in rows
     assert document.verdict("granite", logits_scaling=1.005) == (
         "refused: this architecture (granite) has other logits than its head's")
+    assert document.verdict("falcon", alibi=True).startswith(
+        "refused: this architecture (falcon) does not run (")
+    assert document.verdict("bloom").startswith("refused: cannot be loaded: ")
+    # A composite model, and one whose config must say more than sizes.
+    assert document.verdict("gemma3") == "right"
+    assert document.small_config("lfm2").layer_types == ["conv", "full_attention"]
     assert document.verdict("reformer").startswith("untried: ")
+
+
+def test_the_document_names_the_architectures_that_shards_are_taken_of():
+    names = ", ".join(f"`{name}`" for name in document.SHARDED)
+    assert f"{names}." in (ROOT / "docs/MODELS.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_document_does_not_try_what_its_sizes_leave_large(monkeypatch):
+    monkeypatch.setattr(document, "MOST_PARAMETERS", 1000)
+    assert re.fullmatch("untried: RuntimeError: [0-9,]+ parameters with the small sizes known here",
+                        document.verdict("llama"))
 
 
 def test_a_difference_is_wrong(monkeypatch):
     monkeypatch.setattr(document, "TOLERANCE", 0.0)
+    assert document.verdict("llama").startswith("WRONG by ")
+    monkeypatch.undo()
+    monkeypatch.setattr(document, "largest_error", lambda model, tokenizer: math.nan)
     assert document.verdict("llama").startswith("WRONG by ")
 
 
