@@ -364,6 +364,20 @@ def test_what_belongs_nowhere_is_said(settings, few_rows, tmp_path):
     assert any(f"note: 1 of {len(labelled) + 1} candidates" in note for note in notes)
 
 
+def test_with_eval_every_0_a_run_is_evaluated_at_its_start_and_end(settings, tmp_path):
+    tb.main(command(settings(steps=3, eval_every=0)))
+    rows = strict_rows(tmp_path / "run/metrics.jsonl")
+    assert ["eval_accuracy" in row for row in rows] == [True, False, False, True]
+
+
+def test_the_report_counts_looks_that_left_less_than_half(settings, capsys):
+    figures = {name: 0.5 for _, name, _ in tb.FIGURES}
+    looks = [{"meta_effective_share": share} for share in (0.5, 0.49, 1.0)]
+    weight = {"weight_domain": "d", "weight": 1.0, "visits": 1, "informed": 1}
+    tb.report(settings(), [figures, *looks, figures], [weight], 3)
+    assert "after 1 of 3 looks at the meta pairs" in capsys.readouterr().out
+
+
 def test_the_next_command_chooses_as_the_judge_was_evaluated(settings, capsys):
     cfg = settings(eval_split="dev", temperature=1.3)
     figures = {name: 0.5 for _, name, _ in tb.FIGURES}
