@@ -611,6 +611,9 @@ def test_train_only_chooses_training_pairs_of_every_split_and_no_others(settings
     assert train == strong
     assert {pair.problem["split"] for pair in train} == {"train", "meta"}
     assert (meta, held_out) == (all_meta, all_held_out)
+    # Nor where none of the others is of that kind.
+    (train, meta, held_out), _ = read_pairs(settings(train_only=["policy=weak"]))
+    assert train and (meta, held_out) == (all_meta, all_held_out)
 
 
 def test_splits_share_no_problem(settings):
