@@ -710,6 +710,11 @@ def test_a_step_in_which_the_meta_pairs_say_nothing_informs_no_pair(settings, we
     assert torch.equal(w.informed, before[2])
 
 
+def test_the_seed_decides_how_the_network_starts():
+    one, same, other = (tb.weight_network(3, seed)[0].weight for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
 def test_the_network_has_a_weight_for_a_single_pair(settings):
     w = weights_of(settings(weights="net", batch=1), "a")
     w.features += 3.0
