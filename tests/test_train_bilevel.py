@@ -1303,6 +1303,10 @@ def test_a_judge_is_not_tested_on_what_it_has_learned_from(settings, changes, wo
         settings(**changes)
 
 
+def test_a_cold_start_alone_learns_no_weights_on_the_meta_set(settings):
+    assert settings(eval_split="meta", steps=0, cold_start=1).eval_split == "meta"
+
+
 def test_a_killed_run_ends_like_an_undisturbed_one(settings, tmp_path):
     """SIGKILL at a random moment after the first checkpoint, then the same command: the same rows
     and the same judge.
