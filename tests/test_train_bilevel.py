@@ -1416,6 +1416,14 @@ def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path, 
     assert torch.equal(whole.data_weights.w(), parted.data_weights.w())
 
 
+def test_a_run_that_goes_on_knows_whether_the_last_look_was_believed(settings):
+    run = tb.Run(settings())
+    for believed in (True, False):
+        run.trainer.believed = believed
+        run.save()
+        assert tb.Run(run.cfg).trainer.believed == believed
+
+
 def test_a_run_that_goes_on_remembers_what_moved_its_pairs(settings, tmp_path, mixed_rewards):
     tb.Run(settings(steps=1, eval_every=0)).train()
     first = read_rows(tmp_path / "run/explained.jsonl")
