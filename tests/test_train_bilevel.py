@@ -1486,11 +1486,13 @@ def test_cold_start_traces_are_right_and_some_think_twice(cold_settings, tmp_pat
         verdict = right[row["instance_id"]]
         is_right = parse_verdict(row["text"], row["finished"]) == verdict
         assert row["kept"] == (is_right and len(row["ids"]) <= 40)
+        assert WAIT in row["text"] or not row["forced"]
         first_thought, wait, _ = row["text"].partition(WAIT)
         if wait:
             assert parse_verdict(first_thought) != verdict
             kept_with_second_thought += row["kept"]
     assert kept_with_second_thought > 0
+    assert any(row["forced"] for row in rows)
     assert sum(row["kept"] for row in rows) > len(rows) / 4
 
 
