@@ -1424,6 +1424,17 @@ def test_a_run_that_goes_on_knows_whether_the_last_look_was_believed(settings):
         assert tb.Run(run.cfg).trainer.believed == believed
 
 
+def test_a_run_from_before_a_flag_goes_on_with_its_default(settings):
+    run = tb.Run(settings())
+    run.save()
+    state = torch.load(run.out / "state.pt", weights_only=True)
+    del state["settings"]["waits"]
+    torch.save(state, run.out / "state.pt")
+    assert tb.Run(run.cfg).step == 0
+    with pytest.raises(UserError, match="--waits 0 there"):
+        tb.Run(settings(waits=1))
+
+
 def test_a_run_that_goes_on_remembers_what_moved_its_pairs(settings, tmp_path, mixed_rewards):
     tb.Run(settings(steps=1, eval_every=0)).train()
     first = read_rows(tmp_path / "run/explained.jsonl")
