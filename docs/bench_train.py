@@ -4,7 +4,7 @@
 
     a  a bilevel step beside a plain GRPO step on the same rollouts, and where the time goes;
        --judge: of another judge, for example one that is trained, runs/edges-instance/judge
-    b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit and loss
+    b  a plain GRPO step beside that of TRL's GRPOTrainer: same model, prompts, group, limit, loss
     c  the hypergradient of all B weights beside Betty's `darts`: time, peak memory, cosine
     d  a bilevel step of SmolLM2-135M with LoRA, part by part, beside what docs/scale.py says of it
        on paper (some minutes)
@@ -394,8 +394,8 @@ def whole_run():
             taken[trainer].append(seconds)
             rewards.add(row["reward"])
         assert len(rewards) == 1, "the rollouts differ"
-    print(f"\ne. seconds of the {cfg.steps} steps of a run with learned weights, and of plain steps "
-          f"in their places; in the last {cfg.steps - cfg.weight_steps} no weight is learned")
+    print(f"\ne. seconds of the {cfg.steps} steps of a run with learned weights, and of plain "
+          f"steps in their places; in the last {cfg.steps - cfg.weight_steps} no weight is learned")
     parts = {"the judge stands still": (0, cfg.freeze_judge_steps),
              "both move": (cfg.freeze_judge_steps, cfg.weight_steps),
              "the judge alone moves": (cfg.weight_steps, cfg.steps),
