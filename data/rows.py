@@ -171,6 +171,8 @@ def read_rows(path, fields=None, key=None):
                 print(f"warning: {place}: torn last line dropped", file=sys.stderr)
                 break
             raise UserError(f"{place}: not JSON ({error})") from None
+        except RecursionError:
+            raise UserError(f"{place}: is nested too deeply") from None
         check_fields(row, fields or {}, place)
         if key:
             identity = tuple(row[name] for name in key)

@@ -28,6 +28,7 @@ def lines(path, *rows):
 @pytest.mark.parametrize("bad, says", [
     ("{'problem_id': 1}", "not JSON"),
     ('{"problem_id": "p"', "not JSON"),
+    ("[" * 100000, "is nested too deeply"),
     ("[1, 2]", "expected an object, found list"),
     ("null", "expected an object, found NoneType"),
     ({k: v for k, v in GOOD.items() if k != "code"}, "field 'code' is missing"),
