@@ -596,6 +596,17 @@ SKIPPING = {  # how a program might skip its tests
 }
 
 
+@pytest.mark.parametrize("sign", "+-")
+@pytest.mark.parametrize("kind", ["unittest", "assert"])
+def test_a_test_may_be_nested_as_deeply_as_python_takes_it(kind, sign, grade):
+    value = f" {sign} ".join(["1"] * 900)
+    source = method(f"self.assertEqual(f(), {value})")
+    if kind == "assert":
+        source = f"class A:\n    value = {value}\nassert f() is f or f() == A.value"
+    for code, passed in ((f"def f(): return {eval(value)}", True), ("def f(): return 0", False)):
+        assert grade(source, code, kind)["passed"] is passed
+
+
 @pytest.mark.parametrize("name", SKIPPING)
 @pytest.mark.parametrize("lines", [
     ["self.assertEqual(f(1, self), 2)"],

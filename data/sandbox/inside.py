@@ -22,7 +22,8 @@ import weakref
 from itertools import chain
 
 from data.sandbox.sources import names_asked_by_classes
-from data.sandbox.wire import CONTAINERS, PROGRAM, describe, missing_module, places
+from data.sandbox.wire import (
+    CONTAINERS, PROGRAM, DeepValues, describe, missing_module, places)
 
 
 class Refused(BaseException):
@@ -136,13 +137,15 @@ class Inside:
         self.put_back()
         self.refused = False
         self.missing = None  # the package that the program did not find during the test
-        tree = ast.fix_missing_locations(Guard().visit(ast.parse(request["source"])))
-        program = compile(tree, "<test>", "exec", dont_inherit=True)
+        with DeepValues():  # a sum of hundreds is nested as deeply, and more so with its guards
+            tree = ast.fix_missing_locations(Guard().visit(ast.parse(request["source"])))
+            program = compile(tree, "<test>", "exec", dont_inherit=True)
+            asked_by_classes = names_asked_by_classes(tree)
         self.take_names(request["source"], tree, namespace)
         try:
             with self.tests_unittest():
                 self.run_setup(request["setup"])
-                self.names.bind(names_asked_by_classes(tree))
+                self.names.bind(asked_by_classes)
                 exec(program, self.names)
                 for name in list(self.names):  # what a `global` has stored past __setitem__
                     self.names[name] = self.names[name]
