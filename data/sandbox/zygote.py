@@ -103,13 +103,15 @@ REFUSED = {
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
     "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "inotify_init": (253, -1),
     "inotify_init1": (294, 26), "fanotify_init": (300, 262), "io_setup": (206, 0),
+    # the kernel's log, which some machines let everyone read
+    "syslog": (103, 116),
     # what writes back the whole machine's files
     "sync": (162, 81), "syncfs": (306, 267),
 }
 CALLS = REFUSED | {
     "capset": (126, 91), "clone": (56, 220), "clone3": (435, 435), "fcntl": (72, 25),
     "mount": (165, 40), "prctl": (157, 167), "prlimit64": (302, 261), "setsockopt": (54, 208),
-    "socket": (41, 198),
+    "socket": (41, 198), "socketpair": (53, 199),
 }
 
 
@@ -316,6 +318,8 @@ def filter_of_zygote():
     rules += when(EQUAL, number("clone3"), NO_SUCH_CALL)
     rules += look_into("fcntl", 1, when(EQUAL, F_SETLEASE, REFUSE), ALLOW)
     rules += look_into("prlimit64", 0, when(EQUAL, 0, ALLOW), REFUSE)  # its own limits
+    # for another family the kernel would load a module of its own
+    rules += look_into("socketpair", 0, when(EQUAL, socket.AF_UNIX, ALLOW), REFUSE)
     # a socket's buffers stay as large as usual: no limit counts them
     sizes = when(EQUAL, socket.SO_SNDBUF, PRETEND) + when(EQUAL, socket.SO_RCVBUF, PRETEND)
     sizes = [(EQUAL, 0, 5, socket.SOL_SOCKET), (LOAD, 0, 0, argument(2)), *sizes]
