@@ -1,4 +1,5 @@
 """Zygotes, boxes and graders as execute.py sees them: its side of the wall of zygote.py."""
+import array
 import contextlib
 import json
 import marshal
@@ -17,6 +18,7 @@ from data.sandbox.wire import STATUSES
 
 PATIENCE = 120  # seconds in which a box must have started, or ended when told to
 CLEAN_UP = 20  # seconds that a zygote has to end, and an unsafe run's keeper for what is left
+MOST_POLLED = (1 << 31) - 1  # milliseconds that poll() can wait: 24 days
 MAX_MEMORY_OF_GRADER = 3 << 30  # bytes of address space for comparing
 
 
@@ -203,12 +205,14 @@ class Box:
 
 
 def is_message(message, positions):
-    """Is this what a grader may say about these tests (the table in grading.py)?
+    """Is this what a grader may say (the table in grading.py) while these have no result yet?
 
     Raises one of the errors that hear() knows where it is not even of that form.
     """
     known = {"loaded", "results", "lost", "wants"}
     if not message or not known.issuperset(message) or not message.get("results", True):
+        return False
+    if "lost" in message and "wants" not in message:  # that would not be its last word
         return False
     lost_status, lost_detail = message.get("lost", ["gone", ""])
     if lost_status not in STATUSES | {"gone"} or type(lost_detail) is not str:
@@ -226,7 +230,7 @@ def is_readable(file, seconds):
     """file: a socket, or a number such as a pidfd's."""
     poll = select.poll()
     poll.register(file, select.POLLIN)
-    return bool(poll.poll(1000 * seconds))
+    return bool(poll.poll(min(1000 * seconds, MOST_POLLED)))
 
 
 def memory_file(content=b""):
@@ -248,8 +252,11 @@ class Grader:
         self.broken = False
 
     def ask(self, task, *files):
-        with contextlib.suppress(ConnectionError):  # it has died: so will hear() say
-            socket.send_fds(self.sock, [json.dumps(task).encode()], files)
+        # It has died, or has left task after task unread: so will hear() say.
+        with contextlib.suppress(ConnectionError, BlockingIOError):
+            # not socket.send_fds, which forgets its flags
+            rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files)
+            self.sock.sendmsg([json.dumps(task).encode()], [rights], socket.MSG_DONTWAIT)
 
     def hear(self, seconds, positions):
         """Its next message; None if none comes in time, {} if it has died or talks nonsense.
