@@ -1568,6 +1568,20 @@ def test_unsafe_gives_the_same_verdicts_and_a_warning(public_folder):
     assert len(list(scratch.iterdir())) <= 1  # one program has taken the rights from what it made
 
 
+def test_an_unsafe_run_of_root_s_is_no_other_run_s_user(public_folder):
+    """What a program leaves behind could take all the processes that later ones may have."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root and setpriv to take namespaces away")
+    install_for_everybody(public_folder)
+    write(public_folder / "p.jsonl", [problem("p", [], public=[call([], 0)])])
+    code = "import os\ndef f():\n    return os.getuid()"
+    write(public_folder / "c.jsonl", programs("p", code, code, code))
+    start = [*POWERLESS, system_python(), str(public_folder / "execute.py")]
+    flags = [*command(public_folder)[2:], "--unsafe", "--jobs", "1"]
+    subprocess.run([*start, *flags], cwd=public_folder, check=True, timeout=120)
+    assert len({row["detail"] for row in read(public_folder / "l.jsonl")}) == 3
+
+
 # What an ordinary user's programs can do to the process that watches over their run.
 STOP = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\n"
 KILL = STOP.replace("STOP", "KILL")

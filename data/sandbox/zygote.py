@@ -365,7 +365,7 @@ class Zygote:
             self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         self.user = os.geteuid()
         if self.user == 0:
-            self.user = 100000 + os.getpid() % 100000  # one that nobody else is
+            self.user = user_of_process()
         try:
             self.shut_in(options)
         except OSError as error:
@@ -453,14 +453,17 @@ class Zygote:
         """Process 1 of a run, before the program's code runs there."""
         job = marshal.loads(os.read(job_file, os.fstat(job_file).st_size))
         folder = "/box"
+        user = self.user
         if self.unsafe:
-            folder = keep_unsafely(self.scratch, self.user, worker)
+            if os.geteuid() == 0:  # what other runs have left behind is not this one's
+                user = user_of_process()
+            folder = keep_unsafely(self.scratch, user, worker)
         else:
             mount_box(job)
-        furnish(job, folder, self.user)
+        furnish(job, folder, user)
         if network:
             bring_up_loopback(self.proc)
-        give_up_rights(self.user)
+        give_up_rights(user)
         limit(AS=self.mapped + job["memory"], FSIZE=MAX_OUTPUT)
         os.chdir(os.environ["HOME"])  # set by forget_this_machine, or by keep_unsafely
         os.umask(0o077)
@@ -472,6 +475,11 @@ class Zygote:
         os.write(worker, repr(time.monotonic()).encode())
         arrange(files, job["role"])
         ROLES[job["role"]](job)
+
+
+def user_of_process():
+    """The number of a user that nobody else is."""
+    return 100000 + os.getpid() % 100000
 
 
 def readable_by(user):
