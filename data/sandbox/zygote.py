@@ -361,8 +361,6 @@ class Zygote:
         self.boxes = []  # pidfds of those that may not have ended
         self.new_box = ctypes.c_int()  # where the kernel writes the latest one's
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        with open("/proc/self/statm") as file:
-            self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         self.user = os.geteuid()
         if self.user == 0:
             self.user = user_of_process()
@@ -404,6 +402,8 @@ class Zygote:
     def serve(self):
         gc.collect()
         libc.malloc_trim(0)  # what is free need not be copied
+        with open(os.open("self/statm", os.O_RDONLY, dir_fd=self.proc)) as file:
+            self.mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         gc.freeze()  # what is there already is of no interest to the collectors of the boxes
         self.control.send(b"{}")
         try:
