@@ -71,8 +71,8 @@ NOT protected against, even so:
   label rather than a bad one.
 - Bugs of the kernel; timing and other side channels; the machine's clock, load, kernel version and
   memory size, which can be read, as can the Python library and /usr.
-- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB);
-  sync() is allowed. Locks on devices (/dev/null, ...) are the machine's own; where overlays cannot
+- Exhausting the machine: memory is limited for each process (160 a run) and in files (64 MB).
+  Locks on devices (/dev/null, ...) are the machine's own; where overlays cannot
   be mounted, so are those on files of /usr. An ordinary user's programs share with the user's
   other processes what is counted by user: the size of pipes, signals that wait.
 - --unsafe: no namespaces. A program then sees and writes what its user may (where we are root, an
