@@ -215,8 +215,9 @@ def chosen(blocks, starter, entry_point):
             answering = own or answering
         bodies = [block for block in blocks if block[:1].isspace()]  # they follow the signature
         return with_missing_names(answering[-1], blocks) if answering else (bodies or blocks)[-1]
+    wholes = [block for block in blocks if is_whole(block)]
     programs = [with_missing_names(block, blocks) for block in blocks
-                if acts(block) and not OWN_INPUT.search(block) and not is_excerpt(block, blocks)]
+                if acts(block) and not OWN_INPUT.search(block) and not is_excerpt(block, wholes)]
     whole = [program for program in programs if is_whole(program)]
     printing = [program for program in programs if PRINTS.search(program)]
     return (whole or printing or programs or blocks)[-1]
@@ -226,11 +227,16 @@ def is_whole(code):
     return bool(READS.search(code) and PRINTS.search(code))
 
 
-def is_excerpt(code, blocks):
-    """Does it only quote lines of a whole program, to explain them?"""
-    quoted = set(map(str.strip, code.split("\n")))
-    wholes = [set(map(str.strip, block.split("\n"))) for block in blocks if is_whole(block)]
-    return not is_whole(code) and any(quoted <= whole | {""} for whole in wholes)
+def is_excerpt(code, wholes):
+    """Does it only quote lines of one of these whole programs, to explain them?"""
+    if is_whole(code):
+        return False
+    quoted = stripped_lines(code) - {""}
+    return any(quoted <= stripped_lines(whole) for whole in wholes)
+
+
+def stripped_lines(code):
+    return set(map(str.strip, code.split("\n")))
 
 
 def defines(code, name):

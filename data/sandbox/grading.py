@@ -292,7 +292,7 @@ class Grader:
             self.stop("broken_test", f"its checker: {describe(error)}")
         if right is None and returns_nothing(check, given, expected):
             self.stop("broken_test", "its checker returns nothing")
-        if right:
+        if right:  # empty ones are no fault: `return answer and ...` of an empty answer
             self.stop("broken_test", f"its checker returns a {type(right).__name__}")
         return False
 

@@ -22,8 +22,7 @@ import weakref
 from itertools import chain
 
 from data.sandbox.sources import names_asked_by_classes
-from data.sandbox.wire import (
-    CONTAINERS, PROGRAM, DeepValues, describe, missing_module, places)
+from data.sandbox.wire import CONTAINERS, PROGRAM, DeepValues, describe, missing_module, places
 
 
 class Refused(BaseException):
