@@ -118,6 +118,30 @@ def test_neither_the_batch_nor_dropping_finished_rows_changes_a_sample(build):
         assert alone.logprob == pytest.approx(completion.logprob, abs=1e-4)
 
 
+@pytest.mark.parametrize("build", [llama, gpt2])
+@pytest.mark.parametrize("at_once, passes", [(1, 3), (14, 2), (36, 1)])
+def test_prompts_are_read_in_passes_of_limited_size(monkeypatch, build, at_once, passes):
+    model = build()
+    u = uniforms(18, 24)
+    together = sample.generate(model, PROMPTS, u, 1.0, ENDS, PAD)
+    sizes = []
+    read = sample.read
+
+    def counted(model, prompts, *more):
+        sizes.append(len(prompts) * max(map(len, prompts)))
+        return read(model, prompts, *more)
+
+    monkeypatch.setattr(sample, "READ_AT_ONCE", at_once)
+    monkeypatch.setattr(sample, "read", counted)
+    apart = sample.generate(model, PROMPTS, u, 1.0, ENDS, PAD)
+    assert len(sizes) == passes
+    assert all(size <= max(at_once, *map(len, PROMPTS)) for size in sizes)
+    for a, b in zip(together, apart):
+        assert a.ids == b.ids
+        assert a.finished == b.finished
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+
+
 @torch.no_grad()
 def test_rows_that_are_kept_keep_their_own_hidden_state():
     batch = sample.prefill(llama(), PROMPTS, n=1, pad=PAD)
