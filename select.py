@@ -71,7 +71,8 @@ else:
                            stage_input, write_rows)
     from data.servers import ServerFlags, check_server_flags, complete, request_body
     from data.text import answer_text, cut, decode, encode, encode_behind
-    from sample import (context_length, end_ids, generate, load_model, logits_of, pad_id, stream)
+    from sample import (context_length, end_ids, generate, load_model, logits_of, pad_id, prefill,
+                        stream)
 
     # Settings stands here because it is built from what was imported above.
     @dataclass
@@ -452,15 +453,9 @@ class LocalJudge:
 
 def lead_of_yes(model, prompts, yes, no):
     """log P(yes) − log P(no) of the token after each prompt, a list of ids: [prompts]."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)   # [prompts, longest]
-    for row, prompt in enumerate(prompts):
-        ids[row, :len(prompt)] = torch.tensor(prompt)
-    # Causal attention hides the padding, which is to the right of the last token that is read.
     with torch.no_grad():
-        hidden = model.base_model(input_ids=ids.to(model.device)).last_hidden_state
-        last = hidden[torch.arange(len(prompts)), lengths - 1]              # [prompts, H]
-        logits = logits_of(model, last)                                     # [prompts, V]
+        hidden = prefill(model, prompts, n=1, pad=0).hidden                 # [prompts, H]
+        logits = logits_of(model, hidden)                                   # [prompts, V]
     return logits[:, yes] - logits[:, no]
 
 
