@@ -15,8 +15,8 @@ with their verdicts:
 Public and hidden tests both count. `passed` is null where nothing can be said about the program:
 the machinery failed, the tests cannot run ("broken_test"), or it needs what is not there, most
 often a package ("missing_dependency"). A `stdin` problem stops at its first hidden failure, so
-there tests_passed says how far it came. When outputs are equal stands in data/sandbox/compare.py,
-what a row may hold in data/rows.py.
+there tests_passed says how far it came. data/sandbox/compare.py says which outputs count as
+equal, data/rows.py what a row may hold.
 
 A program is judged as plain Python would judge it, but:
 - An answer may depend on its question, not on its turn. `call` tests are made in a shuffled order,
@@ -40,15 +40,16 @@ A program is judged as plain Python would judge it, but:
 
 Three kinds of process, whose files lie in data/sandbox/:
 
-    this one   reads and writes rows; sends jobs to boxes, takes short answers and holds the clock
+    worker     this one: reads and writes rows; sends jobs to boxes, takes short answers and holds
+               the clock
     zygote     a fresh Python that forks a box for every run; one or two for each job slot
     box        new namespaces, folder, limits and no rights, for one run: of the candidate, or of
                the grader, which knows the tests and compares
 
-The candidate and the grader share no memory. What crosses is data of builtin types, so only right
-outputs are right. The clock of a test runs from the moment when the candidate may start, or the
-test before has its result, until the test has its own. A grader that has only compared data is used
-for the next candidate as well.
+The candidate and the grader share no memory. What crosses is data of builtin types, so no object
+can pretend to equal what is expected. The clock of a test runs from the moment when the candidate
+may start, or the test before has its result, until the test has its own. A grader that has only
+compared data is used for the next candidate as well.
 
 NOT protected against, even so:
 - Tests that run *inside*, in the candidate's process: `unittest` tests, asserts marked so, and
@@ -753,10 +754,10 @@ def read_problems(cfg):
 
 def must_be_out_of_sight(cfg, *paths):
     """What holds tests must not lie where candidates may read."""
-    hidden = os.path.realpath(rows.ROOT) + "/"
+    repository = os.path.realpath(rows.ROOT) + "/"  # hidden from candidates, wherever it lies
     for path in map(os.path.realpath, paths):
         for folder in visible_folders(cfg):
-            if path.startswith(folder + "/") and not path.startswith(hidden) and not cfg.unsafe:
+            if path.startswith(folder + "/") and not path.startswith(repository) and not cfg.unsafe:
                 raise UserError(
                     f"{path}: lies in {folder}, which candidates may read; move it elsewhere")
 
@@ -811,9 +812,9 @@ def label_file(cfg):
         todo = [job for job in jobs if out.key_of(job[1]) not in out.done]
         if len(todo) < len(jobs):
             print(f"{len(jobs) - len(todo)} of {len(jobs)} are already labelled")
-        for candidate, answer in with_progress(label(todo, cfg), len(todo)):
+        for candidate, verdict in with_progress(label(todo, cfg), len(todo)):
             tests_digest = digests[candidate["problem_id"]]
-            out.append({**candidate, **answer, "tests_digest": tests_digest})
+            out.append({**candidate, **verdict, "tests_digest": tests_digest})
         labelled = rows.read_rows(cfg.out)
         arranged = sorted(labelled, key=lambda row: order[out.key_of(row)])
         if arranged != labelled:
@@ -830,14 +831,14 @@ def is_done(row, candidate, digests):
             and tests_digest == digests.get(row["problem_id"], tests_digest))
 
 
-def with_progress(answers, total):
+def with_progress(verdicts, total):
     from tqdm import tqdm
     tqdm.monitor_interval = 0
     counts = collections.Counter()
     with tqdm(total=total, unit="program", disable=not total, smoothing=0.05) as bar:
-        for candidate, answer in answers:
-            yield candidate, answer
-            counts[answer["passed"]] += 1
+        for candidate, verdict in verdicts:
+            yield candidate, verdict
+            counts[verdict["passed"]] += 1
             bar.set_postfix(passed=counts[True], failed=counts[False], null=counts[None],
                             refresh=False)
             bar.update()
@@ -908,15 +909,15 @@ def check_problems(cfg):
         jobs += [(problem, {"problem_id": name, "kind": kind, "code": code})
                  for kind, code in programs.items()]
     complaints = {name: faults_seen(problem) for name, problem in mine.items()}
-    for candidate, answer in with_progress(label(jobs, cfg), len(jobs)):
+    for candidate, verdict in with_progress(label(jobs, cfg), len(jobs)):
         kind = candidate["kind"]
         found = complaints[candidate["problem_id"]]
-        told = f"{answer['status']} ({answer['detail']})"
-        if kind == CANONICAL and answer["passed"] is not True:
+        told = f"{verdict['status']} ({verdict['detail']})"
+        if kind == CANONICAL and verdict["passed"] is not True:
             found.append(f"{kind} gets {told}")
-        elif kind != CANONICAL and answer["passed"]:
+        elif kind != CANONICAL and verdict["passed"]:
             found.append(f"{kind} passes")
-        elif kind == EMPTY and answer["passed"] is None:
+        elif kind == EMPTY and verdict["passed"] is None:
             found.append(f"{kind} gets no label: {told}")
     for name, found in complaints.items():
         if found:

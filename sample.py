@@ -64,7 +64,7 @@ transformers_logging.disable_progress_bar()
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 CACHE = "cache" if VERSION >= (5, 24) else "past_key_values"
 # Most tokens of prompts in one pass, their padding included. The widest tensor of a pass, in a
-# layer's MLP, then has 0.6 GB for a model of 0.5 billion parameters in bf16 and 2.5 GB for one of 7.
+# layer's MLP, then has 0.6 GB in bf16 for a model of 0.5 billion parameters, 2.5 GB for one of 7.
 READ_AT_ONCE = 65536
 
 
@@ -72,11 +72,13 @@ READ_AT_ONCE = 65536
 
 @dataclass
 class Completion:
+    # Sums are over the sampled tokens: after a Wait with the end token that was taken back, which
+    # is no more in ids, and without the forced tokens, which are.
     ids: list                      # generated token ids, the end token included if there was one
-    logprob: float                 # sum over ids of log p(token) at temperature 1
+    logprob: float                 # Σ log p(token) at temperature 1
     finished: bool                 # ended by an end token (False: cut off at max_new_tokens)
-    logprob_sampled: float = 0.0   # sum over ids of log p(token) at the sampling temperature
-    self_certainty: float = 0.0    # sum over ids of KL(uniform ‖ p) (2502.18581)
+    logprob_sampled: float = 0.0   # Σ log p(token) at the sampling temperature
+    self_certainty: float = 0.0    # Σ KL(uniform ‖ p) (2502.18581)
     forced: list = field(default_factory=list)  # positions in ids of tokens that it did not choose
 
     @property
@@ -373,8 +375,8 @@ class Settings(servers.ServerFlags):
                        "BigCodeBench-Hard with its instruct prompts (148)",
                        type=str, choices=list(PRESETS))
     subset: list = flag(list, "BigCodeBench: hard (the 148 of BigCodeBench-Hard), instruct (its "
-                        "instruct prompts; otherwise chat models too complete the code); MBPP on "
-                        "the hub: sanitized")
+                        "instruct prompts; without it chat models, too, are asked to complete "
+                        "code); MBPP on the hub: sanitized")
     since: str = flag(None, "only contests on or after this day, as in 2025-02-01", type=day,
                       name="--from", metavar="DAY")
     until: str = flag(None, "only contests on or before this day", type=day, metavar="DAY")

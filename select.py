@@ -520,6 +520,8 @@ def judgment_key(judge, call):
     if call.b is None:
         text = pointwise_prompt(call)
     else:
+        # The words, so that judgments made in other words are not taken for these. chat=True: those
+        # words hold the protocol. The last part is whatever "Wait" is called.
         text = (judge_prompt(call.problem, call.a["code"], call.b["code"], chat=True)
                 + WAIT * call.wait)
     prompt = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
@@ -790,8 +792,8 @@ def resample(candidates, methods, seed, draws=40):
     """pass@1 of each method on other samples of one problem, [draws, methods].
 
     A sample is as many candidates, drawn with replacement (and again, until some pass and some
-    fail), and as many verdicts in each pair of programs, also with replacement. All methods share
-    it.
+    fail), which all methods share. For each judge its verdicts on each pair of programs are drawn
+    anew, as many and with replacement, too.
     """
     if not is_mixed(candidates):
         return np.full((draws, len(methods)), float(candidates[0]["passed"]))

@@ -7,25 +7,30 @@
 Reads   problems and labelled candidates. A training instance is a pair of candidates of one
         problem, one that passed and one that failed. The judge is shown both, reasons, and names
         the better one. Reward 1 if it is right.
-Writes  runs/NAME/judge (a Hugging Face checkpoint), metrics.jsonl, transcripts.jsonl and state.pt
-        (to go on from), settings.json, with --cold-start cold_start.jsonl, weights.jsonl,
-        explained.jsonl (of each pair the visits that moved it most; --explain-weights prints it)
-        and report.html (all of this, to look at):
+Writes  into runs/NAME:
+        judge              a Hugging Face checkpoint
+        report.html        the run, to look at
+        metrics.jsonl      a row for each step
+        transcripts.jsonl  judgments, as they were written
+        explained.jsonl    of each pair the visits that moved it most; --explain-weights prints it
+        cold_start.jsonl   with --cold-start: the judgments that it imitates
+        settings.json, state.pt    to go on from
+        weights.jsonl      a row for each training pair:
 
     {"instance_id": "edges/train/86:strong-0>strong-1", "weight_domain": "reviewed × hard × strong",
      "weight": 2.35, "visits": 13, "informed": 8, ...}    informed: visits that could move it
 
 The method (DaJ, arXiv 2601.22230)
 ----------------------------------
-θ is the judge, ℓ_i(θ) the GRPO loss of training pair i of N, a_i ≥ 0 the weight of that pair, B
+θ is the judge, ℓ_i(θ) the GRPO loss of training pair i of N, a_i ≥ 0 the factor in front of it, B
 the number of pairs in a step, U(g) the direction that Adam, its clip included, makes of a gradient
-g, and η the step size. One training step is a function of the weights a:
+g, and η the step size. One training step is a function of the factors a:
 
     g(a)  = (1/B) Σ_i a_i ∇ℓ_i(θ)              inner gradient
     θ'(a) = θ − η U(g(a))                      inner step
 
 L_meta(θ'(a)) says how good that step was: the loss of the stepped judge on a small meta set that
-looks like the target. How does it change with each weight? We look one step ahead and no further:
+looks like the target. How does it change with each factor? We look one step ahead and no further:
 θ, the judgments and Adam's averages from before the step do not depend on a.
 
     ∂L_meta/∂a_i = ⟨∂θ'/∂a_i, v⟩               chain rule, with v = ∇L_meta(θ')
@@ -33,12 +38,13 @@ looks like the target. How does it change with each weight? We look one step ahe
                  = −(η/B) ⟨∇ℓ_i(θ), ṽ⟩         with ṽ = (∂U/∂g)ᵀ v
                  = −(η/B) s_i                  with s_i = ⟨∇ℓ_i(θ), ṽ⟩
 
-η/B is positive and the same for every pair, so we keep s_i alone: where s_i > 0, a larger weight
-would have made the step better for the meta set, and the weight grows.
+η/B is positive and the same for every pair, so we keep s_i alone: where s_i > 0, a larger factor
+would have made the step better for the meta set, so more of this pair is wanted.
 
-By default a learned weight is not a factor of the loss. It says how often a pair is drawn, as a
-multiple of the average, and a_i = 1 for the pairs of a step. What is learned is a logit z_i, made
-of numbers ω (one for each pair, each domain of pairs, or a network), with a step size α:
+By default the learned weight w_i of a pair is not that factor. It says how often the pair is drawn,
+as a multiple of the average, and a_i = 1 for the pairs of a step. (We differentiate by a_i to
+learn whether it helped to have drawn the pair.) What is learned is a logit z_i, made of numbers ω,
+one for each pair or each domain of pairs, with a step size α:
 
     w_i = N p_i,  p_i = (1−γ) softmax(z)_i + γ/N     a share γ of the draws stays uniform
     z_i ← z_i + α s_i / w_i                          s in units of its running mean magnitude
@@ -49,6 +55,8 @@ product in softmax(z): but for this 1/w_i it is the exponentiated gradient.) A n
 pairs share, a domain's, adds up what they ask for:
 
     ω ← ω + α Σ_i (s_i / w_i) ∂z_i/∂ω                over the B pairs of the step
+
+(--weights net moves a table with a number for each pair, and fits a network to it: DataWeights.)
 
 The "hypergradient" s costs the judgments of the meta pairs, a backward pass over them, which is v,
 and a backward pass for each training pair instead of one for all: a plain step needs only the sum
@@ -121,12 +129,12 @@ of each, N training pairs in all, D domains (groups of pairs, by default those w
 same `domain` and difficulty, and whose failing program the same policy), P trained parameters, T
 answer tokens in a pack of R rows of W columns (kernels/packing.py), H hidden, V vocabulary.
 
-`torchrun --nproc-per-node 8 train_bilevel.py ...` shares the batch between eight processes; the
-result is the same. What is drawn and learned (index, a, s) is there of all processes; what is
-sampled and scored (groups, advantages, gradients) is of one, and B and M are its own share: here(x)
-is this process's share of x, gather(x) undoes that, and all_sum(x) adds up over processes. In a
-single process the three do nothing. With --shard-base the processes share the frozen weights under
-the adapters, too.
+`torchrun --nproc-per-node 8 -- train_bilevel.py ...` shares the batch between eight processes; the
+result is the same. What is drawn and learned (index, a, s, statistics) is there of all processes.
+What is sampled and scored (groups, advantages, gradients) is of one: in the shapes of these B and M
+are its own share. here(x) is this process's share of x, gather(x) undoes that, and all_sum(x) adds
+up over processes. In a single process the three do nothing. With --shard-base the processes share
+the frozen weights under the adapters, too.
 """
 import contextlib
 import hashlib
@@ -136,7 +144,7 @@ import pickle
 import random
 import shlex
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -158,11 +166,11 @@ from data.rows import (EDGES, EDGES_PROBLEMS, ROOT, UserError, own_folder, read_
                        write_rows, write_whole)
 from data.shards import equal_passes, shard_layers, whole_weights
 from data.statistics import effective_size, mean
-from data.text import decode
+from data.text import decode, encode
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
-from sample import (Completion, context_length, encode, end_ids, first_line, generate, load_model,
-                    pad_id, softcap_of, stream)
+from sample import (Completion, context_length, end_ids, first_line, generate, load_model, pad_id,
+                    softcap_of, stream)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_EFFECTIVE_SHARE = 0.5  # of the meta judgments; below it θ' is too far from θ for θ's judgments
@@ -223,7 +231,8 @@ class Settings:
     )
     uniform_share: float = flag(0.2, "share of the draws that stays uniform", least=0, below=1)
     freeze_judge_steps: int = flag(
-        30, "first steps in which only the weights learn and the judge is put back", least=0
+        30, "first steps, after each of which the judge is put back; in all but the first fifth of "
+        "them weights are learned", least=0
     )
 
     heading("GRPO (inner problem)")
@@ -358,7 +367,8 @@ class Trainer:
         self.data_weights = DataWeights(self.train_pairs, cfg)
         self.v_mean = torch.zeros_like(self.parameters.theta)  # v̄, the running mean of v
         self.v_count = 0                                       # of how many looks at meta pairs
-        self.believed = False     # was there such a look, and did the last leave enough judgments?
+        # Was there such a look, and did the last one leave an effective sample?
+        self.look_is_usable = False
         self.moved = [[] for _ in self.train_pairs]  # of each pair the visits that moved it most
 
     def train_step(self, step):
@@ -379,7 +389,7 @@ class Trainer:
         groups, meta_groups = self.judge_pairs(pairs, meta_pairs, step)
         advantage = group_advantage(rewards_of(groups))                    # [B, G]
         stats = judgment_statistics(groups, judge)                         # {name: [B]}
-        mixed = stats["zero_variance"] == 0  # [B] did a pair's judgments earn different rewards?
+        varied = stats["zero_variance"] == 0  # [B] did a pair's judgments earn different rewards?
         self.data_weights.observe(index, stats)  # counts visits; what --weights net goes by
         meta = MetaJudgments.of(judge, meta_groups) if looks else None
         timer.lap("rollout")
@@ -400,7 +410,7 @@ class Trainer:
         # 3. Outer step: would a larger weight of pair i have made θ' better for the meta pairs?
         outer = {}
         if learns:
-            outer = self.outer_step(step, theta, index, groups, mixed, gradients, meta)
+            outer = self.outer_step(step, theta, index, groups, varied, gradients, meta)
 
         # 4. While the judge is to stand still, it has only looked at θ' and goes back to θ.
         if grpo_step < cfg.freeze_judge_steps:
@@ -408,12 +418,13 @@ class Trainer:
         timer.lap("outer")
 
         metrics = self.step_metrics(step, loss, stats)
+        metrics["exact_entropy"] = mean_entropy(batch)
         return {**metrics, **outer, **self.weight_metrics(), "seconds": timer.laps}
 
-    def outer_step(self, step, theta, index, groups, mixed, gradients, meta):
+    def outer_step(self, step, theta, index, groups, varied, gradients, meta):
         """The hypergradient s of the weights of this step's pairs, and their move by it.
 
-        theta: θ [P], while the parameters are θ'. index: [B] the pairs. mixed: [B] those whose
+        theta: θ [P], while the parameters are θ'. index: [B] the pairs. varied: [B] those whose
         judgments earned different rewards; s of the others is 0. gradients: ∇ℓ_i(θ) [B, P].
         meta: MetaJudgments, or None between two looks at the meta pairs.
         Returns its metrics.
@@ -428,37 +439,37 @@ class Trainer:
                 "meta_effective_share": effective_share(importance, meta.batch),
             }
             self.must_be_finite(step, index, metrics["meta_grad_norm"], theta=theta)
-            self.believed = metrics["meta_effective_share"] >= MIN_EFFECTIVE_SHARE
-            if self.believed:
+            self.look_is_usable = metrics["meta_effective_share"] >= MIN_EFFECTIVE_SHARE
+            if self.look_is_usable:
                 # v̄ ← v̄ + (v − v̄)/K [P] with K = --meta-memory; at first it is the plain mean
                 self.v_count += 1
                 self.v_mean += (v - self.v_mean) / min(self.v_count, self.cfg.meta_memory)
             else:
                 warn_of_small_share(step, metrics["meta_effective_share"])
 
-        if self.believed:
+        if self.look_is_usable:
             # ṽ = (∂U/∂g)ᵀ v̄ [P],  s_i = ⟨∇ℓ_i(θ), ṽ⟩ [B]
             v_tilde = self.adam.jacobian_transpose(self.v_mean)
-            s = gather(gradients @ v_tilde).cpu()
+            s = gather(gradients @ v_tilde).cpu()  # of the pairs of all processes
             self.must_be_finite(step, index, float(s.sum()), theta=theta)
-            self.move_weights(step, index, s, groups, mixed)
+            self.move_weights(step, index, s, groups, varied)
 
         every = self.cfg.check_hypergradient
         grpo_step = step - self.cfg.cold_start
         # Every so many steps, or at the first look at meta pairs after that.
         if meta and every and grpo_step % every < self.cfg.meta_every:
-            metrics |= check_hypergradient(self, theta, v, meta, gradients, mixed)
+            metrics |= check_hypergradient(self, theta, v, meta, gradients, varied)
         return metrics
 
-    def move_weights(self, step, index, s, groups, mixed):
+    def move_weights(self, step, index, s, groups, varied):
         """Pairs with s_i > 0 count more from now on, once the averages have settled."""
         grpo_step = step - self.cfg.cold_start
         if grpo_step < SETTLING * self.cfg.freeze_judge_steps:
             return
-        if self.adam.clipped and int(mixed.sum()) == 1:
+        if self.adam.clipped and int(varied.sum()) == 1:
             return  # g is that pair's alone, and the clip gives it one length, whatever its weight
         pace = 1 - grpo_step / self.cfg.weight_steps
-        unit_s, move = self.data_weights.update(index, s, mixed, pace)
+        unit_s, move = self.data_weights.update(index, s, varied, pace)
         self.remember(step, index, unit_s, move, groups)
 
     def in_random_order(self, index, step):
@@ -538,8 +549,9 @@ class Trainer:
         }
         for name in ("reward", "parse_rate", "truncated", "zero_variance", "tokens"):
             metrics[name] = float(stats[name].mean())
-        # The mean of −log π over sampled tokens estimates the entropy without bias. (Not for a cold
-        # start's older judgments, and with --waits the ends that were taken back are in the sum.)
+        # The mean of −log π over sampled tokens estimates the entropy without bias, over all
+        # judgments. (Not for a cold start's older ones, and with --waits the ends that were taken
+        # back are in the sum.)
         tokens = stats["tokens"]
         nll = (stats["nll"] * tokens).sum()
         metrics["entropy"] = float(nll / tokens.sum())
@@ -619,8 +631,9 @@ def leave_one_out(rewards):
 
     An unbiased baseline for the meta loss (2402.14740).
     """
-    n = rewards.shape[1]
-    return group_advantage(rewards) * n / (n - 1)
+    G = rewards.shape[1]
+    # r_k − (Σ r − r_k) / (G − 1)  =  G / (G − 1) · (r_k − mean)
+    return group_advantage(rewards) * G / (G - 1)
 
 
 # ---------------------------------------------------------------- the GRPO loss
@@ -635,6 +648,8 @@ class Batch:
     group: int                  # G
     advantage: torch.Tensor     # [B·G]
     scale: torch.Tensor         # [] 1 / (G · max_new_tokens)
+    # [tokens] of each pack that `pair_losses` has scored: the entropy of π at each token
+    entropies: list = field(default_factory=list)
 
 
 def make_batch(judge, groups, advantage, pair_by_pair=False):
@@ -676,8 +691,8 @@ def token_loss(logp, old_logp, advantage, clip=(0.2, 0.28)):
 
         f = −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A),  ρ = π_θ / π_old
 
-    with the two bounds of DAPO (2503.14476). They come into play only where a batch serves more
-    than one optimizer step.
+    with the two bounds of DAPO (2503.14476). They would come into play where a batch serves more
+    than one optimizer step. Here ρ is always 1; they stand here because the paper's loss has them.
 
     logp, old_logp: [T] log-probs of the tokens; advantage: [T] of the judgments that they are
     part of.
@@ -695,13 +710,27 @@ def pair_losses(judge, pack, batch):
 
     There is one optimizer step for each batch, so the judge that sampled is the judge that is
     scored, and ρ = 1. The ratio stands in the loss because its gradient is the policy gradient:
-    ∇f = −A ∇log π.
+    ∇f = −A ∇log π. The entropies at its tokens are added to those of the batch.
     """
     n = len(batch.advantage)  # B·G judgments
-    logp = judge.score(pack)                                                  # [T]
+    logp, entropy = judge.score_with_entropy(pack)                            # [T], [T]
+    batch.entropies.append(entropy)
     f = token_loss(logp, logp.detach(), batch.advantage[pack.sample])         # [T]
     by_judgment = sum_by_sample(f, pack.sample, n, token_weight=batch.scale)  # [B·G]
     return by_judgment.view(batch.n_pairs, -1).sum(1)
+
+
+def mean_entropy(batch):
+    """The entropy of π in nats, exact, in the mean over the tokens that all processes have scored.
+
+    Those are of judgments with an advantage. None if there was none.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=batch.advantage.device)  # its sum, tokens
+    for entropy in batch.entropies:
+        total[0] += entropy.sum()
+        total[1] += len(entropy)
+    total, tokens = all_sum(total).tolist()
+    return total / tokens if tokens else None
 
 
 def pair_gradients(judge, parameters, batch, a):
@@ -820,11 +849,11 @@ def meta_gradient(judge, parameters, batch, logprob):
 
 
 def logprob_of_judgments(judge, groups, batch):
-    """log π_θ of each whole judgment, [M·G] fp64, with the rounding that the scorer has.
+    """log π_θ of each whole judgment, [M·G] fp64.
 
-    The sampler has summed it up, too. In fp32 the two agree to 1e-5 (test_12), and its sums save a
-    forward pass. In half precision they do not: over 1,024 tokens the difference alone would halve
-    the effective sample.
+    The sampler has summed it up. In fp32 its sums agree with the scorer's to 1e-5 (test_12) and
+    save a forward pass. In half precision they do not: over 1,024 tokens the difference alone would
+    halve the effective sample. So there, and with --waits, the judgments are scored once more.
     """
     exact = judge.model.dtype in (torch.float32, torch.float64)
     if exact and not judge.cfg.waits:  # the sampler's sums hold end tokens that were taken back
@@ -988,10 +1017,14 @@ class DataWeights:
                      # another domain, under `instance`, where two of them add up, e¹²
     MEMORY = 0.8     # of the running mean of |s|: about five steps
     OUTLIER = 3.0    # times that mean is all that one s may count
-    FIT_STEPS = 20   # Adam steps that fit the network after each step: its table has moved little,
-    FIT_LR = 0.01    # so a few short ones from where it was are enough
-    # What the network sees of a pair besides its domain; see judgment_statistics.
-    FEATURES = ("visited", "reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
+    # Adam steps that fit the network after each step, and their size. Its table has moved little,
+    # so a few short ones from where it was are enough.
+    FIT_STEPS = 20
+    FIT_LR = 0.01
+    # What the network sees of a pair besides its domain: whether it was visited, and what its
+    # visits showed (judgment_statistics).
+    SHOWN = ("reward", "variance", "length_gain", "nll", "tokens", "verdict_nll")
+    FEATURES = ("visited", *SHOWN)
 
     def __init__(self, pairs, cfg):
         self.cfg = cfg
@@ -1009,7 +1042,7 @@ class DataWeights:
         self.net_adam = torch.optim.Adam(self.net.parameters(), lr=self.FIT_LR)
         self.magnitude = 0.0  # running mean of |s|
         self.visits = torch.zeros(n, dtype=torch.long)
-        self.informed = torch.zeros(n, dtype=torch.long)  # visits that moved ω
+        self.informed = torch.zeros(n, dtype=torch.long)  # visits that could move ω
         self.fixed = torch.ones(n)
         if cfg.shuffle_weights:
             self.fixed = shuffled_weights(n, cfg)
@@ -1064,26 +1097,27 @@ class DataWeights:
         Detached: the judge cannot move its weights through it.
         """
         visited = torch.ones(len(index))
-        shown = torch.stack([visited, *(stats[name] for name in self.FEATURES[1:])], 1)
+        shown = torch.stack([visited, *(stats[name] for name in self.SHOWN)], 1)
         # The mean over a pair's visits: one visit of G judgments says little.
         self.visits[index] += 1
         n_visits = self.visits[index, None]
         self.features[index] += (shown - self.features[index]) / n_visits
 
-    def update(self, index, s, mixed, pace):
+    def update(self, index, s, varied, pace):
         """Move ω so that pairs with s_i > 0 count more.
 
-        index, s, mixed: [B] the pairs of the step, their s, and which of them had judgments of
+        index, s, varied: [B] the pairs of the step, their s, and which of them had judgments of
         different rewards. The others have advantage 0, so their s is 0 and says nothing about them.
         (Neither does an s that is 0 for all of them, because no meta pair had such judgments.)
         pace: what the step sizes are multiplied by, 1 − GRPO steps taken / --weight-steps.
 
         Only the sign and the relative size of s are trusted: it is divided by its running mean
-        magnitude and clamped to ±3. Then every logit z_i is to move by
+        magnitude and clamped to ±3. Then every logit z_i is to move, but for the step size, by
 
-            draw     s_i, of all N pairs. It is known of the B drawn ones alone, each of them drawn
-                     about w_i = N·p_i times as often as at random: so s_i / w_i for those, 0 for
-                     others. (They are all different, so heavy ones are drawn somewhat less often.)
+            draw     s_i, for all N pairs. But s_i is known only for the B that were drawn, and pair
+                     i is drawn about w_i = N·p_i times as often as at random. So by s_i / w_i if it
+                     was drawn, else by 0: in the mean over draws that is right. (The B pairs are
+                     all different, so heavy ones are drawn somewhat less often.)
             scale    s_i ∂w_i/∂z_i, which climbs Σ_i s_i w_i (with the sum of the softmax held
                      fixed, and for 2σ without its mean)
 
@@ -1091,18 +1125,19 @@ class DataWeights:
 
         Returns s as it was trusted, and by how much the logits were to move: [B], [B].
         """
-        if not s[mixed].any():
+        if not s[varied].any():
             return torch.zeros(len(index)), torch.zeros(len(index))
-        self.informed[index[mixed]] += 1
-        size = float(s[mixed].abs().mean())
+        self.informed[index[varied]] += 1
+        size = float(s[varied].abs().mean())
         if self.magnitude:
             self.magnitude = self.MEMORY * self.magnitude + (1 - self.MEMORY) * size
         else:
             self.magnitude = size
         unit_s = s / max(self.magnitude, 1e-30)                   # [B]
         unit_s = unit_s.clamp(-self.OUTLIER, self.OUTLIER)
-        unit_s = unit_s.float() * mixed                           # [B]
+        unit_s = unit_s.float() * varied                           # [B]
         move = torch.zeros(len(self.domain_id))                   # of z [N]
+        # s_i / w_i, and what α falls by; α itself is --domain-lr and --instance-lr in move_tables
         move[index] = pace * unit_s * self.move_for_one(index)
         if self.cfg.weights == "net":
             self.fit_network(move)
@@ -1124,7 +1159,7 @@ class DataWeights:
         return slope[index]
 
     def move_tables(self, move):
-        """ω ← ω + lr · Σ_i move_i ∂z_i/∂ω.   move: [N]"""
+        """ω ← ω + α · Σ_i move_i ∂z_i/∂ω, where ∂z_i/∂ω is 1 or 0.   move: [N]"""
         cfg = self.cfg
         by_domain = torch.zeros_like(self.domain_logit)
         by_domain.index_add_(0, self.domain_id, move)
@@ -1343,15 +1378,21 @@ class Judge:
         hidden, head, settings = self.last_hidden(pack)
         return token_logprob(hidden, head, pack.target, **settings)
 
+    def score_with_entropy(self, pack):
+        """As `score`, and the entropy of π at these tokens, without a gradient: [T], [T]."""
+        hidden, head, settings = self.last_hidden(pack)
+        logp, statistics = token_logprob(hidden, head, pack.target, statistics=True, **settings)
+        return logp, statistics.entropy
+
     def judgment_logprobs(self, pack, n):
         """log π of each whole judgment in one Pack, of n in all: [n] fp64, 0 for the others."""
         return sum_by_sample(self.score(pack), pack.sample, n, dtype=torch.float64)
 
     def weighted_loss(self, pack, weight, token_weight):
-        """Σ_k c_k ℓ_k, with ℓ_k = −token_weight · log π(judgment k).
+        """Σ_k a_k ℓ_k, with ℓ_k = −token_weight · log π(judgment k).
 
         For supervised training: ℓ_k is of one judgment, not the GRPO loss of a pair.
-        weight: c [samples].
+        weight: a [samples].
         """
         hidden, head, settings = self.last_hidden(pack)
         loss, _ = weighted_logprob_loss(
@@ -1483,9 +1524,9 @@ def continue_after_wait(judge, chosen):
     """Let judgments think on, in place: the end token is taken back and WAIT put there instead.
 
         said      skim: ... <best>B</best> [end]
-        now       skim: ... <best>B</best> [Wait] try 940 ... <best>A</best> [end]
+        now       skim: ... <best>B</best> [Wait] try p 291 -> 1 ... <best>A</best> [end]
 
-    Neither WAIT nor the end that was taken back is the judge's own: neither is scored.
+    WAIT is not the judge's own, and the end that it had written is taken back: neither is scored.
     chosen: [(group, k, generator)], judgment k of a group and where its random numbers come from.
     What no longer fits into the context stays as it is.
     """
@@ -1527,17 +1568,18 @@ def continue_after_wait(judge, chosen):
 
 # ---------------------------------------------------------------- checks of the hypergradient
 
-def check_hypergradient(trainer, theta, v, meta, gradients, mixed):
+def check_hypergradient(trainer, theta, v, meta, gradients, varied):
     """Is s signal, and does v point downhill? For metrics.jsonl. Of this step alone: v, not v̄.
 
     split_half_cosine         s from one half of the meta pairs against s from the other
-    split_half_correlation    the same, without the means; of the pairs whose judgments had
-                              different rewards (mixed: [B]), as the others' s is 0. Both are None
-                              of fewer than three pairs, or where a half says nothing
+    split_half_correlation    the same, without the means
     meta_change_predicted     ⟨v, θ' − θ⟩
     meta_change_realised      L_meta(θ') − L_meta(θ)
 
-    The parameters are θ', and are so again at the end.
+    The first two are over the training pairs whose judgments had different rewards (varied: [B]),
+    as the others' s is 0. They are None for fewer than three such pairs, or where a half says
+    nothing. The halves are of meta pairs with both their orders: of the default's three, two and
+    one. The parameters are θ', and are so again at the end.
     """
     judge = trainer.judge
     parameters = trainer.parameters
@@ -1549,7 +1591,7 @@ def check_hypergradient(trainer, theta, v, meta, gradients, mixed):
         half_batch = replace(meta.batch, advantage=meta.batch.advantage * in_half)
         v_half, _ = meta_gradient(judge, parameters, half_batch, meta.logprob)
         v_tilde = trainer.adam.jacobian_transpose(v_half)
-        s_of_half.append(gather(gradients @ v_tilde).cpu()[mixed])
+        s_of_half.append(gather(gradients @ v_tilde).cpu()[varied])
     first, second = s_of_half
     cosine = None
     correlation = None
@@ -1757,8 +1799,8 @@ class Run:
             traces = self.out / "cold_start.jsonl"
             if self.step and not traces.exists():
                 raise UserError(f"{traces}: no such file, and after {self.step} steps the judge is "
-                                "not the starting one, who made it: give another --out, or delete "
-                                "the folder")
+                                "no longer the starting one, which made it: give another --out, or "
+                                "delete the folder")
             self.cold_start = ColdStart(self.trainer, traces)
         self.print_size()
 
@@ -1909,7 +1951,7 @@ class Run:
             "weights": trainer.data_weights.state(),
             "v_mean": trainer.v_mean,
             "v_count": trainer.v_count,
-            "believed": trainer.believed,
+            "look_is_usable": trainer.look_is_usable,
             "moved": trainer.moved,
         }
         torch.save(state, self.out / "state.new")
@@ -1946,7 +1988,7 @@ class Run:
         trainer.data_weights.load(state["weights"])
         trainer.v_mean.copy_(state["v_mean"])
         trainer.v_count = state["v_count"]
-        trainer.believed = state.get("believed", False)  # the next look will say
+        trainer.look_is_usable = state.get("look_is_usable", False)  # the next look will say
         trainer.moved = state["moved"]
         # Rows after the checkpoint will be made again, the same.
         metrics = read_rows(self.out / "metrics.jsonl")
@@ -2055,9 +2097,9 @@ def report(cfg, metrics, weight_rows, n_pairs):
               "nothing: θ' judged too differently from θ")
     never = sum(not row["informed"] for row in weight_rows)
     if cfg.weights != "uniform" and cfg.steps:
-        print(f"{never} of {len(weight_rows)} pairs never moved a weight: "
-              "not drawn while weights are learned, or all of their judgments earned the same, or "
-              "all of each meta pair did")
+        print(f"{never} of {len(weight_rows)} pairs could never move a weight: not drawn while "
+              "weights are learned, or all of their judgments earned the same, or all of each meta "
+              "pair did (docs/RESULTS.md, Reading metrics.jsonl, has rarer reasons)")
 
     out = Path(cfg.out)
     print(f"\nthe judge, weights.jsonl, metrics.jsonl and transcripts.jsonl are in {out}")

@@ -47,7 +47,7 @@ def visit_of(step, s, move, right, texts, rewards):
 
 
 def keep_largest(visits, visit):
-    """The visits of a pair with another one, of which those with the largest |move| stay.
+    """`visits` of a pair and a new one, cut to the KEPT_VISITS with the largest |move|.
 
     Of equals the earlier stays. A visit whose move is 0 is not kept.
     """

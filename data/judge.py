@@ -2,7 +2,9 @@
 
 Training (stage 3) and selection (stage 4) must ask in the same words and read answers in the same
 way, so both are here. Other words for a chat model: PROTOCOL. For all models: `judge_prompt`. (The
-question about a single candidate, which only selection asks, is select.py's.)
+question about a single candidate, which only selection asks, is select.py's. To think on after a
+Wait, training has token ids, `prompt_after_wait`; selection has the text of a file, and its own
+`LocalJudge.prompt`.)
 """
 import re
 
@@ -42,8 +44,8 @@ def judge_prompt(problem, code_a, code_b, chat=False):
 
     For a chat model the problem stands below a protocol, and the candidates in fences. For others:
 
-        Steps: sort down, add one.
-        8186 -> 9972
+        Steps: rotate right, evens.
+        p 634 -> 46
         A:
         def f(x): ...
         B:

@@ -16,7 +16,7 @@ from data.rows import UserError
 
 
 class LoRALinear(nn.Module):
-    """y = W x + (α/r) B A x with W frozen.
+    """y = W₀ x + (α/r) B A x with W₀ frozen (LoRA, 2106.09685, whose letters these are).
 
     A: [r, in], gaussian of deviation 1/√r; B: [out, r], zero; both fp32.
     """
@@ -35,8 +35,8 @@ class LoRALinear(nn.Module):
     def forward(self, x):
         y = self.linear(x)
         x = x.to(self.a.dtype)
-        low = x @ self.a.T                       # [R, W, r]
-        adapted = self.scale * (low @ self.b.T)  # [R, W, out]
+        low = x @ self.a.T                       # [rows, columns, r]
+        adapted = self.scale * (low @ self.b.T)  # [rows, columns, out]
         if self.records_rows and adapted.requires_grad:
             adapted.register_hook(partial(self.record_rows, x.detach(), low.detach()))
         return y + adapted.to(y.dtype)
@@ -44,20 +44,21 @@ class LoRALinear(nn.Module):
     def record_rows(self, x, low, d_adapted):
         """∂ℓ/∂A and ∂ℓ/∂B of each row of a batch, as one vector a row.
 
-        They are left in self.row_gradients: [R, r·in + out·r].
-        x: [R, W, in], low = A x: [R, W, r], d_adapted = ∂ℓ/∂(what it adds): [R, W, out].
+        They are left in self.row_gradients: [rows, r·in + out·r].
+        x: [rows, columns, in], low = A x: [rows, columns, r],
+        d_adapted = ∂ℓ/∂(what it adds): [rows, columns, out].
         """
         if x.dim() != 3:
             return  # tokens without their rows
         d = self.scale * d_adapted
-        d_low = d @ self.b                       # [R, W, r]
-        d_a = d_low.transpose(1, 2) @ x          # [R, r, in]
-        d_b = d.transpose(1, 2) @ low            # [R, out, r]
+        d_low = d @ self.b                       # [rows, columns, r]
+        d_a = d_low.transpose(1, 2) @ x          # [rows, r, in]
+        d_b = d.transpose(1, 2) @ low            # [rows, out, r]
         self.row_gradients = torch.cat([d_a.flatten(1), d_b.flatten(1)], 1)
 
     @torch.no_grad()
     def merge(self):
-        """Add (α/r) B A to W, and round once, to W's type.
+        """Add (α/r) B A to W₀, and round once, to its type.
 
         Returns ‖(α/r) B A‖² and the square of what rounding has changed.
         """

@@ -317,7 +317,7 @@ def kinds_section(run):
 <th scope="col">pairs</th><th scope="col">of all pairs</th><th scope="col">of all weight</th>\
 <th scope="col" title="(Σw)²/Σw²: how many pairs of equal weight it amounts to">effective size</th>\
 <th scope="col" title="how often a pair was drawn">visits</th>\
-<th scope="col" title="visits that moved a weight">informed</th></tr></thead>
+<th scope="col" title="visits that could move a weight">informed</th></tr></thead>
 <tbody>
 {chr(10).join(rows)}
 </tbody></table></div>

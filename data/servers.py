@@ -33,11 +33,12 @@ TRIES = 8      # for each request
 TIMEOUT = 600  # seconds for one try
 PAUSE = 0.5    # seconds before the second try; it doubles from try to try
 MOST_PAUSE = 60
-# HTTP statuses that are about one request: malformed, moderated, too long; or (200) its answer is
-# an error again and again.
+# HTTP statuses that are about one request: malformed, moderated, too long. 200 where an answer that
+# came with it is an error in every try.
 REFUSED = (200, 400, 403, 413, 422, 451)
-PASSING = (408, 409, 425, 429)  # and those that another try may not see again; so do all 5xx except
-NOT_PASSING = (501, 505)
+# After these another try may help, and after all of 500 and above but those of the second line.
+TRANSIENT = (408, 409, 425, 429)
+PERMANENT = (501, 505)
 # Finish reasons: of an answer that is whole, of one that the server has broken off, and of one that
 # was cut off. Any other counts as cut off.
 WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed",
@@ -229,7 +230,7 @@ def seconds_until(retry_after):
 
 
 def passes(status):
-    return status in PASSING or status >= 500 and status not in NOT_PASSING
+    return status in TRANSIENT or status >= 500 and status not in PERMANENT
 
 
 def send(request, timeout, start):

@@ -25,7 +25,7 @@ def bootstrap(score, resampled, seed, draws=2000):
     resampled: [problems, samples, methods] on other candidates and verdicts of each problem.
 
     A draw takes as many problems, with replacement, and one of its samples for each; all methods
-    share it. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so
+    share these choices. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so
     the draws are centred on that of `score`. They are a little wide, since what varies inside a
     problem varies between problems, too.
     """

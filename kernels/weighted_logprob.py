@@ -29,9 +29,10 @@ so the bits repeat.
 
 The reference: the target's own logit
 -------------------------------------
-The usual m is the largest logit, which nobody knows before the last tile. Here it is y_t,target(t):
-one dot product for each token, made before the pass. So all tiles of a token share their m, and
-what they store, e_tv = exp(y_tv − m_t), is the softmax but for one factor for each token, 1 / s_t.
+The usual m is the largest logit, which nobody knows before the last tile. (The torch path, which
+has whole rows of logits, takes that.) The kernels take y_t,target(t): one dot product for each
+token, made before the pass. So all tiles of a token share their m, and what they store, e_tv =
+exp(y_tv − m_t), is the softmax but for one factor for each token, 1 / s_t.
 No pass over [T, V] has to bring tiles to a common m or to divide by s: the factor goes to the rows
 of a [T, H]. bfloat16 has the exponents of float32, so e keeps its relative precision at any size.
 
@@ -384,7 +385,7 @@ class Options:
 class Output(NamedTuple):
     """What a forward pass makes. Only logp has derivatives."""
     logp: torch.Tensor             # [T]
-    numbers: torch.Tensor          # [3, T] e at the target, m, s
+    numbers: torch.Tensor          # [3, T] e at the target, m (Triton: in base 2), s
     entropy: torch.Tensor          # [T] or None
     top_probability: torch.Tensor  # [T] or None
     dlogp_dhidden: torch.Tensor    # [T, H] or None: u
@@ -427,7 +428,7 @@ class _TokenLogprob(torch.autograd.Function):
         d_head = torch.empty_like(head) if wants_head else None             # [V, H]
         d_bias = torch.empty_like(bias) if wants_bias else None             # [V]
         # ∂L/∂z_tv = factor_t · e_tv: the factor goes to the side of [T, H], and e stays as it is.
-        factor = d_logp * _dlogp_de(numbers, ctx.options)                   # [T]
+        factor = d_logp * _dlogp_dz_over_e(numbers, ctx.options)            # [T]
         scaled = _scale_rows(hidden, factor) if wants_head else None        # [T, H]
         total = torch.zeros_like(hidden, dtype=numbers.dtype) if wants_hidden else None  # [T, H]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
@@ -455,7 +456,10 @@ class _TokenLogprob(torch.autograd.Function):
 
 
 class _Tangent(torch.autograd.Function):
-    """The tangent of logp [T]. Asking for its gradient is an error rather than silently nothing."""
+    """The tangent of logp [T]. Asking for its gradient is an error rather than silently nothing.
+
+    No stage of the pipeline uses it; a test of the hypergradient does, in forward mode.
+    """
 
     @staticmethod
     def forward(hidden, head, bias, target, numbers, kept, dlogp_dhidden,
@@ -477,7 +481,7 @@ class _Tangent(torch.autograd.Function):
                 if head_tangent is not None:
                     tangent += _row_products(hidden, e @ head_tangent[chunk])
                 del e  # before the next one is made
-        return tangent * _dlogp_de(numbers, options)
+        return tangent * _dlogp_dz_over_e(numbers, options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -500,8 +504,8 @@ def _scale_rows(x, factor):
     return torch.mul(x, factor[:, None], out=torch.empty_like(x))
 
 
-def _dlogp_de(numbers, options):
-    """∂logp_t/∂z_tv over e_tv, the same for every v: −1 / (s_t · temperature), [T]."""
+def _dlogp_dz_over_e(numbers, options):
+    """∂logp_t/∂z_tv divided by e_tv, the same for every v: −1 / (s_t · temperature), [T]."""
     _, _, s = numbers                                                       # each [T]
     return -1 / (s * options.temperature)
 
@@ -577,25 +581,25 @@ def _forward_torch(hidden, head, bias, target, options):
     parts = []
     gradients = []
     for h, t in zip(hidden.split(rows), target.split(rows)):
-        y = _logits_torch(h, head, bias, options)                           # [C, V]
-        y_target = y.gather(1, t[:, None])[:, 0]                            # [C]
-        m = y.amax(1)                                                       # [C]
+        y = _logits_torch(h, head, bias, options)                           # [rows, V]
+        y_target = y.gather(1, t[:, None])[:, 0]                            # [rows]
+        m = y.amax(1)                                                       # [rows]
         needed_again = options.statistics or options.keep_gradient
-        shifted = y - m[:, None] if needed_again else y.sub_(m[:, None])    # [C, V]
-        e = shifted.exp_()                                                  # [C, V]
-        s = e.sum(1)                                                        # [C]
-        below = torch.zeros_like(s)                                         # [C] Σ_v e (y_v − m)
+        shifted = y - m[:, None] if needed_again else y.sub_(m[:, None])    # [rows, V]
+        e = shifted.exp_()                                                  # [rows, V]
+        s = e.sum(1)                                                        # [rows]
+        below = torch.zeros_like(s)                                         # [rows] Σ_v e (y_v − m)
         if options.statistics:
-            depth = (y - m[:, None]).clamp_(min=LOWEST)                     # [C, V]
+            depth = (y - m[:, None]).clamp_(min=LOWEST)                     # [rows, V]
             below = depth.mul_(e).sum(1)
             del depth
-        e_target = _times_slope((y_target - m).exp_() - s, y_target.clone(), options)  # [C]
-        parts.append(torch.stack([y_target, e_target, m, s, below]))        # [5, C]
+        e_target = _times_slope((y_target - m).exp_() - s, y_target.clone(), options)  # [rows]
+        parts.append(torch.stack([y_target, e_target, m, s, below]))        # [5, rows]
         if options.keep_gradient:
             e = _times_slope(e, y, options)
             _write_targets(e, t, e_target)
-            factor = _dlogp_de(parts[-1][1:4], options)                     # [C]
-            gradients.append(_scale_rows(e.to(head.dtype) @ head, factor))  # [C, H]
+            factor = _dlogp_dz_over_e(parts[-1][1:4], options)              # [rows]
+            gradients.append(_scale_rows(e.to(head.dtype) @ head, factor))  # [rows, H]
         del e, shifted, y
     y_target, e_target, m, s, below = torch.cat(parts, 1)                   # each [T]
     log_s = s.log()                                                         # [T]
@@ -610,7 +614,7 @@ def _forward_torch(hidden, head, bias, target, options):
 
 
 def _logits_torch(hidden, head, bias, options):
-    """y: [C, V'], float32 or float64."""
+    """y: [rows, V'], float32 or float64."""
     z = (hidden @ head.T).to(torch.promote_types(hidden.dtype, torch.float32))
     return _logits_of_products(z, bias, options)
 
@@ -643,13 +647,13 @@ def _forward_triton(hidden, head, bias, target, options):
     reference = _target_logits(hidden, head, bias, target, options)         # [T]
     parts = []
     gradients = []
-    for h, t, c in zip(hidden.split(rows), target.split(rows), reference.split(rows)):
-        e = h.new_empty(len(h), width) if width else None                   # [C, K]
-        part = _forward_rows(h, head, bias, t, c, e, options)               # [6, C]
+    for h, t, m in zip(hidden.split(rows), target.split(rows), reference.split(rows)):
+        e = h.new_empty(len(h), width) if width else None                   # [rows, K]
+        part = _forward_rows(h, head, bias, t, m, e, options)               # [6, rows]
         parts.append(part)
         if options.keep_gradient:
-            factor = _dlogp_de(part[1:4], options)                          # [C]
-            gradients.append(_scale_rows(e[:, :len(head)] @ head, factor))  # [C, H]
+            factor = _dlogp_dz_over_e(part[1:4], options)                   # [rows]
+            gradients.append(_scale_rows(e[:, :len(head)] @ head, factor))  # [rows, H]
             e = None  # before the next one is made: the workspace holds one
     y_target, e_target, m, s, below, highest = torch.cat(parts, 1)          # each [T], in base 2
     log_s = s.log2()                                                        # [T]

@@ -16,6 +16,7 @@ from transformers import StableLmConfig, StableLmForCausalLM
 import train_bilevel as tb
 from data.pairs import Pair
 from kernels.packing import make_packs
+from kernels.weighted_logprob import Statistics
 from sample import Completion, end_ids, generate, stream
 
 
@@ -635,6 +636,35 @@ def test_the_scorer_has_the_head_s_bias_and_the_model_s_softcap(lab):
     assert torch.allclose(here.judge.score(pack), expected, atol=1e-5)
 
 
+def test_a_step_reports_the_exact_entropy_of_what_it_scored(lab):
+    """Of the tokens of judgments with an advantage, at the sampling temperature, whatever the packs."""
+    means = []
+    for micro_tokens in (10000, 1):
+        here = lab(temperature=0.7)
+        batch = here.batch(micro_tokens)
+        entropies = []
+        for pack in batch.packs:
+            hidden, head, _ = here.judge.last_hidden(pack)
+            logp = (hidden @ head.T / 0.7).log_softmax(-1).detach()
+            entropies.append(-(logp.exp() * logp).sum(-1))
+        losses = [tb.pair_losses(here.judge, pack, batch) for pack in batch.packs]
+        assert all(loss.requires_grad for loss in losses)
+        assert not any(entropy.requires_grad for entropy in batch.entropies)
+        means.append(tb.mean_entropy(batch))
+        assert means[-1] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-5)
+        scored = sum(map(len, entropies))
+        judgments = [c for group in here.groups for c in group.completions]
+        with_advantage = here.advantage.flatten() != 0
+        assert scored == sum(len(c.ids) for c, scores in zip(judgments, with_advantage) if scores)
+    assert means[0] == pytest.approx(means[1], rel=1e-5)
+
+
+def test_where_nothing_is_scored_there_is_no_exact_entropy(lab):
+    here = lab()
+    batch = tb.make_batch(here.judge, here.groups, torch.zeros_like(here.advantage))
+    assert tb.mean_entropy(batch) is None
+
+
 def test_weights_scale_the_supervised_loss_too(lab):
     here = lab(lora_rank=2)
     batch = here.batch()
@@ -882,9 +912,10 @@ def test_18_v_is_the_gradient_of_the_meta_loss(bilevel):
 def differentiable_twice(monkeypatch):
     """Log-probs and attention that can be differentiated as often as one likes; the fast ones
     cannot."""
-    def plain(hidden, head, target, bias=None, temperature=1.0, **_):
+    def plain(hidden, head, target, bias=None, temperature=1.0, statistics=False, **_):
         logp = (hidden @ head.T / temperature).log_softmax(-1)
-        return logp.gather(1, target[:, None])[:, 0]
+        found = logp.gather(1, target[:, None])[:, 0]
+        return (found, Statistics(found.detach(), None)) if statistics else found
     monkeypatch.setattr(tb, "token_logprob", plain)
     with sdpa_kernel(SDPBackend.MATH):
         yield
@@ -1156,3 +1187,4 @@ def test_20_a_step_reports_what_does_say_something(trainer):
     assert 0 < row["reward"] < 1
     assert row["grad_norm"] > 0
     assert row["entropy"] > 0
+    assert row["exact_entropy"] > 0

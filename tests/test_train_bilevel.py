@@ -191,8 +191,13 @@ def test_nan_stops_with_step_and_pairs_and_keeps_the_checkpoint(settings, tmp_pa
     cfg = settings(steps=4)
     run = tb.Run(cfg)
     judge = run.trainer.judge
-    score = judge.score
-    judge.score = lambda pack: scope(score(pack)) if run.step == 2 else score(pack)
+    score = judge.score_with_entropy
+
+    def breaks_in_the_third_step(pack):
+        logp, entropy = score(pack)
+        return (scope(logp) if run.step == 2 else logp), entropy
+
+    judge.score_with_entropy = breaks_in_the_third_step
     with pytest.raises(UserError) as stopped:
         run.train()
 
@@ -306,8 +311,8 @@ def test_no_other_number_takes_a_reward_for_a_truth_value(settings, monkeypatch,
 
 # ---------------------------------------------------------------- what a run writes
 
-STEP_METRICS = {"loss", "reward", "grad_norm", "clipped", "entropy", "tokens", "truncated", "parse_rate",
-                "zero_variance", "weight", "seconds"}
+STEP_METRICS = {"loss", "reward", "grad_norm", "clipped", "entropy", "exact_entropy", "tokens", "truncated",
+                "parse_rate", "zero_variance", "weight", "seconds"}
 OUTER_METRICS = {"meta_reward", "meta_grad_norm", "meta_effective_share", "split_half_cosine",
                  "split_half_correlation", "meta_change_predicted", "meta_change_realised"}
 
@@ -347,7 +352,7 @@ def test_every_kind_of_weights_runs(settings, tmp_path, capsys, weights, apply):
     assert f"next: python select.py --problems {cfg.problems[0]} --labelled {cfg.labelled}" in printed
     assert f"--judge {out / 'judge'}" in printed
     never = sum(not row["informed"] for row in rows)
-    said = f"{never} of {len(rows)} pairs never moved a weight" in printed
+    said = f"{never} of {len(rows)} pairs could never move a weight" in printed
     assert said == (weights != "uniform")
 
 
@@ -422,9 +427,9 @@ def test_weights_learn_in_ever_shorter_steps_and_come_to_rest(trainer, monkeypat
     paces = []
     update = tb.DataWeights.update
 
-    def note(self, index, s, mixed, pace):
+    def note(self, index, s, varied, pace):
         paces.append(pace)
-        return update(self, index, s, mixed, pace)
+        return update(self, index, s, varied, pace)
     monkeypatch.setattr(tb.DataWeights, "update", note)
     here = trainer(weight_steps=3)
     rows = [here.train_step(step) for step in range(4)]
@@ -1412,16 +1417,16 @@ def test_a_run_killed_between_two_looks_goes_on_by_the_last(settings, tmp_path, 
 
     whole = run("whole", 2)
     parted = run("parted", 1, 2)
-    assert whole.believed and whole.moved == parted.moved
+    assert whole.look_is_usable and whole.moved == parted.moved
     assert torch.equal(whole.data_weights.w(), parted.data_weights.w())
 
 
 def test_a_run_that_goes_on_knows_whether_the_last_look_was_believed(settings):
     run = tb.Run(settings())
-    for believed in (True, False):
-        run.trainer.believed = believed
+    for usable in (True, False):
+        run.trainer.look_is_usable = usable
         run.save()
-        assert tb.Run(run.cfg).trainer.believed == believed
+        assert tb.Run(run.cfg).trainer.look_is_usable == usable
 
 
 def test_a_run_from_before_a_flag_goes_on_with_its_default(settings):
