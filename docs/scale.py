@@ -13,7 +13,8 @@ import argparse
 import math
 from dataclasses import dataclass, fields, replace
 
-FP32 = 4  # bytes
+FP32 = 4              # bytes
+READ_AT_ONCE = 65536  # tokens of prompts in one pass, as in sample.py
 
 
 @dataclass
@@ -183,10 +184,16 @@ def memory(model, step, shards=1):
     # fp32, eleven times: θ, g before and after the clip, Adam's two averages and its step, θ before
     # the step, v, v̄, ṽ and θ' put aside. And B times: the gradients of the pairs.
     adapters = FP32 * (11 + step.batch) * model.per_rank * step.rank
-    # The cache has spare room, up to a half. Next-token logits [samples, V]: five times in fp32,
-    # twice in fp64.
+    # Prompts are read in passes of limited size, in which an MLP holds gate, silu(gate) and up.
+    prompt_tokens = step.samples_at_once() / step.group * step.prompt
+    tokens_of_a_pass = min(prompt_tokens, READ_AT_ONCE)
+    cache_of_prompts = step.samples_at_once() * step.prompt * model.cache
+    reading = cache_of_prompts + tokens_of_a_pass * 3 * model.inner * model.bytes
+    # Then answers are written. The cache has spare room, up to a half. Next-token logits
+    # [samples, V]: five times in fp32, twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
-    rollout = step.samples_at_once() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
+    writing = step.samples_at_once() * (cache + model.vocabulary * (5 * 4 + 2 * 8))
+    rollout = max(reading, writing)
     gradient = kept_by_a_pass(model, step)
     peak = weights + adapters + max(rollout, gradient)
     return {

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import sample
 import train_bilevel as tb
 from data.pairs import make_pairs
 from data.rows import EDGES, ROOT, read_problems, read_rows
@@ -173,6 +174,17 @@ def test_adapters_and_cache_are_counted_as_the_trainer_makes_them(measured):
     ids = torch.ones(1, 10, dtype=torch.long)
     cache = judge.model.base_model(input_ids=ids, use_cache=True).past_key_values
     assert 10 * model.cache == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def test_reading_prompts_counts_where_it_takes_more_than_writing_answers():
+    assert scale.READ_AT_ONCE == sample.READ_AT_ONCE
+    model = scale.MODELS[0]
+    short = scale.Step(batch=8, meta_batch=0, group=1, prompt=4000, longest=1)
+    mlp = 8 * 4000 * 3 * 18944 * 2
+    cache_of_prompts = 8 * 4000 * model.cache
+    assert scale.memory(model, short)["rollout"] == mlp + cache_of_prompts
+    many = replace(short, batch=40)
+    assert scale.memory(model, many)["rollout"] == 65536 * 3 * 18944 * 2 + 5 * cache_of_prompts
 
 
 def test_the_tables_name_the_models_by_their_published_sizes():
