@@ -709,6 +709,35 @@ def test_a_grader_that_ends_itself_is_one_that_has_broken_on_an_answer(zygote):
     grader.end()
 
 
+DATA = """
+from dataclasses import dataclass
+
+@dataclass
+class Point:
+    x: "int"
+    y: "int" = 0
+"""
+
+
+def test_setups_and_tests_may_make_a_dataclass_whose_fields_are_annotated_by_texts(grade):
+    made = "assert f(Point(1)) == 1"
+    code = "def f(p):\n    return p.x"
+    for row in (problem(asserts(DATA + made)), problem(asserts(made), setup=DATA)):
+        assert grade(row, code)["passed"] is True
+        assert grade(row, code.replace("x", "y"))["passed"] is False
+
+
+def test_a_checker_may_make_one_too_and_pickle_it(grade):
+    row = problem(stdin("1\n", "1\n"), checker=f"""{DATA}
+import pickle
+
+def check(given, answer, expected):
+    return pickle.loads(pickle.dumps(Point(int(answer)))) == Point(int(expected))
+""")
+    assert grade(row, "print('01')")["passed"] is True
+    assert grade(row, "print(2)")["passed"] is False
+
+
 def test_a_grader_keeps_nothing_of_the_problem_before(grade):
     """Neither what was right there nor the arguments."""
     assert grade(problem(RIGHT), SAME)["passed"] is True

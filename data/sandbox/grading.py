@@ -276,6 +276,7 @@ class Grader:
                 return same(got, expected, self.rule)
             return False
         names = {"__name__": "checker"}
+        sys.modules["checker"] = Module(names)
         try:
             exec(compile(self.checker, CHECKER, "exec", dont_inherit=True), names)
             check = names["check"]
@@ -360,6 +361,7 @@ class Grader:
 
         random.seed(0)  # a test may draw its inputs
         names = Names(self, stand_in)
+        sys.modules["test"] = Module(names)
         try:
             exec(compile(self.setup, "<setup>", "exec", dont_inherit=True), names)
             names.pop(self.entry_point, None)
@@ -578,6 +580,13 @@ class StandIn:
 
     def __getattr__(self, attribute):
         self.grader.stop("inside", f"the test asks for {self.name}.{attribute}")
+
+
+class Module:
+    """In sys.modules for what runs in these names: dataclasses and pickle look for it there."""
+
+    def __init__(self, names):
+        self.__dict__ = names
 
 
 class Names(LateNames):
