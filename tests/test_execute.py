@@ -958,6 +958,7 @@ AT_FAULT = {  # what a checker does -> how
     "imports what is not there": "import nosuchpackage\n    return True",
     "imports what is not in there": "from math import nosuchthing\n    return True",
     "exits": "import sys\n    sys.exit()",
+    "exits at once": "import os\n    os._exit(0 if answer == expected else 1)",
     "raises no Exception": "raise KeyboardInterrupt",
     "returns nothing": "assert answer == expected",
     "returns nothing of what is wrong, and fails on what is expected":
@@ -985,6 +986,22 @@ def test_a_checker_that_exits_at_once_gives_no_label(tmp_path):
     assert label(tmp_path, [row], programs("p", "print(1)"))[0]["status"] == "broken_test"
 
 
+@pytest.mark.parametrize("child", ["return True", "return False", "raise ValueError", "os._exit(0)"])
+def test_a_child_of_a_checker_does_not_speak_for_it(child, tmp_path):
+    checker = f"""
+import os
+
+def check(given, answer, expected):
+    if os.fork() == 0:
+        {child}
+    return answer == expected
+"""
+    tests = [stdin(f"{n}\n", f"{n}\n") for n in range(4)]
+    assert verdicts(tmp_path, tests, "print(input())", "print(min(input(), '2'))", entry_point=None, checker=checker) == [True, False]
+    tests = [call([n], str(n)) for n in range(4)]
+    assert verdicts(tmp_path, tests, "f = str", "def f(n):\n    return str(min(n, 2))", checker=checker) == [True, False]
+
+
 CONFUSED = {  # how an answer confuses a right checker -> (its lines, the answer)
     "no number": ("return int(answer) > 0", "one"),
     "too few": ("return answer.split()[1] == '3'", "2"),
@@ -994,6 +1011,7 @@ CONFUSED = {  # how an answer confuses a right checker -> (its lines, the answer
         "def inner():\n        return last\n    for last in answer.split():\n        pass\n"
         "    return inner() == '3'", ""),
     "an exit": ("return eval(answer) == 3", "exit()"),
+    "an exit at once": ("return eval(answer) == 3", "__import__('os')._exit(0)"),
     "a name": ("return eval(answer) == 3", "nosuchname"),
     "an import": ("return eval(answer) == 3", "__import__('nosuchpackage')"),
     "nothing, which is returned": ("return answer and answer == '3'", ""),
