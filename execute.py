@@ -116,7 +116,7 @@ from data.sandbox.grading import HOLD, text_digest
 from data.sandbox.inside import ASKS_FOR_OWN
 from data.sandbox.sources import (
     asks_for_a_class, fault_of_test, imports_of, lines_that_assert_nothing, may_change_values,
-    names_what_is_nowhere, needs_inside)
+    names_what_is_nowhere, needs_inside, refuse_long_numbers)
 from data.sandbox.wire import MAX_OUTPUT, NO_SOURCE, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -252,6 +252,11 @@ class Tests:
         if len(source) > MAX_SOURCE or source.decode() != self.code:
             detail = f"the source is longer than {MAX_SOURCE} bytes, or not valid Unicode"
             return "compile_error", detail
+        for name in ("setup", "checker"):
+            try:
+                refuse_long_numbers(self.problem.get(name) or "")
+            except ValueError as error:
+                return "broken_test", f"its {name}: {describe(error)}"
         for test in self.tests:
             if test["type"] in ("assert", "unittest"):
                 fault = fault_of_test(test["source"])

@@ -848,6 +848,19 @@ def test_answers_and_expectations_of_many_digits(tmp_path):
     assert verdicts(tmp_path, [call([5000], 10 ** 5000)], "def f(n):\n    return 10 ** n", "def f(n):\n    return 10 ** n + 1") == [True, False]
 
 
+def test_a_source_with_a_number_that_takes_minutes_to_read_gives_no_label(tmp_path):
+    digits = "7" * 200000
+    test = asserts("assert f() == n")
+    code = "def f(text=None):\n    return text or int('7' * 200000)"
+    problems = [problem("test", [asserts(f"assert f() == {digits}")]), problem("setup", [test], setup=f"n = {digits}"),
+                problem("checker", [call([], 7)], checker=f"n = {digits}\ndef check(given, answer, expected):\n    return True"),
+                problem("unittest", [unit(f"import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        assert f() == {digits}")]),
+                problem("text", [asserts(f"assert f('{digits}') == '{digits}'")]), problem("hexadecimal", [asserts(f"assert f(0x{digits}) == 0x{digits}")])]
+    rows = label(tmp_path, problems, [program for row in problems for program in programs(row["problem_id"], code)])
+    assert [row["status"] for row in rows] == ["broken_test"] * 4 + ["passed"] * 2
+    assert all("200000 digits" in row["detail"] for row in rows[:4])
+
+
 def test_fifty_threads_in_a_pool(tmp_path):
     code = """
         from concurrent.futures import ThreadPoolExecutor

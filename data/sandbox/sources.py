@@ -1,6 +1,7 @@
 """What a problem's sources tell without being run. No output and no answer is looked at here.
 
     fault_of_test                why a test cannot run, whatever the program
+    refuse_long_numbers          so long that to read them takes minutes
     lines_that_assert_nothing    where it looks as if it asserted something, and does not
     names_what_is_nowhere        has it ended at a name that its sources never define?
     asks_for_a_class             does it call a class that the problem asks for?
@@ -10,9 +11,12 @@
     names_asked_by_classes       what the bodies of its classes ask for
 """
 import ast
+import contextlib
 import functools
+import io
 import re
 import sys
+import tokenize
 
 from data.sandbox.wire import NO_SOURCE, describe
 
@@ -27,11 +31,31 @@ PYTEST_DOES = re.compile(r"(\w+\.)?mark\.(skip|skipif|xfail|parametrize|usefixtu
 def fault_of_test(source):
     """Why a test cannot run, whatever the program; "" where it can."""
     try:
+        refuse_long_numbers(source)
         compile(source, "<test>", "exec", dont_inherit=True)
         needed = needs_of_pytest(source)
     except NO_SOURCE as error:
         return f"the test cannot run ({describe(error)})"
     return f"the test needs pytest itself ({needed[0]})" if needed else ""
+
+
+MOST_DIGITS = 100_000
+MANY_DIGITS = re.compile(rf"[0-9][0-9_]{{{MOST_DIGITS},}}")
+
+
+def refuse_long_numbers(source):
+    """Raise ValueError where a source holds a number of more than MOST_DIGITS.
+
+    Python's time to read it grows with the square of its length: a million digits take 15 seconds,
+    and a test is read several times. Plain Python refuses those of more than 4300.
+    """
+    if not MANY_DIGITS.search(source):
+        return
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):  # it does not compile either
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.NUMBER and MANY_DIGITS.match(token.string):
+                raise ValueError(f"a number of {len(token.string)} digits takes too long to read; "
+                                 f"the most is {MOST_DIGITS}")
 
 
 def needs_of_pytest(source):
@@ -47,6 +71,7 @@ def needs_of_pytest(source):
 
 def lines_that_assert_nothing(source):
     """[what is wrong with each of them] in a test's source. Raises what ast.parse does."""
+    refuse_long_numbers(source)
     nodes = list(ast.walk(ast.parse(source)))
     # with self.assertRaises(TypeError): f(1) < f("a")   compares to see what is raised
     expected_to_raise = []
