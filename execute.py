@@ -116,7 +116,7 @@ from data.sandbox.grading import HOLD, text_digest
 from data.sandbox.inside import ASKS_FOR_OWN
 from data.sandbox.sources import (
     asks_for_a_class, fault_of_test, imports_of, lines_that_assert_nothing, may_change_values,
-    names_what_is_nowhere, needs_inside, refuse_long_numbers)
+    names_what_is_nowhere, needs_inside, refuse_long_numbers, to_its_end)
 from data.sandbox.wire import MAX_OUTPUT, NO_SOURCE, clean, describe
 from data.sandbox.zygote import ARCHITECTURE, MACHINE, MAX_STACK, MAX_DESCRIPTORS
 
@@ -205,7 +205,7 @@ class Tests:
         self.code = without_mark(code)
         self.zygote = zygote
         self.cfg = cfg
-        self.tests = [test_without_marks(test)
+        self.tests = [as_it_runs(test)
                       for test in [*problem["public_tests"], *problem["tests"]]]
         self.n_public = len(problem["public_tests"])
         self.results = [None] * len(self.tests)
@@ -574,9 +574,15 @@ class Tests:
         return status, f"hidden test {position - self.n_public + 1}: {detail}".rstrip(": ")
 
 
-def test_without_marks(test):
-    """A test whose source and input begin as Python reads a file: without a byte order mark."""
-    return test | {name: without_mark(test[name]) for name in ("source", "input") if name in test}
+def as_it_runs(test):
+    """A test whose source and input begin as Python reads a file, without a byte order mark.
+
+    And whose source ends without an exit.
+    """
+    test = test | {name: without_mark(test[name]) for name in ("source", "input") if name in test}
+    if "source" in test:
+        test["source"] = to_its_end(test["source"], test["type"])
+    return test
 
 
 def rule_of(problem):

@@ -526,6 +526,49 @@ def test_a_test_that_asks_nothing_of_the_program_gives_no_label(source, inside, 
     assert verdicts(tmp_path, [asserts(source, inside=inside)], "def f(x):\n    return x") == [None]
 
 
+ENDS = {  # how a test that is a script ends -> the script
+    "by an exit": "import sys\nassert f(1) == 2\nsys.exit(0)\n",
+    "by one behind a statement": "assert f(1) == 2, 'é'; exit()  # é\n\n",
+    "by one over lines": "assert f(1) == 2\r\nquit(\r\n    0\r\n)\r\n",
+    "by an exception": "assert f(1) == 2\nraise SystemExit",
+    "by an exit at once": "import os\nassert f(1) == 2\nos._exit(0)",
+    "in a main guard": "def check(g):\n    assert g(1) == 2\nif __name__ == '__main__':\n    check(f)\n",
+    "in one on one line": "def check(g):\n    assert g(1) == 2\nif '__main__' == __name__: check(f)",
+    "in one by an exit": "import sys\ndef main():\n    assert f(1) == 2\n    return 0\nif __name__ == \"__main__\":\n    main()\n    sys.exit(0)",
+    "with a status of failure": "import sys\nif f(1) != 2:\n    sys.exit(1)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_test_that_is_a_script_may_end(end, tmp_path):
+    codes = ["def f(n):\n    return n + 1", "def f(n):\n    return n", "import sys\ndef f(n):\n    sys.exit(0)", "import sys\nsys.exit(0)",
+             "import sys\nf = sys.exit"]
+    assert verdicts(tmp_path, [asserts(ENDS[end])], *codes) == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("end", [
+    "result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(T))\nsys.exit(not result.wasSuccessful())",
+    "sys.exit(unittest.main())",
+])
+def test_and_so_may_a_file_of_unittests(end, tmp_path):
+    test = unit(f"import sys, unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)\n{end}\n")
+    assert verdicts(tmp_path, [test], "def f(n):\n    return n + 1", "def f(n):\n    return n") == [True, False]
+
+
+@pytest.mark.parametrize("head, leave", [("import sys\n", "sys.exit"), ("", "exit")])
+def test_a_test_that_ends_well_before_its_end_gives_no_label_to_what_is_right(head, leave, tmp_path):
+    right = "def f(n):\n    return n + 1"
+    test = asserts(f"{head}try:\n    assert f(1) == 2\n    {leave}(0)\nexcept AssertionError:\n    {leave}(1)\n")
+    codes = [right, "def f(n):\n    return n", "import sys\ndef f(n):\n    sys.exit(0)", "import sys\nsys.exit(0)"]
+    assert verdicts(tmp_path, [test], *codes, canonical_solution=right) == [None, False, False, False]
+
+
+@pytest.mark.parametrize("main", ["unittest.main()", "if __name__ == '__main__':\n    unittest.main()"])
+def test_a_file_of_unittests_that_is_called_asserts_gives_no_label(main, tmp_path):
+    test = asserts(f"import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)\n{main}\n")
+    assert verdicts(tmp_path, [test], "def f(n):\n    return n + 1", "def f(n):\n    return n") == [None, None]
+
+
 @pytest.mark.parametrize("test", [call([1], 2), stdin("1\n", "2\n"), asserts("assert f(1) == 2"), unit(CASE)], ids=lambda test: test["type"])
 @pytest.mark.parametrize("setup", ["def (", "x = undefined_name"])
 def test_a_setup_that_cannot_run_gives_no_label(setup, test, tmp_path):

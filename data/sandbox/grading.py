@@ -55,11 +55,11 @@ import time
 import types
 
 from data.sandbox.compare import digestible, lines_of, same_text, same_value, without_mark
-from data.sandbox.inside import LateNames, cannot_run
+from data.sandbox.inside import EXITS_BY_ITSELF, LateNames, cannot_run
 from data.sandbox.sources import names_asked_by_classes
 from data.sandbox.wire import (
     DEPTH, MAX_OUTPUT, MUTABLE, STATUS_OF, CannotCross, OutputLimit, as_text, clean, describe,
-    has_changed, pack, shown, unpack)
+    has_changed, is_success, pack, shown, unpack)
 
 HOLD = 0.01  # seconds for which results may wait for others, to be sent together
 MOST_HELD = 50
@@ -407,6 +407,8 @@ class Grader:
             return Verdict("runtime_error", error.detail)
         if cannot_run(error, asked, self.entry_point, self.prompt):
             return Verdict("broken_test", f"the test cannot run ({describe(error)})")
+        if isinstance(error, SystemExit) and is_success(error.code):
+            return Verdict("broken_test", EXITS_BY_ITSELF)
         if isinstance(error, AssertionError):
             return Verdict("wrong_answer", describe(error))
         return Verdict("wrong_answer", f"the test cannot use the answer ({describe(error)})")

@@ -22,7 +22,8 @@ import weakref
 from itertools import chain
 
 from data.sandbox.sources import names_asked_by_classes
-from data.sandbox.wire import CONTAINERS, PROGRAM, DeepValues, describe, missing_module, places
+from data.sandbox.wire import (
+    CONTAINERS, PROGRAM, DeepValues, describe, is_success, missing_module, places)
 
 
 class Refused(BaseException):
@@ -32,6 +33,7 @@ class Refused(BaseException):
 BRINGS_ITS_OWN = "an operand brings its own =="
 # The row's own fault where its canonical solution is refused as well: 3 in a container of its own.
 ASKS_FOR_OWN = "the test asks for an ==, `in` or - of the program's own, which is not believed"
+EXITS_BY_ITSELF = "the test exits before its end"
 # A test that may ask for the program by the name of its module.
 ASKS_OTHERWISE = re.compile(r"['\"]candidate|(import|from) (candidate|__main__)|__name__(?!\s*==)"
                             r"|['\"]__main__\.|modules\[['\"]__main__|\btestmod\(\)")
@@ -157,6 +159,11 @@ class Inside:
         except Exception as error:
             ran = {"test": describe(error)}
             fault = self.fault(error)
+        except SystemExit as error:
+            if not (self.is_own(error) and is_success(error.code)):
+                raise
+            ran = {"test": describe(error)}
+            fault = EXITS_BY_ITSELF
         else:
             ran, fault = self.results_of(tests)
         return {"ran": ran, "fault": fault, "missing": self.missing, "token": request["token"]}

@@ -2,6 +2,7 @@
 
     fault_of_test                why a test cannot run, whatever the program
     refuse_long_numbers          so long that to read them takes minutes
+    to_its_end                   a test's source without the exit at its end
     lines_that_assert_nothing    where it looks as if it asserted something, and does not
     names_what_is_nowhere        has it ended at a name that its sources never define?
     asks_for_a_class             does it call a class that the problem asks for?
@@ -116,6 +117,67 @@ def is_called_a_class(name, prompt):
     before = rf"(?i:\bclass)\W{{1,2}}((named|called)\W{{1,2}})?{name}\b"
     behind = rf"\b{name}\W{{1,2}}class\b"
     return bool(re.search(f"{before}|{behind}", prompt))
+
+
+# ---------------------------------------------------------------- how a test ends
+
+MAY_EXIT = re.compile("exit|quit|SystemExit|main")
+EXITS = {"exit", "quit", "sys.exit", "os._exit", "SystemExit", "unittest.main"}
+RUNS_TESTS = re.compile("unittest|pytest")  # main() of these would look for the program's tests
+IS_MAIN = {"__name__ == '__main__'", "'__main__' == __name__"}
+
+
+@functools.lru_cache(64)
+def to_its_end(source, kind):
+    """A test's source as it counts when it is run as a script: its end is no end of the program.
+
+    The exit that stands last becomes `pass`, if it means success; that of a file of unittests in
+    any case, for these are run by themselves. What asserts do `if __name__ == "__main__"` is done.
+    """
+    if not MAY_EXIT.search(source):
+        return source
+    with contextlib.suppress(*NO_SOURCE):  # or too deep to be looked at
+        refuse_long_numbers(source)
+        for node, text in endings(ast.parse(source).body, source, kind):
+            source = with_text(source, node, text)
+    return source
+
+
+def endings(body, source, kind):
+    """Yields (node, the text that takes its place) of a test's last statement, the last first."""
+    last = body[-1] if body else None
+    guard = None
+    if kind == "assert" and isinstance(last, ast.If) and not RUNS_TESTS.search(source):
+        if ast.unparse(last.test) in IS_MAIN:
+            guard = last
+            last = guard.body[-1]
+    if is_exit(last, whatever=kind == "unittest"):
+        yield last, "pass"
+    if guard:  # which stands before it: the places in front of a change stay the same
+        yield guard.test, "True"
+
+
+def is_exit(node, whatever=False):
+    """Is this statement an exit with success, or whatever its status: sys.exit(0), exit(), ...?"""
+    what = getattr(node, "exc" if isinstance(node, ast.Raise) else "value", None)
+    if not isinstance(node, (ast.Raise, ast.Expr)) or what is None:
+        return False
+    status = []
+    if isinstance(what, ast.Call):
+        status = [*what.args, *what.keywords]
+        what = what.func
+    elif isinstance(node, ast.Expr):  # `exit` alone does nothing
+        return False
+    succeeds = all(isinstance(value, ast.Constant) and value.value in (0, None) for value in status)
+    return ast.unparse(what) in EXITS and (whatever or succeeds)
+
+
+def with_text(source, node, text):
+    """A source with this in the place of one node of its tree."""
+    lines = source.encode().splitlines(keepends=True)
+    before = b"".join(lines[:node.lineno - 1]) + lines[node.lineno - 1][:node.col_offset]
+    after = lines[node.end_lineno - 1][node.end_col_offset:] + b"".join(lines[node.end_lineno:])
+    return before.decode() + text + after.decode()
 
 
 # ---------------------------------------------------------------- what a test asks for

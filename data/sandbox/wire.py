@@ -279,7 +279,7 @@ def missing_module(error):
 
 def is_success(status):
     """Of sys.exit(status), which may be any object of the program's."""
-    return status is None or type(status) is int and status == 0
+    return status is None or type(status) in (int, bool) and status == 0
 
 
 def is_missing(name):
