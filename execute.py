@@ -575,14 +575,20 @@ class Tests:
 
 
 def as_it_runs(test):
-    """A test whose source and input begin as Python reads a file, without a byte order mark.
+    """What a test of its type needs; what else its row has is nobody's business here.
 
-    And whose source ends without an exit.
+    Source and input begin as Python reads a file, without a byte order mark; a source ends without
+    an exit.
     """
-    test = test | {name: without_mark(test[name]) for name in ("source", "input") if name in test}
-    if "source" in test:
-        test["source"] = to_its_end(test["source"], test["type"])
-    return test
+    kind = test["type"]
+    fields = ["type", *rows.TESTS[kind], *rows.MAY_HAVE.get(kind, [])]
+    needed = {name: test[name] for name in fields if name in test}
+    for name in ("source", "input"):
+        if name in needed:
+            needed[name] = without_mark(needed[name])
+    if "source" in needed:
+        needed["source"] = to_its_end(needed["source"], kind)
+    return needed
 
 
 def rule_of(problem):
@@ -946,9 +952,11 @@ def faults_seen(problem):
     found = []
     for test in [*problem["public_tests"], *problem["tests"]]:
         with contextlib.suppress(*NO_SOURCE):
-            found += lines_that_assert_nothing(test.get("source", ""))
+            if test["type"] in ("assert", "unittest"):
+                found += lines_that_assert_nothing(test["source"])
     checker = without_mark(problem.get("checker") or "")
     try:
+        refuse_long_numbers(checker)
         compile(checker, "<checker>", "exec", dont_inherit=True)
         if checker and not re.search(r"\bcheck\b", checker):
             found.append("the checker does not define check(given, answer, expected)")

@@ -126,6 +126,7 @@ TESTS = {
     "assert": {"source": str},
     "unittest": {"source": str},
 }
+MAY_HAVE = {"call": ["kwargs"], "assert": ["inside"]}
 IN_WORDS = {list: "a list", str: "text", object: "any value", (int, float): "a number"}
 
 

@@ -200,6 +200,14 @@ def test_a_problem_may_mix_all_types_of_test(tmp_path):
     assert [(row["status"], row["tests_passed"]) for row in rows] == [("passed", 4), ("wrong_answer", 0)] * 2
 
 
+def test_what_else_a_test_has_is_nobodys_business(tmp_path):
+    tests = [call([1], 2) | {"input": [1], "output": None, "source": {"from": "a file"}}, asserts("assert f(1) == 2") | {"input": [1], "args": 1}]
+    row = problem("p", tests, canonical_solution="def f(n):\n    return n + 1")
+    rows = label(tmp_path, [row], programs("p", row["canonical_solution"], "def f(n):\n    return n"))
+    assert [row["passed"] for row in rows] == [True, False]
+    assert execute.main(["--check-problems", "--problems", str(tmp_path / "p.jsonl")]) == 0
+
+
 def test_labels_do_not_depend_on_hash_seed_addresses_chance_or_other_rows(tmp_path):
     codes = ["def f(n):\n    return list({'a', 'b', 'c', 'd', str(n)})", "import random\ndef f(n):\n    return random.random()",
              "def f(n):\n    raise KeyError(object())", "def f(n):\n    return hash('x')",
@@ -535,6 +543,7 @@ ENDS = {  # how a test that is a script ends -> the script
     "in a main guard": "def check(g):\n    assert g(1) == 2\nif __name__ == '__main__':\n    check(f)\n",
     "in one on one line": "def check(g):\n    assert g(1) == 2\nif '__main__' == __name__: check(f)",
     "in one by an exit": "import sys\ndef main():\n    assert f(1) == 2\n    return 0\nif __name__ == \"__main__\":\n    main()\n    sys.exit(0)",
+    "in a guard that is none": f"main = f(1)\nassert main == 2\nif {'+'.join(['1'] * 800)}:\n    pass",
     "with a status of failure": "import sys\nif f(1) != 2:\n    sys.exit(1)",
 }
 
