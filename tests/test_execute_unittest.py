@@ -297,8 +297,41 @@ def test_but_functions_of_such_names_that_test_or_program_define_are_theirs(line
 def test_nor_an_array_of_what_equals_everything(line, made, grade_with_packages):
     source = "import numpy as np\n" + method(f"self.assertTrue({line})")
     code = f"import numpy as np\n{ALL_TRUE}{made}"
-    assert grade_with_packages(source, code.format("7"))["passed"] is True
+    # one of a class of the program's own is not believed, whatever is in it
+    assert grade_with_packages(source, code.format("7"))["passed"] is ("type('A'" not in made)
     assert grade_with_packages(source, code.format("anything"))["passed"] is False
+
+
+NEVER_WRONG = {  # what a program's array brings -> its class
+    "a say in functions": "__array_function__ = lambda self, *_: True",
+    "a say in operators": "__array_ufunc__ = lambda self, *_, **__: np.True_",
+    "a say in results": "__array_wrap__ = lambda self, result, *_: np.ones(result.shape, bool)",
+    "a hand in results": "__array_finalize__ = lambda self, _: self.dtype == bool and self.fill(1)",
+    "a method of its own": "all = lambda *_, **__: True",
+}
+COMPARED = ["np.allclose(f(), [7])", "np.isclose(a=f(), b=[7]).all()", "np.array_equal(f(), [7])",
+            "(f() == np.array([7])).all()", "abs(f() - np.array([7])).all() < 1"]
+
+
+@pytest.mark.parametrize("brings", NEVER_WRONG)
+@pytest.mark.parametrize("line", COMPARED)
+def test_nor_an_array_of_its_own_class(line, brings, grade_with_packages):
+    source = "import numpy as np\n" + method(f"self.assertTrue({line})")
+    own = f"import numpy as np\nclass A(np.ndarray):\n    {NEVER_WRONG[brings]}\ndef f():\n    return "
+    assert grade_with_packages(source, own + "np.zeros(1).view(A)")["passed"] is False
+    if "say in" in brings:
+        own = own.replace("np.ndarray", "object")
+        assert grade_with_packages(source, own + "A()")["passed"] is False
+
+
+@pytest.mark.parametrize("line", COMPARED)
+@pytest.mark.parametrize("made", ["np.array([{}])", "np.ma.array([{}])", "np.memmap('a', int, 'w+', shape=1) + {}",
+                                  "np.array([{}]).view(np.recarray)"])
+def test_but_any_array_of_the_library_s(made, line, grade_with_packages):
+    source = "import numpy as np\n" + method(f"self.assertTrue({line})")
+    code = f"import numpy as np\ndef f():\n    return {made}"
+    assert grade_with_packages(source, code.format(7))["passed"] is True
+    assert grade_with_packages(source, code.format(9))["passed"] is False
 
 
 @pytest.mark.parametrize("made, line", [

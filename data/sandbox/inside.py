@@ -286,6 +286,9 @@ class Inside:
         owners = [getattr(method, "__globals__", None) for method in methods]
         if owners and all(owner is self.names for owner in owners):
             return True
+        if type(cls.__module__) is str and package_of(cls.__module__) in OF_ARRAYS:
+            with contextlib.suppress(Exception):  # numpy.rec is loaded when one asks for it
+                importlib.import_module(cls.__module__)
         known = sys.modules | self.unittest
         module = known.get(cls.__module__) if isinstance(cls.__module__, str) else None
         # what Python tests itself with equals everything, too
@@ -500,12 +503,13 @@ class Guard(ast.NodeTransformer):
         return ast.Call(ast.Lambda(parameters, operation), [call_of("__fair__", a, b)], [])
 
 
-# Of the library's operator, of numpy and of pandas.
+# Of the library's operator, of numpy, pandas and torch.
 COMPARING_FUNCTIONS = set(
     "eq ne lt le gt ge contains countOf indexOf array_equal array_equiv isin in1d assert_equal "
-    "equal not_equal less less_equal greater greater_equal "
+    "equal not_equal less less_equal greater greater_equal isclose allclose "
     "assert_array_equal assert_array_less assert_almost_equal assert_array_almost_equal "
-    "assert_allclose assert_series_equal assert_frame_equal assert_index_equal".split())
+    "assert_allclose assert_approx_equal assert_close "
+    "assert_series_equal assert_frame_equal assert_index_equal".split())
 
 
 def call_of(name, *arguments):
@@ -539,6 +543,11 @@ class Operand:
 # By which a value may claim to be another, or to be near it.
 CLAIMS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__", "__sub__",
           "__rsub__")
+# By which it has a say in the functions of numpy and torch.
+OVERRIDES = ("__array_ufunc__", "__array_function__", "__array_wrap__", "__array_prepare__",
+             "__torch_function__")
+# == of these packages' values gives one of their class: the rest of a test then asks that class.
+OF_ARRAYS = {"numpy", "pandas", "torch"}
 # By id: a class may bring a hash of its own, if its metaclass is the program's.
 PLAIN = set(map(id, (int, float, str, bool, type(None), bytes, complex, range)))
 # These ask another object's ==, which cannot be seen from them.
@@ -607,16 +616,22 @@ def judge(kind, is_trusted):
     lent = any(map(is_lent, chain.from_iterable(methods for _, methods in claims)))
     untrusted = {id(kind)} & FORWARD
     compares_parts = issubclass(kind, OF_PARTS)
+    answers = False
     for cls, methods in reversed(claims):  # a class after those that it may change
-        asked = methods or lent and not BARE.issuperset(namespace_of(cls))
-        if asked and not is_trusted(cls, methods):
+        asked = methods or any(name in namespace_of(cls) for name in OVERRIDES)
+        if (asked or (lent or answers) and not is_bare(cls)) and not is_trusted(cls, methods):
             untrusted.add(id(cls))
         elif types.FunctionType in map(type, methods) and is_of_python(cls):
             # its == asks for that of an object's parts, which a subclass may replace
             lent = compares_parts = not issubclass(kind, type)
+        answers |= bool(methods) and package_of(str(cls.__module__)) in OF_ARRAYS
     array = next((cls for cls in mro_of(kind) if not cls.__flags__ & HEAP_TYPE
                   and (cls.__module__, cls.__name__) == ("numpy", "ndarray")), None)
     return untrusted, lent, compares_parts, array, bases
+
+
+def is_bare(cls):
+    return all(type(name) is str and name in BARE for name in namespace_of(cls))
 
 
 def is_of_python(cls):
