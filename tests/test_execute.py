@@ -823,8 +823,9 @@ PLAIN_PYTHON = {
     "imports what it has written": ("open('mine.py', 'w').write('x = 7')\nimport mine\nprint(mine.x)", "", "7\n"),
     "counts how deep it gets": ("def deeper(n):\n    try:\n        return deeper(n + 1)\n    except RecursionError:\n        return n\nprint(deeper(1) > 995)", "", "True\n"),
     "gets a byte order mark": ("print(int(input()))", "\ufeff5\n", "\ufeff5\n"),
-    "asks who it is": ("import os, sys\nprint(__name__, os.getcwd() != '/', sys.argv == [''], bool(os.environ['HOME']))", "", "__main__ True True True\n"),
+    "asks who it is": ("import os, sys\nprint(__name__, os.getcwd() != '/', sys.argv == [__file__], bool(os.environ['HOME']))", "", "__main__ True True True\n"),
     "runs itself by its executable": ("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True, text=True).stdout)", "", "7\n"),
+    "starts itself again": ("import os, sys\nif 'again' not in sys.argv:\n    os.execv(sys.executable, [sys.executable, *sys.argv, 'again'])\nprint(input())", "7\n", "7\n"),
     "talks to itself over the loopback": ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nclient = socket.create_connection(server.getsockname())\n"
                                           "client.send(b'hello')\nprint(server.accept()[0].recv(9).decode())", "", "hello\n"),
 }

@@ -125,6 +125,7 @@ def run_program(job):
     """A stdin program, from its first line to what Python does after the last."""
     code = 0
     lost = []  # packages that threads have not found
+    sys.argv = [PROGRAM]  # it may start itself again
     sys.path.insert(0, os.getcwd())  # it may import what it has written
     threading.excepthook = functools.partial(note_end_of_thread, lost)
     try:
