@@ -257,7 +257,7 @@ def check_optional(problem, place):
 
 
 def check_test(test, entry_point, place):
-    if not isinstance(test, dict) or test.get("type") not in TESTS:
+    if not isinstance(test, dict) or test.get("type") not in list(TESTS):  # it may be a list
         raise UserError(f"{place}: expected an object with 'type' one of {', '.join(TESTS)}")
     for field, wanted in TESTS[test["type"]].items():
         if field not in test or not isinstance(test[field], wanted):

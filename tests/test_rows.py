@@ -218,6 +218,12 @@ def test_a_field_that_running_goes_by_is_of_its_kind(field, value, says):
     rows.check_tests(runnable(**{field: None}), "p.jsonl")
 
 
+@pytest.mark.parametrize("kind", [None, "doctest", ["call"], {"call": 1}, 5])
+def test_the_type_of_a_test_is_one_of_four(kind):
+    with pytest.raises(UserError, match="tests number 1: expected an object with 'type' one of call"):
+        rows.check_tests(runnable(tests=[{"type": kind, "args": [1], "expected": 2}]), "p")
+
+
 def test_keyword_arguments_are_an_object():
     with pytest.raises(UserError, match="tests number 1: 'kwargs' is .5.; expected an object"):
         rows.check_tests(runnable(tests=[{"type": "call", "args": [], "kwargs": [5], "expected": 1}]), "p")
