@@ -139,6 +139,7 @@ USES_NETWORK = re.compile(
     "socket|ssl|http|url|rpc|ftp|poplib|imap|nntp|smtp|telnet|async|multiprocessing|concurrent|"
     "logging|wsgi|server|client|"
     "webbrowser|pydoc|ctypes|subprocess|import_module|__import__|exec|eval|system|popen|spawn")
+CHECKER_NEVER_ENDS = "its checker crashes or does not end, even of what is expected"
 FAILURES = ("wrong_answer", "runtime_error", "time_limit", "memory_limit", "output_limit",
             "compile_error")
 NO_LABEL = ("broken_test", "missing_dependency", "machinery")  # statuses of which `passed` is null
@@ -369,9 +370,20 @@ class Tests:
                 status, detail = possible("stdin", *message["lost"])
                 return status, detail, status
         self.dismiss_grader()
+        if self.checker_never_ends(position):
+            return "broken_test", CHECKER_NEVER_ENDS, "broken_test"
         if message is None:
             return "time_limit", "its output takes too long to compare", "time_limit"
         return "output_limit", "its output takes too much memory to compare", "output_limit"
+
+    def checker_never_ends(self, position):
+        """Or does it crash, even where the answer is what its test expects?"""
+        if not self.problem.get("checker"):
+            return False
+        self.ask_grader({"grade": "checker", "positions": [position]})
+        message = self.grader.hear(self.limit(position), [])
+        self.dismiss_grader()
+        return not message
 
     def out_of_time(self, limit, report):
         if report["cpu"] < 0.9 * report["seconds"]:
@@ -502,6 +514,8 @@ class Tests:
                 ending = "output_limit", "its answers take too much memory to grade"
                 if message is None:
                     ending = self.out_of_time(limit, report)
+                if loaded and kind == "call" and any(map(self.checker_never_ends, at_stake)):
+                    ending = "broken_test", CHECKER_NEVER_ENDS
                 self.fail(at_stake, *ending)
                 return False
             if "lost" in message:

@@ -1068,6 +1068,23 @@ def check(given, answer, expected):
     assert verdicts(tmp_path, tests, "f = str", "def f(n):\n    return str(min(n, 2))", checker=checker) == [True, False]
 
 
+@pytest.mark.parametrize("kind", ["stdin", "call"])
+@pytest.mark.parametrize("line", ["while True:\n        pass", "os.abort()", "import ctypes\n    ctypes.string_at(0)"])
+def test_a_checker_that_never_ends_or_crashes_gives_no_label(line, kind, tmp_path):
+    checker = f"import os\ndef check(given, answer, expected):\n    {line}"
+    test = stdin("", "2") if kind == "stdin" else call([], "2")
+    assert verdicts(tmp_path, [test], "def f():\n    return '2'\nprint('2')", checker=checker, time_limit=0.5) == [None]
+
+
+@pytest.mark.parametrize("kind", ["stdin", "call"])
+@pytest.mark.parametrize("line", ["while answer != expected:\n        pass", "answer == expected or os.abort()"])
+def test_but_where_it_does_so_only_of_what_is_wrong_that_is_wrong(line, kind, tmp_path):
+    checker = f"import os\ndef check(given, answer, expected):\n    answer = answer.strip()\n    {line}\n    return True"
+    test = stdin("", "2") if kind == "stdin" else call([], "2")
+    codes = ["def f():\n    return '2'\nprint('2')", "def f():\n    return '3'\nprint('3')", "def f():\n    while True:\n        pass\nf()"]
+    assert verdicts(tmp_path, [test], *codes, checker=checker, time_limit=0.5) == [True, False, False]
+
+
 CONFUSED = {  # how an answer confuses a right checker -> (its lines, the answer)
     "no number": ("return int(answer) > 0", "one"),
     "too few": ("return answer.split()[1] == '3'", "2"),

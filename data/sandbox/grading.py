@@ -10,6 +10,8 @@ What the worker (execute.py) and the grader say to each other, each in one packe
 
     worker   {"grade": "tests"}                     + a file: the tests from now on
              {"grade": "stdin", "positions": [3]}   + a file: judge a program's output by test 3
+             {"grade": "checker", "positions": [3]}     only see whether its checker comes to an
+                                                    end with what test 3 expects
              {"grade": kind, "positions": [...]}    + a socket: ask its session; kind is "call",
                                                     "assert", "inside", or "again": make the calls
                                                     of the asserts just graded in another order
@@ -153,6 +155,8 @@ class Grader:
             try:
                 if task["grade"] == "stdin":
                     self.grade_text(task["positions"][0], files[0])
+                elif task["grade"] == "checker":
+                    self.try_checker(task["positions"][0])
                 else:
                     self.unread = bytearray()
                     with socket.socket(fileno=files[0]) as self.session:
@@ -244,6 +248,14 @@ class Grader:
         else:
             detail = f"expected {shown(test['output'])}, got {shown(got)}"
             self.result(position, "wrong_answer", detail, text_digest(got), hold=True)
+
+    def try_checker(self, position):
+        test = self.tests[position]
+        if test["type"] == "stdin":
+            given, expected = test["input"], test["output"]
+        else:
+            given, expected = test["args"], test["expected"]
+        self.is_right(given, expected, expected, same_value)
 
     def grade_calls(self, positions):
         for some, requests in batches(positions, self.call_request):
