@@ -384,6 +384,56 @@ def f():
     assert grade(source, finder.format("1, 0, 1"))["passed"] is False
 
 
+KINDS = """
+import types
+
+def add(a, b):
+    return a + b
+
+{0} def slow(n):
+    return n
+
+def numbers():
+    {1} 1
+
+@types.coroutine
+def old():
+    yield
+
+def find(name):
+    return globals()[name]
+
+class Shelf:
+    def __init__(self, *kept):
+        self.kept = [*kept]
+"""
+
+
+@pytest.mark.parametrize("line", [
+    "assertTrue(asyncio.iscoroutinefunction(slow))", "assertTrue(isgeneratorfunction(numbers))",
+    "assertTrue(iscoroutinefunction(slow) and find('slow') is slow)",
+    "assertIs(find('slow'), slow)", "assertEqual(slow, find('slow'))",
+])
+def test_functions_are_of_the_kind_that_the_program_gave_them(line, grade):
+    source = "import asyncio\nfrom inspect import iscoroutinefunction, isgeneratorfunction\n" + method(f"self.{line}")
+    assert grade(source, KINDS.format("async", "yield"))["passed"] is True
+    wrong = KINDS.format("", "return") + "def find(name):\n    return add\n"
+    assert grade(source, wrong)["passed"] is False
+
+
+@pytest.mark.parametrize("line, right", [
+    ("assertTrue(find('add') is add)", True), ("assertTrue(find('old') is not add)", True),
+    ("assertIs(find('add'), add)", True), ("assertIs(expr1=add, expr2=find('add'))", True),
+    ("assertIsNot(find('old'), add)", True), ("assertEqual(find('add'), add)", True),
+    ("assertTrue(add == find('add') is not None)", True), ("assertNotEqual(find('old'), add)", True),
+    ("assertIs(Shelf(add).kept[0], add)", True), ("assertEqual(Shelf(add).kept, [add])", True),
+    ("assertIsNot(find('add'), add)", False), ("assertNotEqual(find('add'), add)", False),
+    ("assertIs(find('old'), add)", False), ("assertTrue(find('add') is not add)", False),
+])
+def test_and_themselves(line, right, grade):
+    assert grade(method(f"self.{line}"), KINDS.format("async", "yield"))["passed"] is right
+
+
 def test_a_module_of_python_s_that_is_not_here_is_no_missing_package(grade):
     verdict = grade(method("self.assertEqual(f(), 1)"), "def f():\n    import winreg\n    return 1")
     assert (verdict["passed"], verdict["status"]) == (False, "wrong_answer")

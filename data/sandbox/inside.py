@@ -174,6 +174,7 @@ class Inside:
             self.names.take_back()
         self.names = TestNames(namespace, self.entry_point, tree)
         self.names["__fair__"] = self.fair
+        self.names["__itself__"] = itself
         self.names["__operand__"] = functools.partial(Operand, fair=self.fair)
         self.names["__comparing__"] = self.comparing
         self.patches_builtins = "builtins" in source
@@ -243,6 +244,8 @@ class Inside:
         """
         if not self.patches_builtins:  # what compares them may be unittest's round() or sorted()
             BUILTINS.update(self.python_builtins)
+        a = itself(a)
+        b = itself(b)
         if a is b:
             return a, b
         own_of_a = own_classes(a, self.is_trusted)
@@ -430,6 +433,8 @@ class TestNames(LateNames):
         value = self.namespace[name]
         if type(value) is not types.FunctionType or not self.wraps or name in self.looked_at:
             return value
+        if value.__code__.co_flags & STOPS_BY_ITSELF:
+            return value
         return self.wrapped(value)
 
 
@@ -446,6 +451,10 @@ def is_testing(name, value):
             or any(str(home).startswith("unittest") for home in homes))
 
 
+# Of generators and coroutines, out of which Python itself lets no StopIteration.
+STOPS_BY_ITSELF = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
 def without_stop_iteration(function):
     """A StopIteration out of it would end the test's own loop, map() or zip() without a word."""
     @functools.wraps(function)
@@ -455,6 +464,16 @@ def without_stop_iteration(function):
         except StopIteration as error:
             raise RuntimeError("the program raised StopIteration") from error
     return call
+
+
+CODE_OF_WRAPPED = without_stop_iteration(ignore).__code__
+
+
+def itself(value):
+    """A function of the program's, where this is what without_stop_iteration has made of it."""
+    if type(value) is types.FunctionType and value.__code__ is CODE_OF_WRAPPED:
+        return value.__wrapped__
+    return value
 
 
 class Guard(ast.NodeTransformer):
@@ -482,7 +501,10 @@ class Guard(ast.NodeTransformer):
     def visit_Compare(self, node):
         self.generic_visit(node)
         if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
-            return node
+            operands = [operand if isinstance(operand, ast.Constant)
+                        else call_of("__itself__", operand)
+                        for operand in (node.left, *node.comparators)]
+            return ast.Compare(operands[0], node.ops, operands[1:])
         if len(node.ops) > 1:
             operands = [self.in_chain(operand, node.ops)
                         for operand in (node.left, *node.comparators)]
@@ -528,8 +550,7 @@ class Operand:
         self.fair = fair
 
     def compare(self, operation, other):
-        self.fair(self.value, other.value)
-        return operation(self.value, other.value)
+        return operation(*self.fair(self.value, other.value))
 
     __lt__ = functools.partialmethod(compare, operator.lt)
     __le__ = functools.partialmethod(compare, operator.le)
@@ -697,6 +718,8 @@ def guard_assertions(TestCase, look_at, is_own_function):
     for name, method in list(vars(TestCase).items()):
         if COMPARING.match(name):
             setattr(TestCase, name, guarded(method, judge_for, look_at))
+    for name in ("assertIs", "assertIsNot"):
+        setattr(TestCase, name, guarded(getattr(TestCase, name), lambda test: test, ignore))
 
 
 def guarded(method, judge_for, look_at):
@@ -704,7 +727,8 @@ def guarded(method, judge_for, look_at):
     def check(self, *args, **kwargs):
         named = [kwargs[name] for name in OPERANDS if name in kwargs]
         look_at([*args, *named])
-        return method(judge_for(self), *args, **kwargs)
+        kwargs = {name: itself(value) for name, value in kwargs.items()}
+        return method(judge_for(self), *map(itself, args), **kwargs)
     return check
 
 
