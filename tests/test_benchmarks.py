@@ -873,9 +873,22 @@ def test_fences_of_all_kinds_are_fences(marks, info):
     f"Solution\n\n{READS}\nExplanation\n",
     f"<answer>\n{READS}</answer>",
     f"[PYTHON]\n{READS}[/PYTHON]",
+    f"<p>Here:</p>\n<pre><code class=\"language-python\">{READS}</code></pre>\n<p>It reads.</p>",
+    f"<pre>\n1 2\n</pre>\n<PRE lang='python'>\n{READS}</PRE>",
 ])
 def test_a_program_is_found_however_it_is_set(answer):
     assert program(answer) == READS
+
+
+def test_a_program_in_html_has_its_signs_back():
+    answer = "<pre><code>a = input()\nif a &lt; &quot;5&quot; &amp;&amp; 1:</code></pre>\n" \
+             "<pre><code>a = input()\nprint(a &lt; &quot;5&quot;)</code></pre>"
+    assert program(answer) == 'a = input()\nprint(a < "5")\n'
+
+
+def test_a_program_that_prints_html_is_no_html():
+    code = "print(input())\nprint('<pre><code>x = 1</code></pre>')\n"
+    assert program(code) == program(f"```python\n{code}```") == code
 
 
 @pytest.mark.parametrize("lines", [
@@ -1094,6 +1107,7 @@ def test_left_over_tokens_end_a_plain_model_s_text_too(token):
 
 @pytest.mark.parametrize("repeated", [
     "```python\n", "```\n2 3\n```\n", "x = 1\nfoo bar\n", "It is (really.\n", "<think>a</think>\n",
+    "<pre><code>\n", "<pre>x = 1</pre>\n",
     "def f(x)\n    return 1\n", "```python\nx = 1\n```</think>\n", "x = 1\n</think>\n"])
 def test_an_answer_that_repeats_itself_without_end_comes_to_an_end(repeated):
     """Work that grows with the square of the length would take minutes here."""

@@ -4,7 +4,8 @@ What a plain model writes continues its prompt. A chat model's answer is taken a
 
     without_thoughts        what stands between <think> and </think> is not the answer
     without_control_tokens  nor what follows a left-over <|im_end|>
-    python_blocks           its fenced blocks of Python, or the Python in its prose
+    python_blocks           its fenced blocks of Python, else those of HTML, else the Python in
+                            its prose
     chosen                  the last block that defines the entry point, or reads stdin and prints
     with_missing_names      with the imports and helpers from other blocks that it uses
     completed               with what the prompt's code gave it: imports, helpers, the signature
@@ -14,6 +15,7 @@ session (>>>). A block that corrects only a helper of an earlier one does not re
 """
 import ast
 import builtins
+import html
 import re
 import sys
 import textwrap
@@ -26,6 +28,8 @@ MOST_BLOCKS = 50  # more are a loop
 # What begins a new top-level thing after a completed function
 # (the stop words of the Codex paper, 2107.03374 §2.2).
 STOPS = re.compile(r"\n(?=class |def |#|if |print\(|```|<|@)")
+IN_HTML = re.compile(r"<pre\b[^>]*>\s*(?:<code\b[^>]*>)?(?P<code>.*?)(?:</code>\s*)?</pre>",
+                     re.S | re.I)
 # A text in three quotes, to its end or the code's. Comments and other texts are read, too, so that
 # no quotes within them begin one.
 TEXT_OR_QUOTES = re.compile(r"""
@@ -70,7 +74,13 @@ def python_blocks(text):
     if is_program(text):  # all of it
         return bare_programs(text)
     fenced = [block.code for block in fenced_blocks(text) if block.is_python and block.code.strip()]
-    return fenced or bare_programs(text)
+    if fenced:
+        return fenced
+    in_html = []
+    if text.count("<") < 1000:  # more are a loop
+        in_html = [html.unescape(found["code"]).strip("\n") + "\n"
+                   for found in IN_HTML.finditer(text)]
+    return list(filter(is_program, in_html)) or bare_programs(text)
 
 
 # ---------------------------------------------------------------- thoughts and tokens
