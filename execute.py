@@ -37,6 +37,7 @@ A program is judged as plain Python would judge it, but:
 - SystemExit ends a whole program well, whatever its status, as in LiveCodeBench; but one that exits
   with a status because a package is missing gets no label.
 - A test that looks at the order of a set in an answer may see another.
+- A test that pickles the program's function, for a Pool of its own, fails; programs may have one.
 
 Three kinds of process, whose files lie in data/sandbox/:
 

@@ -1030,6 +1030,9 @@ AT_FAULT = {  # what a checker does -> how
     "returns nothing of what is wrong, and fails on what is expected":
         "return None if answer == '1 1' else int(expected)",
     "returns a reason as well": "return answer == expected, 'why'",
+    "returns a list of faults": "return [] if answer == expected else ['wrong']",
+    "returns a list": "return [answer == expected]",
+    "returns a dict": "return {'ok': answer == expected}",
     "returns words": "return 'right' if answer == expected else 'wrong'",
     "yields": "yield answer == expected",
 }

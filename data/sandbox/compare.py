@@ -22,8 +22,8 @@ A problem with several right answers brings a `checker` instead: Python source t
 
 What it raises of an answer makes the answer wrong. It is at fault itself, and no program gets a
 label by it, where it has no `check`, names or imports what is not there, exits, or returns None,
-crashes or never ends even of the expected answer; or returns a tuple, a text or a generator, which
-are true whatever they say.
+crashes or never ends even of the expected answer; or returns a list, a dict, a text or the like,
+which are true whatever they say.
 """
 import math
 import re

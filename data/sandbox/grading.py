@@ -511,7 +511,9 @@ class Grader:
 
 
 CHECKER = "<checker>"
-TRUE_WHATEVER_IT_SAYS = (tuple, str, types.GeneratorType, types.CoroutineType)  # (False, "why")
+# (False, "why"), ["wrong"], {"ok": False}
+TRUE_WHATEVER_IT_SAYS = (
+    tuple, list, dict, str, types.GeneratorType, types.CoroutineType)
 
 
 def is_checkers_own(error):
