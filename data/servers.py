@@ -12,6 +12,7 @@ environment's OPENAI_API_KEY.
 """
 import email.utils
 import functools
+import gzip
 import http.client
 import json
 import os
@@ -21,7 +22,9 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -64,9 +67,17 @@ def check_server_flags(cfg):
     """To be called in __post_init__ of settings that inherit ServerFlags."""
     if bool(cfg.api_base) != bool(cfg.api_model):
         raise UserError("--api-base and --api-model go together: name both, or neither")
-    if cfg.api_base and not cfg.api_base.startswith(("http://", "https://")):
+    if cfg.api_base and not is_address(cfg.api_base):
         raise UserError(f"--api-base {cfg.api_base}: expected an address such as "
                         "http://127.0.0.1:8000/v1")
+
+
+def is_address(text):
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no port's number, half an IPv6 address
+        return False
 
 
 class ApiError(UserError):
@@ -237,29 +248,53 @@ def send(request, timeout, start):
     """One try. Raises Failure."""
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            content = response.read()
+            content = content_of(response, start + timeout)
     except urllib.error.HTTPError as error:
-        words = f"HTTP {error.code}: {words_of(content_of(error)) or error.reason}"
+        words = f"HTTP {error.code}: {words_of_error(error, timeout) or error.reason}"
         retry_after = error.headers.get("Retry-After")
         raise Failure(words, error.code, passes(error.code), retry_after) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # refused, late, cut short
+    except NO_ANSWER as error:
         words = str(getattr(error, "reason", None) or error) or type(error).__name__
-        raise Failure(words) from None
+        raise Failure(" ".join(words.split())) from None
     return read(content, round(time.monotonic() - start, 4))
 
 
-def content_of(response):
+# Refused, late, cut short, or packed and broken.
+NO_ANSWER = (OSError, EOFError, http.client.HTTPException, ValueError, zlib.error)
+
+
+def content_of(response, deadline):
+    """All bytes of a response, unpacked. Raises one of NO_ANSWER.
+
+    deadline: on the clock `time.monotonic`. The library's own timeout is for each piece: a server
+    that sends a space now and then, to keep the connection open, would never be late.
+    """
+    content = b""
+    while piece := response.read1(1 << 16):
+        content += piece
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    if response.length:
+        raise http.client.IncompleteRead(content, response.length)
+    packed = response.headers.get("Content-Encoding", "").lower()
+    if packed in ("gzip", "x-gzip"):  # some do so unasked
+        return gzip.decompress(content)
+    return content
+
+
+def words_of_error(response, timeout):
+    """What a person can read of an answer with an error's status; "" where it does not come."""
     try:
-        return response.read()
-    except (OSError, http.client.HTTPException):
-        return b""
+        return words_of(content_of(response, time.monotonic() + timeout))
+    except NO_ANSWER:
+        return ""
 
 
 def words_of(content):
     """What a person can read of a server's answer: its error message, else how it begins."""
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = content.decode(errors="replace")
     # {"error": {"message": "..."}}, {"error": "..."}, {"detail": [...]}
     for name in ("error", "detail", "message"):
@@ -272,7 +307,7 @@ def read(content, seconds):
     """The body of an answer with status 200 as an Answer. Raises Failure where it is none."""
     try:
         answer = json.loads(content)
-    except ValueError:  # no JSON, or not even UTF-8
+    except (ValueError, RecursionError):  # no JSON, not even UTF-8, or nested without end
         raise Failure(f"its answer is not JSON: {words_of(content)}") from None
     if not isinstance(answer, dict) or not ("choices" in answer or "error" in answer):
         raise Failure(f"its answer is not the protocol's: {words_of(content)}", passing=False)
@@ -312,7 +347,7 @@ def status_in(error):
     if not isinstance(error, dict):
         return 200
     code = str(error.get("code"))
-    if code.isdecimal():
+    if code.isdecimal() and len(code) == 3:  # others are a provider's own
         return int(code)
     about_the_request = ("invalid_request", "context_length")
     kind = f"{code} {error.get('type')}"
@@ -347,7 +382,7 @@ def tokens_in(usage):
     """Generated tokens, or 0 with a note where the server does not count them."""
     try:
         return max(int(usage["completion_tokens"]), 1)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last of Infinity
         note_once("note: the server does not say how many tokens it generated; they count as 0")
         return 0
 

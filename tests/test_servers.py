@@ -1,8 +1,12 @@
 """data/servers.py: answers in order, whatever the server does; its own words where it gives none.
 """
+import contextlib
 import email.utils
+import gzip
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         status, headers, content = reply
+        if isinstance(content, tuple):  # of pieces, each a tenth of a second after the other
+            self.send_pieces(status, headers, content)
+            return
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
         self.send_response(status)
@@ -47,6 +54,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+    def send_pieces(self, status, headers, pieces):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # nobody waits for the rest
+            for piece in pieces:
+                self.wfile.write(piece)
+                time.sleep(0.1)
 
     def log_message(self, *_):
         pass
@@ -137,11 +154,14 @@ def test_a_lone_surrogate_in_a_text_is_replaced():
 
 @pytest.mark.parametrize("flags, says", [
     (dict(api_base="127.0.0.1:8000", api_model="m"), "--api-base 127.0.0.1:8000: expected an address"),
+    (dict(api_base="http://[::1/v1", api_model="m"), "--api-base http://[::1/v1: expected an address"),
+    (dict(api_base="http://x:port/v1", api_model="m"), "--api-base http://x:port/v1: expected an address"),
+    (dict(api_base="http://", api_model="m"), "--api-base http://: expected an address"),
     (dict(api_base="http://x/v1"), "--api-base and --api-model go together"),
     (dict(api_model="m"), "--api-base and --api-model go together"),
 ])
 def test_flags_of_a_server_are_checked(flags, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=re.escape(says)):
         servers.check_server_flags(servers.ServerFlags(**flags))
 
 
@@ -263,6 +283,29 @@ def test_what_may_pass_is_tried_again(status, content, server):
 def test_an_answer_that_is_cut_off_on_its_way_is_asked_for_again(server):
     server.answer = first_then_right(200, {"Content-Length": "5000"}, b'{"choices": [')
     assert ask(server).text == "<best>A</best>"
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_may_come_packed_although_nobody_asked_for_that(status, server):
+    content = json.dumps(RIGHT if status == 200 else {"error": "too long"}).encode()
+    server.answer = lambda number, body: (status, {"Content-Encoding": "gzip"}, gzip.compress(content))
+    answer = ask(server)
+    assert answer.text == ("<best>A</best>" if status == 200 else "")
+    assert status == 200 or answer.error.endswith("HTTP 400: too long")
+
+
+def test_an_answer_that_is_packed_and_broken_is_asked_for_again(server):
+    broken = gzip.compress(b"x" * 100)[:-9] + b"123456789"
+    server.answer = first_then_right(200, {"Content-Encoding": "gzip"}, broken)
+    assert ask(server).text == "<best>A</best>"
+
+
+def test_a_server_that_only_keeps_the_connection_open_does_not_come_in_time(server):
+    slow = (*[b" "] * 30, json.dumps(RIGHT).encode())
+    length = str(sum(map(len, slow)))
+    server.answer = first_then_right(200, {"Content-Length": length}, slow)
+    assert ask(server, timeout=0.3).seconds < 1
+    assert len(server.asked) == 2
 
 
 def test_an_answer_that_does_not_come_in_time_is_asked_for_again(server):
@@ -407,6 +450,21 @@ def test_one_that_does_may_refuse_a_single_request(server):
     assert "too long" in second.error
 
 
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"oops\nand more"])
+def test_what_is_no_json_is_said_in_one_line(content, server):
+    server.answer = lambda number, body: (200, {}, content)
+    with pytest.raises(servers.ApiError, match="is not JSON") as caught:
+        ask(server, tries=2)
+    assert "\n" not in str(caught.value)
+    server.answer = lambda number, body: (400, {}, content)
+    assert "\n" not in ask(server).error
+
+
+def test_a_code_that_is_no_status_is_none(server):
+    server.answer = lambda number, body: (200, {}, {"error": {"code": "9" * 5000, "message": "odd"}})
+    assert ask(server, tries=2).error.endswith("error: odd")
+
+
 @pytest.mark.parametrize("status, error", [
     (451, "not here"),
     (200, {"message": "too long", "code": "context_length_exceeded"}),
@@ -445,7 +503,8 @@ def test_an_answer_has_at_least_its_end_token(counted, tokens):
 # ---------------------------------------------------------------- odd answers
 
 @pytest.mark.parametrize("answer", [without("usage"), changed(usage=None), changed(usage={"total_tokens": 5}),
-                                    changed(usage={"completion_tokens": None})])
+                                    changed(usage={"completion_tokens": None}),
+                                    changed(usage={"completion_tokens": math.inf})])
 def test_a_server_that_counts_no_tokens_is_taken_and_said(answer, server, capsys):
     server.answer = lambda number, body: (200, {}, answer)
     assert ask(server).tokens == 0
