@@ -873,10 +873,9 @@ def load_model(name, device="cpu", dtype="auto", flag="--model", place=nn.Module
             name, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **gguf)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = first_line(error).partition(". ")[0]
+    except Exception as error:  # a broken file makes the libraries raise whatever it is
         raise UserError(f"{flag} {name}: cannot be loaded as a Hugging Face causal LM: "
-                        f"{reason}") from None
+                        f"{reason_of(error)}") from None
     check_weights(found, f"{flag} {name}")
     model = place(model, device).eval()
     # For the whole process: cuDNN's attention has returned NaN gradients under packed rows, and it
@@ -1068,6 +1067,17 @@ def differ(distances, spread=None):
     return not bool(distances.median() <= 0.5 * spread)
 
 
+def reason_of(error):
+    """An error of a library in one sentence; where its words may say too little, with its name."""
+    words = first_line(error)
+    if words.endswith(":"):
+        words = " ".join(str(error).split())[:200]
+    words = words.partition(". ")[0]
+    if isinstance(error, (OSError, ValueError, ImportError, RuntimeError)) and words:
+        return words
+    return f"{type(error).__name__}: {words}".removesuffix(": ")
+
+
 def first_line(error):
     return (str(error).strip().splitlines() or [""])[0][:200]
 
@@ -1178,6 +1188,10 @@ def ends_in(config):
     """The end ids in a config: a set."""
     found = getattr(config, "eos_token_id", None)
     found = found if isinstance(found, list) else [found]
+    wrong = [end for end in found if type(end) not in (int, type(None))]
+    if wrong:
+        raise UserError(f"eos_token_id in config.json or generation_config.json: {wrong[0]!r} is "
+                        "no token id: expected a number, or a list of them")
     return {end for end in found if end is not None and end >= 0}
 
 

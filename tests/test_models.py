@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 import sample
 import train_bilevel
+from conftest import error
 from data.lora import adapters_of, add_lora
 from data.rows import EDGES, ROOT, UserError, read_rows
 from data.text import cut_control_tokens, encode_behind
@@ -468,6 +469,56 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, shipped_tokenizer,
     name = tampered(tmp_path, shipped_tokenizer, change)
     with pytest.raises(UserError, match=f"lacks {count} weights of the model .* the first: {first}"):
         sample.load_model(name)
+
+
+def written(name, content):
+    """What breaks a checkpoint: this in place of one of its files."""
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def with_fields(name, **fields):
+    """What changes fields of one of its JSON files."""
+    def change(folder):
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return change
+
+
+def cut_off(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+
+
+@pytest.mark.parametrize("change", [
+    cut_off,
+    written("model.safetensors", POINTER),
+    written("model.safetensors", b""),
+    written("tokenizer.json", b"{}"),
+    written("config.json", b"[]"),
+    with_fields("config.json", num_attention_heads=0),
+    with_fields("config.json", num_attention_heads="4"),
+    with_fields("config.json", hidden_act="no such function"),
+    with_fields("config.json", dtype="no such type"),
+    with_fields("config.json", output_attentions=True),
+])
+def test_a_broken_file_of_a_checkpoint_is_one_line(tmp_path, shipped_tokenizer, change):
+    build("Llama", vocab_size=len(shipped_tokenizer)).save_pretrained(tmp_path)
+    shipped_tokenizer.save_pretrained(tmp_path)
+    change(tmp_path)
+    message = error(sample.load_model, str(tmp_path))
+    assert message.startswith(f"--model {tmp_path}: cannot be loaded as a Hugging Face causal LM: ")
+    assert not message.endswith(": ")
+
+
+@pytest.mark.parametrize("ends", ["2", [2, "3"], [[2]], 2.0])
+def test_an_end_that_is_no_token_id_is_refused(tmp_path, shipped_tokenizer, ends):
+    build("Llama", vocab_size=len(shipped_tokenizer)).save_pretrained(tmp_path)
+    shipped_tokenizer.save_pretrained(tmp_path)
+    with_fields("generation_config.json", eos_token_id=ends)(tmp_path)
+    assert "is no token id" in error(sample.load_model, str(tmp_path))
 
 
 def test_weights_without_a_place_in_the_model_are_said(tmp_path, shipped_tokenizer, capsys):
