@@ -55,7 +55,7 @@ from data.flags import check_bounds, flag, flag_of, heading, parse, run, shard_o
 from data.parallel import RANK, WORLD_SIZE
 from data.rows import (CANDIDATE, CANDIDATE_KEY, EDGES, EDGES_PROBLEMS, EDGES_RUN, Appender,
                        UserError, read_problems, read_rows)
-from data.text import answer_text, decode, encode
+from data.text import answer_text, decode, encode, in_template
 from kernels.packing import make_packs
 
 transformers_logging.disable_progress_bar()
@@ -948,7 +948,9 @@ def check_tokenizer(tokenizer, model, name):
         raise UserError(f"{name}: its tokenizer uses id {largest}, but the model embeds "
                         f"{len(embedding)} ids only: resize its embeddings, or give the tokenizer "
                         "another pad token")
-    shown = decode(tokenizer, ids)
+    shown = in_template(tokenizer, PROGRAM) if tokenizer.chat_template else PROGRAM
+    if PROGRAM in shown:
+        shown = decode(tokenizer, ids)
     if PROGRAM not in shown:
         raise UserError(f"{name}: its tokenizer or chat template changes or drops what it is "
                         f"shown: of {PROGRAM!r} is left {shown[-200:]!r}")

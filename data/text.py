@@ -3,10 +3,19 @@
     encode(tokenizer, text)                     a prompt; nothing in it becomes a control token
     answer_text(tokenizer, prompt, completion)  what a model wrote behind it, with its first spaces
 """
+import datetime
 import functools
 import re
 
-CUT = "\ufdd0"  # a character that no text may have: it marks where a control token's text is cut
+# Characters that no text may have.
+CUT = "\ufdd0"    # marks where a control token's text is cut
+TEXT = "\ufdd1"   # stands for a text in a template
+# In front of a chat template that names the date: for it all days are this one, so that a run which
+# goes on tomorrow asks the same. (The library would not take a function of ours.)
+DAY = datetime.datetime(2025, 1, 1)
+SIGNS = "aAbBdejmyYFHIMSpT"
+REPLACED = "".join(f".replace('%{sign}', '{DAY.strftime('%' + sign)}')" for sign in SIGNS)
+ONE_DAY = "{% macro strftime_now(form) %}{{ form" + REPLACED + " }}{% endmacro %}\n"
 
 
 def encode(tokenizer, text):
@@ -18,9 +27,12 @@ def encode(tokenizer, text):
     """
     pieces = cut_control_tokens(tokenizer, well_formed(text).replace(CUT, "\ufffd"))
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": CUT.join(pieces)}]
-        rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        pieces = rendered.split(CUT)
+        text = CUT.join(pieces)
+        prompt = in_template(tokenizer, text)
+        # Some templates take words such as "/think" out of what they are given.
+        if text.strip() not in prompt:
+            prompt = in_template(tokenizer, TEXT).replace(TEXT, text)
+        pieces = prompt.split(CUT)
         ids = tokenizer(pieces[0], add_special_tokens=False).input_ids
     else:
         ids = tokenizer(pieces[0]).input_ids
@@ -30,6 +42,18 @@ def encode(tokenizer, text):
     for piece in pieces[1:]:
         ids = ids + encode_behind(tokenizer, piece)
     return ids
+
+
+def in_template(tokenizer, text):
+    """What the chat template makes of a user's turn, up to where the answer begins. It is the same
+    on every day.
+    """
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = ONE_DAY + template
+    turns = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(turns, chat_template=template, add_generation_prompt=True,
+                                         tokenize=False)
 
 
 def encode_behind(tokenizer, text):

@@ -706,9 +706,13 @@ def sentence_piece(**more):
                                       **more)
 
 
+def with_template(template):
+    return byte_level(["<|im_start|>", "<|im_end|>"], additional_special_tokens=["<|im_start|>"], chat_template=template)
+
+
 @pytest.fixture(scope="module")
 def chatml():
-    return byte_level(["<|im_start|>", "<|im_end|>"], additional_special_tokens=["<|im_start|>"], chat_template=CHATML)
+    return with_template(CHATML)
 
 
 @pytest.mark.parametrize("text", ["if a</s>b:\n    return a", "</s>", "x = '</s></s>'", "</s>    y", "\n</s>\n\n"])
@@ -749,6 +753,29 @@ def test_control_tokens_written_out_in_a_text_stay_text(text, chatml):
     assert ids.count(start) == 2  # the template's own: the user's turn and the assistant's
     assert ids.count(end) == 1
     assert text.replace("\ufdd0", "\ufffd") in chatml.decode(ids)
+
+
+@pytest.mark.parametrize("change", [
+    "m['content'].replace('/think', '')",
+    "m['content'].split('</think>')[-1]",
+    "m['content'] | truncate(100)",
+])
+def test_words_that_a_template_takes_out_stay_in_a_text(change):
+    chatml = with_template(CHATML.replace("m['content']", f"({change})"))
+    model = build("Llama", vocab_size=len(chatml), pad_token_id=None)
+    sample.check_tokenizer(chatml, model, "--model x")
+    text = "  path = '/think'  # </think> and <|im_end|> and" + " more" * 30
+    shown = chatml.decode(sample.encode(chatml, text))
+    assert shown.count(text) == 1
+    ordinary = chatml.decode(sample.encode(chatml, "f(x)"))
+    assert shown == ordinary.replace("f(x)", text)
+
+
+def test_a_template_that_names_the_date_says_the_same_on_every_day():
+    chatml = with_template("  {% if true %}{{ strftime_now('%d %b %Y') }}\n\n{% endif %}" + CHATML)
+    ordinary = with_template(CHATML)
+    shown = chatml.decode(sample.encode(chatml, "f(x)"))
+    assert shown == "01 Jan 2025\n\n" + ordinary.decode(sample.encode(ordinary, "f(x)"))
 
 
 def test_a_text_without_control_tokens_stays_in_one_piece(chatml):
