@@ -123,10 +123,11 @@ def generate(model, prompts, uniforms, temperature, ends, pad, most_rows=0):
         logits = logits_of(model, batch.hidden)                             # [rows, V]
         token = draw(logits, temperature, uniforms[batch.sample, t])        # [rows]
         measured = measures(logits, temperature, token)                     # [3, rows]
-        wrong = measured[0].isnan() & active
+        wrong = measured[:2].isnan().any(0) & active
         if wrong.any():
             raise UserError(f"the model's logits are NaN at token {int(t[wrong].min()) + 1} of an "
-                            "answer: try --dtype float32 or another checkpoint")
+                            f"answer at temperature {temperature}: try --dtype float32, another "
+                            "--temperature or another checkpoint")
         # A sample that is over may stay in the batch for a while, but says nothing any more.
         sums[:, batch.sample] += torch.where(active, measured, 0.0)
         tokens[batch.sample, t] = torch.where(active, token, tokens[batch.sample, t])
@@ -530,7 +531,11 @@ def sample_here(problems, model_name, cfg, out):
     pad = pad_id(tokenizer, ends)
     prompts = {}
     for problem in problems:
-        prompts[problem["problem_id"]] = encode(tokenizer, solution_prompt(problem, chat))
+        pid = problem["problem_id"]
+        prompts[pid] = encode(tokenizer, solution_prompt(problem, chat))
+        if not prompts[pid]:
+            raise UserError(f"problem {pid!r}: its prompt has no tokens at all: there is nothing "
+                            "to go on from")
     problems = those_that_fit(problems, prompts, model, cfg)
 
     # Prompts of like lengths together: little padding.
@@ -663,7 +668,7 @@ def must_be_the_same_settings(cfg):
     """Refuse to continue a file made with other settings: rows are known by their keys alone."""
     now = {"seed": cfg.seed, "temperature": cfg.temperature, "max_new_tokens": cfg.max_new_tokens}
     for row in rows_so_far(cfg):
-        then = {"seed": row.get("seed"), **row.get("sampling", {})}
+        then = {"seed": row.get("seed"), **sampling_of(row)}
         for name, value in now.items():
             if then.get(name) != value:
                 raise UserError(f"{cfg.my_out}: it was made with {flag_of(Settings, name)} "
@@ -683,7 +688,7 @@ def must_be_the_same_questions(lists, cfg):
             seen.add((name, model_name))
             digest_of[name] = digest
     for row in rows_so_far(cfg):
-        then = row.get("sampling", {})
+        then = sampling_of(row)
         model = cfg.model_digest.get(row["policy"])
         problem = digest_of.get(row["problem_id"])
         if model not in (None, "not-found") and then.get("model", model) != model:
@@ -694,6 +699,12 @@ def must_be_the_same_questions(lists, cfg):
             raise UserError(f"{cfg.my_out}: its candidates for problem {row['problem_id']!r} are "
                             "of another text (other files, another --subset?): give another --out, "
                             "or delete it")
+
+
+def sampling_of(row):
+    """What a candidate says of how it was made; nothing, if it is of other making."""
+    sampling = row.get("sampling")
+    return sampling if isinstance(sampling, dict) else {}
 
 
 def rows_so_far(cfg):

@@ -917,11 +917,19 @@ def check_optional_fields(row, path):
     place = f"{path}: candidate {row['candidate_id']!r} of problem {row['problem_id']!r}"
     for name in ("mean_logprob", "self_certainty", "n_tokens"):
         value = row.get(name)
-        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+        if value is not None and not is_number(value):
             raise UserError(f"{place}: {name!r} is no number but {value!r}")
     for name, kind in (("public_passed", bool), ("output_digest", str)):
         if not isinstance(row.get(name), (kind, type(None))):
             raise UserError(f"{place}: {name!r} is {row[name]!r}: expected a {kind.__name__}")
+
+
+def is_number(value):
+    """Is it one that can be computed with? JSON may have integers that no float reaches."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def lacking_fields(candidates):

@@ -116,6 +116,7 @@ OPTIONAL = {
     "starter_code": str,
     "canonical_solution": str,
 }
+OF_PROMPTS = ("starter_code", "source")  # what a prompt is made of, where a problem has it
 OF_ANSWERS = ("criterion", "set", "category")  # texts that a problem may add that asks for answers
 LONGEST_TIME_LIMIT = 3600  # seconds
 MOST_TESTS = 10_000  # of a problem
@@ -177,12 +178,24 @@ def read_rows(path, fields=None, key=None):
         check_fields(row, fields or {}, place)
         if key:
             identity = tuple(row[name] for name in key)
+            for name in key:
+                check_id(row[name], f"{place}: field {name!r}")
             if identity in first_line:
                 shown = dict(zip(key, identity))
                 raise UserError(f"{place}: {shown} is already on line {first_line[identity]}")
             first_line[identity] = number
         rows.append(row)
     return rows
+
+
+def check_id(value, place):
+    """Raise UserError for an id that holds half a character: it could be neither shown nor drawn
+    random numbers by.
+    """
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place} is {value!r}, which is not valid Unicode") from None
 
 
 def check_fields(row, fields, place):
@@ -210,9 +223,12 @@ def read_problems(paths):
             if row.get("task", "answer") != "answer":
                 raise UserError(f"{path}: problem {row['problem_id']!r}: "
                                 f"'task' is {row['task']!r}; must be 'answer', or left out")
+            place = f"{path}: problem {row['problem_id']!r}"
+            given = {name: (str, type(None)) for name in OF_PROMPTS if name in row}
+            check_fields(row, given, place)
             if asks_for_answers(row):
                 given = {name: str for name in OF_ANSWERS if name in row}
-                check_fields(row, given, f"{path}: problem {row['problem_id']!r}")
+                check_fields(row, given, place)
             problems[row["problem_id"]] = row
     if not problems:
         raise UserError(f"--problems {' '.join(map(str, paths))}: no problems in it")

@@ -418,6 +418,11 @@ def test_logits_that_are_nan_stop_the_sampler_in_one_line(temperature):
         sample.generate(broken(), [[5, 9]], numbers(2, 4), temperature, [], 0)
 
 
+def test_a_temperature_that_the_logits_cannot_be_divided_by_is_said():
+    with pytest.raises(UserError, match="at temperature 1e-40: try .* another --temperature"):
+        sample.generate(build("Llama"), [[5, 9]], numbers(2, 4), 1e-40, [], 0)
+
+
 def test_a_model_whose_logits_are_nan_is_not_loaded():
     with pytest.raises(UserError, match="has logits that are NaN"):
         sample.check_model(broken(), "--model x")

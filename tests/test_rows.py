@@ -33,6 +33,7 @@ def lines(path, *rows):
     ("null", "expected an object, found NoneType"),
     ({k: v for k, v in GOOD.items() if k != "code"}, "field 'code' is missing"),
     ({**GOOD, "candidate_id": 7}, "field 'candidate_id' has the wrong type (int)"),
+    ({**GOOD, "candidate_id": "\ud800"}, "field 'candidate_id' is '\\ud800', which is not valid Unicode"),
     ({**GOOD, "policy": None}, "field 'policy' has the wrong type (NoneType)")])
 def test_bad_row_is_named_by_file_line_and_field(bad, says, tmp_path):
     path = lines(tmp_path / "c.jsonl", GOOD, "", bad, {**GOOD, "candidate_id": "d"})
@@ -107,6 +108,13 @@ def test_problems_of_several_files_are_one_and_an_id_in_two_is_an_error(tmp_path
     lines(two, problem("c"), problem("b"))
     message = error(read_problems, [one, two])
     assert str(two) in message and "'b'" in message
+
+
+@pytest.mark.parametrize("field, value", [("starter_code", 5), ("source", ["x"])])
+def test_what_a_prompt_is_made_of_is_text_or_nothing(field, value, tmp_path):
+    assert read_problems(lines(tmp_path / "p.jsonl", problem("p", **{field: None})))
+    path = lines(tmp_path / "p.jsonl", problem("p", **{field: value}))
+    assert f"problem 'p': field {field!r} has the wrong type" in error(read_problems, path)
 
 
 def test_no_problems_at_all_is_an_error(tmp_path):

@@ -529,6 +529,20 @@ def test_a_file_made_with_other_settings_is_not_taken_for_done(change, tmp_path,
     assert f"it was made with {change[0]} " in failure(flags(tmp_path / "c.jsonl", *change, limit=1), capsys)
 
 
+@pytest.mark.parametrize("sampling", [None, "t=0.7", [0.7]])
+def test_a_file_that_does_not_say_how_it_was_made_is_not_taken_for_done(sampling, tmp_path, capsys):
+    row = {"problem_id": "p", "candidate_id": "weak-0", "policy": "weak", "code": "", "seed": 0, "sampling": sampling}
+    write_rows(tmp_path / "c.jsonl", [row])
+    assert "it was made with --temperature None" in failure(flags(tmp_path / "c.jsonl", limit=1), capsys)
+
+
+def test_a_prompt_without_tokens_is_named(tmp_path, capsys, problems):
+    empty = {**problems[0], "prompt": "", "starter_code": ""}
+    write_rows(tmp_path / "p.jsonl", [empty])
+    words = failure(flags(tmp_path / "c.jsonl", problems=tmp_path / "p.jsonl"), capsys)
+    assert f"problem {empty['problem_id']!r}: its prompt has no tokens" in words
+
+
 def test_a_file_made_by_another_model_of_the_same_name_is_not_gone_on_with(tmp_path, capsys):
     for folder, source in (("a", "weak"), ("b", "strong")):
         (tmp_path / folder).mkdir()

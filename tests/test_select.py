@@ -1714,6 +1714,7 @@ def test_problems_without_candidates_are_said(tmp_path, capsys):
 
 @pytest.mark.parametrize("field, value", [
     ("mean_logprob", float("nan")), ("mean_logprob", "-0.1"), ("self_certainty", float("inf")), ("n_tokens", True),
+    ("n_tokens", 10**400),
     ("public_passed", "false"), ("output_digest", ["x"]),
 ])
 def test_a_field_of_another_kind_is_named(tmp_path, field, value):
