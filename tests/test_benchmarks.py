@@ -337,7 +337,9 @@ def test_rows_say_whose_rule_makes_an_output_right(lcb_problem, mbpp_problem, tm
     (b"", "no rows"),
     (b"{\n", "line 1: cannot be read as JSON"),
     (b"\n\n{\n", "line 3: cannot be read as JSON"),
+    (b"[" * 200_000, "line 1: cannot be read as JSON"),
     (gzip.compress(b"{}")[:-3], "cannot be read"),
+    (gzip.compress(b"{}")[:10] + b"\xff" * 20, "cannot be read"),
     (b'{"task_id": 1, "test": 1}', "row 1"),
 ])
 def test_a_bad_file_is_named(content, message, tmp_path):
@@ -345,6 +347,14 @@ def test_a_bad_file_is_named(content, message, tmp_path):
     path = tmp_path / ("file.jsonl.gz" if zipped else "file.jsonl")
     path.write_bytes(content)
     with pytest.raises(rows.UserError, match=message):
+        load_benchmark("humaneval", path)
+
+
+@pytest.mark.parametrize("content", ["5", "null", '{"data": []}', "[" * 200_000])
+def test_a_json_file_that_holds_no_array_is_named(content, tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(rows.UserError, match="file.json: (expected a JSON array|cannot be read as JSON)"):
         load_benchmark("humaneval", path)
 
 

@@ -399,6 +399,17 @@ def test_a_pair_with_an_id_keeps_it(tmp_path):
     assert problem["problem_id"].endswith(".jsonl")
 
 
+def test_no_two_pairs_have_one_id_whatever_the_file_calls_them(tmp_path):
+    rows = [original("pairs", id=name) for name in (1, 1, "1/2", "1", "1/2/2")]
+    ids = [problem["problem_id"] for problem, _ in read(tmp_path, "pairs", *rows)]
+    assert ids[:2] == ["pairs/1", "pairs/1/2"]
+    assert len(set(ids)) == len(rows)
+
+
+def test_an_id_that_is_not_valid_unicode_is_named(tmp_path):
+    assert "row 1: the problem's id is " in error(read, tmp_path, "pairs", original("pairs", id="\ud800"))
+
+
 def test_a_prompt_that_is_only_the_beginning_of_the_conversation_is_refused(tmp_path):
     answer = {"role": "assistant", "content": "Red."}
     other = {"role": "assistant", "content": "Seven."}

@@ -2,6 +2,7 @@
 import gzip
 import importlib.util
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def original_rows(path):
         yield from enumerate(parquet_rows(path) if parquet else json_rows(path), 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as {'parquet' if parquet else 'JSON'} "
                         f"({error})") from None
 
@@ -75,13 +76,17 @@ def json_rows(path):
     open_text = gzip.open if path.suffix == ".gz" else open
     with open_text(path, "rt", encoding="utf-8-sig") as file:  # a byte order mark is no part of it
         if is_array:
-            yield from json.load(file)
+            rows = json.load(file)
+            if not isinstance(rows, list):
+                raise UserError(f"{path}: expected a JSON array of rows, found "
+                                f"{type(rows).__name__}; JSON Lines are called .jsonl")
+            yield from rows
             return
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: cannot be read as JSON "
                                 f"({error})") from None

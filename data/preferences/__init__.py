@@ -40,7 +40,7 @@ from data.benchmarks.files import original_rows
 from data.pairs import letters_and_digits
 from data.preferences import (codejudgebench, codeprefbench, judgebench, pairs, rewardbench,
                               rewardbench2, rmb)
-from data.rows import LABELLED, PROBLEM, UserError, check_fields
+from data.rows import LABELLED, PROBLEM, UserError, check_fields, check_id
 
 PREFERENCES = {
     "rewardbench": rewardbench,
@@ -82,10 +82,8 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
             if split in TO_LEARN_FROM and is_repeated(item, seen):
                 left_out["rows to train on that repeat an earlier one"] += 1
                 continue
-            # A benchmark may have several pairs under one id: the second is ID/2.
-            ids[item["id"]] += 1
-            count = ids[item["id"]]
-            problem_id = f"{name}/{item['id']}" + (f"/{count}" if count > 1 else "")
+            problem_id = new_id(f"{name}/{item['id']}", ids)
+            check_id(problem_id, f"{place}: the problem's id")
             problem = problem_row(name, problem_id, item, split)
             candidates = candidate_rows(problem_id, item)
             check_fields(problem, PROBLEM, place)
@@ -94,6 +92,17 @@ def read_preferences(name, paths, shares=(("test", 1.0),), left_out=None):
             yield problem, candidates
         if not number:
             raise UserError(f"{path}: no rows in it")
+
+
+def new_id(wanted, ids):
+    """The id, or where a benchmark has several pairs under it, ID/2 for the second.
+
+    ids: a Counter of those so far.
+    """
+    ids[wanted] += 1
+    if ids[wanted] == 1:
+        return wanted
+    return new_id(f"{wanted}/{ids[wanted]}", ids)
 
 
 def files_in(paths):
