@@ -636,10 +636,15 @@ def judge_methods(label, judge, problems, candidates, cache, cfg):
         # The control: no wait, but as many rounds as cost at least as many tokens.
         rounds = cfg.rounds
         control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
-        while 0 < tables.tokens_of(control) < tables.tokens_of(thought_on):
-            estimate = rounds * tables.tokens_of(thought_on) // tables.tokens_of(control)
+        spent = 0
+        while spent < tables.tokens_of(control) < tables.tokens_of(thought_on):
+            spent = tables.tokens_of(control)
+            estimate = rounds * tables.tokens_of(thought_on) // spent
             rounds = max(rounds + 1, estimate)
             control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
+        if spent and spent == tables.tokens_of(control):  # a server refuses whatever is new
+            print(f"note: “{label}, {tables.control_name(wait)}” has fewer tokens than that: "
+                  "further judgments cost none")
         name = f"{label}, {tables.waits_name(wait)}"
         methods.append(Method(name, judgments=thought_on, in_rounds=True))
         name = f"{label}, {tables.control_name(wait)}"

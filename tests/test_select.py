@@ -1108,6 +1108,23 @@ def test_the_control_of_thinking_on_is_votes_for_as_many_tokens(world, tmp_path)
         assert voted % a_round == 0
 
 
+class RefusesMoreVotes(SecondThoughts):
+    """A judge that thinks on, but has no further judgments to give: its quota is used up."""
+
+    def compare(self, calls):
+        for call, answer in zip(calls, super().compare(calls)):
+            assert len(self.asked) < 1000, "it is asked without end"
+            more = call.wait == 0 and call.draw > 0
+            yield select.refused("used up") if more else answer
+
+
+def test_votes_that_are_all_refused_are_not_asked_for_without_end(world, tmp_path, capsys):
+    run(world, RefusesMoreVotes(), "--rounds", "1", "--waits", "1")
+    control = f"{JUDGE}, tokens of 1 wait"
+    assert f"“{control}” has fewer tokens" in capsys.readouterr().out
+    assert selections(tmp_path)["t/0", control, 4]["judge_tokens"] > 0
+
+
 def test_a_run_killed_between_waits_goes_on(world, tmp_path, capsys):
     flags = ["--rounds", "2", "--waits", "2"]
     run(world, SecondThoughts(), *flags)
