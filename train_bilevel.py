@@ -140,10 +140,10 @@ import contextlib
 import hashlib
 import json
 import math
-import pickle
 import random
 import shlex
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -169,7 +169,7 @@ from data.statistics import effective_size, mean
 from data.text import decode, encode
 from kernels import resolve_kernel, sum_by_sample, token_logprob, weighted_logprob_loss
 from kernels.packing import empty_pack, make_packs
-from sample import (Completion, context_length, end_ids, first_line, generate, load_model, pad_id,
+from sample import (Completion, context_length, end_ids, generate, load_model, pad_id, reason_of,
                     softcap_of, stream)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -1676,6 +1676,11 @@ def supervised_gradient(judge, parameters, batch, a):
     return gradient_of_sum(parameters, losses())
 
 
+# Fields of a row of cold_start.jsonl, with their types.
+TRACE = {"instance_id": str, "kept": bool, "text": str, "ids": list, "finished": bool,
+         "logprob": float, "logprob_sampled": float, "self_certainty": float}
+
+
 def read_or_make_traces(trainer, path):
     """G judgments of each training pair by the starting judge, and which of them are kept.
 
@@ -1686,7 +1691,7 @@ def read_or_make_traces(trainer, path):
     cfg = trainer.cfg
     judge = trainer.judge
     if path.exists():
-        rows = read_rows(path)
+        rows = read_rows(path, TRACE)
     else:
         numbered = list(enumerate(trainer.train_pairs))
         with equal_passes(judge):
@@ -1694,12 +1699,13 @@ def read_or_make_traces(trainer, path):
         rows = sum(gather(rows_of_pairs), [])
         if RANK == 0:
             write_rows(path, rows)
+    wanted = [pair.instance_id for pair in trainer.train_pairs for _ in range(cfg.group)]
+    if [row["instance_id"] for row in rows] != wanted:
+        raise UserError(f"{path}: its judgments are not those of this run, {cfg.group} of each "
+                        "training pair in their order: delete the file to make them again")
     groups = []
     for k, pair in enumerate(trainer.train_pairs):
         own = rows[k * cfg.group:(k + 1) * cfg.group]
-        if [row["instance_id"] for row in own] != [pair.instance_id] * cfg.group:
-            raise UserError(f"{path}: its judgments are not those of this run, {cfg.group} of each "
-                            "training pair in their order: delete the file to make them again")
         completions = [completion_of(row) for row in own]
         groups.append(judge.as_group(pair, judge.prompt_ids(pair), completions))
     kept_rows = [row for row in rows if row["kept"]]
@@ -1959,11 +1965,7 @@ class Run:
 
     def resume(self):
         """Go on from state.pt. Raises UserError if its run had other settings or other pairs."""
-        try:
-            state = torch.load(self.out / "state.pt", map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{self.out / 'state.pt'}: cannot be read ({first_line(error)}): give "
-                            "another --out, or delete the folder") from None
+        state = self.read_state()
         differs = []
         was = {f.name: f.default for f in fields(Settings)} | state["settings"]  # a flag may be new
         for name, value in asdict(self.cfg).items():
@@ -1980,6 +1982,9 @@ class Run:
             raise UserError(f"{self.out} holds a run that has taken {state['step']} steps already, "
                             f"more than {last}: give another --out, or delete the folder")
         trainer = self.trainer
+        if state["theta"].shape != trainer.parameters.theta.shape:
+            raise UserError(f"{self.out} holds a run of a judge of another size: give another "
+                            "--out, or delete the folder")
         self.step = state["step"]
         trainer.parameters.set(state["theta"])
         trainer.adam.exp_avg.copy_(state["exp_avg"])
@@ -1991,13 +1996,46 @@ class Run:
         trainer.look_is_usable = state.get("look_is_usable", False)  # the next look will say
         trainer.moved = state["moved"]
         # Rows after the checkpoint will be made again, the same.
-        metrics = read_rows(self.out / "metrics.jsonl")
-        transcripts = read_rows(self.out / "transcripts.jsonl")
+        metrics = read_rows(self.out / "metrics.jsonl", {"step": int})
+        transcripts = read_rows(self.out / "transcripts.jsonl", {"step": int})
         self.metrics = [row for row in metrics if row["step"] <= self.step]
-        evaluated = {row["step"] for row in self.metrics if "eval_accuracy" in row}
+        evaluated = [row["step"] for row in self.metrics if "eval_accuracy" in row]
         self.transcripts = [row for row in transcripts if row["step"] in evaluated]
+        self.must_have_all_rows(evaluated)
         print0(f"{self.out}: going on from step {self.step} (flags and pairs are those of the run; "
                "changes of the code are not noticed: after one, give another --out)")
+
+    def read_state(self):
+        """What state.pt holds. Raises UserError if it is none of a run."""
+        path = self.out / "state.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken file makes the library raise whatever it is
+            raise UserError(f"{path}: cannot be read ({reason_of(error)}): give another --out, "
+                            "or delete the folder") from None
+        if not isinstance(state, dict) or not {"settings", "step", "theta"} <= state.keys():
+            raise UserError(f"{path}: is not the state of a run: give another --out, or delete "
+                            "the folder")
+        return state
+
+    def must_have_all_rows(self, evaluated):
+        """Raise UserError if files beside state.pt lack rows of steps that it has taken.
+
+        The report would take a later evaluation for the one before training.
+        evaluated: steps after which there was an evaluation.
+        """
+        steps = [row["step"] for row in self.metrics]
+        before_all = not steps and self.step == 0
+        rows_of = Counter(row["step"] for row in self.transcripts)
+        wanted = dict.fromkeys(evaluated, 2 * len(self.eval_pairs))  # in both orders
+        if not before_all and steps != list(range(self.step + 1)):
+            name = "metrics.jsonl"
+        elif rows_of != wanted:
+            name = "transcripts.jsonl"
+        else:
+            return
+        raise UserError(f"{self.out / name}: lacks rows of the {self.step} steps that state.pt has "
+                        "taken: give another --out, or delete the folder")
 
     def digests(self):
         """{what the run is made of: its digest}. A run that goes on must find the same."""

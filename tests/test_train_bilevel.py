@@ -1271,11 +1271,34 @@ def test_a_run_goes_on_wherever_its_folder_lies_and_however_that_is_written(sett
     assert run.step == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK", b"hello"])
 def test_a_damaged_checkpoint_is_named(settings, tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/state.pt").write_bytes(content)
     assert_refused(settings(), "state.pt: cannot be read")
+
+
+@pytest.mark.parametrize("content", [[1], {"model": 1}])
+def test_a_checkpoint_of_something_else_is_named(settings, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    torch.save(content, tmp_path / "run/state.pt")
+    assert_refused(settings(), "state.pt: is not the state of a run")
+
+
+def test_a_run_does_not_go_on_with_a_judge_of_another_size(settings, tmp_path):
+    finished_run(settings, steps=1)
+    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    torch.save({**state, "theta": state["theta"][:-1]}, tmp_path / "run/state.pt")
+    assert_refused(settings(), "holds a run of a judge of another size")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "transcripts.jsonl"])
+@pytest.mark.parametrize("lost", [1, None])
+def test_a_run_that_has_lost_rows_does_not_go_on_without_them(settings, tmp_path, name, lost):
+    finished_run(settings, steps=1)
+    rows = read_rows(tmp_path / "run" / name)
+    write_rows(tmp_path / "run" / name, rows[lost:] if lost else [])
+    assert_refused(settings(), f"{name}: lacks rows of the 1 steps")
 
 
 @pytest.mark.parametrize("weights, words", [
@@ -1293,9 +1316,11 @@ def test_traces_of_other_pairs_are_refused(settings, tmp_path):
     tb.Run(cfg)  # stops after its traces
     path = tmp_path / "run/cold_start.jsonl"
     rows = read_rows(path)
-    for changed in (rows[1:], rows[cfg.group:] + rows[:cfg.group]):
+    for changed in (rows[1:], rows + rows[:1], rows[cfg.group:] + rows[:cfg.group]):
         write_rows(path, changed)
         assert_refused(cfg, str(path), "not those of this run")
+    write_rows(path, [{**rows[0], "kept": None}, *rows[1:]])
+    assert_refused(cfg, f"{path}, line 1: field 'kept' has the wrong type")
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -1597,6 +1622,7 @@ def test_a_cold_start_that_has_begun_does_not_make_its_traces_again(cold_setting
     """They would be those of a judge that has learned from the first ones."""
     cfg = cold_settings(cold_start=2, max_new_tokens=24, pairs_per_problem=1)
     run = tb.Run(cfg)
+    run.metrics.append({"step": 0, **run.evaluate()})
     run.one_step()
     traces = tmp_path / "run/cold_start.jsonl"
     traces.unlink()
