@@ -513,6 +513,7 @@ def sampling_settings(cfg):
 # ---------------------------------------------------------------- judgments.jsonl
 
 JUDGMENT_KEY = ("judge", "settings", "problem_id", "draw", "a", "b", "wait", "prompt")
+JUDGMENT = {"text": str, "tokens": int, "finished": bool, "seconds": (int, float)}
 
 
 def judgment_key(judge, call):
@@ -533,7 +534,7 @@ class Judgments:
 
     def __init__(self, file):
         self.file = file      # an open Appender
-        self.rows = {file.key_of(row): row for row in read_rows(file.path)}
+        self.rows = {file.key_of(row): row for row in read_rows(file.path, JUDGMENT)}
 
     def collect(self, judge, answers_to, calls):
         """A row for each call, in their order.

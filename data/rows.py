@@ -406,7 +406,8 @@ class Appender:
         self.path = Path(path)
         self.key = key
         self.open()
-        self.done = {self.key_of(row) for row in read_rows(self.path, dict.fromkeys(key, object))}
+        keys = dict.fromkeys(key, (str, int, type(None)))
+        self.done = {self.key_of(row) for row in read_rows(self.path, keys)}
         self.mend_last_line()
 
     def open(self):

@@ -1417,6 +1417,16 @@ def test_a_judge_that_cannot_rate_a_program_is_not_chosen_by_that(world, tmp_pat
     assert "“judge, untrained, pointwise” is left out" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("field, value", [("text", None), ("tokens", "5"), ("finished", 1), ("seconds", None),
+                                          ("draw", [0])])
+def test_a_kept_judgment_with_a_broken_field_is_named(field, value, world, tmp_path):
+    run(world, Scripted(good_over_bad))
+    rows = read_rows(tmp_path / "judgments.jsonl")
+    dump(tmp_path / "judgments.jsonl", [{**rows[0], field: value}, *rows[1:]])
+    with pytest.raises(UserError, match=f"judgments.jsonl, line 1: field '{field}' has the wrong type"):
+        run(world, Scripted(good_over_bad))
+
+
 # ---------------------------------------------------------------- verdicts that are read again
 
 @pytest.mark.parametrize("text, finished, verdict", [
