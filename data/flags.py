@@ -146,6 +146,9 @@ def stopped(kept):
 
 def run(main):
     """Run a stage's main and leave: a user's mistake ends it in one line, without a traceback."""
+    # A letter that the terminal does not have, or half of one in a row, must not end a run.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except UserError as error:

@@ -567,3 +567,13 @@ def test_a_list_s_flag_wants_a_value():
     with pytest.raises(SystemExit) as end:
         parse(Example, "", ["--sizes"])
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_does_not_end_a_run(encoding):
+    program = "from data.flags import run; run(lambda: print('reviewed × hard − \\ud800'))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
+                          encoding=encoding, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0
+    assert done.stdout.startswith("reviewed ")
+    assert done.stderr == ""
