@@ -1960,8 +1960,12 @@ class Run:
             "look_is_usable": trainer.look_is_usable,
             "moved": trainer.moved,
         }
-        torch.save(state, self.out / "state.new")
-        (self.out / "state.new").replace(self.out / "state.pt")
+        try:
+            torch.save(state, self.out / "state.new")
+            (self.out / "state.new").replace(self.out / "state.pt")
+        except (OSError, RuntimeError) as error:  # say, a full disk
+            raise UserError(f"{self.out / 'state.pt'}: cannot be written ({reason_of(error)}); the "
+                            "same command goes on from the last one") from None
 
     def resume(self):
         """Go on from state.pt. Raises UserError if its run had other settings or other pairs."""

@@ -448,15 +448,20 @@ class Appender:
         return tuple(row[name] for name in self.key)
 
     def append(self, *rows):
-        self.file.write(as_lines(rows))
-        self.file.flush()
+        try:
+            self.file.write(as_lines(rows))
+            self.file.flush()
+        except OSError as error:  # say, a full disk
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); the same command "
+                            "goes on from what it holds") from None
         self.done.update(map(self.key_of, rows))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self.file.close()
 
 
 def write_rows(path, rows):

@@ -1,6 +1,8 @@
 """data/rows.py: bad rows are named, torn files heal, and what is there is not made again."""
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -185,6 +187,27 @@ def test_output_with_a_bad_row_is_refused_and_left_as_it_was(tmp_path):
 def test_output_in_an_impossible_place_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert str(tmp_path / "file") in error(Appender, tmp_path / "file" / "c.jsonl", KEY)
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
+    program = f"""if True:
+        import resource
+        from data.flags import run
+        from data.rows import Appender
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        def main():
+            with Appender({str(tmp_path / "c.jsonl")!r}, ("k",)) as file:
+                for k in range(1000):
+                    file.append({{"k": k}})
+        run(main)"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=rows.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "c.jsonl: cannot be written (File too large)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    with Appender(tmp_path / "c.jsonl", ("k",)) as file:
+        count = len(file.done)
+        file.append({"k": count})
+    assert [row["k"] for row in read_rows(tmp_path / "c.jsonl")] == list(range(count + 1))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -1278,6 +1278,19 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path, content):
     assert_refused(settings(), "state.pt: cannot be read")
 
 
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_stays(settings, tmp_path, monkeypatch):
+    finished_run(settings, steps=1)
+    kept = (tmp_path / "run/state.pt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert_refused(settings(), "state.pt: cannot be written (no space left on device)")
+    assert (tmp_path / "run/state.pt").read_bytes() == kept
+
+
 @pytest.mark.parametrize("content", [[1], {"model": 1}])
 def test_a_checkpoint_of_something_else_is_named(settings, tmp_path, content):
     (tmp_path / "run").mkdir()
