@@ -29,10 +29,14 @@ HOSTILE = ('</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">
            "\u2028\u2029\x00 \udc80 ]]> {{7*7}} ${x} \\u003c")
 
 
+def as_name(said):
+    """A lone surrogate can stand in any text but an id."""
+    return said.replace("\udc80", "")
+
+
 def problem(split, k, said):
-    name = said.replace("\udc80", "")  # a lone surrogate can stand in any text but a name
     return {
-        "problem_id": f"{split}/{k}/{name}", "split": split, "prompt": f"sort {split} {k} {said}",
+        "problem_id": f"{split}/{k}/{as_name(said)}", "split": split, "prompt": f"sort {split} {k} {said}",
         "domain": f"reviewed {said}", "difficulty": ("easy", "hard")[k % 2], "entry_point": "f",
         "public_tests": [], "tests": [], "source": said, "steps": [f"step {k}", said],
     }
@@ -40,7 +44,7 @@ def problem(split, k, said):
 
 def candidate(problem_id, name, passed, said):
     return {
-        "problem_id": problem_id, "candidate_id": f"{name} {said}", "policy": f"strong {said}",
+        "problem_id": problem_id, "candidate_id": f"{name} {as_name(said)}", "policy": f"strong {said}",
         "code": f"def f(x):\n    return {name}  # {said}\n", "passed": passed,
         "status": "passed" if passed else "wrong_answer", "detail": said,
     }

@@ -77,26 +77,27 @@ print(task_func(*map(int, input().split())))
 ```"""
 ADDS_OR_SUBTRACTS = [PROGRAM.format("+"), PROGRAM.format("-")]
 SAYS_A_OR_B = ["Tried it.\n<best>A</best>", "Tried it.\n<best>B</best>"]
-# Of a long text its end, so that the model is small; a short one, with which it is checked, in whole.
-TEMPLATE = ("{% for m in messages %}{{ m['content'][-12:] if m['content'] | length > 80 else m['content'] }}{% endfor %}"
-            "{% if add_generation_prompt %}\n> {% endif %}")
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}\n> {% endif %}"
 
 
 def chat_model(folder, answers):
     """A chat model that gives one of two answers, each as often, whatever it is asked.
 
-    A two-layer Llama that is shown the last 12 characters of a text, trained in seconds.
+    A two-layer Llama, trained in seconds. Every line of its answers is one token, and attention adds
+    nothing: what it writes next hangs on the line before, and on nothing that it was asked.
     """
     tokenizer = AutoTokenizer.from_pretrained(EDGES / "judge")
     tokenizer.chat_template = TEMPLATE
-    long_lines = [line for answer in answers for line in answer.splitlines(True) if len(line) > 16]
-    tokenizer.add_tokens(long_lines)  # a token each, to be learned soon
+    lines = [line for answer in answers for line in answer.splitlines(True) if len(line) > 1]
+    tokenizer.add_tokens(lines)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
-    adam = torch.optim.Adam(model.parameters())
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.requires_grad_(False).zero_()
+    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     text = (EDGES / "problems_strong.jsonl").read_text(encoding="utf-8")
     rng = random.Random(0)
     ends = [tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for answer in answers]
