@@ -244,9 +244,11 @@ def prefill(model, prompts, n, pad, first=0):
     """
     batch = None
     for some in pieces_to_read(prompts):
-        new = read(model, some, n, pad, first)
+        new = read(model, some, pad)
         batch = batch.joined(new) if batch else new
-        first += len(some) * n
+    prompt_of = torch.arange(len(prompts), device=model.device).repeat_interleave(n)  # [P·n]
+    batch.keep(prompt_of)
+    batch.sample = torch.arange(first, first + len(prompt_of), device=model.device)
     return batch
 
 
@@ -264,8 +266,8 @@ def pieces_to_read(prompts):
     return pieces
 
 
-def read(model, prompts, n, pad, first):
-    """`prefill` of prompts that are few enough for one pass.
+def read(model, prompts, pad):
+    """A Batch with a row for each of these prompts, which are few enough for one pass.
 
     Padding is on the right: causal attention hides it from the prompt itself, and `visible` from
     what follows.
@@ -283,16 +285,13 @@ def read(model, prompts, n, pad, first):
     cache.layers = [RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
 
     output = model.base_model(input_ids=ids, use_cache=True, **{CACHE: cache})
-    hidden = output.last_hidden_state                                           # [P, width, H]
-    prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(n)  # [P·n]
-    for layer in cache.layers:
-        layer.keep(prompt_of)
-    position = lengths[prompt_of]
+    hidden = output.last_hidden_state                                           # [rows, width, H]
+    row = torch.arange(len(prompts), device=device)
     return Batch(
-        sample=torch.arange(first, first + len(prompt_of), device=device),
-        hidden=hidden[prompt_of, position - 1],
-        position=position,
-        visible=torch.arange(width, device=device)[None] < position[:, None],
+        sample=row,  # until `prefill` numbers them
+        hidden=hidden[row, lengths - 1],
+        position=lengths,
+        visible=torch.arange(width, device=device)[None] < lengths[:, None],
         cache=cache,
     )
 

@@ -187,8 +187,7 @@ def memory(model, step, shards=1):
     # Prompts are read in passes of limited size, in which an MLP holds gate, silu(gate) and up.
     prompt_tokens = step.samples_at_once() / step.group * step.prompt
     tokens_of_a_pass = min(prompt_tokens, READ_AT_ONCE)
-    cache_of_prompts = step.samples_at_once() * step.prompt * model.cache
-    reading = cache_of_prompts + tokens_of_a_pass * 3 * model.inner * model.bytes
+    reading = prompt_tokens * model.cache + tokens_of_a_pass * 3 * model.inner * model.bytes
     # Then answers are written. The cache has spare room, up to a half. Next-token logits
     # [samples, V]: five times in fp32, twice in fp64.
     cache = 1.5 * (step.prompt + step.longest) * model.cache
