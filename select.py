@@ -635,15 +635,17 @@ def judge_methods(label, judge, problems, candidates, cache, cfg):
     for wait in sorted(set(cfg.waits) - {0}):
         thought_on = judge_in_rounds(judge, problems, candidates, cache, cfg.rounds, cfg.seed, wait)
         # The control: no wait, but as many rounds as cost at least as many tokens.
+        wanted = tables.tokens_of(thought_on)
         rounds = cfg.rounds
         control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
-        spent = 0
-        while spent < tables.tokens_of(control) < tables.tokens_of(thought_on):
-            spent = tables.tokens_of(control)
-            estimate = rounds * tables.tokens_of(thought_on) // spent
-            rounds = max(rounds + 1, estimate)
+        before = 0
+        spent = tables.tokens_of(control)
+        while before < spent < wanted:
+            rounds = max(rounds + 1, rounds * wanted // spent)
             control = judge_in_rounds(judge, problems, candidates, cache, rounds, cfg.seed)
-        if spent and spent == tables.tokens_of(control):  # a server refuses whatever is new
+            before = spent
+            spent = tables.tokens_of(control)
+        if 0 < before == spent:  # a server refuses whatever is new
             print(f"note: “{label}, {tables.control_name(wait)}” has fewer tokens than that: "
                   "further judgments cost none")
         name = f"{label}, {tables.waits_name(wait)}"

@@ -1135,7 +1135,7 @@ class DataWeights:
             self.magnitude = size
         unit_s = s / max(self.magnitude, 1e-30)                   # [B]
         unit_s = unit_s.clamp(-self.OUTLIER, self.OUTLIER)
-        unit_s = unit_s.float() * varied                           # [B]
+        unit_s = unit_s.float() * varied                          # [B]
         move = torch.zeros(len(self.domain_id))                   # of z [N]
         # s_i / w_i, and what α falls by; α itself is --domain-lr and --instance-lr in move_tables
         move[index] = pace * unit_s * self.move_for_one(index)

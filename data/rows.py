@@ -220,15 +220,15 @@ def read_problems(paths):
             if row["problem_id"] in problems:
                 raise UserError(f"{path}: problem {row['problem_id']!r} is already in another "
                                 "--problems file")
-            if row.get("task", "answer") != "answer":
-                raise UserError(f"{path}: problem {row['problem_id']!r}: "
-                                f"'task' is {row['task']!r}; must be 'answer', or left out")
             place = f"{path}: problem {row['problem_id']!r}"
-            given = {name: (str, type(None)) for name in OF_PROMPTS if name in row}
-            check_fields(row, given, place)
+            if row.get("task", "answer") != "answer":
+                raise UserError(f"{place}: 'task' is {row['task']!r}; must be 'answer', "
+                                "or left out")
+            may_have = dict.fromkeys(OF_PROMPTS, (str, type(None)))
             if asks_for_answers(row):
-                given = {name: str for name in OF_ANSWERS if name in row}
-                check_fields(row, given, place)
+                may_have |= dict.fromkeys(OF_ANSWERS, str)
+            given = {name: types for name, types in may_have.items() if name in row}
+            check_fields(row, given, place)
             problems[row["problem_id"]] = row
     if not problems:
         raise UserError(f"--problems {' '.join(map(str, paths))}: no problems in it")

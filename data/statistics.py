@@ -25,9 +25,9 @@ def bootstrap(score, resampled, seed, draws=2000):
     resampled: [problems, samples, methods] on other candidates and verdicts of each problem.
 
     A draw takes as many problems, with replacement, and one of its samples for each; all methods
-    share these choices. Candidates drawn with replacement hold fewer different ones, which shifts the mean, so
-    the draws are centred on that of `score`. They are a little wide, since what varies inside a
-    problem varies between problems, too.
+    share these choices. Candidates drawn with replacement hold fewer different ones, which shifts
+    the mean, so the draws are centred on that of `score`. They are a little wide, since what varies
+    inside a problem varies between problems, too.
     """
     rng = np.random.default_rng(seed)
     problems, samples, _ = resampled.shape

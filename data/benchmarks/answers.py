@@ -74,13 +74,15 @@ def python_blocks(text):
     if is_program(text):  # all of it
         return bare_programs(text)
     fenced = [block.code for block in fenced_blocks(text) if block.is_python and block.code.strip()]
-    if fenced:
-        return fenced
-    in_html = []
-    if text.count("<") < 1000:  # more are a loop
-        in_html = [html.unescape(found["code"]).strip("\n") + "\n"
-                   for found in IN_HTML.finditer(text)]
-    return list(filter(is_program, in_html)) or bare_programs(text)
+    return fenced or html_programs(text) or bare_programs(text)
+
+
+def html_programs(text):
+    """What stands in its <pre>, where that is a program."""
+    if text.count("<") >= 1000:  # a loop
+        return []
+    blocks = [html.unescape(found["code"]).strip("\n") + "\n" for found in IN_HTML.finditer(text)]
+    return list(filter(is_program, blocks))
 
 
 # ---------------------------------------------------------------- thoughts and tokens

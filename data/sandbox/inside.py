@@ -480,7 +480,8 @@ class Guard(ast.NodeTransformer):
     """Each comparison but `is` first looks at its operands: a == b asks __fair__(a, b).
 
     So does each difference: abs(a - b) < 1e-6 is a comparison, too. And a library's function that
-    compares its first two arguments. (A match is left as it is.)
+    compares its first two arguments. `a is b` compares what stands behind the program's functions:
+    __itself__(a) is __itself__(b). (A match is left as it is.)
     """
 
     def visit_BinOp(self, node):
